@@ -1,0 +1,135 @@
+"""The one place that turns a `_target_` node into an object."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from hpcexp.errors import ConfigError, listed, suggest
+
+TARGET = "_target_"
+RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+
+
+def instantiate(node: Mapping[str, Any], *args: Any, path: str, **kwargs: Any) -> Any:
+    """The object `node` describes; `path` is where the node stands in the configuration, for messages.
+
+    ConfigError where the target does not exist, does not take an argument, or fails.
+    """
+    import hydra.utils
+
+    if problems := call_problems(node, path, given=(*kwargs,), positional=len(args)):
+        raise ConfigError(problems)
+    try:
+        return hydra.utils.instantiate({"_convert_": "all", **node}, *args, **kwargs)
+    except ConfigError:
+        raise
+    except Exception as e:
+        cause = _root(e)
+        raise ConfigError(
+            f"{path}.{TARGET}={node[TARGET]} could not be built: {type(cause).__name__}: {cause}\n"
+            f"Fix: look at the arguments under {path}."
+        ) from e
+
+
+def without(node: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """`node` less the keys that hpcexp reads itself."""
+    dropped = set(keys)
+    return {k: v for k, v in node.items() if k not in dropped}
+
+
+def fill(node: Mapping[str, Any], path: str, **known: Any) -> dict[str, Any]:
+    """`node` with what is known, where its target takes it by name and the configuration does not say it."""
+    names = {name for name, p in parameters(resolve(node[TARGET], path)).items() if p.kind is not p.VAR_KEYWORD}
+    return {**{k: v for k, v in known.items() if k in names and k not in node}, **node}
+
+
+def resolve(target: str, path: str) -> Callable[..., Any]:
+    """What the dotted name stands for. ConfigError saying which part of it does not exist."""
+    from hydra._internal.utils import _locate
+
+    try:
+        found = _locate(target)
+    except Exception as e:
+        raise ConfigError(_missing(target, path, e)) from e
+    if not callable(found):
+        raise ConfigError(f"{path}.{TARGET}={target} is a {type(found).__name__}, which cannot be called.")
+    return found  # type: ignore[no-any-return]
+
+
+def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The arguments of a class or function by name; empty where Python does not know them (C functions)."""
+    try:
+        return dict(inspect.signature(target).parameters)
+    except (TypeError, ValueError):
+        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+
+
+def call_problems(node: Mapping[str, Any], path: str, given: Iterable[str] = (), positional: int = 0) -> list[str]:
+    """Arguments under `node` that its target does not take, and required ones that nobody gives."""
+    try:
+        taken = parameters(resolve(node[TARGET], path))
+    except ConfigError as e:
+        return e.problems
+    names = [k for k in node if k not in RESERVED]
+    problems = []
+    if not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        problems = [_not_taken(name, node[TARGET], path, taken) for name in names if name not in taken]
+    if not node.get("_partial_"):
+        present = {*names, *given, *list(taken)[: positional + len(node.get("_args_", ()))]}
+        problems += [_left_out(name, node[TARGET], path) for name, p in taken.items() if _required(p, name, present)]
+    return problems
+
+
+def _required(parameter: inspect.Parameter, name: str, present: set[str]) -> bool:
+    variable = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    return parameter.default is parameter.empty and not variable and name not in present
+
+
+def _not_taken(name: str, target: str, path: str, taken: Mapping[str, Any]) -> str:
+    near = suggest(name, taken)
+    hint = f"; {near}" if near else ""
+    return f"{path}.{name} is no argument of {target}{hint}.\nIt takes: {listed(taken)}."
+
+
+def _left_out(name: str, target: str, path: str) -> str:
+    return f"{path}.{name} is not set, and {target} needs it.\nFix: {path}.{name}=VALUE"
+
+
+def _missing(target: str, path: str, error: Exception) -> str:
+    """Walk the dotted name to its last part that exists."""
+    import importlib
+
+    parts = target.split(".")
+    owner: Any = None
+    for i, part in enumerate(parts):
+        name = ".".join(parts[: i + 1])
+        step = getattr(owner, part, None)
+        if step is None:
+            try:
+                step = importlib.import_module(name)
+            except ModuleNotFoundError as e:
+                if e.name is None or not name.startswith(e.name):
+                    return f"{path}.{TARGET}={target} could not be imported: {e}."
+                return _no_part(target, path, ".".join(parts[:i]), part, owner)
+            except Exception as e:  # noqa: BLE001 - a module may raise anything while it is imported
+                return f"{path}.{TARGET}={target} could not be imported: {type(e).__name__}: {e}."
+        owner = step
+    return f"{path}.{TARGET}={target} could not be imported: {error}."
+
+
+def _no_part(target: str, path: str, owner_name: str, part: str, owner: Any) -> str:
+    if owner is None:
+        return (
+            f"{path}.{TARGET}={target}: there is no module '{part}'.\nFix: install it, or put its folder on PYTHONPATH."
+        )
+    near = suggest(part, [name for name in dir(owner) if not name.startswith("_")])
+    return f"{path}.{TARGET}={target}: there is no '{part}' in {owner_name}" + (f"; {near}." if near else ".")
+
+
+def _root(error: BaseException) -> BaseException:
+    """What the constructor raised, below Hydra's wrapping."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -1,0 +1,49 @@
+"""From the global batch to what each rank does in a step, and how many steps there are."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hpcexp.plan import Batch, DataFacts, Steps, Topology
+
+
+def batch(config: dict[str, Any], topology: Topology) -> tuple[Batch | None, list[str]]:
+    """How the global batch is divided; None without a problem where the configuration names no batch size."""
+    size = config["data"].get("global_batch_size")
+    if size is None:
+        return None, []
+    accumulate, ranks = config["trainer"]["accumulate_grad_batches"], topology.world_size
+    share = ranks * accumulate
+    if size % share:
+        nearest = max(share, size - size % share)
+        parts = [f"hardware.devices={topology.ranks_per_node}"] if ranks > 1 else []
+        parts += [f"hardware.num_nodes={topology.num_nodes}"] if topology.num_nodes > 1 else []
+        parts += [f"trainer.accumulate_grad_batches={accumulate}"] if accumulate > 1 else []
+        over = f"{ranks} ranks" if ranks > 1 else ""
+        over += (" of " if over else "") + (f"{accumulate} accumulated batches" if accumulate > 1 else "")
+        return None, [
+            f"data.global_batch_size={size} does not divide over {over.removesuffix(' of ')} "
+            f"({' × '.join(parts)}).\nEvery rank must see the same number of samples in each step.\n"
+            f"Fix: data.global_batch_size={nearest}, or {nearest + share}."
+        ]
+    return Batch(size, size // share, accumulate), []
+
+
+def steps(config: dict[str, Any], batch: Batch | None, facts: DataFacts | None) -> tuple[Steps | None, list[str]]:
+    """Optimizer steps of the whole training; None where the amount of data is not known."""
+    trainer = config["trainer"]
+    if batch is None or facts is None:
+        return None, []
+    num_batches = facts.num_train // batch.global_size * batch.accumulate
+    if num_batches == 0:
+        return None, [
+            f"data.global_batch_size={batch.global_size}, but there are only {facts.num_train} training samples: "
+            f"an epoch would have no step.\nFix: data.global_batch_size={max(1, facts.num_train // 2)}"
+        ]
+    limits = [n for n in (trainer["limit_train_batches"], trainer["overfit_batches"]) if n]
+    per_epoch = math.ceil(min([num_batches, *limits]) / batch.accumulate)
+    total = per_epoch * trainer["max_epochs"]
+    if trainer["max_steps"]:
+        total = min(total, trainer["max_steps"])
+    return Steps(per_epoch, total, math.ceil(total / per_epoch)), []

@@ -1,0 +1,312 @@
+"""What a dotted name stands for, read from source files: nothing is imported, so torch classes cost milliseconds.
+
+Whatever cannot be read with certainty (C extensions, names made at run time, decorated classes) is UNKNOWN and left to
+the check that runs when the job has imported everything.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any, cast
+
+from hpcexp.errors import suggest
+
+_SCALARS: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
+_SEQUENCES = {"Sequence", "list", "List", "tuple", "Tuple", "Iterable"}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a callable takes by name."""
+
+    types: dict[str, Any]
+    """Name → int, float, bool, str, list, a union of them, or Any where the annotation says something else."""
+    required: frozenset[str]
+    takes_any: bool
+    """It has `**kwargs`."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """The name leads nowhere."""
+
+    reason: str
+
+
+class Unknown:
+    """Only importing it could tell."""
+
+
+UNKNOWN = Unknown()
+Found = Parameters | Missing | Unknown
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module's name, syntax tree and whether it is a package."""
+
+    name: str
+    file: Path
+    tree: ast.Module
+    is_package: bool
+
+
+def parameters(target: str) -> Found:
+    """What the callable `target` takes."""
+    definition = locate(target)
+    if isinstance(definition, Missing | Unknown):
+        return definition
+    module, node = definition
+    if isinstance(node, ast.ClassDef):
+        return _of_class(module, node, depth=0)
+    return _of_function(node, skip_first=False)
+
+
+def defining_file(target: str) -> Path | None:
+    """The source file that defines `target`; None where that is not certain."""
+    definition = locate(target)
+    return definition[0].file if isinstance(definition, tuple) else None
+
+
+def imported_roots(file: Path) -> set[str]:
+    """Top-level packages that a source file imports when it is imported itself."""
+    roots: set[str] = set()
+    for node in _module_level(_parse(file).body):
+        if isinstance(node, ast.Import):
+            roots.update(a.name.partition(".")[0] for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            roots.add(node.module.partition(".")[0])
+    return roots
+
+
+@cache
+def locate(target: str) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | Missing | Unknown:
+    """The definition behind a dotted name, followed through re-exports."""
+    if not all(part.isidentifier() for part in target.split(".")):
+        return Missing(f"'{target}' is not a dotted name")
+    found = _split(target)
+    if isinstance(found, Missing | Unknown):
+        return found
+    spec, names = found
+    if not names:
+        return Missing(f"'{target}' is a module, not something that can be called")
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        return UNKNOWN
+    module = _module(spec)
+    definition = _lookup(module, names[0], seen=frozenset())
+    if isinstance(definition, tuple) and len(names) > 1:
+        return UNKNOWN
+    return definition
+
+
+def _split(target: str) -> tuple[ModuleSpec, list[str]] | Missing | Unknown:
+    """The innermost module of a dotted name, and what remains."""
+    first, *rest = target.split(".")
+    try:
+        spec = importlib.util.find_spec(first)
+    except (ImportError, ValueError):
+        return UNKNOWN
+    if spec is None:
+        return Missing(f"there is no module '{first}' (looked in the current directory and the installed packages)")
+    for i, part in enumerate(rest):
+        places = spec.submodule_search_locations
+        inner = PathFinder.find_spec(f"{spec.name}.{part}", places) if places else None
+        if inner is None:
+            return spec, rest[i:]
+        spec = inner
+    return spec, []
+
+
+def _module(spec: ModuleSpec) -> Module:
+    assert spec.origin is not None
+    file = Path(spec.origin)
+    return Module(spec.name, file, _parse(file), spec.submodule_search_locations is not None)
+
+
+@cache
+def _parse(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements that run on import, also inside `if` and `try`."""
+    for node in body:
+        if isinstance(node, ast.If):
+            if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+                yield from _module_level(node.body)
+            yield from _module_level(node.orelse)
+        elif isinstance(node, ast.Try):
+            for block in (node.body, *(h.body for h in node.handlers), node.orelse, node.finalbody):
+                yield from _module_level(block)
+        else:
+            yield node
+
+
+def _lookup(
+    module: Module, name: str, seen: frozenset[tuple[str, str]]
+) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | Missing | Unknown:
+    if (module.name, name) in seen:
+        return UNKNOWN
+    seen |= {(module.name, name)}
+    for node in _module_level(module.tree.body):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return module, node
+        if name in _bound(node):
+            origin = _imported_as(module, node, name)
+            return _reexported(origin, seen) if origin else UNKNOWN
+    return _in_stars(module, name, seen)
+
+
+def _imported_as(module: Module, node: ast.stmt, name: str) -> str | None:
+    """The full name that a `from … import` gives the short one; None for any other statement."""
+    if not isinstance(node, ast.ImportFrom):
+        return None
+    original = next(a.name for a in node.names if (a.asname or a.name) == name)
+    return f"{_absolute(module, node)}.{original}"
+
+
+def _in_stars(
+    module: Module, name: str, seen: frozenset[tuple[str, str]]
+) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | Missing | Unknown:
+    """A name that the module itself does not bind: from its star imports, or missing."""
+    names: set[str] = set()
+    for node in _module_level(module.tree.body):
+        names |= _bound(node)
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            star = _absolute(module, node)
+            found = _reexported(f"{star}.{name}", seen)
+            if not isinstance(found, Missing):
+                return cast(tuple[Module, ast.ClassDef | ast.FunctionDef] | Unknown, found)
+            names |= _names_in(star)
+    if "__getattr__" in names:
+        return UNKNOWN
+    near = suggest(name, names)
+    return Missing(f"there is no '{name}' in {module.name}" + (f"; {near}" if near else ""))
+
+
+def _reexported(target: str, seen: frozenset[tuple[str, str]]) -> Any:
+    found = _split(target)
+    if isinstance(found, Missing | Unknown):
+        return found
+    spec, names = found
+    if len(names) != 1 or spec.origin is None or not spec.origin.endswith(".py"):
+        return UNKNOWN
+    return _lookup(_module(spec), names[0], seen)
+
+
+def _absolute(module: Module, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = module.name.split(".")
+    base = parts[: len(parts) - node.level + (1 if module.is_package else 0)]
+    return ".".join([*base, *([node.module] if node.module else [])])
+
+
+def _names_in(module: str) -> set[str]:
+    """Names that a module binds, as far as its source tells."""
+    found = _split(module)
+    if isinstance(found, Missing | Unknown) or found[1] or not str(found[0].origin).endswith(".py"):
+        return set()
+    return set().union(*map(_bound, _module_level(_module(found[0]).tree.body)))
+
+
+def _bound(node: ast.stmt) -> set[str]:
+    """Names that a statement gives a value."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return {node.name}
+    if isinstance(node, ast.Import):
+        return {(a.asname or a.name.partition(".")[0]) for a in node.names}
+    if isinstance(node, ast.ImportFrom):
+        return {a.asname or a.name for a in node.names} - {"*"}
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+def _of_class(module: Module, node: ast.ClassDef, depth: int) -> Parameters | Unknown:
+    decorators = {_name(d.func if isinstance(d, ast.Call) else d) for d in node.decorator_list}
+    is_dataclass = decorators and decorators <= {"dataclass", "dataclasses.dataclass"}
+    if depth > 8 or (decorators and not is_dataclass) or any(k.arg == "metaclass" for k in node.keywords):
+        return UNKNOWN
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name in ("__init__", "__new__"):
+            return _of_function(item, skip_first=True)
+    if is_dataclass:
+        return UNKNOWN if node.bases else _of_dataclass(node)
+    for base in node.bases:
+        found = _base(module, base)
+        if not isinstance(found, tuple) or not isinstance(found[1], ast.ClassDef):
+            return UNKNOWN
+        inherited = _of_class(found[0], found[1], depth + 1)
+        if isinstance(inherited, Unknown) or inherited.types or inherited.takes_any:
+            return inherited
+    return Parameters({}, frozenset(), takes_any=False)
+
+
+def _base(module: Module, base: ast.expr) -> Any:
+    name = _name(base)
+    head, _, rest = name.partition(".")
+    if not rest:
+        return _lookup(module, head, frozenset()) if name not in ("ABC", "object", "Protocol") else locate("abc.ABC")
+    for node in _module_level(module.tree.body):
+        for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+            if (alias.asname or alias.name) == head:
+                origin = f"{_absolute(module, node)}." if isinstance(node, ast.ImportFrom) else ""
+                return locate(f"{origin}{alias.name}.{rest}")
+    return UNKNOWN
+
+
+def _of_dataclass(node: ast.ClassDef) -> Parameters:
+    fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    types = {n.target.id: _type(n.annotation) for n in fields if isinstance(n.target, ast.Name)}
+    required = {n.target.id for n in fields if n.value is None and isinstance(n.target, ast.Name)}
+    return Parameters(types, frozenset(required), takes_any=False)
+
+
+def _of_function(node: ast.FunctionDef, *, skip_first: bool) -> Parameters:
+    a = node.args
+    positional = [*a.posonlyargs, *a.args][1 if skip_first else 0 :]
+    needed = positional[: len(positional) - len(a.defaults)] if a.defaults else positional
+    needed_by_name = [k for k, d in zip(a.kwonlyargs, a.kw_defaults, strict=True) if d is None]
+    types = {p.arg: _type(p.annotation) for p in [*positional, *a.kwonlyargs]}
+    return Parameters(types, frozenset(p.arg for p in [*needed, *needed_by_name]), a.kwarg is not None)
+
+
+def _type(node: ast.expr | None) -> Any:
+    """The annotation as far as it is about plain values; Any otherwise."""
+    if isinstance(node, ast.Constant):
+        if node.value is None:
+            return type(None)
+        return _type(ast.parse(node.value, mode="eval").body) if isinstance(node.value, str) else Any
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _union([_type(node.left), _type(node.right)])
+    if isinstance(node, ast.Subscript):
+        outer = _name(node.value).rpartition(".")[2]
+        if outer == "Optional":
+            return _union([_type(node.slice), type(None)])
+        if outer == "Union" and isinstance(node.slice, ast.Tuple):
+            return _union([_type(e) for e in node.slice.elts])
+        return list if outer in _SEQUENCES else Any
+    name = _name(node).rpartition(".")[2]
+    return list if name in _SEQUENCES else _SCALARS.get(name, Any)
+
+
+def _union(types: list[Any]) -> Any:
+    if Any in types:
+        return Any
+    union = types[0]
+    for kind in types[1:]:
+        union = union | kind
+    return union
+
+
+def _name(node: ast.expr | None) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{_name(node.value)}.{node.attr}"
+    return ""

@@ -1,0 +1,141 @@
+"""Keys, types, ranges and open values of a composed configuration, held against the schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from hpcexp.errors import listed, suggest
+from hpcexp.schema import OPEN_SECTIONS, Config
+
+MISSING = "???"
+_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def value_problems(config: dict[str, Any]) -> list[str]:
+    """What is missing, unknown, of the wrong type or out of range."""
+    problems = [f"{key}: a value is required (???).\nFix: {key}=…" for key in missing_keys(config)]
+    problems += _closed(Config, config, "")
+    for section, cls in OPEN_SECTIONS.items():
+        problems += _open(cls, config[section], section)
+    return problems + _name_problems(config["name"])
+
+
+def typed(value: Any) -> str:
+    """A value as it is typed in an override: `null`, `true`, `[0, 2]`."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def missing_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of everything that is still `???`."""
+    if node == MISSING:
+        yield prefix
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield from missing_keys(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+@cache
+def field_types(cls: type) -> dict[str, Any]:
+    """Resolved annotations of a dataclass of the schema."""
+    return typing.get_type_hints(cls)
+
+
+def _closed(cls: type, values: dict[str, Any], prefix: str) -> Iterator[str]:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in fields:
+            yield _unknown(name, fields)
+        elif dataclasses.is_dataclass(field_types(cls)[key]):
+            yield from _closed(field_types(cls)[key], value, f"{name}.")
+        else:
+            yield from _field(name, value, field_types(cls)[key], fields[key])
+
+
+def _open(cls: type, values: dict[str, Any], section: str) -> Iterator[str]:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in fields.keys() & values.keys():
+        yield from _field(f"{section}.{key}", values[key], field_types(cls)[key], fields[key])
+
+
+def _field(name: str, value: Any, annotation: Any, field: dataclasses.Field[Any]) -> Iterator[str]:
+    if value == MISSING:
+        return
+    problem = type_problem(value, annotation)
+    if problem:
+        yield f"{name}={typed(value)}: {problem}"
+        return
+    options = field.metadata.get("options")
+    if options and value is not None and value not in options:
+        near = suggest(str(value), options)
+        yield f"{name}={value}: not one of {listed(options)}." + (f"\nFix: {near}" if near else "")
+    if isinstance(value, int | float):
+        yield from _range(name, value, field.metadata)
+
+
+def _range(name: str, value: float, bounds: typing.Mapping[str, Any]) -> Iterator[str]:
+    above, least, most = bounds.get("above"), bounds.get("least"), bounds.get("most")
+    wanted = [
+        *([f"above {above}"] if above is not None else []),
+        *([f"at least {least}"] if least is not None else []),
+        *([f"at most {most}"] if most is not None else []),
+    ]
+    inside = (above is None or value > above) and (least is None or value >= least) and (most is None or value <= most)
+    if not inside:
+        yield f"{name}={value} is out of range: it must be {' and '.join(wanted)}."
+
+
+def type_problem(value: Any, annotation: Any) -> str | None:
+    """Why `value` is not what the annotation says; None where it is, or where the annotation says nothing."""
+    allowed = _alternatives(annotation)
+    if Any in allowed or any(_is(value, t) for t in allowed):
+        return None
+    names = [_NAMES.get(typing.get_origin(t) or t, str(t)) for t in allowed if t is not type(None)]
+    if value is None:
+        return f"it cannot be null; it is {' or '.join(names)}."
+    return f"not {' or '.join(names)}."
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _is(value: Any, kind: Any) -> bool:
+    kind = typing.get_origin(kind) or kind
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _name_problems(name: Any) -> list[str]:
+    """The name is a directory, and a part of MLflow's names."""
+    if not isinstance(name, str) or name == MISSING or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        return []
+    return [f"name={name}: an experiment's name is letters, digits and _ . - only.\nFix: name=my_experiment"]
+
+
+def _unknown(name: str, valid: typing.Iterable[str]) -> str:
+    parent, _, leaf = name.rpartition(".")
+    near = suggest(leaf, valid)
+    fix = f"{near[0].upper()}{near[1:]} " if near else ""
+    return (
+        f"{name}: there is no key '{leaf}' in {parent or 'the configuration'}.\nFix: {fix}Valid are: {listed(valid)}."
+    )

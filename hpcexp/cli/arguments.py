@@ -1,0 +1,38 @@
+"""Arguments that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hpcexp.errors import RunError, listed, suggest
+from hpcexp.rundir import RunDir, find_runs
+
+RUN_HELP = "a run: its directory, its name or the start of its signature; `last` is the latest"
+
+
+def parser(verb: str, summary: str) -> argparse.ArgumentParser:
+    """A verb's parser, with the directory of runs."""
+    p = argparse.ArgumentParser(prog=f"hpcexp {verb}", description=summary)
+    p.add_argument("--root", type=Path, default=Path("runs"), help="directory of the runs (default: runs)")
+    return p
+
+
+def find_run(root: Path, word: str) -> RunDir:
+    """The run that `word` names; RunError where there is none or more than one."""
+    if (Path(word) / "plan.yaml").is_file():
+        return RunDir(Path(word).resolve())
+    runs = list(find_runs(root.resolve()))
+    if not runs:
+        raise RunError(f"There are no runs in {root.resolve()}.\nFix: hpcexp train, or --root DIR.")
+    if word == "last":
+        return max(runs, key=lambda r: (r.read_status().get("started", 0.0), r.path))
+    found = [r for r in runs if word in (r.path.name, f"{r.path.parent.name}/{r.path.name}")]
+    found = found or [r for r in runs if r.path.name.rpartition("-")[2].startswith(word)]
+    if len(found) == 1:
+        return found[0]
+    names = [f"{r.path.parent.name}/{r.path.name}" for r in found]
+    if found:
+        raise RunError(f"'{word}' names {len(found)} runs: {listed(names)}.\nFix: give more of it.")
+    near = suggest(word, [r.path.name for r in runs])
+    raise RunError(f"No run is named '{word}'{'; ' + near if near else '.'}\nFix: `hpcexp runs` lists the runs.")

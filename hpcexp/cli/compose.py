@@ -1,0 +1,33 @@
+"""What `train` and `plan` share: their arguments, and Hydra's flags that show something and stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpcexp.compose.arguments import Arguments, parse
+from hpcexp.compose.composer import Composer
+from hpcexp.prepare import on_path
+
+
+def opened(verb: str, summary: str, argv: Sequence[str]) -> tuple[Arguments, Composer | None]:
+    """The arguments, and a composer for them; no composer where a flag asked only to be shown something."""
+    arguments = parse(verb, summary, argv)
+    project = Path.cwd()
+    on_path(project)
+    composer = Composer(project, arguments.config_dir, arguments.config_name)
+    return arguments, None if _shown(arguments, composer) else composer
+
+
+def _shown(a: Arguments, composer: Composer) -> bool:
+    overrides = list(a.overrides)
+    if a.completion:
+        composer.hydra.shell_completion(a.config_name, overrides)
+    elif a.cfg:
+        print(composer.shown(overrides, a.cfg, a.package, resolve=a.resolve), end="")
+    elif a.info:
+        composer.load(overrides)
+        composer.hydra.show_info(a.info, config_name=a.config_name, overrides=overrides)
+    else:
+        return False
+    return True

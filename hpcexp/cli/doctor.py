@@ -1,0 +1,90 @@
+"""`hpcexp doctor`: what works on this machine, what does not, and what that means."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from hpcexp import __version__
+from hpcexp.checks.machine import this_machine
+from hpcexp.checks.paths import root_problems
+from hpcexp.cli.arguments import parser
+from hpcexp.cli.output import pairs
+from hpcexp.compose.sources import conf_dirs
+from hpcexp.lineage.environment import PACKAGES, installed
+from hpcexp.record.uri import resolve_uri, unreachable, uri_problem, without_password
+
+_TORCH = "import torch; print(torch.__version__, torch.cuda.is_available(), torch.cuda.device_count())"
+
+
+def doctor(argv: Sequence[str]) -> int:
+    """Exit status 0 when training would work here, 1 when it would not."""
+    p = parser("doctor", "What works on this machine: versions, devices, stores, tools.")
+    a = p.parse_args(argv)
+    root = a.root.resolve()
+    findings = [*_packages(), *_devices(), *_paths(root), *_tracking(root), *_tools()]
+    print(f"hpcexp {__version__} on Python {platform.python_version()}, {platform.platform(terse=True)}")
+    print(pairs((f"{'ok' if good else '!!'}  {what}", told) for what, good, told in findings))
+    return 0 if all(good for _, good, _ in findings) else 1
+
+
+Finding = tuple[str, bool, str]
+"""What was looked at, whether it is well, and what was seen."""
+
+
+def _packages() -> Iterator[Finding]:
+    for package in PACKAGES:
+        found = installed().get(package)
+        yield package, found is not None, found or f"not installed.\nFix: pip install {package}"
+
+
+def _devices() -> Iterator[Finding]:
+    machine = this_machine()
+    yield "cores", True, f"{machine.num_cores} that this process may use"
+    done = subprocess.run([sys.executable, "-c", _TORCH], capture_output=True, text=True, check=False)
+    if done.returncode:
+        yield "torch works", False, done.stderr.strip().splitlines()[-1]
+        return
+    version, available, count = done.stdout.split()
+    yield "torch works", True, version
+    if machine.num_gpus and available != "True":
+        yield (
+            "GPUs",
+            False,
+            f"{machine.num_gpus} here, but torch {version} cannot use them: a CPU build, or an old driver",
+        )
+    else:
+        yield "GPUs", True, f"{count} that torch can use" if machine.num_gpus else "none: hardware=cpu is what runs"
+
+
+def _paths(root: Path) -> Iterator[Finding]:
+    problems = root_problems(root)
+    free_gb = shutil.disk_usage(next(p for p in (root, *root.parents) if p.exists())).free / 2**30
+    yield "runs", not problems, problems[0] if problems else f"{root}, {free_gb:.0f} GB free"
+    for directory in conf_dirs(Path.cwd(), None):
+        yield (
+            "config files",
+            (directory / "config.yaml").exists() or directory != conf_dirs(Path.cwd(), None)[-1],
+            str(directory),
+        )
+
+
+def _tracking(root: Path) -> Iterator[Finding]:
+    uri = resolve_uri(None, root, os.environ)
+    problem = uri_problem(uri) or unreachable(uri)
+    yield "MLflow store", problem is None, problem or without_password(uri)
+
+
+def _tools() -> Iterator[Finding]:
+    tools: dict[str, Callable[[str | None], str]] = {
+        "git": lambda path: path or "not found: runs cannot say which commit they are of",
+        "nvidia-smi": lambda path: path or "not found",
+        "sbatch": lambda path: path or "not found: no Slurm here",
+    }
+    for name, told in tools.items():
+        yield name, True, told(shutil.which(name))

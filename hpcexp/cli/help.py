@@ -1,0 +1,26 @@
+"""`hpcexp help`: groups, options and keys of the configuration."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from hpcexp.cli.output import pairs
+from hpcexp.docs import explain as explained
+from hpcexp.docs import groups, options, sections
+
+
+def explain(argv: Sequence[str]) -> int:
+    """What a group, section or key means; without one, the list of them."""
+    p = argparse.ArgumentParser(prog="hpcexp help", description="What a config group, section or key means.")
+    p.add_argument("word", nargs="?", help="for example: optimizer, trainer, trainer.max_epochs")
+    a = p.parse_args(argv)
+    if a.word:
+        print(explained(a.word))
+        return 0
+    print("Groups, chosen by group=option:")
+    print(pairs((g, " ".join(options(g))) for g in groups()))
+    print("\nSections with keys of their own, set by section.key=value:")
+    print(pairs((s, (c.__doc__ or "").splitlines()[0]) for s, c in sections().items() if s))
+    print("\nMore: hpcexp help WORD, for example hpcexp help trainer or hpcexp help trainer.max_epochs.")
+    return 0

@@ -1,0 +1,101 @@
+"""`hpcexp VERB …`: finds the verb, runs it, and turns errors into messages and exit statuses."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from hpcexp import __version__
+from hpcexp.errors import ConfigError, HpcexpError, JobFailed, listed, suggest
+
+VERBS = {
+    "train": ("train", "run an experiment, or with -m every combination of several"),
+    "plan": ("plan", "check everything and show what would run; starts nothing"),
+    "runs": ("look", "list runs"),
+    "show": ("look", "one run: state, results, configuration, files"),
+    "test": ("use", "evaluate a trained model again"),
+    "predict": ("use", "classify files with a trained model"),
+    "export": ("use", "hand a trained model over: torch.export, TorchScript, MLflow"),
+    "ui": ("ui", "open MLflow's interface on the runs"),
+    "sync": ("sync", "send MLflow what could not be delivered during a run"),
+    "doctor": ("doctor", "what works on this machine, and what does not"),
+    "init": ("init", "write a project of your own that trains at once"),
+    "help": ("help", "what a config group or key means"),
+}
+"""Verb → module of hpcexp.cli that has a function of the verb's name, and what it does."""
+
+
+def main() -> None:
+    """The `hpcexp` command."""
+    # Planning makes many small objects and no garbage worth collecting; jobs are processes of their own.
+    gc.disable()
+    status = run(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Nothing is left to tidy up, and taking a thousand modules apart costs a tenth of a plan.
+    os._exit(status)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Exit status of the command `argv`: 0 done, 1 a run failed, 2 a mistake the user can mend."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if argv[0] == "--version":
+        print(f"hpcexp {__version__}")
+        return 0
+    verb, *rest = argv
+    try:
+        if verb not in VERBS:
+            raise ConfigError(_no_verb(verb))
+        module = importlib.import_module(f"hpcexp.cli.{VERBS[verb][0]}")
+        status: int = getattr(module, verb if verb != "help" else "explain")(rest)
+        return status
+    except HpcexpError as e:
+        print(error_text(e), file=sys.stderr)
+        return 2
+    except JobFailed as e:
+        print(e, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has gone; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def usage() -> str:
+    """What `hpcexp --help` prints."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:<{width}}  {what}" for name, (_, what) in VERBS.items())
+    return f"""usage: hpcexp VERB [ARGUMENT …]
+
+Say what to run; hpcexp checks it, runs it and records it.
+
+{verbs}
+
+First:     hpcexp train                              train the default experiment
+           hpcexp train optimizer.lr=0.01 seed=2     change anything by an override
+           hpcexp plan model=cnn                     see what would run
+           hpcexp train -m seed=1,2,3                every combination
+           hpcexp ui                                 look at the results
+Each verb: hpcexp VERB --help                        Version: hpcexp --version"""
+
+
+def error_text(error: HpcexpError) -> str:
+    """Every problem of an error, counted where there are several."""
+    problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+    if len(problems) == 1:
+        return problems[0]
+    return "\n\n".join([f"{len(problems)} problems:", *problems])
+
+
+def _no_verb(verb: str) -> str:
+    near = suggest(verb, VERBS)
+    if "=" in verb:
+        return f"'{verb}' is an override, not a verb.\nFix: hpcexp train {verb}"
+    return f"hpcexp has no verb '{verb}'{'; ' + near if near else '.'}\nVerbs: {listed(VERBS)}."

@@ -1,0 +1,74 @@
+"""Text for people: aligned pairs, sizes, durations, a run's summary."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hpcexp.plan import Plan
+from hpcexp.record.describe import final_metrics
+from hpcexp.record.uri import without_password
+from hpcexp.rundir import RunDir, read_json
+
+
+def pairs(rows: Iterable[tuple[str, object]], indent: str = "  ") -> str:
+    """`name  value` lines, the values in one column; further lines of a value are indented to it."""
+    texts = [(name, str(value)) for name, value in rows]
+    width = max((len(name) for name, _ in texts), default=0)
+    pad = "\n" + indent + " " * (width + 2)
+    return "\n".join(f"{indent}{name:<{width}}  {value.replace(chr(10), pad)}".rstrip() for name, value in texts)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def near(path: Path | str) -> str:
+    """A path relative to here where that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path)) else str(path)
+
+
+def duration(seconds: float | None) -> str:
+    """`4.2 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def metric(value: float) -> str:
+    """Four significant digits."""
+    return f"{value:.4g}"
+
+
+def summary_text(plan: Plan, run: RunDir) -> str:
+    """How a finished run went, and where to look."""
+    summary, status, delivery = read_json(run.summary), run.read_status(), read_json(run.mlflow)
+    rows: list[tuple[str, object]] = [(k, metric(v)) for k, v in final_metrics(summary).items()]
+    best = summary.get("best") or {}
+    if best:
+        rows.append(("best", f"{best['monitor']} {metric(best['value'])} in epoch {best['epoch'] + 1}"))
+        rows.append(("checkpoint", near(run.path / best["path"])))
+    if status.get("ended"):
+        rows.append(("took", duration(status["ended"] - status["started"])))
+    rows.append(("run", near(run.path)))
+    rows += _look(plan, delivery)
+    return pairs(rows)
+
+
+def _look(plan: Plan, delivery: dict[str, object]) -> list[tuple[str, object]]:
+    if plan.tracking_uri is None:
+        return []
+    if not delivery.get("delivered"):
+        why = delivery.get("problem") or "the shipper is still at it"
+        return [("MLflow", f"not delivered yet: {why}\n`hpcexp sync` sends what is missing")]
+    if plan.tracking_uri.startswith("http"):
+        return [("MLflow", without_password(plan.tracking_uri))]
+    return [("look", "hpcexp ui")]

@@ -1,0 +1,125 @@
+"""`hpcexp plan`: what would run, checked; nothing is started or written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpcexp.cli.compose import opened
+from hpcexp.cli.output import near, pairs
+from hpcexp.compose.blame import blame
+from hpcexp.compose.composer import Composer
+from hpcexp.plan import Plan, Topology
+from hpcexp.prepare import prepare
+from hpcexp.record.alive import current_state, is_done
+from hpcexp.record.uri import without_password
+from hpcexp.rundir import RunDir, read_json
+
+SUMMARY = "Check everything and show what would run, where, how big it is and whether it is done. Starts nothing."
+
+
+def plan(argv: Sequence[str]) -> int:
+    """Exit status 0, or 2 where something is wrong."""
+    arguments, composer = opened("plan", SUMMARY, argv)
+    if composer is None:
+        return 0
+    overrides = list(arguments.overrides)
+    if arguments.multirun:
+        from hpcexp.sweep.multirun import planned
+
+        for job in planned(composer, overrides, ["hpcexp", "train", *argv]):
+            print(f"{'done' if is_done(job) else 'runs':<5} {job.experiment}/{job.name}")
+        return 0
+    composed = composer.compose(overrides)
+    if arguments.blame:
+        for key in arguments.blame:
+            print(_blamed(composer, overrides, key))
+        return 0
+    made = prepare(composed, composer.project, ["hpcexp", "train", *argv])
+    for warning in made.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(plan_text(made))
+    return 0
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan for people."""
+    groups = " ".join(f"{g}={o}" for g, o in sorted(plan.choices.items()) if g != "experiment")
+    rows = [
+        ("groups", groups),
+        ("overrides", " ".join(plan.overrides) or "none"),
+        ("devices", devices_text(plan.topology)),
+        ("batch", _batch(plan)),
+        ("data", _data(plan)),
+        ("steps", _steps(plan)),
+        ("parameters", f"{plan.num_params:,}" if plan.num_params is not None else "known once the model is built"),
+        ("code", _code(plan)),
+        ("signature", plan.signature),
+        ("run", near(plan.run_dir)),
+        ("MLflow", without_password(plan.tracking_uri) if plan.tracking_uri else "off"),
+        ("state", _state(plan)),
+    ]
+    return f"{plan.experiment}/{plan.name}\n{pairs(rows)}"
+
+
+def devices_text(t: Topology) -> str:
+    """Devices, ranks and what joins them, in one line."""
+    threads = f"{t.threads_per_rank} thread{'s' * (t.threads_per_rank != 1)}"
+    if t.accelerator == "cuda":
+        what = f"GPU {', '.join(map(str, t.device_ids))}"
+    else:
+        what = f"{t.ranks_per_node} CPU process{'es' * (t.ranks_per_node != 1)}"
+    joined = f", backend {t.backend}" if t.backend else ""
+    return f"{what} of {threads}, world size {t.world_size}, strategy {t.strategy}{joined}"
+
+
+def _batch(plan: Plan) -> str:
+    b = plan.batch
+    if b is None:
+        return "up to the data module"
+    ranks = plan.topology.world_size
+    parts = [f"{b.per_rank} per rank"]
+    parts += [f"{b.accumulate} accumulated"] if b.accumulate > 1 else []
+    parts += [f"{ranks} ranks"] if ranks > 1 else []
+    return f"{b.global_size}" + (f" = {' × '.join(parts)}" if len(parts) > 1 else f" ({parts[0]})")
+
+
+def _data(plan: Plan) -> str:
+    d = plan.data
+    if d is None:
+        return "known once it is loaded"
+    classes = f", {d.num_classes} classes" if d.num_classes else ""
+    shape = " × ".join(map(str, d.input_shape))
+    samples = f"{d.num_train:,} train, {d.num_val:,} val, {d.num_test:,} test"
+    return f"{samples}; inputs {shape}{classes}; fingerprint {d.fingerprint[:12]}"
+
+
+def _steps(plan: Plan) -> str:
+    s = plan.steps
+    return f"{s.total:,} ({s.per_epoch:,} in each of {s.epochs:,} epochs)" if s else "known once the data is loaded"
+
+
+def _code(plan: Plan) -> str:
+    commit = plan.lineage.get("git.commit")
+    digest = f"digest {plan.lineage['code.digest'][:12]}"
+    if not commit:
+        return f"not in a git commit; {digest}"
+    dirty = " with uncommitted changes" if plan.lineage["git.dirty"] else ""
+    return f"commit {commit[:12]}{dirty}; {digest}"
+
+
+def _state(plan: Plan) -> str:
+    run = RunDir(Path(plan.run_dir))
+    if is_done(plan):
+        result = read_json(run.summary).get("best") or {}
+        told = f" ({result['monitor']} {result['value']:.4g})" if result else ""
+        return f"done{told}: `hpcexp train` would skip it, `hpcexp train --fresh` would run it again"
+    state = current_state(run.read_status())
+    return {"planned": "not run yet", "running": "running now"}.get(state, f"tried before ({state}): would start over")
+
+
+def _blamed(composer: Composer, overrides: list[str], key: str) -> str:
+    *earlier, last = blame(composer, overrides, key)
+    rows = [(o.place, o.value) for o in earlier] + [(last.place, f"{last.value}   ← counts")]
+    return f"{key}\n{pairs(rows)}"

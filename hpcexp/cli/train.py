@@ -1,0 +1,54 @@
+"""`hpcexp train`: one run, or with `-m` a sweep."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpcexp.cli.compose import opened
+from hpcexp.cli.output import summary_text
+from hpcexp.errors import ConfigError, JobFailed
+from hpcexp.launch.job import launch
+from hpcexp.plan import Plan
+from hpcexp.prepare import prepare
+from hpcexp.rundir import RunDir
+
+SUMMARY = "Check an experiment, run it, and record it. With -m: every combination of comma-separated values."
+
+
+def train(argv: Sequence[str]) -> int:
+    """Exit status: 0 finished or already done, 1 failed, 2 a mistake, 128 + n stopped by signal n."""
+    arguments, composer = opened("train", SUMMARY, argv)
+    if composer is None:
+        return 0
+    command = ["hpcexp", "train", *argv]
+    if arguments.multirun:
+        from hpcexp.sweep.multirun import multirun
+
+        return multirun(composer, list(arguments.overrides), command, fresh=arguments.fresh)
+    plan = prepare(composer.compose(list(arguments.overrides)), composer.project, command)
+    return run_one(plan, fresh=arguments.fresh)
+
+
+def run_one(plan: Plan, *, fresh: bool) -> int:
+    """Run a plan and tell how it went."""
+    for warning in plan.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{plan.experiment}/{plan.name}", flush=True)
+    outcome = launch(plan, fresh=fresh)
+    run = RunDir(Path(plan.run_dir))
+    if outcome.state == "skipped":
+        print(f"Already done, so not run again: {outcome.cause} (--fresh runs it all the same)")
+    if outcome.state in ("finished", "skipped"):
+        print(summary_text(plan, run))
+        return 0
+    if outcome.state == "planned":
+        print(f"Planned, not started (launch=dry): {run.plan}")
+        return 0
+    if outcome.exit == 2:
+        raise ConfigError(outcome.cause)
+    if outcome.exit == 1:
+        raise JobFailed(f"failed: {outcome.cause}")
+    print(f"{outcome.cause}; what there is lies in {run.path}", file=sys.stderr)
+    return outcome.exit

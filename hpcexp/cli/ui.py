@@ -1,0 +1,49 @@
+"""`hpcexp ui`: MLflow's interface on the store that the runs go to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+
+from hpcexp.cli.arguments import parser
+from hpcexp.errors import ConfigError, RunError
+from hpcexp.record.ui import ui_command, ui_environment, ui_link
+from hpcexp.record.uri import resolve_uri, sqlite_path, uri_problem
+
+
+def ui(argv: Sequence[str]) -> int:
+    """Serve until Ctrl-C."""
+    p = parser("ui", "Serve MLflow's interface on the runs, until Ctrl-C.")
+    p.add_argument("--uri", help="another store (default: MLFLOW_TRACKING_URI, or SQLite beside the runs)")
+    p.add_argument("--host", default="127.0.0.1", help="address to listen at (default: only this machine)")
+    p.add_argument("--port", type=int, default=5000, help="port to listen at (default: 5000)")
+    a = p.parse_args(argv)
+    root = a.root.resolve()
+    uri = resolve_uri(a.uri, root, os.environ)
+    problem = uri_problem(uri)
+    if problem:
+        raise ConfigError(problem.replace("tracking.uri=", "--uri "))
+    database = sqlite_path(uri)
+    if database is not None and not database.exists():
+        raise RunError(
+            f"There is no {database} yet: no run has been recorded there.\nFix: hpcexp train, or --root DIR."
+        )
+    command = ui_command(uri, root, a.host, a.port)
+    _check_port(a.host, a.port)
+    print(f"{ui_link(f'http://{a.host}:{a.port}')}   (Ctrl-C ends it)", flush=True)
+    try:
+        return subprocess.run(command, env=ui_environment(os.environ), check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def _check_port(host: str, port: int) -> None:
+    import socket
+
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((host, port))
+        except OSError as e:
+            raise RunError(f"--port {port}: {e.strerror} ({host}).\nFix: --port {port + 1}") from e

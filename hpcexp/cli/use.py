@@ -1,0 +1,114 @@
+"""`hpcexp test`, `predict` and `export`: what a trained model is for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpcexp.cli.arguments import RUN_HELP, find_run, parser
+from hpcexp.cli.output import metric, near, pairs, table
+from hpcexp.errors import RunError
+from hpcexp.plan import Plan, load_plan
+from hpcexp.prepare import on_path
+from hpcexp.rundir import RunDir
+
+if TYPE_CHECKING:
+    from hpcexp.train.trained import Prediction, Trained
+
+SUFFIXES = {"torch": "model.pt2", "torchscript": "model.pt", "mlflow": "model"}
+
+
+def test(argv: Sequence[str]) -> int:
+    """Metrics of a run's best weights."""
+    p = parser("test", "Evaluate a run's best weights again, on the CPU.")
+    p.add_argument("run", help=RUN_HELP)
+    p.add_argument("--split", choices=("test", "val"), default="test", help="which data (default: test)")
+    p.add_argument("--json", action="store_true", help="as one JSON object")
+    a = p.parse_args(argv)
+    trained = _trained(find_run(a.root, a.run))
+    from hpcexp.train.trained import evaluate
+
+    found = evaluate(trained, a.split)
+    print(json.dumps(found) if a.json else pairs((k, metric(v)) for k, v in found.items()))
+    return 0
+
+
+def predict(argv: Sequence[str]) -> int:
+    """What a trained model says of files."""
+    p = parser("predict", "Ask a trained model about files, read as its data set reads them (pictures, for images).")
+    p.add_argument("run", help=RUN_HELP)
+    p.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    p.add_argument("--json", action="store_true", help="one JSON object a line, with the probability of every class")
+    a = p.parse_args(argv)
+    trained = _trained(find_run(a.root, a.run))
+    from hpcexp.train.trained import predict as predicted
+
+    answers = list(predicted(trained, a.files))
+    if a.json:
+        for answer in answers:
+            print(json.dumps(_as_json(answer, trained.plan)))
+    else:
+        print(table(("file", "prediction", "probability"), map(_cells, answers)))
+    return 0
+
+
+def export(argv: Sequence[str]) -> int:
+    """A trained model for use without hpcexp."""
+    p = parser("export", "Write a trained model for use without hpcexp, and check that it gives the same outputs.")
+    p.add_argument("run", help=RUN_HELP)
+    formats = "torch: torch.export; torchscript; mlflow: a pyfunc model for MLflow's tools and servers"
+    p.add_argument("--format", choices=tuple(SUFFIXES), default="torch", help=f"{formats} (default: torch)")
+    p.add_argument("-o", "--output", type=Path, help="where to (default: export/ in the run directory)")
+    a = p.parse_args(argv)
+    run = find_run(a.root, a.run)
+    path = a.output or run.path / "export" / SUFFIXES[a.format]
+    if path.exists():
+        raise RunError(f"{path} exists already.\nFix: remove it, or --output another path.")
+    trained = _trained(run)
+    if a.format == "mlflow":
+        _export_mlflow(trained, path)
+    else:
+        from hpcexp.train.trained import export as exported
+
+        exported(trained, a.format, path)
+    print(near(path))
+    return 0
+
+
+def _trained(run: RunDir) -> Trained:
+    plan = load_plan(run.plan)
+    on_path(Path(plan.lineage["project"]))
+    from hpcexp.train.quiet import import_lightning
+
+    import_lightning()
+    from hpcexp.train.trained import load_trained
+
+    return load_trained(run)
+
+
+def _export_mlflow(trained: Trained, path: Path) -> None:
+    """The exported program inside an MLflow model directory."""
+    from tempfile import TemporaryDirectory
+
+    from hpcexp.record.pyfunc import save_pyfunc
+    from hpcexp.train.trained import examples
+    from hpcexp.train.trained import export as exported
+
+    with TemporaryDirectory() as scratch:
+        program = Path(scratch) / "model.pt2"
+        exported(trained, "torch", program)
+        save_pyfunc(path, program, examples(trained).numpy(), trained.plan)
+
+
+def _cells(p: Prediction) -> tuple[str, str, str]:
+    if p.label is None:
+        return str(p.file), " ".join(metric(v) for v in p.values), "-"
+    return str(p.file), p.label, f"{p.probability:.3f}"
+
+
+def _as_json(p: Prediction, plan: Plan) -> dict[str, object]:
+    names = plan.data.class_names if plan.data else ()
+    values = dict(zip(names, p.values, strict=True)) if p.label is not None and names else list(p.values)
+    return {"file": str(p.file), "prediction": p.label if p.label is not None else list(p.values), "values": values}

@@ -1,0 +1,132 @@
+"""Where a value comes from: every file and override that sets it, in the order in which they apply."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+
+from hpcexp import schema
+from hpcexp.compose.composer import Composer
+from hpcexp.compose.sources import describe
+from hpcexp.errors import ConfigError, suggest
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One place that sets a key."""
+
+    place: str
+    """`file:line`, or `command line`."""
+    value: str
+
+
+def blame(composer: Composer, overrides: list[str], key: str) -> list[Origin]:
+    """The origins of `key`, the last of which counts; ConfigError where nothing sets it."""
+    defaults = composer.hydra.config_loader.compute_defaults_list(composer.config_name, overrides, RunMode.RUN)
+    origins = [*_of_schema(key)]
+    known: set[str] = set()
+    for default in defaults.defaults:
+        file = _file(composer, default.config_path or "")
+        if file is not None:
+            tree = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+            place = describe(file, composer.project)
+            chosen = _choosers(overrides, default.config_path or "")
+            origins += [replace(o, place=o.place + chosen) for o in _of_node(tree, default.package or "", key, place)]
+            known.update(_keys(tree, default.package or ""))
+    origins += _of_overrides(overrides, key)
+    if not origins:
+        near = suggest(key, known | _schema_keys())
+        raise ConfigError(f"--blame {key}: nothing sets {key}{'; ' + near if near else '.'}")
+    return origins
+
+
+def _file(composer: Composer, config_path: str) -> Path | None:
+    for directory in composer.dirs:
+        file = directory / (config_path if config_path.endswith(".yaml") else f"{config_path}.yaml")
+        if file.is_file():
+            return file
+    return None
+
+
+def _of_schema(key: str) -> Iterator[Origin]:
+    """The default in the schema, with the line of the field."""
+    owner, _, name = key.rpartition(".")
+    cls = _section_class(owner)
+    default: Any = {f.name: f.default for f in dataclasses.fields(cls)}.get(name) if cls else None
+    if cls is None or owner in schema.OPEN_SECTIONS or default in (None, dataclasses.MISSING, schema.MISSING):
+        return
+    file = Path(schema.__file__)
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
+            for item in node.body:
+                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id == name:
+                    yield Origin(f"hpcexp/schema.py:{item.lineno} (default)", _yaml(default))
+
+
+def _section_class(section: str) -> Any:
+    """The schema's class of a section; None where it has none."""
+    if not section:
+        return schema.Config
+    classes = {n.lower(): c for n, c in vars(schema).items() if dataclasses.is_dataclass(c)}
+    return classes.get(section)
+
+
+def _schema_keys() -> set[str]:
+    top = [f.name for f in dataclasses.fields(schema.Config)]
+    below = {f"{s}.{f.name}" for s in top if _section_class(s) for f in dataclasses.fields(_section_class(s))}
+    return {*top, *below}
+
+
+def _of_node(tree: yaml.Node | None, package: str, key: str, place: str) -> Iterator[Origin]:
+    for name, node in _leaves(tree, package):
+        if name == key or name.startswith(f"{key}."):
+            told = _text(node) if name == key else f"{name}: {_text(node)}"
+            yield Origin(f"{place}:{node.start_mark.line + 1}", told)
+
+
+def _keys(tree: yaml.Node | None, package: str) -> set[str]:
+    return {name for name, _ in _leaves(tree, package)}
+
+
+def _leaves(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, yaml.Node]]:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        if not prefix and key.value in ("defaults", "hydra"):
+            continue
+        name = f"{prefix}.{key.value}" if prefix else str(key.value)
+        if isinstance(value, yaml.MappingNode) and value.value:
+            yield from _leaves(value, name)
+        else:
+            yield name, value
+
+
+def _of_overrides(overrides: list[str], key: str) -> Iterator[Origin]:
+    for override in OverridesParser.create().parse_overrides(overrides):
+        sets_all = isinstance(override.value(), dict) and key.startswith(f"{override.key_or_group}.")
+        if override.key_or_group == key or sets_all:
+            yield Origin("command line", str(override.input_line))
+
+
+def _choosers(overrides: list[str], config_path: str) -> str:
+    group, _, option = config_path.partition("/")
+    for override in overrides:
+        if option and override.lstrip("+") == f"{group}={option}":
+            return f" (chosen by {override} on the command line)"
+    return ""
+
+
+def _text(node: yaml.Node) -> str:
+    return " ".join(yaml.serialize(node, width=10**6).removesuffix("...\n").split())
+
+
+def _yaml(value: object) -> str:
+    return str(yaml.safe_dump(value)).removesuffix("\n...\n").strip()

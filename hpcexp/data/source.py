@@ -1,0 +1,102 @@
+"""What hpcexp asks of a data set: facts for planning without reading samples, samples for the job."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from hpcexp.plan import DataFacts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Split: TypeAlias = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """A whole split in memory."""
+
+    inputs: Tensor
+    """`(N, *input_shape)`, float32, normalised."""
+    targets: Tensor
+    """Class numbers `(N,)`, int64; for regression values `(N, D)`, float32."""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """One sample, so that workers read it like any other data set."""
+        return self.inputs[index], self.targets[index]
+
+
+class Samples(Protocol):
+    """A split that is read sample by sample: what `torch.utils.data` calls a map-style data set."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]: ...
+
+
+class Source(ABC):
+    """A data set. Its constructor takes the arguments beside `data._target_`, and does nothing slow.
+
+    Importing its module, constructing it, `facts`, `problems` and `resident_bytes` belong to planning, which has
+    neither torch nor numpy.
+    """
+
+    @abstractmethod
+    def facts(self) -> DataFacts:
+        """Sizes, shapes, classes and fingerprint; DataError where `problems` has something to say."""
+
+    @abstractmethod
+    def problems(self) -> list[str]:
+        """What is wrong with the arguments or the data, each as what, why and fix; empty where all is well."""
+
+    @abstractmethod
+    def load(self, split: Split) -> Tensors | Samples:
+        """The samples of a split. DataError, here or when a sample is read, names what cannot be read."""
+
+    @abstractmethod
+    def read(self, path: Path) -> Tensor:
+        """A user's file as one input `(*input_shape)`, made like the training inputs; DataError says why not."""
+
+    def resident_bytes(self) -> int:
+        """Memory that all splits take as tensors."""
+        facts = self.facts()
+        size = 4
+        for side in facts.input_shape:
+            size *= side
+        target_size = 8 if facts.num_classes else 4
+        return (facts.num_train + facts.num_val + facts.num_test) * (size + target_size)
+
+
+def as_tensors(samples: Tensors | Samples) -> Tensors:
+    """Every sample of a split in memory, in order. Memory is taken once: there is no list of samples beside it."""
+    import torch
+
+    if isinstance(samples, Tensors):
+        return samples
+    if not len(samples):
+        return Tensors(torch.empty(0), torch.empty(0, dtype=torch.int64))
+    first = [torch.as_tensor(part) for part in samples[0]]
+    inputs, targets = (part.new_empty((len(samples), *part.shape)) for part in first)
+    for index in range(len(samples)):
+        inputs[index], targets[index] = map(torch.as_tensor, samples[index])
+    return Tensors(inputs, targets)
+
+
+def fraction_problems(**fractions: float) -> list[str]:
+    """What is wrong with shares that splits take of the data, by name of the argument."""
+    problems = [
+        f"data.{name}={value} is no share of the data: it must be at least 0 and less than 1.\nFix: data.{name}=0.1"
+        for name, value in fractions.items()
+        if not 0 <= value < 1
+    ]
+    if not problems and sum(fractions.values()) >= 1:
+        together = " + ".join(f"data.{name}={value}" for name, value in fractions.items())
+        problems.append(f"{together} leave nothing to train on.\nFix: make them less than 1 together.")
+    return problems

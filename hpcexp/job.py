@@ -1,0 +1,98 @@
+"""`python -m hpcexp.job RUN_DIR`: what every rank does with a frozen plan. Never imports MLflow.
+
+Exit status: 0 done; 2 a mistake the user can mend; 1 anything else; 143 and 130 after SIGTERM and SIGINT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpcexp.errors import ConfigError, HpcexpError
+from hpcexp.plan import Plan, load_plan
+from hpcexp.rundir import RunDir, write_json
+
+if TYPE_CHECKING:
+    from hpcexp.train.experiment import Rank
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job of the run directory in `argv`; the exit status."""
+    run = RunDir(Path((argv or sys.argv[1:])[0]))
+    _die_with_supervisor()
+    try:
+        return _run(run)
+    except HpcexpError as e:
+        kind = "config" if isinstance(e, ConfigError) else type(e).__name__.removesuffix("Error").lower()
+        _report(run, kind, str(e))
+        print(e, file=sys.stderr)
+        return 2
+    except Exception as e:  # noqa: BLE001 - the traceback goes to the log, the cause to the launcher
+        traceback.print_exc()
+        _report(run, "crash", f"{type(e).__name__}: {e}")
+        return 1
+
+
+def _run(run: RunDir) -> int:
+    started = time.time() - time.process_time()
+    plan = load_plan(run.plan)
+    from hpcexp.train.quiet import import_lightning
+
+    import_lightning()
+    from hpcexp.train.control import Interrupted, Signals
+    from hpcexp.train.fit import train
+
+    signals = Signals()
+    signals.install()
+    try:
+        train(plan, run, _this_rank(plan), signals, started=started, progress_fd=_fd("HPCEXP_PROGRESS_FD"))
+    except Interrupted as e:
+        print(f"Run {e}; its state is in {run.last}.", file=sys.stderr)
+        return 128 + e.signum
+    return 0
+
+
+def _this_rank(plan: Plan) -> Rank:
+    import torch
+
+    from hpcexp.train.experiment import Rank
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or plan.topology.threads_per_rank))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if plan.topology.accelerator == "cuda" else torch.device("cpu")
+    return Rank(int(os.environ.get("RANK", "0")), plan.topology.world_size, device)
+
+
+def _fd(name: str) -> int | None:
+    value = os.environ.get(name)
+    return int(value) if value else None
+
+
+def _die_with_supervisor() -> None:
+    """Wait in a thread for the end of the pipe that only the supervisor holds open."""
+    if (fd := _fd("HPCEXP_PARENT_FD")) is not None:
+        threading.Thread(target=_wait_for_end, args=(fd,), daemon=True).start()
+
+
+def _wait_for_end(fd: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(fd, 4096):
+            pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _report(run: RunDir, kind: str, message: str) -> None:
+    error: dict[str, Any] = {"kind": kind, "message": message}
+    with contextlib.suppress(OSError):
+        write_json(run.path / f"errors-rank-{os.environ.get('RANK', '0')}.json", error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

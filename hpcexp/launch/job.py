@@ -1,0 +1,21 @@
+"""One planned job, launched where its plan says, unless it is done already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hpcexp.launch.local import Outcome, freeze, run_job
+from hpcexp.plan import Plan
+from hpcexp.record.alive import is_done
+from hpcexp.rundir import RunDir
+
+
+def launch(plan: Plan, *, fresh: bool) -> Outcome:
+    """Run the plan. `skipped` where the same identity has finished before and `fresh` is not asked."""
+    run = RunDir(Path(plan.run_dir))
+    if not fresh and is_done(plan):
+        return Outcome("skipped", f"{plan.signature[:8]} finished in {run.path}", 0)
+    if plan.config["launch"]["name"] == "dry":
+        freeze(plan)
+        return Outcome("planned", "", 0)
+    return run_job(plan)

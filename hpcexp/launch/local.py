@@ -1,0 +1,201 @@
+"""The supervisor: one job on this machine, from its frozen plan to its final state."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hpcexp.errors import RunError
+from hpcexp.launch.display import Display, display
+from hpcexp.launch.ranks import Ranks
+from hpcexp.plan import Plan, save_plan
+from hpcexp.rundir import RunDir, held, read_json, write_json
+
+POLL_S = 0.05
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    state: str
+    """finished, failed or killed."""
+    cause: str
+    """Why it did not finish, in the words of the rank that failed first; empty where it did."""
+    exit: int
+    """Exit status for the command: 0, 2 for a mistake the user can mend, 1 for a failure, 128 + n for a signal."""
+
+
+def freeze(plan: Plan) -> RunDir:
+    """Write the plan into its run directory. An earlier try that did not finish is kept beside it."""
+    run = RunDir(Path(plan.run_dir))
+    if run.plan.exists():
+        _set_aside(run.path)
+    try:
+        save_plan(plan, run.plan)
+    except OSError as e:
+        raise RunError(f"{run.path} cannot be written: {e.strerror}.\nFix: run.root=… where there is room.") from e
+    return run
+
+
+def run_job(plan: Plan) -> Outcome:
+    """Freeze the plan, run its ranks, and leave a final state behind whatever happens."""
+    gc.enable()
+    path = Path(plan.run_dir)
+    with held(path.parent / f".{path.name}.lock", f"{path} is being written by"):
+        run = freeze(plan)
+        started = time.time()
+        status = {"state": "running", "started": started, "pid": os.getpid(), "host": plan.lineage["host"]}
+        write_json(run.status, status)
+        shipper = _start_shipper(run)
+        outcome = Outcome("failed", "the supervisor itself failed", 1)
+        try:
+            outcome = _supervise(plan, run)
+        finally:
+            ended = {"ended": time.time(), "state": outcome.state, "cause": outcome.cause, "exit": outcome.exit}
+            write_json(run.status, {**status, **ended})
+            _await_shipper(shipper, plan.config["tracking"]["wait_s"])
+    return outcome
+
+
+def _supervise(plan: Plan, run: RunDir) -> Outcome:
+    shown = display(plan.config["launch"]["progress"])
+    ranks = Ranks(plan, Path(plan.lineage["project"]))
+    try:
+        with _caught() as caught:
+            return _watch(ranks, run, shown, caught, plan.config["launch"]["grace_s"])
+    finally:
+        ranks.close()
+        shown.close()
+
+
+def _watch(ranks: Ranks, run: RunDir, shown: Display, caught: list[int], grace_s: float) -> Outcome:
+    log = _LogTail(run.rank_log(0))
+    events = _Events(ranks.progress_fd)
+    deadline: float | None = None
+    failure: tuple[int, int] | None = None
+    asked: int | None = None
+    while not ranks.are_done():
+        select.select([ranks.progress_fd], [], [], POLL_S)
+        for event in events.new():
+            shown.progress(event)
+        for line in log.new():
+            shown.line(line)
+        failure = failure or ranks.first_failure()
+        if asked is None and (caught or failure):
+            asked = caught[0] if caught else signal.SIGTERM
+            ranks.signal(signal.SIGTERM)
+            deadline = time.monotonic() + grace_s
+        if deadline is not None and (time.monotonic() > deadline or len(caught) > 1):
+            ranks.signal(signal.SIGKILL)
+    for event in events.new():
+        shown.progress(event)
+    for line in log.new(whole=True):
+        shown.line(line)
+    failure = failure or ranks.first_failure()
+    if caught:
+        return Outcome("killed", f"stopped by {signal.Signals(caught[0]).name}", 128 + caught[0])
+    if failure:
+        return _failed(run, *failure)
+    return Outcome("finished", "", 0)
+
+
+def _failed(run: RunDir, rank: int, code: int) -> Outcome:
+    said = read_json(run.path / f"errors-rank-{rank}.json")
+    if said.get("kind") == "config":
+        return Outcome("failed", str(said["message"]), 2)
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    what = f": {said['message']}" if said.get("message") else ""
+    return Outcome("failed", f"rank {rank} {how}{what}\nIts log: {run.rank_log(rank)}", 1)
+
+
+@contextmanager
+def _caught() -> Iterator[list[int]]:
+    """Signals that arrive meanwhile, in their order, instead of what they would do."""
+    caught: list[int] = []
+
+    def catch(number: int, _frame: FrameType | None) -> None:
+        caught.append(number)
+
+    before = {s: signal.signal(s, catch) for s in SIGNALS}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Events:
+    """JSON lines that rank 0 writes into the progress pipe."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._rest = b""
+
+    def new(self) -> list[dict[str, Any]]:
+        while True:
+            try:
+                chunk = os.read(self._fd, 65536)
+            except BlockingIOError:
+                break
+            if not chunk:
+                break
+            self._rest += chunk
+        *lines, self._rest = self._rest.split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
+class _LogTail:
+    """What a log got since it was last looked at."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def new(self, *, whole: bool = False) -> list[str]:
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        end = len(data) if whole else data.rfind(b"\n") + 1
+        self._offset += end
+        return data[:end].decode(errors="replace").splitlines()
+
+
+def _start_shipper(run: RunDir) -> subprocess.Popen[bytes]:
+    run.logs.mkdir(exist_ok=True)
+    with (run.logs / "shipper.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "hpcexp.record.shipper", str(run.path)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _await_shipper(shipper: subprocess.Popen[bytes], wait_s: float) -> None:
+    """Give the shipper its time; it goes on by itself where that is not enough."""
+    try:
+        shipper.wait(timeout=wait_s)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        return
+
+
+def _set_aside(path: Path) -> None:
+    number = 1
+    while (aside := path.with_name(f"{path.name}~{number}")).exists():
+        number += 1
+    path.rename(aside)

@@ -1,0 +1,141 @@
+"""The processes of a job on this machine, and what each of them is told through its environment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hpcexp.plan import Plan, Topology
+from hpcexp.rundir import RunDir
+
+INHERITED = (
+    "RANK",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "PL_GLOBAL_SEED",
+    "PL_SEED_WORKERS",
+)
+"""Variables of another job around this one; a rank that saw them would join the wrong group."""
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def rank_environment(
+    topology: Topology, local_rank: int, port: int, project: Path, inherited: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of one rank."""
+    env = {k: v for k, v in inherited.items() if k not in INHERITED}
+    path = [str(project), *filter(None, [env.get("PYTHONPATH")])]
+    threads = str(topology.threads_per_rank)
+    env.update(
+        RANK=str(local_rank),
+        LOCAL_RANK=str(local_rank),
+        NODE_RANK="0",
+        WORLD_SIZE=str(topology.world_size),
+        LOCAL_WORLD_SIZE=str(topology.ranks_per_node),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        OMP_NUM_THREADS=threads,
+        MKL_NUM_THREADS=threads,
+        CUDA_VISIBLE_DEVICES=visible_devices(topology, inherited.get("CUDA_VISIBLE_DEVICES")),
+        PYTHONPATH=os.pathsep.join(path),
+        PYTHONUNBUFFERED="1",
+    )
+    return env
+
+
+def visible_devices(topology: Topology, outer: str | None) -> str:
+    """CUDA_VISIBLE_DEVICES of a job's ranks: the chosen devices, counted among those that are visible here."""
+    if topology.accelerator != "cuda":
+        return ""
+    names = [n.strip() for n in outer.split(",")] if outer else None
+    return ",".join(names[i] if names else str(i) for i in topology.device_ids)
+
+
+class Ranks:
+    """A job's processes. Each leads a session of its own, so that a terminal's Ctrl-C reaches only the supervisor."""
+
+    def __init__(self, plan: Plan, project: Path) -> None:
+        run = RunDir(Path(plan.run_dir))
+        run.logs.mkdir(parents=True, exist_ok=True)
+        self._alive_read, self._alive_write = os.pipe()
+        self.progress_fd, progress_write = os.pipe()
+        os.set_blocking(self.progress_fd, False)
+        port = free_port()
+        self.processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for rank in range(plan.topology.world_size):
+                env = rank_environment(plan.topology, rank, port, project, os.environ)
+                env["HPCEXP_PARENT_FD"] = str(self._alive_read)
+                fds = [self._alive_read]
+                if rank == 0:
+                    env["HPCEXP_PROGRESS_FD"] = str(progress_write)
+                    fds.append(progress_write)
+                self.processes.append(_start(["hpcexp.job", plan.run_dir], run.rank_log(rank), env, fds, project))
+        finally:
+            os.close(progress_write)
+            os.close(self._alive_read)
+
+    def first_failure(self) -> tuple[int, int] | None:
+        """Rank and exit code of a rank that ended badly; negative codes are signals."""
+        for rank, process in enumerate(self.processes):
+            if process.poll() not in (None, 0):
+                return rank, process.returncode
+        return None
+
+    def are_done(self) -> bool:
+        """Whether every rank has ended."""
+        return all(p.poll() is not None for p in self.processes)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the session of every rank that still runs."""
+        for process in self.processes:
+            if process.poll() is None:
+                _signal_group(process.pid, number)
+
+    def close(self) -> None:
+        """End whatever still runs, with its children, and close the pipes."""
+        self.signal(signal.SIGKILL)
+        for process in self.processes:
+            process.wait()
+        os.close(self.progress_fd)
+        os.close(self._alive_write)
+
+
+def _start(
+    module: Sequence[str], log: Path, env: Mapping[str, str], fds: Sequence[int], cwd: Path
+) -> subprocess.Popen[bytes]:
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", *module],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=dict(env),
+            pass_fds=fds,
+            cwd=cwd,
+            start_new_session=True,
+        )
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return

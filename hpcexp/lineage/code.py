@@ -1,0 +1,93 @@
+"""The code a job runs: its commit, whether it was changed since, and a digest of what touches results."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sysconfig
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import hpcexp
+
+RESULT_CODE = ("build", "data", "models", "train", "job.py")
+"""Parts of hpcexp that can change a result; a new command line verb makes no run another one."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """State of the project's git checkout."""
+
+    commit: str
+    dirty: bool
+    remote: str
+
+
+def git_commit(project: Path) -> Commit | None:
+    """The checked-out commit of `project`; None where it is not a git checkout, has no commit or there is no git."""
+    status = _git(project, "status", "--porcelain=v2", "--branch")
+    head, *changes = [line for line in (status or "").splitlines() if not re.match(r"# branch\.(?!oid)", line)] or [""]
+    commit = head.removeprefix("# branch.oid ")
+    if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
+        return None
+    remote = _git(project, "config", "--get", "remote.origin.url") or ""
+    return Commit(commit, bool(changes), _without_password(remote))
+
+
+def code_digest(target_files: Iterable[Path]) -> str:
+    """SHA-256 over hpcexp's result-making sources and the packages of the user's targets."""
+    package = Path(hpcexp.__file__).parent
+    files = {f for part in RESULT_CODE for f in _sources(package / part)}
+    for file in target_files:
+        if not _is_installed(file):
+            files.update(_sources(_top_of(file)))
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(f"{_name(file)}\0".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _git(project: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(project), "--no-optional-locks", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _without_password(remote: str) -> str:
+    scheme, separator, rest = remote.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else remote
+
+
+def _sources(place: Path) -> list[Path]:
+    return [place] if place.is_file() else [f for f in place.rglob("*.py") if "__pycache__" not in f.parts]
+
+
+def _top_of(file: Path) -> Path:
+    """The outermost package around `file`, or the file itself where it is a module of its own."""
+    top = file
+    while (top.parent / "__init__.py").exists():
+        top = top.parent
+    return top
+
+
+def _name(file: Path) -> str:
+    top = _top_of(file)
+    return str(file.relative_to(top.parent))
+
+
+def _is_installed(file: Path) -> bool:
+    return any(file.is_relative_to(place) for place in _installed_places())
+
+
+@cache
+def _installed_places() -> tuple[str, ...]:
+    """Where code lies that is told by its version: hpcexp, site-packages, the standard library."""
+    paths = sysconfig.get_paths()
+    return str(Path(hpcexp.__file__).parent), *(paths[name] for name in ("purelib", "platlib", "stdlib", "platstdlib"))

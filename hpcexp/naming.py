@@ -1,0 +1,32 @@
+"""Names of runs that a person can tell apart: what was overridden, the seed, and the start of the signature."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+MAX_LENGTH = 96
+SIGNATURE_LENGTH = 8
+_UNTOLD = ("experiment", "debug", "seed", "run", "tracking", "launch", "hardware.threads_per_rank", "notes", "name")
+
+
+def run_name(overrides: Iterable[str], seed: int, signature: str, label: str) -> str:
+    """`lr=0.01,model=cnn-s1-1f3a5c7e`; `base` stands where nothing was overridden."""
+    told = [_short(o) for o in overrides if _is_told(o)]
+    words = _legal(",".join(told) or "base")
+    head = f"{_legal(label)}-{words}" if label else words
+    return f"{head[:MAX_LENGTH]}-s{seed}-{signature[:SIGNATURE_LENGTH]}"
+
+
+def _is_told(override: str) -> bool:
+    key = override.lstrip("+~").partition("=")[0]
+    return not any(key == u or key.startswith(f"{u}.") for u in _UNTOLD)
+
+
+def _short(override: str) -> str:
+    key, equals, value = override.lstrip("+").partition("=")
+    return f"{key.rpartition('.')[2]}{equals}{value}"
+
+
+def _legal(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.,=+~-]+", "_", text).strip("_.")

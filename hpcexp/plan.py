@@ -1,0 +1,154 @@
+"""The frozen plan: everything a job needs, resolved once, read by every rank on every try."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpcexp.errors import RunError
+from hpcexp.rundir import write_atomic
+
+VERSION = 1
+"""Of the format of `plan.yaml`."""
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What is known of a data set without reading its samples."""
+
+    num_train: int
+    num_val: int
+    num_test: int
+    input_shape: tuple[int, ...]
+    """Shape of one input without the batch, as the model sees it: `(C, H, W)` for images, `(F,)` for features."""
+    num_classes: int | None
+    """Number of classes; None for regression."""
+    class_names: tuple[str, ...]
+    fingerprint: str
+    """Digest of the data's content, or of its listing where that is too large to read."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Which devices, how many ranks, what holds them together."""
+
+    accelerator: str
+    """`cpu` or `cuda`."""
+    device_ids: tuple[int, ...]
+    """CUDA device numbers of the ranks of a node; for the CPU just 0, 1, … (a process each)."""
+    num_nodes: int
+    threads_per_rank: int
+    strategy: str
+    """`single`, `ddp` or `custom`."""
+    backend: str | None
+    """`nccl` or `gloo` where there is more than one rank."""
+
+    @property
+    def ranks_per_node(self) -> int:
+        return len(self.device_ids)
+
+    @property
+    def world_size(self) -> int:
+        return self.num_nodes * self.ranks_per_node
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How the global batch is made: `global_size = per_rank × accumulate × world_size`."""
+
+    global_size: int
+    per_rank: int
+    accumulate: int
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Optimizer steps. An epoch's last, incomplete global batch is dropped."""
+
+    per_epoch: int
+    total: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One job, resolved. `config` is plain data: the composed experiment with nothing left to interpolate."""
+
+    version: int
+    name: str
+    experiment: str
+    run_dir: str
+    signature: str
+    config: dict[str, Any]
+    overrides: tuple[str, ...]
+    choices: dict[str, str]
+    """Config group → chosen option."""
+    topology: Topology
+    batch: Batch | None
+    """None where the data module is the user's own and says no batch size."""
+    steps: Steps | None
+    """None where the amount of data is known only once it is loaded."""
+    data: DataFacts | None
+    num_params: int | None
+    tracking_uri: str | None
+    """Resolved MLflow URI; None when tracking is off."""
+    lineage: dict[str, Any]
+    """Flat facts: `git.commit`, `git.dirty`, `code.digest`, `host`, `user`, `command`, `version.torch`, …"""
+    warnings: tuple[str, ...]
+
+
+def to_dict(plan: Plan) -> dict[str, Any]:
+    """The plan as plain data, as `plan.yaml` holds it."""
+    return asdict(plan)
+
+
+def from_dict(data: dict[str, Any]) -> Plan:
+    """The plan that `to_dict` gave."""
+    topology = dict(data["topology"], device_ids=tuple(data["topology"]["device_ids"]))
+    facts = data["data"]
+    if facts is not None:
+        facts = DataFacts(
+            **dict(facts, input_shape=tuple(facts["input_shape"]), class_names=tuple(facts["class_names"]))
+        )
+    return Plan(
+        **dict(
+            data,
+            overrides=tuple(data["overrides"]),
+            topology=Topology(**topology),
+            batch=data["batch"] and Batch(**data["batch"]),
+            steps=data["steps"] and Steps(**data["steps"]),
+            data=facts,
+            warnings=tuple(data["warnings"]),
+        )
+    )
+
+
+def save_plan(plan: Plan, path: Path) -> None:
+    """Freeze the plan."""
+    write_atomic(path, yaml.dump(_plain(to_dict(plan)), Dumper=_DUMPER, sort_keys=False, width=120))
+
+
+def load_plan(path: Path) -> Plan:
+    """The frozen plan in `path`; RunError where there is none or it is of another version."""
+    try:
+        data = yaml.load(path.read_text(), Loader=_LOADER)  # noqa: S506 - a safe loader
+    except FileNotFoundError as e:
+        raise RunError(f"No run in {path.parent}: it has no {path.name}.\nFix: `hpcexp runs` lists the runs.") from e
+    if data.get("version") != VERSION:
+        raise RunError(f"{path} was written by another version of hpcexp (plan version {data.get('version')}).")
+    return from_dict(data)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, which YAML writes readably."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,1 @@
+"""What a run says, first in its directory and from there in MLflow."""

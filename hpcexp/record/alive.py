@@ -1,0 +1,56 @@
+"""Whether the process that supervises a run is still there."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpcexp.plan import Plan, load_plan
+from hpcexp.rundir import RunDir
+
+_SLACK_S = 60.0
+"""How far the clocks of `status.json` and the kernel may be apart."""
+
+
+def supervisor_alive(status: Mapping[str, Any]) -> bool | None:
+    """Whether the supervisor named in `status.json` lives; None where this host cannot tell."""
+    pid, host = status.get("pid"), status.get("host")
+    if not isinstance(pid, int) or (host is not None and host != socket.gethostname()):
+        return None
+    return _is_process(pid, status.get("started"))
+
+
+def current_state(status: Mapping[str, Any]) -> str:
+    """The state of a run, where one that lost its supervisor without saying so is `killed`."""
+    state = str(status.get("state", "planned"))
+    return "killed" if state == "running" and supervisor_alive(status) is False else state
+
+
+def is_done(plan: Plan) -> bool:
+    """Whether a run of the plan's identity has finished in its directory."""
+    run = RunDir(Path(plan.run_dir))
+    return current_state(run.read_status()) == "finished" and load_plan(run.plan).signature == plan.signature
+
+
+def _is_process(pid: int, started: float | None) -> bool:
+    """Whether `pid` runs and is not a later process that got the same number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    try:
+        # proc(5): field 3 is the state, field 22 the start in clock ticks since boot; field 2 may hold spaces.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    except OSError:
+        return True
+    if fields[0] in "ZX":
+        return False
+    age_s = uptime_s - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return started is None or time.time() - age_s <= started + _SLACK_S

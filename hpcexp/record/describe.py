@@ -1,0 +1,90 @@
+"""What MLflow is told about a run: parameters, tags and a description, from its plan and its result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hpcexp.plan import Plan
+
+WHERE_AND_HOW = ("tracking", "launch", "run")
+"""Sections of the configuration that don't change what is computed."""
+
+_MLFLOW_TAGS = {
+    "mlflow.user": "user",
+    "mlflow.source.name": "command",
+    "mlflow.source.git.commit": "git.commit",
+}
+"""MLflow's own tag → the fact it takes."""
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Every value under its dotted name, as it would be typed on the command line; lists stay whole."""
+    return dict(_leaves(config, prefix))
+
+
+def params(plan: Plan) -> dict[str, str]:
+    """The configuration under dotted names, without the sections of `WHERE_AND_HOW`."""
+    return flatten({key: value for key, value in plan.config.items() if key not in WHERE_AND_HOW})
+
+
+def tags(plan: Plan) -> dict[str, str]:
+    """Identity, code, data, machine and shape of the run."""
+    facts = {f"hpcexp.{key}": typed(value) for key, value in {**_shape(plan), **plan.lineage}.items()}
+    known = {tag: typed(plan.lineage[fact]) for tag, fact in _MLFLOW_TAGS.items() if plan.lineage.get(fact)}
+    own = {key: typed(value) for key, value in plan.config.get("tracking", {}).get("tags", {}).items()}
+    return {**facts, "mlflow.source.type": "LOCAL", **known, "mlflow.runName": plan.name, **own}
+
+
+def note(plan: Plan, results: Mapping[str, float]) -> str:
+    """The run's description (Markdown): what it is about, what it gave, where it lies, how to repeat it."""
+    facts = plan.lineage
+    commit = f" at commit `{facts['git.commit']}`" if facts.get("git.commit") else ""
+    dirty = " with uncommitted changes" if facts.get("git.dirty") else ""
+    where = f"{facts['host']}:{plan.run_dir}" if facts.get("host") else plan.run_dir
+    command = facts.get("command") or " ".join(["hpcexp train", *plan.overrides])
+    lines = [
+        str(plan.config.get("notes") or ""),
+        "**Result:** " + ", ".join(f"{key} {value:.4g}" for key, value in results.items()) if results else "",
+        f"**Overridden:** {' '.join(f'`{override}`' for override in plan.overrides) or 'nothing'}",
+        f"**Run directory:** `{where}`",
+        f"**Reproduce:** `{command}`{commit}{dirty}",
+    ]
+    return "\n\n".join(line for line in lines if line)
+
+
+def final_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Test metrics of `summary.json` under their names (`test/acc`)."""
+    return {key: float(value) for key, value in summary.get("test", {}).items()}
+
+
+def typed(value: Any) -> str:
+    """A value as it is typed in an override: `null`, `true`, `[0, 2]`."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _leaves(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", typed(value)
+
+
+def _shape(plan: Plan) -> dict[str, Any]:
+    shape = {
+        "signature": plan.signature,
+        "run_dir": plan.run_dir,
+        "overrides": " ".join(plan.overrides),
+        "accelerator": plan.topology.accelerator,
+        "strategy": plan.topology.strategy,
+        "world_size": plan.topology.world_size,
+        "seed": plan.config.get("seed"),
+        "num_params": plan.num_params,
+        "data.fingerprint": plan.data and plan.data.fingerprint,
+        "batch.per_rank": plan.batch and plan.batch.per_rank,
+        "batch.accumulate": plan.batch and plan.batch.accumulate,
+        "steps.total": plan.steps and plan.steps.total,
+    }
+    return {key: value for key, value in shape.items() if value is not None}

@@ -1,0 +1,158 @@
+"""The journal: an append-only file of metrics that survives what kills the run."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_TAIL = 1 << 16
+"""Bytes at a journal's end among which its last line is looked for."""
+_MAX_PENDING = 16 << 20
+"""Bytes that are held for a disk that takes nothing."""
+_SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+class Point(NamedTuple):
+    """Metrics of one step, and when they were logged."""
+
+    time_ms: int
+    step: int
+    metrics: dict[str, float]
+
+
+class Journal:
+    """The one writer of a run's journal: rank 0 opens it, also to go on with one that a killed run left.
+
+    A disk that refuses is said once on stderr and never raised: the lines wait and go with a later call.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._size, self._last_ms = _cut_torn_line(self._fd)
+        self._pending = b""
+        self._complained = False
+
+    def append(self, points: Iterable[tuple[int, Mapping[str, float]]], times_ms: Sequence[int] | None = None) -> None:
+        """Write a line for each `(step, metrics)`, all with one `write(2)`; `times_ms`: when each was logged."""
+        now = time.time_ns() // 1_000_000
+        lines = [
+            self._line(step, metrics, times_ms[i] if times_ms else now) for i, (step, metrics) in enumerate(points)
+        ]
+        self._write("".join(lines).encode())
+
+    def sync(self) -> None:
+        """Have everything on the disk, so that it survives the machine's death as well."""
+        self._write(b"")
+        try:
+            os.fsync(self._fd)
+        except OSError as e:
+            self._complain(e)
+
+    def close(self) -> None:
+        """Sync and let go of the file; further calls of `close` do nothing."""
+        if self._fd >= 0:
+            self.sync()
+            os.close(self._fd)
+            self._fd = -1
+
+    def _line(self, step: int, metrics: Mapping[str, float], time_ms: int) -> str:
+        self._last_ms = max(self._last_ms, time_ms)
+        entry = {"t": self._last_ms, "s": step, "m": metrics}
+        try:
+            return _encode(entry) + "\n"
+        except ValueError:
+            return _encode({**entry, "m": {key: _jsonable(value) for key, value in metrics.items()}}) + "\n"
+
+    def _write(self, data: bytes) -> None:
+        data = self._pending + data
+        if not data:
+            return
+        try:
+            written = os.write(self._fd, data)
+            if written < len(data):
+                written += os.write(self._fd, data[written:])  # the second try says why the first stopped short
+        except OSError as e:
+            self._hold(data, e)
+        else:
+            self._size += written
+            self._pending = b""
+
+    def _hold(self, data: bytes, error: OSError) -> None:
+        """Take back what was written of `data`, so that no line is torn, and keep it for later."""
+        os.ftruncate(self._fd, self._size)
+        self._pending = data if len(data) <= _MAX_PENDING else data[: data.rfind(b"\n", 0, _MAX_PENDING) + 1]
+        self._complain(error)
+
+    def _complain(self, error: OSError) -> None:
+        if self._complained:
+            return
+        self._complained = True
+        print(
+            f"ERROR: {self._path} cannot be written: {error.strerror}.\n"
+            f"Training goes on; up to {_MAX_PENDING >> 20} MiB of metrics wait in memory until it can be.\n"
+            "Fix: make room on that disk.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def read_points(path: Path, offset: int = 0, limit: int | None = None) -> tuple[list[Point], int]:
+    """Points that stand from byte `offset` on, at most `limit`, and the offset to go on from.
+
+    A last line without its end is left for the next call; a line that is no journal line is passed over.
+    """
+    points: list[Point] = []
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return points, offset
+    with file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n") or (limit is not None and len(points) >= limit):
+                break
+            offset += len(line)
+            point = _parse(line)
+            if point is not None:
+                points.append(point)
+    return points, offset
+
+
+def _parse(line: bytes) -> Point | None:
+    try:
+        entry = json.loads(line)
+        metrics = {key: _SPECIAL[v] if isinstance(v, str) else float(v) for key, v in entry["m"].items()}
+        return Point(int(entry["t"]), int(entry["s"]), metrics)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _jsonable(value: Any) -> float | str:
+    """A number as JSON can hold it."""
+    number = float(value)
+    if math.isfinite(number):
+        return number
+    return "nan" if math.isnan(number) else "inf" if number > 0 else "-inf"
+
+
+def _cut_torn_line(fd: int) -> tuple[int, int]:
+    """Drop what follows the last line's end; the file's size then, and the time of its last line (0: none)."""
+    size = os.fstat(fd).st_size
+    tail = os.pread(fd, _TAIL, max(0, size - _TAIL))
+    torn = len(tail) - (tail.rfind(b"\n") + 1)
+    if torn:
+        size -= torn
+        os.ftruncate(fd, size)
+        tail = tail[:-torn]
+    lines = tail.splitlines()
+    last = _parse(lines[-1]) if lines else None
+    return size, last.time_ms if last else 0

@@ -1,0 +1,87 @@
+"""Runs as their directories tell of them, for people: `hpcexp runs` and `hpcexp show`."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpcexp.record.alive import current_state
+from hpcexp.record.describe import final_metrics
+from hpcexp.rundir import RunDir, find_runs, read_json
+
+STATES = ("planned", "running", "finished", "failed", "killed")
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run in a list."""
+
+    path: Path
+    experiment: str
+    name: str
+    signature: str
+    state: str
+    """One of STATES; `killed` also where a run's supervisor died before it could say so."""
+    started: float | None
+    """Unix seconds."""
+    duration_s: float | None
+    """Until its end, or until now while it runs; None where that is not known."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Final metrics by their names (`test/acc`); empty until the run has finished."""
+    cause: str | None = None
+    """Why the run failed, where it did."""
+    delivered: bool | None = None
+    """Whether MLflow has everything; None where nothing was sent yet."""
+
+
+def list_runs(root: Path) -> list[RunRow]:
+    """Every run below `root`, the latest last."""
+    rows = [row for row in (_row_or_none(run) for run in find_runs(root)) if row is not None]
+    return sorted(rows, key=lambda row: (row.started or 0.0, row.path))
+
+
+def read_row(run: RunDir) -> RunRow:
+    """What the directory of `run` tells."""
+    status, head = run.read_status(), _plan_head(run.plan)
+    state = current_state(status)
+    return RunRow(
+        path=run.path,
+        experiment=str(head.get("experiment", run.path.parent.name)),
+        name=str(head.get("name", run.path.name)),
+        signature=str(head.get("signature", "")),
+        state=state,
+        started=status.get("started"),
+        duration_s=_duration(state, status.get("started"), status.get("ended")),
+        metrics=final_metrics(read_json(run.summary)),
+        cause=status.get("cause"),
+        delivered=read_json(run.mlflow).get("delivered"),
+    )
+
+
+def _row_or_none(run: RunDir) -> RunRow | None:
+    """None where the directory was removed meanwhile, or holds files that nothing of ours wrote."""
+    try:
+        return read_row(run)
+    except (OSError, json.JSONDecodeError, yaml.YAMLError):
+        return None
+
+
+def _plan_head(path: Path) -> dict[str, Any]:
+    """The plan's first entries, without parsing its long rest."""
+    with path.open() as file:
+        head = yaml.safe_load("".join(takewhile(lambda line: not line.startswith("config:"), file)))
+    return head if isinstance(head, dict) else {}
+
+
+def _duration(state: str, started: float | None, ended: float | None) -> float | None:
+    if started is None:
+        return None
+    if ended is None:
+        return time.time() - started if state == "running" else None
+    return ended - started

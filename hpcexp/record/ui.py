@@ -1,0 +1,48 @@
+"""MLflow's web interface on a store of runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from hpcexp.errors import ConfigError
+
+_ENVIRONMENT = {
+    # Without job workers and telemetry the server needs a fifth of the memory and talks to nobody.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def artifact_root(root: Path) -> Path:
+    """Where artifacts of a database store lie."""
+    return root.absolute() / "mlartifacts"
+
+
+def ui_command(uri: str, root: Path, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
+    """Command that serves MLflow's UI on the database `uri`; ConfigError where `uri` is a server itself."""
+    if uri.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"tracking.uri={uri} is an MLflow server, which has the UI already.\nFix: open {ui_link(uri)}."
+        )
+    return [
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--backend-store-uri", uri, "--registry-store-uri", uri),
+        *("--default-artifact-root", artifact_root(root).as_uri(), "--no-serve-artifacts"),
+        # One worker: several lose TCP_NODELAY and take 44 ms a request instead of 2.
+        *("--host", host, "--port", str(port), "--workers", "1"),
+    ]
+
+
+def ui_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for `ui_command`; what `environ` sets wins."""
+    return {**_ENVIRONMENT, **environ}
+
+
+def ui_link(base: str, experiment_id: str | None = None, run_id: str | None = None) -> str:
+    """Address of the UI at `base`, of an experiment or of a run in it. It opens in GenAI mode without the query."""
+    page = "experiments"
+    if experiment_id is not None:
+        page += f"/{experiment_id}" + (f"/runs/{run_id}" if run_id is not None else "")
+    return f"{base.rstrip('/')}/#/{page}?workflowType=machine_learning"

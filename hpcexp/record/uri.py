@@ -1,0 +1,115 @@
+"""Which MLflow store a run goes to, and whether that can be."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from hpcexp.errors import listed, suggest
+
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_SCHEMES = (*_PORTS, "sqlite")
+_EXAMPLES = "tracking.uri=sqlite:////data/mlflow.db, or tracking.uri=http://host:5000"
+_POSTGRES_DRIVERS = {"": "psycopg", "psycopg": "psycopg", "psycopg2": "psycopg2"}
+
+
+def resolve_uri(configured: str | None, root: Path, environ: Mapping[str, str]) -> str:
+    """`tracking.uri`, else `MLFLOW_TRACKING_URI`, else SQLite in `root`. A relative SQLite path becomes absolute."""
+    uri = configured or environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.absolute() / 'mlflow.db'}"
+    path = sqlite_path(uri)
+    return uri if path is None else f"sqlite:///{path.absolute()}"
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a SQLite store; None for any other store."""
+    head, separator, rest = uri.partition(":///")
+    return Path(rest) if separator and rest and head.partition("+")[0] == "sqlite" else None
+
+
+def uri_problem(uri: str) -> str | None:
+    """Why MLflow could not use `uri`, and the way out; None where it can."""
+    scheme, separator, _ = uri.partition("://")
+    dialect, _, driver = scheme.partition("+")
+    if not separator or dialect == "file":
+        return f"tracking.uri={uri} names a directory. MLflow 3 refuses to record into plain files.\nFix: {_EXAMPLES}."
+    if dialect not in _SCHEMES:
+        hint = suggest(dialect, _SCHEMES)
+        return (
+            f"tracking.uri={uri} has the unknown scheme '{dialect}'{'; ' + hint if hint else '.'}\n"
+            f"MLflow stores have one of: {listed(_SCHEMES)}.\nFix: {_EXAMPLES}."
+        )
+    if dialect == "sqlite":
+        return _sqlite_problem(uri)
+    if not _host_and_port(uri):
+        return (
+            f"tracking.uri={uri} names no host, or a port that is no number.\nFix: tracking.uri={scheme}://host:5000."
+        )
+    return _driver_problem(uri, driver) if dialect == "postgresql" else None
+
+
+def unreachable(uri: str, timeout_s: float = 1.0) -> str | None:
+    """Why nothing answers at the server of `uri` within `timeout_s`; None where it does or there is no server."""
+    address = _host_and_port(uri)
+    if sqlite_path(uri) is not None or address is None:
+        return None
+    answers: list[str | None] = []
+    # A thread, as looking up a name has no time limit of its own.
+    asking = threading.Thread(target=lambda: answers.append(_connect_error(address, timeout_s)), daemon=True)
+    asking.start()
+    asking.join(timeout_s)
+    error = answers[0] if answers else f"not within {timeout_s:g} s"
+    if error is None:
+        return None
+    return (
+        f"tracking.uri={without_password(uri)} does not answer ({error}).\n"
+        "The run goes on and its directory holds everything; `hpcexp sync` delivers it later.\n"
+        "Fix: start the server, or tracking.uri=null for SQLite beside the runs, or tracking.enabled=false."
+    )
+
+
+def without_password(uri: str) -> str:
+    """`uri` as it may be shown."""
+    head, separator, rest = uri.partition("://")
+    user, at, host = rest.rpartition("@")
+    return f"{head}{separator}{user.partition(':')[0]}{at}{host}"
+
+
+def _sqlite_problem(uri: str) -> str | None:
+    path = sqlite_path(uri)
+    if path is None:
+        return f"tracking.uri={uri} names no database file.\nFix: {_EXAMPLES}."
+    if path.is_dir():
+        return f"tracking.uri={uri} is a directory, not a database file.\nFix: tracking.uri=sqlite:///{path}/mlflow.db."
+    return None
+
+
+def _driver_problem(uri: str, driver: str) -> str | None:
+    package = _POSTGRES_DRIVERS.get(driver, driver)
+    if find_spec(package) is not None:
+        return None
+    install = "'psycopg[binary]'" if package == "psycopg" else package
+    return (
+        f"tracking.uri={without_password(uri)} needs the Python package {package}, which is not installed.\n"
+        f"Fix: pip install {install}."
+    )
+
+
+def _host_and_port(uri: str) -> tuple[str, int] | None:
+    try:
+        parts = urlsplit(uri)
+        port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
+    except ValueError:
+        return None
+    return (parts.hostname, port) if parts.hostname and port else None
+
+
+def _connect_error(address: tuple[str, int], timeout_s: float) -> str | None:
+    try:
+        socket.create_connection(address, timeout_s).close()
+    except OSError as e:
+        return e.strerror or str(e) or type(e).__name__
+    return None

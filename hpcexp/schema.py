@@ -1,0 +1,239 @@
+"""The typed configuration: every key hpcexp reads, its type, default and range.
+
+The docstring under a field is its documentation, on the command line (`hpcexp help KEY`) and in `docs/config/`.
+`model`, `data`, `optimizer`, `scheduler`, `strategy` and `callbacks` carry a `_target_` and its arguments; the keys
+that hpcexp itself reads there are the classes below named after them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING: Any = "???"
+
+
+def number(default: Any, *, above: float | None = None, least: float | None = None, most: float | None = None) -> Any:
+    """A numeric field with the range that the checks hold it to."""
+    bounds = {"above": above, "least": least, "most": most}
+    return field(default=default, metadata={k: v for k, v in bounds.items() if v is not None})
+
+
+def choice(default: Any, *options: str) -> Any:
+    """A field with a closed list of values."""
+    return field(default=default, metadata={"options": options})
+
+
+@dataclass
+class Hardware:
+    """Which devices a job runs on."""
+
+    accelerator: str = choice(MISSING, "auto", "cpu", "cuda")
+    """`auto` takes CUDA devices where there are any, and the CPU otherwise."""
+    devices: Any = MISSING
+    """How many (`2`), which (`[0,2]`), `all`, or `auto`: one CPU process, or every GPU."""
+    num_nodes: int = number(1, least=1)
+    """Machines the job runs on."""
+    threads_per_rank: int | None = number(None, least=1)
+    """CPU threads a rank computes with; empty: the machine's cores divided by its ranks."""
+
+
+@dataclass
+class Data:
+    """What hpcexp reads of a data set beside the arguments of its `_target_`."""
+
+    global_batch_size: int = number(MISSING, least=1)
+    """Samples in one optimizer step over all ranks and accumulated batches."""
+    eval_batch_size: int | None = number(None, least=1)
+    """Samples in a validation or test batch on each rank; empty: as large as is sensible."""
+    loader: str = choice("auto", "auto", "resident", "map")
+    """`resident` holds the set as tensors and batches by index; `map` reads samples through workers; `auto` picks."""
+    num_workers: int = number(0, least=0)
+    """Processes that read samples, with `loader=map`."""
+    augment: Any = None
+    """A callable (`_target_`) applied to every training batch on its device."""
+
+
+@dataclass
+class Task:
+    """What is learned: the loss, and the metrics that are reported beside it."""
+
+    loss: dict[str, Any] = field(default_factory=dict)
+    """`_target_` of the loss and its arguments."""
+    metrics: list[str] = field(default_factory=list)
+    """Names of metrics: acc, top5 (classification); mse, mae (regression)."""
+
+
+@dataclass
+class Optimizer:
+    """What hpcexp checks of an optimizer beside the arguments of its `_target_`."""
+
+    lr: float = number(MISSING, above=0)
+    """Learning rate at its highest point; a schedule scales it."""
+    weight_decay: float = number(0.0, least=0)
+    """Decay of the weights per step, scaled as the optimizer defines it."""
+    momentum: float = number(0.0, least=0, most=1)
+    """Momentum, where the optimizer has one."""
+
+
+@dataclass
+class Scheduler:
+    """What hpcexp reads of a learning-rate schedule beside the arguments of its `_target_`."""
+
+    interval: str = choice("step", "step", "epoch")
+    """Whether the schedule moves after every optimizer step or every epoch."""
+    warmup: float = number(0.0, least=0, most=1)
+    """Share of all steps over which the rate rises from zero, where the schedule has one."""
+
+
+@dataclass
+class Strategy:
+    """What hpcexp reads of a strategy beside the arguments of its `_target_`."""
+
+    name: str = choice(MISSING, "auto", "single", "ddp", "custom")
+    """`auto`: one process on one device, DDP on several."""
+
+
+@dataclass
+class Trainer:
+    """How long and how the model is trained."""
+
+    max_epochs: int = number(MISSING, least=1)
+    """Passes over the training data."""
+    max_steps: int | None = number(None, least=1)
+    """Optimizer steps after which training ends, if that comes before the epochs do."""
+    precision: str = choice("32-true", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+    """Number format, as Lightning names it; `16-mixed` needs a GPU."""
+    accumulate_grad_batches: int = number(1, least=1)
+    """Batches per optimizer step on each rank; the global batch stays what `data.global_batch_size` says."""
+    gradient_clip_val: float | None = number(None, above=0)
+    """Norm that gradients are clipped to; empty: not clipped."""
+    ema_decay: float | None = number(None, above=0, most=1)
+    """Decay of the moving average of weights that is evaluated and kept; empty: none."""
+    compile: bool = False
+    """Compile the model with `torch.compile`: slower to start, faster on large models."""
+    deterministic: bool = False
+    """Use only kernels that give the same bits every time; fails where there is none."""
+    val_every_epochs: int = number(1, least=1)
+    """Epochs between two validations; the last epoch is always validated."""
+    monitor: str = MISSING
+    """Metric that decides which checkpoint is best and when to stop early."""
+    mode: str = choice(MISSING, "max", "min")
+    """Whether more or less of `monitor` is better."""
+    patience: int | None = number(None, least=1)
+    """Validations without a better `monitor` after which training stops; empty: never."""
+    min_delta: float = number(0.0, least=0)
+    """How much better `monitor` must get to count against `patience`."""
+    log_every_n_steps: int = number(50, least=1)
+    """Steps between two writes of the journal; every step's values are in it all the same."""
+    limit_train_batches: int | None = number(None, least=1)
+    """Batches of an epoch that are trained on; empty: all."""
+    limit_eval_batches: int | None = number(None, least=1)
+    """Batches that a validation or test counts; empty: all."""
+    overfit_batches: int = number(0, least=0)
+    """Train and validate on these first few batches only, to see whether the model can learn at all."""
+    profiler: str | None = choice(None, "simple", "advanced", "pytorch")
+    """Lightning profiler whose report goes to the run directory."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of `pytorch_lightning.Trainer`, spelled as there."""
+
+
+@dataclass
+class Checkpoint:
+    """When a run's state is written; best and last are always written together at the end."""
+
+    every_s: float | None = number(60.0, above=0)
+    """Seconds between two checkpoints; empty: not by time."""
+    every_epochs: int | None = number(None, least=1)
+    """Epochs between two checkpoints; empty: not by epochs."""
+
+
+@dataclass
+class Tracking:
+    """Where MLflow gets what the run directory holds."""
+
+    enabled: bool = MISSING
+    """Send metrics, parameters, artifacts and the model to MLflow."""
+    uri: str | None = None
+    """Tracking server or database; empty: `MLFLOW_TRACKING_URI`, or SQLite beside the runs."""
+    experiment: str = "${name}"
+    """MLflow experiment the run is listed under."""
+    tags: dict[str, Any] = field(default_factory=dict)
+    """Further tags of the MLflow run."""
+    model: str = choice("auto", "auto", "always", "never")
+    """Whether the trained weights are uploaded; `auto`: up to 100 MB, otherwise linked by path and digest."""
+    wait_s: float = number(60.0, least=0)
+    """Seconds that the command waits at its end for MLflow to have everything; `hpcexp sync` delivers the rest."""
+
+
+@dataclass
+class Launch:
+    """Where a job runs."""
+
+    name: str = choice(MISSING, "local", "dry")
+    """`local`: on this machine; `dry`: freeze the plan and start nothing."""
+    grace_s: float = number(30.0, least=0)
+    """Seconds that ranks have to end after they were asked to, before they are killed."""
+    progress: str = choice("auto", "auto", "bar", "lines", "none")
+    """`auto`: a bar on a terminal, a line every few seconds elsewhere."""
+
+
+@dataclass
+class Run:
+    """Where results go."""
+
+    root: str = "runs"
+    """Directory of all run directories, and of the default MLflow store."""
+    label: str = ""
+    """A word of your own in the run's name; it does not change the run's identity."""
+
+
+@dataclass
+class Config:
+    """The whole experiment."""
+
+    name: str = MISSING
+    """Name of the experiment."""
+    notes: str = ""
+    """What this experiment is to find out; shown on the run's page in MLflow."""
+    seed: int = number(1, least=0, most=2**32 - 1)
+    """Seed of initial weights, shuffling, dropout and augmentation."""
+    hardware: Hardware = field(default_factory=Hardware)
+    data: dict[str, Any] = field(default_factory=dict)
+    task: Task = field(default_factory=Task)
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    strategy: dict[str, Any] = field(default_factory=dict)
+    trainer: Trainer = field(default_factory=Trainer)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    """Lightning callbacks by a name of your own, each with its `_target_`."""
+    tracking: Tracking = field(default_factory=Tracking)
+    launch: Launch = field(default_factory=Launch)
+    run: Run = field(default_factory=Run)
+
+
+OPEN_SECTIONS: dict[str, type] = {
+    "data": Data,
+    "optimizer": Optimizer,
+    "scheduler": Scheduler,
+    "strategy": Strategy,
+}
+"""Sections that take the arguments of their `_target_`, and the class of the keys hpcexp reads or checks in each."""
+
+OWN_KEYS: dict[str, frozenset[str]] = {
+    "data": frozenset(Data.__dataclass_fields__),
+    "scheduler": frozenset({"interval"}),
+    "strategy": frozenset({"name"}),
+}
+"""Keys beside a `_target_` that are hpcexp's own and are not given to the target."""
+
+FILLED_IN: dict[str, frozenset[str]] = {
+    "data": frozenset({"batch_size", "seed"}),
+    "model": frozenset({"in_shape", "num_classes"}),
+    "optimizer": frozenset({"params"}),
+    "scheduler": frozenset({"optimizer", "total_steps", "mode"}),
+    "strategy": frozenset({"process_group_backend", "cluster_environment"}),
+}
+"""Arguments that hpcexp gives a section's target where it takes them and the configuration does not say them."""

@@ -1,0 +1,66 @@
+"""`-m`: every combination of the command line's values, by Hydra's sweepers and launchers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
+
+from hpcexp.compose.composer import Composer
+from hpcexp.compose.diagnose import FAILURES
+from hpcexp.launch.local import Outcome
+from hpcexp.plan import Plan
+from hpcexp.rundir import RunDir
+from hpcexp.sweep.launcher import PlanLauncher
+from hpcexp.sweep.task import Planning, Stopped, Task, best_value
+
+
+def multirun(composer: Composer, overrides: list[str], command: list[str], *, fresh: bool) -> int:
+    """Exit status: 0 when every job finished, 1 when one failed, 128 + n when signal n stopped the sweep."""
+    task = Task(composer.project, command, fresh)
+    status = 0
+    try:
+        _sweep(composer, overrides, task)
+    except Stopped as e:
+        status = e.exit_status
+    print("\n".join(["", *(_line(plan, outcome) for plan, outcome in task.done)]))
+    return status or int(any(outcome.state == "failed" for _, outcome in task.done))
+
+
+def planned(composer: Composer, overrides: list[str], command: list[str]) -> list[Plan]:
+    """The plans of every combination of `overrides`, none of them started."""
+    task = Planning(composer.project, command, fresh=False)
+    with TemporaryDirectory() as nowhere:
+        _sweep(composer, [*overrides, f"hydra.sweep.dir={nowhere}"], task)
+    return [plan for plan, _ in task.done]
+
+
+def _sweep(composer: Composer, overrides: list[str], task: Task) -> None:
+    """Hydra's `multirun`, with hpcexp's launcher in the place of its basic one."""
+    cfg = composer.load(overrides, RunMode.MULTIRUN)
+    cfg.hydra.mode = RunMode.MULTIRUN
+    callbacks = Callbacks(cfg)
+    context = HydraContext(config_loader=composer.loader, callbacks=callbacks)
+    sweeper: Any = Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=task)
+    if isinstance(sweeper.launcher, BasicLauncher):
+        sweeper.launcher = PlanLauncher()
+        sweeper.launcher.setup(hydra_context=context, task_function=task, config=cfg)
+    callbacks.on_multirun_start(config=cfg, config_name=composer.config_name)
+    try:
+        sweeper.sweep(arguments=composer.repaired(list(cfg.hydra.overrides.task)))
+    except FAILURES as e:
+        raise composer.diagnosis(overrides, RunMode.MULTIRUN, e) from e
+    finally:
+        callbacks.on_multirun_end(config=cfg, config_name=composer.config_name)
+
+
+def _line(plan: Plan, outcome: Outcome) -> str:
+    value = best_value(plan)
+    monitor = plan.config["trainer"]["monitor"]
+    told = f"{monitor} {value:.4g}" if value is not None else outcome.cause.partition("\n")[0]
+    return f"{outcome.state:<9} {plan.experiment}/{RunDir(Path(plan.run_dir)).path.name}  {told}"

@@ -1,0 +1,1 @@
+"""Which waveform is it? A data set, a model, and the experiments in conf/."""

@@ -1,0 +1,1 @@
+"""Training: the Lightning module, loaders, checkpoints and callbacks of a job."""

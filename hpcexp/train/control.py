@@ -1,0 +1,109 @@
+"""Signals and checkpoints in mid-training, at a step that all ranks agree on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from hpcexp.train.keeper import Keeper
+from hpcexp.train.lean import LeanCallback
+from hpcexp.train.module import Supervised
+
+NOTHING, CHECKPOINT, STOP = 0, 1, 2
+
+
+class Interrupted(Exception):  # noqa: N818 - the name says what happened
+    """Training was ended by a signal, after a whole step and a checkpoint."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+        super().__init__(f"ended by {signal.Signals(signum).name}")
+
+
+class Signals:
+    """Remembers that the process was asked to end; a second time, the default action follows."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def install(self) -> None:
+        """Take SIGTERM and SIGINT; only the main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._note)
+            signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+        self.received = signum
+
+
+class Control(LeanCallback):
+    """Ends training after a step when a signal came, and saves when a checkpoint is due.
+
+    Under more than one rank the decision is the highest of all ranks' wishes, by an all-reduce of one number over the
+    CPU that runs beside the next step, so that no rank leaves the others waiting in a collective. It takes the place of
+    the broadcast that Lightning makes at every step, which does not hear signals that reach other ranks than 0.
+    """
+
+    def __init__(self, signals: Signals, keeper: Keeper, *, rank: int) -> None:
+        self._signals, self._keeper, self._leads = signals, keeper, rank == 0
+        self._group: Any = None
+        self._pending: tuple[Any, torch.Tensor] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals back from Lightning's own handler."""
+        self._signals.install()
+        if trainer.world_size > 1:
+            self._group = torch.distributed.new_group(backend="gloo")
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Act on what is wished."""
+        wish = self._wish()
+        if self._group is not None:
+            wish = self._agreed(wish)
+        if wish == STOP:
+            self._stop(trainer, pl_module)
+        elif wish == CHECKPOINT:
+            self._keeper.save(trainer)
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Leave the test of a single rank: training has saved its end. A validation is finished first."""
+        if self._signals.received is not None and self._group is None:
+            raise Interrupted(self._signals.received)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Have no all-reduce under way when the process group goes."""
+        if self._pending is not None:
+            self._pending[0].wait()
+            self._pending = None
+
+    def _wish(self) -> int:
+        if self._signals.received is not None:
+            return STOP
+        return CHECKPOINT if self._leads and self._keeper.due else NOTHING
+
+    def _agreed(self, wish: int) -> int:
+        """What was agreed at the step before; starts the agreement on `wish`."""
+        before = NOTHING
+        if self._pending is not None:
+            work, value = self._pending
+            work.wait()
+            before = int(value.item())
+        mine = torch.tensor([wish if before == NOTHING else NOTHING])
+        op = torch.distributed.ReduceOp.MAX
+        self._pending = (torch.distributed.all_reduce(mine, op=op, group=self._group, async_op=True), mine)
+        return before
+
+    def _stop(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if isinstance(module, Supervised):
+            module.flush()
+        self._keeper.save(trainer)
+        raise Interrupted(self._signals.received or signal.SIGTERM)

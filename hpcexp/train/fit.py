@@ -1,0 +1,138 @@
+"""The way of a job: check, build, fit, test with the best weights, summarise."""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib.metadata import version
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from hpcexp.build.check import check_targets
+from hpcexp.errors import ConfigError
+from hpcexp.plan import Plan
+from hpcexp.record.journal import Journal
+from hpcexp.record.lightning import JournalLogger
+from hpcexp.rundir import RunDir, write_json
+from hpcexp.train.checkpoint import read_checkpoint, sha256, weights_digest
+from hpcexp.train.control import Control, Signals
+from hpcexp.train.datamodule import SourceData
+from hpcexp.train.experiment import Rank, make_callbacks, make_data, make_module, with_facts
+from hpcexp.train.keeper import Keeper, check_monitor
+from hpcexp.train.lean import LeanCallback
+from hpcexp.train.module import Supervised
+from hpcexp.train.progress import Progress
+from hpcexp.train.seeds import seed_everything, seed_rank
+from hpcexp.train.trainer import make_trainer
+
+
+class Clock(LeanCallback):
+    """When the first step was done, and how long training took."""
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.until_first_step_s: float | None = None
+        self.fit_s: float | None = None
+        self._fit_at = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the beginning."""
+        self._fit_at = time.time()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Note the first step, then be called no more: Lightning passes over a hook that is None."""
+        self.until_first_step_s = time.time() - self.started
+        self.on_train_batch_end = None  # type: ignore[method-assign,assignment]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the end."""
+        self.fit_s = time.time() - self._fit_at
+
+
+def train(
+    plan: Plan, run: RunDir, rank: Rank, signals: Signals, *, started: float, progress_fd: int | None = None
+) -> dict[str, Any]:
+    """Train and test on this rank; the summary, which rank 0 also writes. ConfigError before the first step."""
+    if problems := check_targets(plan.config):
+        raise ConfigError(problems)
+    journal = Journal(run.journal) if rank.rank == 0 else None
+    try:
+        return _train(plan, run, rank, signals, journal, Clock(started), progress_fd)
+    finally:
+        if journal is not None:
+            journal.close()
+
+
+def _train(
+    plan: Plan,
+    run: RunDir,
+    rank: Rank,
+    signals: Signals,
+    journal: Journal | None,
+    clock: Clock,
+    progress_fd: int | None,
+) -> dict[str, Any]:
+    seed = plan.config["seed"]
+    seed_everything(seed)
+    data = make_data(plan, rank)
+    plan = with_facts(plan, data)
+    module = make_module(plan, journal)
+    if isinstance(module, Supervised):
+        check_monitor(plan.config["trainer"]["monitor"], module.monitors())
+    seed_rank(seed, rank.rank)
+    if isinstance(module, Supervised):
+        module.plain_batches = isinstance(data, SourceData)
+    keeper = Keeper(plan, run, write=rank.rank == 0)
+    callbacks = [*make_callbacks(plan, keeper), Control(signals, keeper, rank=rank.rank), clock]
+    if progress_fd is not None and rank.rank == 0:
+        steps = plan.steps.total if plan.steps else None
+        callbacks.append(Progress(progress_fd, plan.config["trainer"]["max_epochs"], steps))
+    logger = JournalLogger(journal, plan.experiment, plan.name, run.path)
+    trainer = make_trainer(plan, run, callbacks=callbacks, logger=logger)
+    trainer.fit(module, datamodule=data)
+    fitted = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+    tested = {} if plan.data and not plan.data.num_test else _test(trainer, module, data, run, keeper)
+    summary = {**fitted, **_summary(plan, run, module, keeper, clock), "test": tested}
+    if rank.rank == 0:
+        write_json(run.summary, summary)
+        if isinstance(module, Supervised) and module.confusion is not None and plan.data is not None:
+            write_json(run.confusion, {"labels": list(plan.data.class_names), "matrix": module.confusion})
+    return summary
+
+
+def _test(
+    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, run: RunDir, keeper: Keeper
+) -> dict[str, float]:
+    """Test metrics of the best weights; empty where there is nothing to test with."""
+    if keeper.best is not None:
+        module.load_state_dict(read_checkpoint(run.best)["state_dict"])
+    if not (is_overridden("test_dataloader", data) and is_overridden("test_step", module)):
+        return {}
+    trainer.test(module, datamodule=data, verbose=False)
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test")}
+
+
+def _summary(plan: Plan, run: RunDir, module: pl.LightningModule, keeper: Keeper, clock: Clock) -> dict[str, Any]:
+    best = {k: v for k, v in keeper.state_dict().items() if k != "signature"}
+    if run.best.is_file():
+        best |= {
+            "path": str(run.best.relative_to(run.path)),
+            "sha256": sha256(run.best),
+            "bytes": run.best.stat().st_size,
+        }
+    return {
+        "best": best,
+        "diverged": module.diverged if isinstance(module, Supervised) else False,
+        "durations": {"until_first_step_s": clock.until_first_step_s, "fit_s": clock.fit_s},
+        "num_params": sum(p.numel() for p in module.parameters()),
+        "signature": plan.signature,
+        "weights_sha256": weights_digest(module.state_dict()),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "pytorch-lightning": version("pytorch-lightning"),
+        },
+    }

@@ -1,0 +1,119 @@
+"""Best and last weights: the best are held in memory as soon as they are known, and both are written at checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from hpcexp.errors import ConfigError, suggest
+from hpcexp.plan import Plan
+from hpcexp.rundir import RunDir
+from hpcexp.train.checkpoint import write_checkpoint
+from hpcexp.train.lean import LeanCallback
+
+
+class Keeper(LeanCallback):
+    """Keeps `best.ckpt` and `last.ckpt`.
+
+    When a validation is the best so far, its weights are copied to host memory. `save` writes them if they are new, and
+    the state of training; `due` says when `checkpoint.every_s` has passed. The end of training and of every
+    `checkpoint.every_epochs` saves by itself. A crash writes only the best: one cannot go on from inside a step.
+    """
+
+    def __init__(self, plan: Plan, run: RunDir, *, write: bool) -> None:
+        trainer, checkpoint = plan.config["trainer"], plan.config["checkpoint"]
+        self.monitor, self.sign = trainer["monitor"], 1.0 if trainer["mode"] == "max" else -1.0
+        self.every_s, self.every_epochs = checkpoint.get("every_s"), checkpoint.get("every_epochs")
+        self.best: dict[str, Any] | None = None
+        self._plan, self._run, self._write = plan, run, write
+        self._best_value = -math.inf
+        self._best_saved = True
+        self._saved_at = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the time for a checkpoint has come."""
+        return self.every_s is not None and time.monotonic() - self._saved_at >= self.every_s
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count the time to the first checkpoint from here."""
+        self._saved_at = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hold the weights if they are the best so far."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        value = float(_monitored(trainer, self.monitor))
+        # Of equals the later: on a small validation set the first of many perfect epochs is a lucky one.
+        if self.best is not None and not self.sign * value >= self._best_value:
+            return
+        self._best_value = -math.inf if math.isnan(value) else self.sign * value
+        weights = trainer.strategy.lightning_module_state_dict()
+        self.best = {
+            "state_dict": {k: v.detach().to("cpu", copy=True) for k, v in weights.items()} if self._write else {},
+            "epoch": trainer.current_epoch,
+            "global_step": trainer.global_step,
+            "monitor": self.monitor,
+            "value": value,
+            "signature": self._plan.signature,
+            "model": self._plan.config["model"],
+        }
+        self._best_saved = False
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save every `checkpoint.every_epochs`."""
+        if self.every_epochs and (trainer.current_epoch + 1) % self.every_epochs == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save both."""
+        self.save(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Rescue the best weights."""
+        self.save_best()
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write both checkpoints. Under more than one rank all must call it at the same step."""
+        self.save_best()
+        trainer.save_checkpoint(self._run.last)
+        self._saved_at = time.monotonic()
+
+    def save_best(self) -> None:
+        """Write the best weights if they are not on the disk yet."""
+        if self.best is not None and self._write and not self._best_saved:
+            write_checkpoint(self.best, self._run.best)
+        self._best_saved = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a continued run needs to know of the best so far; its weights are in `best.ckpt`."""
+        return {k: v for k, v in (self.best or {}).items() if k not in ("state_dict", "model")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best of an interrupted run."""
+        if state_dict:
+            self._best_value = self.sign * state_dict["value"]
+            self.best = dict(state_dict)
+
+
+def check_monitor(monitor: str, known: list[str]) -> None:
+    """ConfigError where `trainer.monitor` is none of the metrics that a validation gives."""
+    if monitor in known:
+        return
+    near = suggest(monitor, known)
+    raise ConfigError(
+        f"trainer.monitor={monitor} is no metric of this task{f'; {near}' if near else ''}.\n"
+        f"A validation gives: {', '.join(known)}.\nFix: trainer.monitor={known[-1]}, or add the metric to task.metrics."
+    )
+
+
+def _monitored(trainer: pl.Trainer, monitor: str) -> Tensor:
+    value = trainer.callback_metrics.get(monitor)
+    if value is None:
+        check_monitor(monitor, sorted(trainer.callback_metrics) or ["nothing"])
+    return value if isinstance(value, Tensor) else torch.tensor(float("nan"))

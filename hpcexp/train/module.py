@@ -1,0 +1,186 @@
+"""The Lightning module of supervised tasks: loss and metrics from the configuration, values read at intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from hpcexp.record.journal import Journal
+from hpcexp.train.lean import LeanModule, signed
+from hpcexp.train.metrics import Sums
+
+Optimizers = Callable[[pl.LightningModule], Any]
+"""Gives what `configure_optimizers` returns."""
+
+
+class Supervised(LeanModule):
+    """Trains `model` on (inputs, targets) batches.
+
+    Every step's `train/loss` (mean over ranks and accumulated batches) and `train/lr` go to the journal, read from the
+    device once in `log_every` steps. `val/*` and `test/*` are exact means over all samples of all ranks, in the journal
+    and in `trainer.callback_metrics`, where callbacks look for what they monitor.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        metrics: Sequence[str],
+        optimizers: Optimizers,
+        *,
+        journal: Journal | None = None,
+        log_every: int = 50,
+        augment: Callable[[Tensor], Tensor] | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.loss, self.metrics = model, loss, tuple(metrics)
+        self.confusion: list[list[int]] | None = None
+        """Rows are true classes, columns predicted ones; after a test of a classification."""
+        self.diverged = False
+        """Whether a training loss was not finite."""
+        self._optimizers_of, self._journal, self._log_every = optimizers, journal, log_every
+        self._augment, self._num_classes = augment, num_classes
+        self._micro: list[Tensor] = []
+        self._losses: list[Tensor] = []
+        self._rates: list[float] = []
+        self._since_validation: list[float] = []
+        self._step = 0
+        self._sums: Sums | None = None
+        self._confusion: Tensor | None = None
+
+    def monitors(self) -> list[str]:
+        """Names that `trainer.monitor` may have."""
+        return ["train/loss", *(f"val/{name}" for name in ("loss", *self.metrics))]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """What the model says."""
+        return self.model(inputs)  # type: ignore[no-any-return]
+
+    def configure_optimizers(self) -> Any:
+        """As the configuration says."""
+        return self._optimizers_of(self)
+
+    def on_train_start(self) -> None:
+        """Count steps from where training (re)starts."""
+        self._step = self.trainer.global_step
+
+    @signed
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Loss of one batch."""
+        inputs, targets = batch
+        if self._augment is not None:
+            inputs = self._augment(inputs)
+        loss = self.loss(_aligned(self.model(inputs), targets), targets)
+        self._micro.append(loss.detach())
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One step; keeps its values, which stay on the device until the journal is written."""
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        super().optimizer_step(*args, **kwargs)
+        self._losses.append(self._micro[0] if len(self._micro) == 1 else torch.stack(self._micro).mean())
+        self._micro.clear()
+        self._rates.append(rate)
+        if len(self._losses) >= self._log_every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Read the kept values and journal them. Under DDP every rank must call it at the same step."""
+        if not self._losses:
+            return
+        losses = torch.stack(self._losses).float()
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(losses)
+            losses /= self.trainer.world_size
+        values = losses.tolist()
+        self._since_validation += values
+        self.diverged = self.diverged or not all(map(math.isfinite, values))
+        if self._journal is not None:
+            rows = zip(values, self._rates, strict=True)
+            self._journal.append(
+                (self._step + i, {"train/loss": loss, "train/lr": float(lr)}) for i, (loss, lr) in enumerate(rows, 1)
+            )
+        self._step += len(self._losses)
+        self._losses.clear()
+        self._rates.clear()
+
+    def last_loss(self) -> float | None:
+        """Of the newest step that is not journalled yet; None right after a write."""
+        return self._losses[-1].item() if self._losses else None
+
+    def on_train_end(self) -> None:
+        """Journal what is left."""
+        self.flush()
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin a pass."""
+        self._sums = Sums(self.metrics, self.device)
+
+    @signed
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch to the sums."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Journal the means and show them to callbacks."""
+        self.flush()
+        if losses := self._since_validation:
+            self.trainer.callback_metrics["train/loss"] = torch.tensor(sum(losses) / len(losses))
+            self._since_validation = []
+        self._publish("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin a pass, and count which class was taken for which."""
+        self._sums = Sums(self.metrics, self.device)
+        if self._num_classes is not None:
+            self._confusion = torch.zeros(self._num_classes**2, dtype=torch.int64, device=self.device)
+
+    @signed
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch to the sums and the confusion matrix."""
+        outputs = self._evaluate(batch)
+        if self._confusion is not None and self._num_classes is not None:
+            pairs = batch[1] * self._num_classes + outputs.argmax(-1)
+            self._confusion += torch.bincount(pairs, minlength=self._num_classes**2)
+
+    def on_test_epoch_end(self) -> None:
+        """Journal the means; make the confusion matrix."""
+        self._publish("test")
+        if self._confusion is not None and self._num_classes is not None:
+            if self.trainer.world_size > 1:
+                torch.distributed.all_reduce(self._confusion)
+            self.confusion = self._confusion.view(self._num_classes, self._num_classes).tolist()
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """What the model says of a batch of inputs, with or without targets."""
+        return self(batch[0] if isinstance(batch, list | tuple) else batch)  # type: ignore[no-any-return]
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        inputs, targets = batch
+        outputs = _aligned(self.model(inputs), targets)
+        assert self._sums is not None
+        self._sums.update(self.loss(outputs, targets), outputs, targets)
+        return outputs
+
+    def _publish(self, split: str) -> None:
+        assert self._sums is not None
+        values = {f"{split}/{name}": value for name, value in self._sums.means().items()}
+        self.trainer.callback_metrics.update(
+            {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+        )
+        if self._journal is not None and not self.trainer.sanity_checking:
+            epoch = {"epoch": float(self.trainer.current_epoch)} if split == "val" else {}
+            self._journal.append([(self.trainer.global_step, {**values, **epoch})])
+
+
+def _aligned(outputs: Tensor, targets: Tensor) -> Tensor:
+    """`(B, 1)` outputs as `(B,)` where that is how the targets stand: a loss would broadcast them to `(B, B)`."""
+    if outputs.ndim == targets.ndim + 1 and outputs.shape[-1] == 1:
+        return outputs.squeeze(-1)
+    return outputs

@@ -1,0 +1,58 @@
+"""What the supervisor shows of a running job: JSON lines down a pipe that is never waited for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+
+from hpcexp.train.lean import LeanCallback
+from hpcexp.train.module import Supervised
+
+INTERVAL_S = 0.25
+
+
+class Progress(LeanCallback):
+    """At most four lines a second: `{"phase", "epoch", "epochs", "step", "steps", "loss", "metrics"}`."""
+
+    def __init__(self, fd: int, epochs: int, steps: int | None) -> None:
+        self._fd, self._epochs, self._steps = fd, epochs, steps
+        self._next = 0.0
+        os.set_blocking(fd, False)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Say where training is."""
+        if time.monotonic() >= self._next:
+            loss = pl_module.last_loss() if isinstance(pl_module, Supervised) else None
+            self._say(trainer, "train", loss=loss)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what the validation gave."""
+        if time.monotonic() >= self._next:
+            self._say(trainer, "validate")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say the end, whatever the time."""
+        self._say(trainer, "train")
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say that the test begins."""
+        self._say(trainer, "test")
+
+    def _say(self, trainer: pl.Trainer, phase: str, loss: float | None = None) -> None:
+        self._next = time.monotonic() + INTERVAL_S
+        line = {
+            "phase": phase,
+            "epoch": min(trainer.current_epoch + 1, self._epochs),
+            "epochs": self._epochs,
+            "step": trainer.global_step,
+            "steps": self._steps,
+            "loss": loss,
+            "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
+        }
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._fd, (json.dumps(line) + "\n").encode())

@@ -1,0 +1,170 @@
+"""Lightning's Trainer as a plan asks for it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+
+from hpcexp.build.instantiate import TARGET, fill, instantiate, without
+from hpcexp.errors import ConfigError, suggest
+from hpcexp.plan import Plan
+from hpcexp.rundir import RunDir
+from hpcexp.schema import OWN_KEYS
+from hpcexp.train.checkpoint import AtomicCheckpointIO
+
+_PROFILERS: dict[str, type[Profiler]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
+
+
+def make_trainer(plan: Plan, run: RunDir, *, callbacks: list[pl.Callback], logger: Any) -> pl.Trainer:
+    """The Trainer; ConfigError where `trainer.extra` has something that it does not take or that hpcexp sets itself."""
+    config = plan.config["trainer"]
+    settings = {**_settings(plan, run), "callbacks": callbacks, "logger": logger}
+    settings["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
+    extra = config.get("extra") or {}
+    if problems := extra_problems(extra, settings):
+        raise ConfigError(problems)
+    return pl.Trainer(**settings, **extra)
+
+
+def extra_problems(extra: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """What is wrong with `trainer.extra`."""
+    known = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self"]
+    problems = []
+    for name in extra:
+        if name in settings:
+            problems.append(
+                f"trainer.extra.{name}: hpcexp sets this argument of the Trainer itself.\n"
+                "Fix: leave it out; `hpcexp help trainer` and `hpcexp help hardware` show the settings it follows from."
+            )
+        elif name not in known:
+            near = suggest(name, known)
+            problems.append(
+                f"trainer.extra.{name} is no argument of pytorch_lightning.Trainer{f'; {near}' if near else ''}."
+            )
+    return problems
+
+
+class RankEnvironment(ClusterEnvironment):
+    """Ranks as the launcher started them: everything stands in the environment, Lightning starts no process."""
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Host of rank 0."""
+        return os.environ.get("MASTER_ADDR", "127.0.0.1")
+
+    @property
+    def main_port(self) -> int:
+        """Port of the rendezvous."""
+        return int(os.environ.get("MASTER_PORT", "0"))
+
+    @staticmethod
+    def detect() -> bool:
+        """Never: it is given to the Trainer by name."""
+        return False
+
+    def world_size(self) -> int:
+        """All ranks of all nodes."""
+        return int(os.environ.get("WORLD_SIZE", "1"))
+
+    def set_world_size(self, size: int) -> None:
+        """The launcher knows."""
+
+    def global_rank(self) -> int:
+        """Rank among all."""
+        return int(os.environ.get("RANK", "0"))
+
+    def set_global_rank(self, rank: int) -> None:
+        """The launcher knows."""
+
+    def local_rank(self) -> int:
+        """Rank on this node."""
+        return int(os.environ.get("LOCAL_RANK", "0"))
+
+    def node_rank(self) -> int:
+        """Number of this node."""
+        return int(os.environ.get("NODE_RANK", "0"))
+
+
+class NoProfiler(Profiler):
+    """Lightning wraps some forty calls a step in profiler contexts; these cost nothing."""
+
+    def start(self, action_name: str) -> None:
+        """Nothing."""
+
+    def stop(self, action_name: str) -> None:
+        """Nothing."""
+
+    @contextlib.contextmanager
+    def profile(self, action_name: str) -> Generator[str, None, None]:
+        """Replaced in `__init__` by one context that does nothing."""
+        yield action_name
+
+    def __init__(self) -> None:
+        super().__init__()
+        nothing = contextlib.nullcontext()
+        self.profile = lambda action_name: nothing  # type: ignore[method-assign,assignment,return-value]
+
+
+def _settings(plan: Plan, run: RunDir) -> dict[str, Any]:
+    config, topology = plan.config["trainer"], plan.topology
+    limits = {
+        "limit_train_batches": config.get("limit_train_batches"),
+        "limit_val_batches": config.get("limit_eval_batches"),
+        "limit_test_batches": config.get("limit_eval_batches"),
+    }
+    return {
+        **limits,
+        "accelerator": "gpu" if topology.accelerator == "cuda" else "cpu",
+        "devices": topology.ranks_per_node,
+        "num_nodes": topology.num_nodes,
+        "strategy": make_strategy(plan),
+        "precision": config["precision"],
+        "max_epochs": config["max_epochs"],
+        "max_steps": config.get("max_steps") or -1,
+        "accumulate_grad_batches": plan.batch.accumulate if plan.batch else config["accumulate_grad_batches"],
+        "gradient_clip_val": config.get("gradient_clip_val"),
+        "check_val_every_n_epoch": config["val_every_epochs"],
+        "log_every_n_steps": config["log_every_n_steps"],
+        "deterministic": config["deterministic"],
+        "profiler": _profiler(config.get("profiler"), run.path),
+        "plugins": [RankEnvironment(), AtomicCheckpointIO()],
+        "default_root_dir": str(run.path),
+        "use_distributed_sampler": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+
+
+def make_strategy(plan: Plan) -> Any:
+    """What holds the ranks together: Lightning's single device, DDP, or the user's own strategy."""
+    node = without(plan.config.get("strategy") or {}, OWN_KEYS["strategy"])
+    if plan.topology.world_size == 1 and plan.topology.strategy != "custom":
+        return "auto"
+    if TARGET not in node:
+        node = {TARGET: "pytorch_lightning.strategies.DDPStrategy", "gradient_as_bucket_view": True}
+    return instantiate(fill(node, "strategy", process_group_backend=plan.topology.backend), path="strategy")
+
+
+def _profiler(name: str | None, directory: Path) -> Profiler:
+    if name is None:
+        return NoProfiler()
+    return _PROFILERS[name](dirpath=str(directory), filename="profile")

@@ -1,0 +1,66 @@
+"""Fixtures of the command line's tests: an empty project, `hpcexp` called in it, one trained run for all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from helpers import Said, command, only_run
+
+from hpcexp.cli.main import run
+from hpcexp.compose.composer import Composed, Composer
+from hpcexp.rundir import RunDir
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory to work in, on a machine without GPUs and tracking server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+@pytest.fixture
+def hpcexp(project: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """`hpcexp ARGUMENT…` in the project, in this process."""
+
+    def call(*argv: str) -> Said:
+        capsys.readouterr()
+        try:
+            status = run(argv)
+        except SystemExit as e:  # argparse: --help, or a flag that does not exist
+            status = int(e.code or 0)
+        printed = capsys.readouterr()
+        return Said(status, printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def compose(project: Path) -> Callable[..., Composed]:
+    """The composition of overrides in the project."""
+    return lambda *overrides: Composer(project).compose(list(overrides))
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run in MLflow, and what its command printed."""
+
+    project: Path
+    run: RunDir
+    said: Said
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """Two epochs of the default experiment with everything recorded. For looking at only: it is shared."""
+    project = tmp_path_factory.mktemp("trained")
+    asked = ["trainer.max_epochs=2", "optimizer.lr=0.01", "seed=3", "notes=Is it fast?", "tracking.tags.team=vision"]
+    said = command("train", *asked, cwd=project)
+    assert (0, "") == (said.status, said.err)
+    return TrainedRun(project, only_run(project), said)

@@ -1,0 +1,160 @@
+"""Run directories made by hand, as launch and rank 0 leave them, for the tests of recording."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, save_plan
+from hpcexp.record.journal import Journal, read_points
+from hpcexp.rundir import RunDir, write_json
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def make_plan(run_dir: Path, uri: str | None, **tracking: Any) -> Plan:
+    """A small classification run, recorded at `uri`."""
+    config = {
+        "name": "digits_mlp",
+        "notes": "Does a wider layer help?",
+        "seed": 1,
+        "hardware": {"devices": [0, 1], "threads_per_rank": None},
+        "model": {"_target_": "hpcexp.models.MLP", "hidden": [128, 64]},
+        "optimizer": {"lr": 0.01},
+        "tracking": {
+            "experiment": "digits_mlp",
+            "tags": {"team": "vision"},
+            "model": "auto",
+            "wait_s": 5.0,
+            **tracking,
+        },
+        "launch": {"name": "local"},
+        "run": {"root": "runs"},
+    }
+    return Plan(
+        version=VERSION,
+        name=run_dir.name,
+        experiment=run_dir.parent.name,
+        run_dir=str(run_dir),
+        signature="a1b2c3d4",
+        config=config,
+        overrides=("optimizer.lr=0.01",),
+        choices={"data": "digits"},
+        topology=Topology("cpu", (0,), 1, 1, "single", None),
+        batch=Batch(64, 64, 1),
+        steps=Steps(22, 660, 30),
+        data=DataFacts(1437, 180, 180, (1, 8, 8), 10, tuple("0123456789"), "f" * 64),
+        num_params=17_226,
+        tracking_uri=uri,
+        lineage={"git.commit": "c" * 40, "git.dirty": True, "command": "hpcexp train optimizer.lr=0.01", "user": "ada"},
+        warnings=(),
+    )
+
+
+def make_run(root: Path, uri: str | None, name: str = "lr=0.01", steps: int = 0, **tracking: Any) -> RunDir:
+    """A run directory with its plan, in state `running` under this process, `steps` of them in its journal."""
+    run = RunDir(root / "digits_mlp" / name)
+    save_plan(make_plan(run.path, uri, **tracking), run.plan)
+    set_state(run, "running")
+    write_steps(run, steps)
+    return run
+
+
+def write_steps(run: RunDir, steps: int, first: int = 1) -> None:
+    """Two metrics for each step, as rank 0 journals them."""
+    journal = Journal(run.journal)
+    journal.append((step, {"train/loss": 1.0 / step, "train/lr": 0.01}) for step in range(first, first + steps))
+    journal.close()
+
+
+def finish(run: RunDir) -> None:
+    """What a run that went well leaves behind."""
+    journal = Journal(run.journal)
+    journal.append([(660, {"test/acc": 0.985, "test/loss": 0.06})])
+    journal.close()
+    run.checkpoints.mkdir(exist_ok=True)
+    run.best.write_bytes(b"weights")
+    run.logs.mkdir(exist_ok=True)
+    run.rank_log(0).write_text("trained\n")
+    write_json(run.confusion, {"labels": ["a", "b"], "matrix": [[9, 1], [0, 10]]})
+    write_json(run.summary, {"test": {"test/acc": 0.985, "test/loss": 0.06}, "best": {"path": "checkpoints/best.ckpt"}})
+    set_state(run, "finished")
+
+
+def set_state(run: RunDir, state: str, pid: int | None = None) -> None:
+    """Write `status.json` as launch does: of a run of this process, or of an old run of process `pid`."""
+    started = time.time() if pid is None else 1_700_000_000.0
+    status = {"state": state, "started": started, "pid": pid or os.getpid(), "host": socket.gethostname()}
+    if state != "running":
+        status["ended"] = started + 60.0
+    write_json(run.status, status)
+
+
+@contextmanager
+def shipping(run: RunDir) -> Iterator[subprocess.Popen[bytes]]:
+    """The real process beside a run, with the pipe that launch gives it; killed if it is still there afterwards."""
+    command = [sys.executable, "-m", "hpcexp.record.shipper", str(run.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=REPOSITORY) as shipper:
+        try:
+            yield shipper
+        finally:
+            shipper.kill()
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
+    """The first true value of `condition`."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain until {what}"
+        time.sleep(0.02)
+    return value
+
+
+def journalled(run: RunDir) -> list[tuple[str, int, float]]:
+    """Every (key, step, value) of the journal, sorted."""
+    points, _ = read_points(run.journal)
+    return sorted((key, point.step, value) for point in points for key, value in point.metrics.items())
+
+
+def stored(database: Path, run_id: str) -> list[tuple[str, int, float]]:
+    """Every (key, step, value) that MLflow's database has of a run, sorted."""
+    return query(database, "SELECT key, step, value FROM metrics WHERE run_uuid = ? ORDER BY 1, 2, 3", run_id)
+
+
+def query(database: Path, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+    """Rows of a SQLite database."""
+    with closing(sqlite3.connect(database, timeout=20)) as connection:
+        return connection.execute(sql, values).fetchall()
+
+
+@contextmanager
+def serving(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server process with all that it starts, ended afterwards."""
+    with log.open("ab") as output:
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+    try:
+        yield server
+    finally:
+        kill_group(server)
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """kill -9 of a process and its children, and wait for its end."""
+    if process.poll() is None:
+        os.killpg(process.pid, 9)
+    process.wait()
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

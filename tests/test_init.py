@@ -1,0 +1,199 @@
+"""`hpcexp init`: a project that plans, trains and passes its own tests, or a message and nothing written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hpcexp.cli.init import PLACEHOLDER, TEMPLATE, name_problems, package_name, project_files, write_project
+from hpcexp.cli.main import run
+from hpcexp.compose.sources import packaged_conf
+from hpcexp.errors import HpcexpError
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m …` in the project."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": path}
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+def hpcexp(project: Path, *arguments: str) -> str:
+    """What a command that must succeed prints."""
+    done = python(project, "hpcexp", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project as `init` writes it; the tests only read it and let it run elsewhere."""
+    directory = tmp_path_factory.mktemp("init") / "Wave-Study"
+    assert run(["init", str(directory)]) == 0
+    return directory
+
+
+def test_project_is_complete_and_named(project: Path) -> None:
+    """The package is named after the directory, no placeholder is left, and there is nothing else beside it."""
+    files = [f for f in project.rglob("*") if f.is_file()]
+    assert len(project_files()) == len(files)
+    assert (project / "wave_study" / "model.py").is_file()
+    assert (project / ".gitignore").is_file()
+    assert [] == [f for f in files if PLACEHOLDER in f.read_text(encoding="utf-8")]
+    assert [project] == list(project.parent.iterdir())
+
+
+def test_project_is_planned_with_the_facts_of_its_data(project: Path) -> None:
+    """Without torch: sizes, steps and the project's own options."""
+    told = hpcexp(project, "plan")
+    assert "waveforms/base-s1-" in told
+    assert "data=waveforms" in told
+    assert "model=signalnet" in told
+    assert "1,600 train, 400 val, 800 test; inputs 1 × 64, 4 classes" in told
+    assert "250 (25 in each of 10 epochs)" in told
+
+
+def test_own_file_shadows_the_packaged_one(project: Path) -> None:
+    """`--blame` names the project's trainer/default.yaml; what the project does not shadow comes from hpcexp."""
+    own = [line for line in hpcexp(project, "plan", "--blame", "trainer.max_epochs").splitlines() if "counts" in line]
+    packaged = hpcexp(project, "plan", "--blame", "optimizer.lr")
+    assert "conf/trainer/default.yaml" in own[0]
+    assert "hpcexp/conf" not in own[0]
+    assert "hpcexp/conf/optimizer/adamw.yaml" in packaged
+
+
+def test_packaged_options_are_still_there(project: Path) -> None:
+    """Own options add to the packaged ones."""
+    assert "model=mlp" in hpcexp(project, "plan", "model=mlp", "optimizer=sgd")
+
+
+def test_every_experiment_of_the_project_is_planned(project: Path) -> None:
+    """With its own name."""
+    for file in (project / "conf" / "experiment").glob("*.yaml"):
+        assert hpcexp(project, "plan", f"experiment={file.stem}").startswith(f"{file.stem}/")
+
+
+def test_primary_config_offers_every_group_of_the_packaged_one() -> None:
+    """The template's config.yaml takes the place of ours, so a group that is new there must stand here too."""
+    own, packaged = (
+        {key for entry in yaml.safe_load((conf / "config.yaml").read_text())["defaults"] for key in _groups(entry)}
+        for conf in (TEMPLATE / "conf", packaged_conf())
+    )
+    assert packaged | {"sweep"} == own
+
+
+def _groups(entry: str | dict[str, str]) -> list[str]:
+    return [entry] if isinstance(entry, str) else list(entry)
+
+
+@pytest.mark.slow
+def test_project_passes_its_own_tests(project: Path) -> None:
+    """Which train one epoch through the command line and plan the sweep."""
+    done = python(project, "pytest", "-q", "-p", "no:cacheprovider")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 passed" in done.stdout
+
+
+@pytest.mark.slow
+def test_default_experiment_trains_and_classifies_a_file(project: Path, tmp_path: Path) -> None:
+    """One epoch, then `predict` reads a file by the project's data set."""
+    hpcexp(project, "train", "trainer.max_epochs=1", "tracking=off", f"run.root={tmp_path}")
+    told = hpcexp(project, "predict", "--root", str(tmp_path), "last", "examples/square.txt")
+    assert "examples/square.txt" in told
+
+
+@pytest.mark.slow
+def test_sweep_file_runs_every_combination(project: Path, tmp_path: Path) -> None:
+    """`-m sweep=capacity`, cut short to one batch each."""
+    short = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_eval_batches=1"]
+    told = hpcexp(project, "train", "-m", "sweep=capacity", *short, "tracking=off", f"run.root={tmp_path}")
+    assert 4 == len(list(tmp_path.glob("waveforms/*/summary.json")))
+    assert 4 == sum(line.startswith("finished") for line in told.splitlines())
+
+
+def test_an_empty_directory_is_filled_and_kept(tmp_path: Path) -> None:
+    """`hpcexp init .` does not pull the directory away under the shell."""
+    target = tmp_path / "study"
+    target.mkdir()
+    before = target.stat().st_ino
+    assert run(["init", str(target)]) == 0
+    assert before == target.stat().st_ino
+    assert {"conf", "study", "tests"} <= {f.name for f in target.iterdir()}
+    assert [] == list(target.glob(".hpcexp-init-*"))
+
+
+def test_a_directory_that_is_not_empty_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And every other mistake is told with it."""
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run(["init", str(tmp_path), "--name", "my-study"]) == 2
+    told = capsys.readouterr().err
+    assert "2 problems:" in told
+    assert f"{tmp_path} is not empty" in told
+    assert "--name my-study: not the name of a Python package" in told
+    assert ["notes.txt"] == [f.name for f in tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_place_behind_a_file_is_refused(tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the name of what is in the way."""
+    (tmp_path / "file").write_text("mine")
+    assert run(["init", str(tmp_path / place), "--name", "study"]) == 2
+    assert f"{tmp_path / 'file'} is a file" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_place_without_rights_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is made."""
+    tmp_path.chmod(0o500)
+    assert run(["init", str(tmp_path / "study")]) == 2
+    tmp_path.chmod(0o700)
+    assert f"you may not write in {tmp_path}" in capsys.readouterr().err
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_name_too_long_for_the_file_system_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the system's words."""
+    assert run(["init", str(tmp_path / ("x" * 300)), "--name", "study"]) == 2
+    assert "cannot be used: File name too long" in capsys.readouterr().err
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    """A package name longer than the file system takes fails when half of the files are there."""
+    with pytest.raises(HpcexpError, match="cannot be written: File name too long"):
+        write_project(tmp_path / "study", "x" * 300)
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("my-study", "not the name of a Python package"),
+        ("2026", "not the name of a Python package"),
+        ("", "not the name of a Python package"),
+        ("class", "not the name of a Python package"),
+        ("conf", "the project has a folder of that name"),
+        ("torch", "Python has a module of that name"),
+        ("hpcexp", "Python has a module of that name"),
+        ("wave", "Python has a module of that name"),
+    ],
+)
+def test_a_name_that_cannot_be_a_package_is_refused(name: str, why: str) -> None:
+    """With the reason, and a name that would do."""
+    [problem] = name_problems(name, given=True)
+    assert problem.startswith(f"--name {name}: ")
+    assert why in problem
+    assert "Fix: --name " in problem
+
+
+def test_package_is_named_after_the_directory() -> None:
+    """In the way Python spells names."""
+    assert "my_study_2" == package_name(Path("/somewhere/My-Study.2"))
+    assert [] == list(name_problems("my_study_2", given=False))

@@ -1,0 +1,127 @@
+"""`python -m hpcexp.job`: real ranks on hand-made plans."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_plans import digits_plan, run_job, start_job
+
+from hpcexp.plan import save_plan
+from hpcexp.record.journal import Point, read_points
+from hpcexp.rundir import RunDir, read_json
+
+
+def journal(run_dir: Path) -> list[Point]:
+    return read_points(RunDir(run_dir).journal)[0]
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("one")
+    assert run_job(digits_plan(run_dir)) == [(0, "")]
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("two")
+    assert run_job(digits_plan(run_dir, world_size=2)) == [(0, ""), (0, "")]
+    return run_dir
+
+
+def test_a_job_says_nothing_and_leaves_all_its_files(one_rank: Path) -> None:
+    """The run directory is the only thing it talks to."""
+    expected = {"plan.yaml", "metrics.jsonl", "summary.json", "confusion.json", "best.ckpt", "last.ckpt"}
+    assert expected == {path.name for path in one_rank.rglob("*") if path.is_file()}
+
+
+def test_every_step_is_in_the_journal_once(one_rank: Path) -> None:
+    """Loss and rate of each, whatever the interval of writes."""
+    steps = [point.step for point in journal(one_rank) if "train/loss" in point.metrics]
+    assert list(range(1, 2 * 19 + 1)) == steps
+
+
+def test_the_summary_says_what_was_reached(one_rank: Path) -> None:
+    """Test metrics, best checkpoint, steps."""
+    summary = read_json(RunDir(one_rank).summary)
+    assert (2, 38, False) == (summary["epochs"], summary["steps"], summary["diverged"])
+    assert summary["test"]["test/acc"] > 0.7
+    assert "checkpoints/best.ckpt" == summary["best"]["path"]
+
+
+def test_the_confusion_matrix_counts_every_test_sample(one_rank: Path, two_ranks: Path) -> None:
+    """Once, whatever the number of ranks."""
+    for run_dir in (one_rank, two_ranks):
+        matrix = read_json(RunDir(run_dir).confusion)["matrix"]
+        assert digits_plan(run_dir).data.num_test == sum(map(sum, matrix))  # type: ignore[union-attr]
+
+
+def test_two_ranks_train_as_one_does(one_rank: Path, two_ranks: Path) -> None:
+    """The same global batches give the same losses within rounding, and validation counts every sample once."""
+    one, two = journal(one_rank), journal(two_ranks)
+    assert [(p.step, set(p.metrics)) for p in one] == [(p.step, set(p.metrics)) for p in two]
+    for a, b in zip(one, two, strict=True):
+        assert a.metrics == pytest.approx(b.metrics, rel=1e-4)
+
+
+def test_mistakes_end_it_before_the_first_step(tmp_path: Path) -> None:
+    """Exit status 2, no traceback, all of them at once, and where the launcher finds them."""
+    overrides: dict[str, Any] = {"optimizer___target_": "torch.optim.SDG", "model__hiden": [3]}
+    [(status, output)] = run_job(digits_plan(tmp_path, **overrides))
+    assert status == 2
+    assert "Traceback" not in output
+    error = read_json(tmp_path / "errors-rank-0.json")
+    assert error["kind"] == "config"
+    for word in ("torch.optim.SDG", "'SGD'", "model.hiden", "'hidden'"):
+        assert word in output
+        assert word in error["message"]
+    assert journal(tmp_path) == []
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_sigterm_ends_all_ranks_after_a_step_with_a_checkpoint(tmp_path: Path, world_size: int) -> None:
+    """Only the last rank hears the signal."""
+    ranks = start_job(digits_plan(tmp_path, world_size, trainer__max_epochs=100_000))
+    while not journal(tmp_path):
+        assert ranks[0].poll() is None
+        time.sleep(0.1)
+    ranks[-1].send_signal(signal.SIGTERM)
+    outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
+    assert [143] * world_size == [rank.returncode for rank in ranks], outputs
+    assert RunDir(tmp_path).last.is_file()
+    assert RunDir(tmp_path).best.is_file()
+
+
+def test_progress_comes_down_the_pipe(tmp_path: Path) -> None:
+    """A reader that never reads does not stop it; one that does sees the last step."""
+    reader, writer = os.pipe()
+    save_plan(digits_plan(tmp_path), tmp_path / "plan.yaml")
+    command = [sys.executable, "-m", "hpcexp.job", str(tmp_path)]
+    environment = {**os.environ, "HPCEXP_PROGRESS_FD": str(writer)}
+    subprocess.run(command, check=True, pass_fds=[writer], env=environment)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        lines = [json.loads(line) for line in pipe]
+    assert (38, 38, 2) == (lines[-1]["step"], lines[-1]["steps"], lines[-1]["epochs"])
+
+
+def test_a_job_dies_with_its_supervisor(tmp_path: Path) -> None:
+    """The end of the inherited pipe ends it."""
+    save_plan(digits_plan(tmp_path, trainer__max_epochs=100_000), tmp_path / "plan.yaml")
+    reader, writer = os.pipe()
+    job = subprocess.Popen(
+        [sys.executable, "-m", "hpcexp.job", str(tmp_path)],
+        pass_fds=[reader],
+        env={**os.environ, "HPCEXP_PARENT_FD": str(reader)},
+    )
+    os.close(reader)
+    os.close(writer)
+    assert job.wait(timeout=60) == -signal.SIGKILL

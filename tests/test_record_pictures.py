@@ -1,0 +1,54 @@
+"""Pictures are drawn from what a run has."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from record_support import finish, make_run
+
+from hpcexp.record.journal import Journal
+from hpcexp.record.pictures import draw_pictures
+from hpcexp.rundir import RunDir, write_json
+
+
+def size(png: Path) -> tuple[int, int]:
+    """Width and height of a PNG file (PNG specification, 11.2.2)."""
+    head = png.read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", head[16:24])
+    return width, height
+
+
+def test_a_run_gets_its_curves_and_confusion_matrix(tmp_path: Path) -> None:
+    """One picture for each metric, whatever its splits."""
+    run = make_run(tmp_path, None, steps=300)
+    finish(run)
+    drawn = draw_pictures(run, "digits_mlp · lr=0.01")
+    assert [path.name for path in drawn] == ["loss.png", "lr.png", "confusion.png"]
+    assert min(side for path in drawn for side in size(path)) > 500
+    assert sorted(run.plots.iterdir()) == sorted(drawn)
+
+
+def test_values_that_are_no_numbers_leave_gaps(tmp_path: Path) -> None:
+    """A run that diverged is drawn as far as it went."""
+    run = RunDir(tmp_path)
+    journal = Journal(run.journal)
+    journal.append((step, {"train/loss": float("nan") if step > 120 else 1.0 + step % 2}) for step in range(300))
+    journal.append([(1, {"val/loss": float("inf")}), (2, {"val/loss": float("inf")})])
+    journal.close()
+    assert [path.name for path in draw_pictures(run, "diverged")] == ["loss.png"]
+
+
+def test_a_hundred_classes_fit_into_one_picture(tmp_path: Path) -> None:
+    """Without a number in each cell."""
+    run = RunDir(tmp_path)
+    matrix = [[5 if row == column else 0 for column in range(100)] for row in range(100)]
+    write_json(run.confusion, {"labels": [f"class {i}" for i in range(100)], "matrix": matrix})
+    (picture,) = draw_pictures(run, "many")
+    assert max(size(picture)) < 2400
+
+
+def test_a_run_that_logged_nothing_has_no_pictures(tmp_path: Path) -> None:
+    """Nothing to draw is no error."""
+    assert draw_pictures(RunDir(tmp_path), "nothing") == []

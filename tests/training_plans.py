@@ -1,0 +1,97 @@
+"""Plans of small digits runs, made by hand, and the processes that run them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hpcexp import schema
+from hpcexp.data.digits import Digits
+from hpcexp.plan import Batch, Plan, Steps, Topology, save_plan
+
+
+def digits_config(**overrides: Any) -> dict[str, Any]:
+    """The configuration of a two-epoch digits run; overrides are spelled `trainer__max_epochs=3`."""
+    config: dict[str, Any] = {
+        "name": "digits_mlp",
+        "seed": 1,
+        "data": {"_target_": "hpcexp.data.digits.Digits", "global_batch_size": 64},
+        "model": {"_target_": "hpcexp.models.mlp.MLP", "hidden": [32]},
+        "task": {"loss": {"_target_": "torch.nn.CrossEntropyLoss"}, "metrics": ["acc"]},
+        "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.003, "fused": True},
+        "scheduler": {"_target_": "hpcexp.train.schedules.warmup_cosine", "interval": "step", "warmup": 0.1},
+        "strategy": {"name": "auto"},
+        "trainer": {**asdict(schema.Trainer()), "max_epochs": 2, "monitor": "val/acc", "mode": "max"},
+        "checkpoint": asdict(schema.Checkpoint()),
+        "callbacks": {},
+    }
+    for name, value in overrides.items():
+        *sections, key = name.split("__")
+        node = config
+        for section in sections:
+            node = node[section]
+        node[key] = value
+    return config
+
+
+def digits_plan(run_dir: Path, world_size: int = 1, **overrides: Any) -> Plan:
+    """The plan of `digits_config(**overrides)` on CPU ranks."""
+    config = digits_config(**overrides)
+    facts, size = Digits().facts(), config["data"]["global_batch_size"]
+    accumulate, epochs = config["trainer"]["accumulate_grad_batches"], config["trainer"]["max_epochs"]
+    per_epoch = config["trainer"]["limit_train_batches"] or facts.num_train // size
+    several = world_size > 1
+    return Plan(
+        version=1,
+        name="run",
+        experiment="digits_mlp",
+        run_dir=str(run_dir),
+        signature="1" * 64,
+        config=config,
+        overrides=(),
+        choices={},
+        topology=Topology(
+            "cpu", tuple(range(world_size)), 1, 1, "ddp" if several else "single", "gloo" if several else None
+        ),
+        batch=Batch(size, size // world_size // accumulate, accumulate),
+        steps=Steps(per_epoch, per_epoch * epochs, epochs),
+        data=facts,
+        num_params=None,
+        tracking_uri=None,
+        lineage={},
+        warnings=(),
+    )
+
+
+def start_job(plan: Plan, **environment: str) -> list[subprocess.Popen[str]]:
+    """Freeze the plan and start its ranks."""
+    run_dir = Path(plan.run_dir)
+    save_plan(plan, run_dir / "plan.yaml")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    world = plan.topology.world_size
+    shared = {"WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+    ranks = [{**shared, "RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0} for rank in range(world)]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "hpcexp.job", str(run_dir)],
+            env={**os.environ, **{k: str(v) for k, v in rank.items()}, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in ranks
+    ]
+
+
+def run_job(plan: Plan, **environment: str) -> list[tuple[int, str]]:
+    """Exit status and output of every rank."""
+    processes = start_job(plan, **environment)
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
