@@ -1,59 +1,62 @@
-"""CPU time of a cold job until its first step against importing torch and building an optimizer; interleaved.
+"""CPU time of a cold run of `digits_mlp`, against importing torch and building an optimizer.
 
-python benchmarks/coldstart.py RUN_DIR [--pairs 3]
-
-RUN_DIR holds the `plan.yaml` of a run of one short epoch, as `hpcexp train launch=dry trainer.max_epochs=1
-trainer.limit_train_batches=1` makes it; the job runs in copies of it. Its time counts the whole process: imports,
-building, one step, validation, test, end.
+`until its first step` is the planning half of the command (the same command with `launch=dry`) and the rank's process
+from its start to the end of its first step. `the whole command` is a run of one step with all that belongs to a run:
+planning, supervisor, rank, validation, test, both checkpoints, and the process that draws the pictures; tracking is
+off. The peer is `benchmarks.stock`: one process, no validation, no test, no checkpoint.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import resource
-import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-FLOOR = "import torch; torch.optim.AdamW(torch.nn.Linear(2, 2).parameters())"
-LIGHTNING = f"{FLOOR}; import pytorch_lightning"
+from benchmarks.measure import Row, cpu_seconds, interleaved, metered
+
+PAIRS = 4
+GOAL = 1.5
+
+FLOOR = ["-c", "import torch; torch.optim.AdamW(torch.nn.Linear(2, 2).parameters())"]
+OURS = [
+    *("-m", "hpcexp", "train", "trainer.max_steps=1", "tracking=off", "hardware=cpu", "hardware.threads_per_rank=1"),
+    "callbacks.meter._target_=benchmarks.meter.Meter",
+]
+STOCK = ["-m", "benchmarks.stock", "hydra/output=default", "trainer.max_steps=1"]
 
 
-def main() -> None:
-    """Print the medians and their ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--pairs", type=int, default=3)
-    args = parser.parse_args()
-    times: dict[str, list[float]] = {"torch + optimizer": [], "… + stock Lightning": [], "hpcexp job": []}
-    for _ in range(args.pairs + 1):
-        times["torch + optimizer"].append(cpu_seconds([sys.executable, "-c", FLOOR]))
-        times["… + stock Lightning"].append(cpu_seconds([sys.executable, "-c", LIGHTNING]))
-        times["hpcexp job"].append(job(args.run_dir))
-    floor = statistics.median(times["torch + optimizer"][1:])
-    for name, values in times.items():
-        median = statistics.median(values[1:])
-        print(f"{name:20} {median:6.2f} s CPU   {median / floor:5.2f} × torch")
+def rows(pairs: int, scratch: Path) -> list[Row]:
+    """The table's lines."""
+    stock_first, ours_first = [], []
+
+    def floor(directory: Path) -> float:
+        return cpu_seconds(FLOOR, directory)
+
+    def stock(directory: Path) -> float:
+        whole = cpu_seconds(STOCK, directory)
+        stock_first.append(metered(directory, "until_first_step_s"))
+        return whole
+
+    def ours(directory: Path) -> float:
+        planning = cpu_seconds([*OURS, "launch=dry"], directory)
+        whole = cpu_seconds(OURS, directory)
+        ours_first.append(planning + metered(directory, "until_first_step_s"))
+        return whole
+
+    ways = {"floor": floor, "stock": stock, "ours": ours}
+    taken = interleaved({name: _in_new_directory(way, scratch) for name, way in ways.items()}, pairs)
+    against = taken["floor"]
+    return [
+        Row("cold `hpcexp train` until its first step / torch + optimizer", ours_first[1:], against, GOAL),
+        Row("stock Lightning + Hydra until its first step / torch + optimizer", stock_first[1:], against),
+        Row("the whole command `hpcexp train trainer.max_steps=1` / torch + optimizer", taken["ours"], against),
+        Row("the whole stock script of one step / torch + optimizer", taken["stock"], against),
+    ]
 
 
-def job(run_dir: Path) -> float:
-    """A job on a copy of the plan."""
-    with tempfile.TemporaryDirectory() as directory:
-        shutil.copy(run_dir / "plan.yaml", directory)
-        return cpu_seconds([sys.executable, "-m", "hpcexp.job", directory])
+def _in_new_directory(way: Callable[[Path], float], scratch: Path) -> Callable[[], float]:
+    def run() -> float:
+        with tempfile.TemporaryDirectory(dir=scratch) as directory:
+            return way(Path(directory))
 
-
-def cpu_seconds(command: list[str]) -> float:
-    """User and system time of a command and its children."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-
-
-if __name__ == "__main__":
-    main()
+    return run

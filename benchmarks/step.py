@@ -1,155 +1,174 @@
-"""CPU time of a training step: hpcexp with all its recording against a bare PyTorch loop, interleaved in one process.
+"""CPU time of a training step: one whole `fit` on one thread, divided by its steps; all in one process, interleaved.
 
-python benchmarks/step.py [--hidden 256 256] [--batch 64] [--epochs 20] [--pairs 5] [--threads 1]
+`hpcexp` is the composed experiment run by `hpcexp.train.fit`, as a job does: a validation every epoch, every step's loss
+and rate in the journal, best weights held, both checkpoints written and synced, signals heard, progress down a pipe
+that another process reads. `bare` is optimizer, DataLoader(shuffle) and loop, and nothing else: no validation, no
+record. The peers are stock Lightning over the same DataLoader, without validation and checkpoints. Not counted for
+any: imports, reading the data, building the model; nor the shipper, a process of its own (`benchmarks.shipper`).
 
-`bare` is a loop over `DataLoader(batch, shuffle=True)` with plain Adam and nothing else. `hpcexp` is what a job does
-between `trainer.fit` and its end: a validation every epoch, every step's loss and rate in the journal, best weights
-kept, both checkpoints written at the end. Its time is divided by its training steps: all of that is in it.
+The default model shows what a step costs beside its arithmetic; `digits_cnn` with more samples in a batch what is left
+of that at a step of more than 15 ms. There the bare loop has hpcexp's own fused optimizer, and hpcexp validates once,
+at the end: otherwise the ratio would tell of Adam and of validation, not of the framework.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
+import os
+import signal
+import subprocess
 import tempfile
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from hpcexp import schema
-from hpcexp.data.digits import Digits
-from hpcexp.plan import Batch, Plan, Steps, Topology
-from hpcexp.rundir import RunDir
+from benchmarks.measure import Row, interleaved, metered
+from hpcexp.plan import Plan
 
+PAIRS = 5
+GOAL, LONG_GOAL = 1.1, 1.03
+LONG_STEP_S = 0.015
 
-def main() -> None:
-    """Print the medians and their ratio."""
-    args = arguments()
-    prepare(args.threads)
-    bare, ours = [], []
-    for _ in range(args.pairs + 1):
-        bare.append(bare_step(args))
-        ours.append(hpcexp_step(args))
-    b, o = statistics.median(bare[1:]), statistics.median(ours[1:])
-    ratios = [y / x for x, y in zip(bare[1:], ours[1:], strict=True)]
-    print(f"bare    {b * 1e6:9.0f} µs a step")
-    print(f"hpcexp  {o * 1e6:9.0f} µs a step")
-    print(f"ratio   {statistics.median(ratios):9.3f}   (of pairs {min(ratios):.3f} to {max(ratios):.3f})")
+ONE_THREAD = ("tracking=off", "hardware=cpu", "hardware.threads_per_rank=1", "run.root=.")
+METER = "callbacks.meter._target_=benchmarks.meter.Meter"
+LONG = ("experiment=digits_cnn", "data.global_batch_size=256", "trainer.max_epochs=20", "trainer.val_every_epochs=20")
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hidden", type=int, nargs="+", default=[256])
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args()
+def rows(pairs: int, scratch: Path) -> list[Row]:
+    """The table's lines."""
+    from hpcexp.train.quiet import import_lightning
 
-
-def prepare(threads: int) -> None:
-    """Import as a job does."""
-    from hpcexp.train.imports import lighten
-
-    lighten()
-    import pytorch_lightning  # noqa: F401
+    import_lightning()
     import torch
 
-    from hpcexp.train.quiet import quiet
-
-    quiet()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
+    return [*_short(pairs, scratch), *_long(pairs, scratch)]
 
 
-def bare_step(args: argparse.Namespace) -> float:
-    """Seconds of CPU a step of the plain loop."""
+def _short(pairs: int, scratch: Path) -> list[Row]:
+    plan = _plan(scratch)
+    loggers = _loggers(scratch)
+    ways: dict[str, Callable[[], float]] = {
+        "bare": lambda: bare_step(plan),
+        "ours": lambda: hpcexp_step(plan, scratch),
+        "stock": lambda: stock_step(plan, scratch),
+    }
+    ways |= {name: lambda make=make: stock_step(plan, scratch, make) for name, make in loggers.items()}  # type: ignore[misc]
+    taken = interleaved(ways, pairs)
+    bare = taken.pop("bare")
+    names = {"ours": "step of `digits_mlp`, everything recorded", "stock": "stock Lightning, nothing logged"}
+    goals = {"ours": GOAL}
+    return [Row(f"{names.get(k, k)} / bare loop", v, bare, goals.get(k)) for k, v in taken.items()]
+
+
+def _long(pairs: int, scratch: Path) -> list[Row]:
+    plan = _plan(scratch, *LONG)
+    ways = {"bare": lambda: bare_step(plan, own=True), "ours": lambda: hpcexp_step(plan, scratch)}
+    taken = interleaved(ways, pairs)
+    if min(taken["bare"]) < LONG_STEP_S:
+        raise RuntimeError(f"A long step took {min(taken['bare']) * 1e3:.1f} ms. Fix: a larger batch in LONG.")
+    return [
+        Row("step of `digits_cnn`, batch 256, everything recorded / bare loop", taken["ours"], taken["bare"], LONG_GOAL)
+    ]
+
+
+def bare_step(plan: Plan, *, own: bool = False) -> float:
+    """Seconds of CPU a step of the plain loop, with plain Adam or with the plan's `own` optimizer."""
     import torch
-    from torch.utils.data import DataLoader, TensorDataset
 
-    from hpcexp.models.mlp import MLP
+    from benchmarks.stock import loader
+    from hpcexp.build.instantiate import instantiate
 
-    data = Digits().load("train")
-    loader = DataLoader(TensorDataset(data.inputs, data.targets), args.batch, shuffle=True, drop_last=True)
-    model = MLP(data.inputs.shape[1:], 10, args.hidden)
-    optimizer, loss_of = torch.optim.Adam(model.parameters(), lr=1e-3), torch.nn.CrossEntropyLoss()
-    before: float = time.process_time()
-    for _ in range(args.epochs):
-        for inputs, targets in loader:
+    model, loss_of = _model(plan), instantiate(plan.config["task"]["loss"], path="task.loss")
+    batches = loader(plan.config["data"]["global_batch_size"])
+    epochs, lr = plan.config["trainer"]["max_epochs"], plan.config["optimizer"]["lr"]
+    began = time.process_time()
+    optimizer = (
+        torch.optim.AdamW(model.parameters(), lr=lr, fused=True) if own else torch.optim.Adam(model.parameters(), lr=lr)
+    )
+    for _ in range(epochs):
+        for inputs, targets in batches:
             optimizer.zero_grad()
             loss_of(model(inputs), targets).backward()
             optimizer.step()
-    steps: int = args.epochs * len(loader)
-    return (time.process_time() - before) / steps
+    return (time.process_time() - began) / (epochs * len(batches))
 
 
-def hpcexp_step(args: argparse.Namespace) -> float:
+def hpcexp_step(plan: Plan, scratch: Path) -> float:
     """Seconds of CPU a step of a job."""
     import torch
 
-    from hpcexp.record.journal import Journal
-    from hpcexp.record.lightning import JournalLogger
-    from hpcexp.train.control import Control, Signals
-    from hpcexp.train.experiment import Rank, make_callbacks, make_data, make_module
-    from hpcexp.train.keeper import Keeper
-    from hpcexp.train.module import Supervised
-    from hpcexp.train.trainer import make_trainer
+    from hpcexp.rundir import RunDir
+    from hpcexp.train.control import Signals
+    from hpcexp.train.experiment import Rank
+    from hpcexp.train.fit import train
 
-    with tempfile.TemporaryDirectory() as directory:
-        run = RunDir(Path(directory))
-        plan = digits_plan(run, args)
-        journal = Journal(run.journal)
-        module = make_module(plan, journal)
-        assert isinstance(module, Supervised)
-        module.plain_batches = True
-        data = make_data(plan, Rank(0, 1, torch.device("cpu")))
-        keeper = Keeper(plan, run, write=True)
-        callbacks = [*make_callbacks(plan, keeper), Control(Signals(), keeper, rank=0)]
-        trainer = make_trainer(plan, run, callbacks=callbacks, logger=JournalLogger(journal, "bench", "step", run.path))
-        before = time.process_time()
-        trainer.fit(module, datamodule=data)
-        spent = time.process_time() - before
-        journal.close()
-        steps: int = trainer.global_step
-        return spent / steps
+    rank = Rank(0, 1, torch.device("cpu"))
+    with tempfile.TemporaryDirectory(dir=scratch) as directory, _drained_pipe() as pipe, _own_signals():
+        train(plan, RunDir(Path(directory)), rank, Signals(), started=time.time(), progress_fd=pipe)
+        return metered(Path(directory), "step_s")
 
 
-def digits_plan(run: RunDir, args: argparse.Namespace) -> Plan:
-    """The plan of digits_mlp with the sizes asked for."""
-    facts = Digits().facts()
-    per_epoch = facts.num_train // args.batch
-    trainer = {**asdict(schema.Trainer()), "max_epochs": args.epochs, "monitor": "val/acc", "mode": "max"}
-    config = {
-        "seed": 1,
-        "data": {"_target_": "hpcexp.data.digits.Digits", "global_batch_size": args.batch},
-        "model": {"_target_": "hpcexp.models.mlp.MLP", "hidden": args.hidden},
-        "task": {"loss": {"_target_": "torch.nn.CrossEntropyLoss"}, "metrics": ["acc"]},
-        "optimizer": {"_target_": "torch.optim.AdamW", "lr": 1e-3, "fused": True},
-        "scheduler": {"_target_": "hpcexp.train.schedules.warmup_cosine", "interval": "step", "warmup": 0.05},
-        "strategy": {"name": "auto"},
-        "trainer": trainer,
-        "checkpoint": asdict(schema.Checkpoint()),
-        "callbacks": {},
+def stock_step(plan: Plan, scratch: Path, make_logger: Callable[[Path], Any] | None = None) -> float:
+    """Seconds of CPU a step of stock Lightning; with a logger every step's loss is logged."""
+    from benchmarks.stock import Classifier, loader, trainer
+    from hpcexp.build.instantiate import instantiate
+
+    loss = instantiate(plan.config["task"]["loss"], path="task.loss")
+    module = Classifier(_model(plan), loss, plan.config["optimizer"]["lr"], logs=make_logger is not None)
+    with tempfile.TemporaryDirectory(dir=scratch) as directory:
+        logger = make_logger(Path(directory)) if make_logger else False
+        batches = loader(plan.config["data"]["global_batch_size"])
+        trainer(directory, plan.config["trainer"]["max_epochs"], logger=logger).fit(module, batches)
+        return metered(Path(directory), "step_s")
+
+
+def _loggers(scratch: Path) -> dict[str, Callable[[Path], Any]]:
+    from pytorch_lightning.loggers import CSVLogger, MLFlowLogger
+
+    store = f"sqlite:///{scratch / 'stock.db'}"
+    return {
+        "stock Lightning, `self.log` + CSVLogger every step": lambda directory: CSVLogger(str(directory)),
+        "stock Lightning, `self.log` + MLFlowLogger (SQLite) every step": lambda _: MLFlowLogger(
+            "stock", tracking_uri=store
+        ),
     }
-    return Plan(
-        version=1,
-        name="step",
-        experiment="bench",
-        run_dir=str(run.path),
-        signature="",
-        config=config,
-        overrides=(),
-        choices={},
-        topology=Topology("cpu", (0,), 1, args.threads, "single", None),
-        batch=Batch(args.batch, args.batch, 1),
-        steps=Steps(per_epoch, per_epoch * args.epochs, args.epochs),
-        data=facts,
-        num_params=None,
-        tracking_uri=None,
-        lineage={},
-        warnings=(),
-    )
 
 
-if __name__ == "__main__":
-    main()
+def _plan(scratch: Path, *overrides: str) -> Plan:
+    from hpcexp.compose.composer import Composer
+    from hpcexp.prepare import prepare
+
+    return prepare(Composer(scratch).compose([*overrides, *ONE_THREAD, METER]), scratch, ["hpcexp", "train"])
+
+
+def _model(plan: Plan) -> Any:
+    from hpcexp.build.instantiate import fill, instantiate
+
+    assert plan.data is not None
+    known = {"in_shape": plan.data.input_shape, "num_classes": plan.data.num_classes}
+    return instantiate(fill(plan.config["model"], "model", **known), path="model")
+
+
+@contextmanager
+def _drained_pipe() -> Generator[int, None, None]:
+    """The writing end of a pipe that another process reads."""
+    read, write = os.pipe()
+    with subprocess.Popen(["cat"], stdin=read, stdout=subprocess.DEVNULL):
+        os.close(read)
+        try:
+            yield write
+        finally:
+            os.close(write)
+
+
+@contextmanager
+def _own_signals() -> Generator[None, None, None]:
+    """Undo afterwards that a job takes SIGINT and SIGTERM for itself."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,18 +6,20 @@ Exit status: 0 done; 2 a mistake the user can mend; 1 anything else; 143 and 130
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
+import sysconfig
 import threading
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpcexp.errors import ConfigError, HpcexpError
 from hpcexp.plan import Plan, load_plan
-from hpcexp.rundir import RunDir, write_json
+from hpcexp.rundir import RunDir
 
 if TYPE_CHECKING:
     from hpcexp.train.experiment import Rank
@@ -31,12 +33,12 @@ def main(argv: list[str] | None = None) -> int:
         return _run(run)
     except HpcexpError as e:
         kind = "config" if isinstance(e, ConfigError) else type(e).__name__.removesuffix("Error").lower()
-        _report(run, kind, str(e))
+        _report(kind, str(e))
         print(e, file=sys.stderr)
         return 2
     except Exception as e:  # noqa: BLE001 - the traceback goes to the log, the cause to the launcher
+        _report("crash", f"{type(e).__name__}: {e}{_place(e)}")
         traceback.print_exc()
-        _report(run, "crash", f"{type(e).__name__}: {e}")
         return 1
 
 
@@ -88,10 +90,19 @@ def _wait_for_end(fd: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _report(run: RunDir, kind: str, message: str) -> None:
-    error: dict[str, Any] = {"kind": kind, "message": message}
-    with contextlib.suppress(OSError):
-        write_json(run.path / f"errors-rank-{os.environ.get('RANK', '0')}.json", error)
+def _report(kind: str, message: str) -> None:
+    """Tell the supervisor, which tells the user: a full disk may have no room for the log."""
+    if (fd := _fd("HPCEXP_PROGRESS_FD")) is not None:
+        said = {"rank": int(os.environ.get("RANK", "0")), "error": {"kind": kind, "message": message}}
+        with contextlib.suppress(OSError):
+            os.write(fd, (json.dumps(said) + "\n").encode())
+
+
+def _place(error: BaseException) -> str:
+    """Where in the user's or hpcexp's code an error came from, as ` (file:line)`."""
+    installed = tuple(sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib"))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(installed)]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 MAX_LENGTH = 96
 SIGNATURE_LENGTH = 8
-_UNTOLD = ("experiment", "debug", "seed", "run", "tracking", "launch", "hardware.threads_per_rank", "notes", "name")
+_UNTOLD = ("experiment", "seed", "run", "tracking", "launch", "hardware.threads_per_rank", "notes", "name")
 
 
 def run_name(overrides: Iterable[str], seed: int, signature: str, label: str) -> str:

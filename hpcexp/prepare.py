@@ -67,11 +67,12 @@ def prepare(composed: Composed, project: Path, command: Sequence[str], machine: 
         data=facts.fingerprint if facts else "",
     )
     name = run_name(composed.overrides, config["seed"], identity, config["run"]["label"])
+    directory = _directory(root / config["name"], name, identity)
     return Plan(
         version=VERSION,
-        name=name,
+        name=directory.name,
         experiment=config["name"],
-        run_dir=str(_directory(root / config["name"], name, identity)),
+        run_dir=str(directory),
         signature=identity,
         config=config,
         overrides=composed.overrides,

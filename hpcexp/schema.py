@@ -12,6 +12,8 @@ from typing import Any
 
 MISSING: Any = "???"
 
+# The classes below are never made, only read; what a dataclass generates beside them would cost planning 10 ms.
+
 
 def number(default: Any, *, above: float | None = None, least: float | None = None, most: float | None = None) -> Any:
     """A numeric field with the range that the checks hold it to."""
@@ -24,7 +26,7 @@ def choice(default: Any, *options: str) -> Any:
     return field(default=default, metadata={"options": options})
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Hardware:
     """Which devices a job runs on."""
 
@@ -38,7 +40,7 @@ class Hardware:
     """CPU threads a rank computes with; empty: the machine's cores divided by its ranks."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Data:
     """What hpcexp reads of a data set beside the arguments of its `_target_`."""
 
@@ -54,7 +56,7 @@ class Data:
     """A callable (`_target_`) applied to every training batch on its device."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Task:
     """What is learned: the loss, and the metrics that are reported beside it."""
 
@@ -64,7 +66,7 @@ class Task:
     """Names of metrics: acc, top5 (classification); mse, mae (regression)."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Optimizer:
     """What hpcexp checks of an optimizer beside the arguments of its `_target_`."""
 
@@ -76,7 +78,7 @@ class Optimizer:
     """Momentum, where the optimizer has one."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Scheduler:
     """What hpcexp reads of a learning-rate schedule beside the arguments of its `_target_`."""
 
@@ -86,7 +88,7 @@ class Scheduler:
     """Share of all steps over which the rate rises from zero, where the schedule has one."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Strategy:
     """What hpcexp reads of a strategy beside the arguments of its `_target_`."""
 
@@ -94,7 +96,7 @@ class Strategy:
     """`auto`: one process on one device, DDP on several."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Trainer:
     """How long and how the model is trained."""
 
@@ -138,7 +140,7 @@ class Trainer:
     """Further arguments of `pytorch_lightning.Trainer`, spelled as there."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Checkpoint:
     """When a run's state is written; best and last are always written together at the end."""
 
@@ -148,7 +150,7 @@ class Checkpoint:
     """Epochs between two checkpoints; empty: not by epochs."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Tracking:
     """Where MLflow gets what the run directory holds."""
 
@@ -166,7 +168,7 @@ class Tracking:
     """Seconds that the command waits at its end for MLflow to have everything; `hpcexp sync` delivers the rest."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Launch:
     """Where a job runs."""
 
@@ -178,7 +180,7 @@ class Launch:
     """`auto`: a bar on a terminal, a line every few seconds elsewhere."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Run:
     """Where results go."""
 
@@ -188,7 +190,7 @@ class Run:
     """A word of your own in the run's name; it does not change the run's identity."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Config:
     """The whole experiment."""
 

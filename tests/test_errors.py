@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -64,31 +66,50 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
 HYDRAS_WORDS = ("To append", "Could not override", "Could not append", "HYDRA_FULL_ERROR", "Traceback", "You may")
 
 
-@pytest.mark.parametrize(("overrides", "words"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_mistakes_are_named(hpcexp: Callable[..., Said], project: Path, overrides: list[str], words: list[str]) -> None:
-    """One message in hpcexp's words with what, why and a way out; exit status 2; nothing is written."""
-    (project / "a_file").touch()
-    said = hpcexp("train", *overrides)
+@dataclass(frozen=True)
+class Told:
+    """What a process that made every mistake was told, and what it left behind."""
+
+    said: dict[str, Said]
+    imported: list[str]
+    files: list[str]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """All of MISTAKES, one after the other in one process that does nothing else."""
+    place = tmp_path_factory.mktemp("mistakes")
+    (place / "a_file").touch()
+    code = f"""
+    import contextlib, io, json, os, sys
+    from hpcexp.cli.main import run
+    said = {{}}
+    for name, overrides in { ({name: overrides for name, (overrides, _) in MISTAKES.items()})!r}.items():
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = run(["train", *overrides])
+        said[name] = status, out.getvalue(), err.getvalue()
+    print(json.dumps([said, sorted(set({HEAVY!r}) & set(sys.modules)), os.listdir()]))
+    """
+    answer = python(code, place)
+    assert 0 == answer.status, answer.err
+    said, imported, files = json.loads(answer.out)
+    return Told({name: Said(*parts) for name, parts in said.items()}, imported, files)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_named(told: Told, mistake: str) -> None:
+    """One message in hpcexp's words with what, why and a way out; exit status 2."""
+    said, words = told.said[mistake], MISTAKES[mistake][1]
     assert (2, "") == (said.status, said.out)
     assert [] == [w for w in words if w not in said.err], said.err
     assert [] == [w for w in HYDRAS_WORDS if w in said.err], said.err
     assert "problems:" not in said.err
-    assert not (project / "runs").exists()
 
 
-def test_no_mistake_needs_torch(project: Path) -> None:
-    """All of them in one process, which has imported nothing heavy at its end."""
-    (project / "a_file").touch()
-    said = python(
-        f"""
-        import sys
-        from hpcexp.cli.main import run
-        assert [2] * {len(MISTAKES)} == [run(["train", *o]) for o in {[o for o, _ in MISTAKES.values()]!r}]
-        print(sorted(set({HEAVY!r}) & set(sys.modules)))
-        """,
-        project,
-    )
-    assert (0, "[]\n") == (said.status, said.out), said.err
+def test_mistakes_are_named_before_anything_starts(told: Told) -> None:
+    """Nothing heavy was imported, nothing written."""
+    assert ([], ["a_file"]) == (told.imported, told.files)
 
 
 def test_a_mistake_is_exit_status_2_of_the_command(project: Path) -> None:
@@ -200,6 +221,7 @@ def test_mistakes_of_other_verbs_are_named(hpcexp: Callable[..., Said], argv: li
         (["show", "nothing"], ["No run is named 'nothing'", "hpcexp runs"]),
         (["predict", "last", "no.png"], ["no file no.png"]),
         (["export", "last", "-o", "runs"], ["runs exists already", "Fix:"]),
+        (["export", "last", "-o", "model.bin"], ["model.bin", ".pt2", "Fix: --output model.pt2"]),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else None,
 )

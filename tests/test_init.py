@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,17 +82,31 @@ def test_every_experiment_of_the_project_is_planned(project: Path) -> None:
         assert hpcexp(project, "plan", f"experiment={file.stem}").startswith(f"{file.stem}/")
 
 
-def test_primary_config_offers_every_group_of_the_packaged_one() -> None:
-    """The template's config.yaml takes the place of ours, so a group that is new there must stand here too."""
+def test_primary_config_is_the_packaged_one_with_options_of_its_own() -> None:
+    """The template's config.yaml takes the place of ours, so what changes there must change here too."""
     own, packaged = (
-        {key for entry in yaml.safe_load((conf / "config.yaml").read_text())["defaults"] for key in _groups(entry)}
+        yaml.safe_load((conf / "config.yaml").read_text(encoding="utf-8"))
         for conf in (TEMPLATE / "conf", packaged_conf())
     )
-    assert packaged | {"sweep"} == own
+    changed = {"data": "waveforms", "model": "signalnet", "experiment": "waveforms"}
+    expected = [
+        entry if isinstance(entry, str) else {k: changed.get(k, v) for k, v in entry.items()}
+        for entry in packaged["defaults"]
+    ]
+    own["defaults"].remove({"sweep": None})
+    assert {**packaged, "defaults": expected} == own
 
 
-def _groups(entry: str | dict[str, str]) -> list[str]:
-    return [entry] if isinstance(entry, str) else list(entry)
+def test_tutorial_shows_the_files_that_init_writes() -> None:
+    """Every file that it prints and the template has, word for word."""
+    tutorial = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    printed = dict(re.findall(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)^```$", tutorial, flags=re.MULTILINE | re.DOTALL))
+    written = {str(f).replace(PLACEHOLDER, "study"): f for f in project_files()}
+    shared = printed.keys() & written.keys()
+    assert {"study/model.py", "study/data.py", "conf/config.yaml", "conf/sweep/capacity.yaml"} <= shared
+    for name in shared:
+        text = (TEMPLATE / written[name]).read_text(encoding="utf-8")
+        assert text.replace(PLACEHOLDER, "study") == printed[name], name
 
 
 @pytest.mark.slow
@@ -191,6 +206,17 @@ def test_a_name_that_cannot_be_a_package_is_refused(name: str, why: str) -> None
     assert problem.startswith(f"--name {name}: ")
     assert why in problem
     assert "Fix: --name " in problem
+
+
+def test_a_folder_of_the_name_in_the_current_directory_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is installed would be hidden."""
+    (tmp_path / "my_study").mkdir()
+    (tmp_path / "my_study" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert [] == list(name_problems("my_study", given=True))
 
 
 def test_package_is_named_after_the_directory() -> None:

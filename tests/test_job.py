@@ -73,12 +73,12 @@ def test_two_ranks_train_as_one_does(one_rank: Path, two_ranks: Path) -> None:
 
 
 def test_mistakes_end_it_before_the_first_step(tmp_path: Path) -> None:
-    """Exit status 2, no traceback, all of them at once, and where the launcher finds them."""
+    """Exit status 2, no traceback, all of them at once, and the launcher is told."""
     overrides: dict[str, Any] = {"optimizer___target_": "torch.optim.SDG", "model__hiden": [3]}
-    [(status, output)] = run_job(digits_plan(tmp_path, **overrides))
+    [(status, output)] = run_job(digits_plan(tmp_path, **overrides), HPCEXP_PROGRESS_FD="1")
     assert status == 2
     assert "Traceback" not in output
-    error = read_json(tmp_path / "errors-rank-0.json")
+    error = json.loads(output.splitlines()[0])["error"]
     assert error["kind"] == "config"
     for word in ("torch.optim.SDG", "'SGD'", "model.hiden", "'hidden'"):
         assert word in output

@@ -78,8 +78,6 @@ def test_a_finished_run_is_whole_in_mlflow(root: Path, uri: str, database: Path)
     """Metrics, parameters, tags, description, data set, artifacts, status and model."""
     run = make_run(root, uri, name="whole", steps=1200)
     finish(run)
-    (run.path / "model").mkdir()
-    (run.path / "model" / "MLmodel").write_text("flavors: {}\n")
     assert sync(run.path) is None
     assert noted(run, "delivered") is True
     made = mlflow_run(uri, run)
@@ -121,7 +119,8 @@ def check_files(client: Any, made: Any) -> None:
     assert (model.name, str(model.status), model.source_run_id) == ("digits_mlp", "READY", run_id)
     assert {metric.key: metric.value for metric in model.metrics} == {"test/acc": 0.985, "test/loss": 0.06}
     assert model.params["optimizer.lr"] == "0.01"
-    assert [entry.path for entry in client.list_logged_model_artifacts(output.model_id)] == ["MLmodel"]
+    files = [entry.path for entry in client.list_logged_model_artifacts(output.model_id)]
+    assert files == ["best.ckpt", "plan.yaml"]
 
 
 def test_delivering_again_changes_nothing(root: Path, uri: str, database: Path) -> None:

@@ -36,7 +36,8 @@ def test_a_class_takes_what_its_constructor_does(on_path: Path) -> None:
     code = """
     raise RuntimeError("this must not be imported")
     class Net:
-        def __init__(self, width: int, rate: "float | None" = None, sizes: list[int] = (), *, other: Net, on: bool = True):
+        def __init__(self, width: int, rate: "float | None" = None, sizes: list[int] = (), *,
+                     other: Net, on: bool = True):
             pass
     """
     write_module(on_path, "src_class", code)

@@ -61,7 +61,8 @@ def _argument_problems(
             near = suggest(key, [*takes.types, *own])
             fix = f"{near[0].upper()}{near[1:]} " if near else ""
             valid = listed({*takes.types, *own} - {"params"})
-            yield f"{path}.{key}: {target} takes no argument '{key}'.\nFix: {fix}Valid are: {valid}."
+            remove = f"~{path}.{key} leaves it out. "
+            yield f"{path}.{key}: {target} takes no argument '{key}'.\nFix: {fix or remove}Valid are: {valid}."
     for key in sorted(takes.required - given.keys() - FILLED_IN.get(path, frozenset())):
         if not has_args:
             yield f"{path}.{key}: {target} needs a value for '{key}'.\nFix: {path}.{key}=…"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcexp.compose.arguments import Arguments, parse
+from hpcexp.compose.arguments import parse
 from hpcexp.compose.composer import Composer
 from hpcexp.prepare import on_path
 
 
-def opened(verb: str, summary: str, argv: Sequence[str]) -> tuple[Arguments, Composer | None]:
+def opened(verb: str, summary: str, argv: Sequence[str]) -> tuple[argparse.Namespace, Composer | None]:
     """The arguments, and a composer for them; no composer where a flag asked only to be shown something."""
     arguments = parse(verb, summary, argv)
     project = Path.cwd()
@@ -19,7 +20,7 @@ def opened(verb: str, summary: str, argv: Sequence[str]) -> tuple[Arguments, Com
     return arguments, None if _shown(arguments, composer) else composer
 
 
-def _shown(a: Arguments, composer: Composer) -> bool:
+def _shown(a: argparse.Namespace, composer: Composer) -> bool:
     overrides = list(a.overrides)
     if a.completion:
         composer.hydra.shell_completion(a.config_name, overrides)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import keyword
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from hpcexp.cli.output import near, pairs
@@ -37,8 +38,8 @@ def init(argv: Sequence[str]) -> int:
         raise ConfigError(problems)
     files = write_project(target, name)
     there = near(target)
-    print(f"Wrote {len(files)} files to {target}, with the package '{name}'.")
-    steps = [] if there == "." else [(f"cd {there}", "")]
+    print(f"Wrote {len(files)} files to {target}, with the package '{name}'. Next:")
+    steps = [] if there == "." else [(f"cd {shlex.quote(there)}", "")]
     steps += [("hpcexp train", "train its default experiment"), ("pytest", "test its parts (pip install pytest)")]
     print(pairs([*steps, ("README.md", "what is where, and what to try next")]))
     return 0
@@ -117,10 +118,11 @@ def _place_problems(target: Path) -> Iterator[str]:
 
 
 def _is_taken(name: str) -> bool:
-    """Whether importing `name` finds something already; a folder without `__init__.py` does not count."""
-    if name in sys.stdlib_module_names:
+    """Whether importing `name` finds something that is installed; what lies in the current directory does not count."""
+    if name == "hpcexp" or name in sys.stdlib_module_names:
         return True
-    spec = importlib.util.find_spec(name)
+    installed = [p for p in sys.path if Path(p).resolve() != Path.cwd()]
+    spec = PathFinder.find_spec(name, installed)
     return spec is not None and spec.origin is not None
 
 

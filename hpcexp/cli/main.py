@@ -41,18 +41,9 @@ def main() -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Exit status of the command `argv`: 0 done, 1 a run failed, 2 a mistake the user can mend."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(usage())
-        return 0
-    if argv[0] == "--version":
-        print(f"hpcexp {__version__}")
-        return 0
-    verb, *rest = argv
     try:
-        if verb not in VERBS:
-            raise ConfigError(_no_verb(verb))
-        module = importlib.import_module(f"hpcexp.cli.{VERBS[verb][0]}")
-        status: int = getattr(module, verb if verb != "help" else "explain")(rest)
+        status = _called(argv)
+        sys.stdout.flush()
         return status
     except HpcexpError as e:
         print(error_text(e), file=sys.stderr)
@@ -66,6 +57,21 @@ def run(argv: Sequence[str]) -> int:
         # The reader of a pipe (`| head`) has gone; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _called(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if argv[0] == "--version":
+        print(f"hpcexp {__version__}")
+        return 0
+    verb, *rest = argv
+    if verb not in VERBS:
+        raise ConfigError(_no_verb(verb))
+    module = importlib.import_module(f"hpcexp.cli.{VERBS[verb][0]}")
+    status: int = getattr(module, verb if verb != "help" else "explain")(rest)
+    return status
 
 
 def usage() -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from hpcexp.cli.compose import opened
 from hpcexp.cli.output import near, pairs
-from hpcexp.compose.blame import blame
 from hpcexp.compose.composer import Composer
 from hpcexp.plan import Plan, Topology
 from hpcexp.prepare import prepare
@@ -120,6 +119,8 @@ def _state(plan: Plan) -> str:
 
 
 def _blamed(composer: Composer, overrides: list[str], key: str) -> str:
+    from hpcexp.compose.blame import blame
+
     *earlier, last = blame(composer, overrides, key)
     rows = [(o.place, o.value) for o in earlier] + [(last.place, f"{last.value}   ← counts")]
     return f"{key}\n{pairs(rows)}"

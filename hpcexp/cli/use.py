@@ -66,6 +66,8 @@ def export(argv: Sequence[str]) -> int:
     path = a.output or run.path / "export" / SUFFIXES[a.format]
     if path.exists():
         raise RunError(f"{path} exists already.\nFix: remove it, or --output another path.")
+    if a.format == "torch" and path.suffix != ".pt2":
+        raise RunError(f"{path}: torch reads exported programs from .pt2 files only.\nFix: --output {path.stem}.pt2")
     trained = _trained(run)
     if a.format == "mlflow":
         _export_mlflow(trained, path)

@@ -4,27 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """What was asked for on the command line."""
-
-    overrides: tuple[str, ...]
-    multirun: bool
-    cfg: str | None
-    resolve: bool
-    package: str | None
-    info: str | None
-    config_dir: Path | None
-    config_name: str
-    completion: bool
-    blame: tuple[str, ...]
-    fresh: bool
 
 
 def parser(verb: str, summary: str) -> argparse.ArgumentParser:
@@ -51,19 +33,6 @@ def parser(verb: str, summary: str) -> argparse.ArgumentParser:
     return p
 
 
-def parse(verb: str, summary: str, argv: Sequence[str]) -> Arguments:
-    """The arguments in `argv`. Exits with status 2 on a flag that does not exist."""
-    a = parser(verb, summary).parse_intermixed_args(list(argv))
-    return Arguments(
-        overrides=tuple(a.overrides),
-        multirun=a.multirun,
-        cfg=a.cfg,
-        resolve=a.resolve,
-        package=a.package,
-        info=a.info,
-        config_dir=a.config_dir,
-        config_name=a.config_name,
-        completion=a.completion,
-        blame=tuple(getattr(a, "blame", ())),
-        fresh=getattr(a, "fresh", False),
-    )
+def parse(verb: str, summary: str, argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments in `argv`, flags and overrides in any order. Exits with status 2 on a flag that does not exist."""
+    return parser(verb, summary).parse_intermixed_args(list(argv))

@@ -38,7 +38,7 @@ def blame(composer: Composer, overrides: list[str], key: str) -> list[Origin]:
         if file is not None:
             tree = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
             place = describe(file, composer.project)
-            chosen = _choosers(overrides, default.config_path or "")
+            chosen = _choosers(overrides, default.config_path or "") + _shadowed(composer, file)
             origins += [replace(o, place=o.place + chosen) for o in _of_node(tree, default.package or "", key, place)]
             known.update(_keys(tree, default.package or ""))
     origins += _of_overrides(overrides, key)
@@ -56,12 +56,21 @@ def _file(composer: Composer, config_path: str) -> Path | None:
     return None
 
 
+def _shadowed(composer: Composer, file: Path) -> str:
+    """Which packaged file a project's file stands before."""
+    packaged = composer.dirs[-1]
+    owner = next(d for d in composer.dirs if file.is_relative_to(d))
+    hidden = packaged / file.relative_to(owner)
+    return f" (shadows {describe(hidden, composer.project)})" if owner != packaged and hidden.exists() else ""
+
+
 def _of_schema(key: str) -> Iterator[Origin]:
     """The default in the schema, with the line of the field."""
     owner, _, name = key.rpartition(".")
     cls = _section_class(owner)
-    default: Any = {f.name: f.default for f in dataclasses.fields(cls)}.get(name) if cls else None
-    if cls is None or owner in schema.OPEN_SECTIONS or default in (None, dataclasses.MISSING, schema.MISSING):
+    defaults = {f.name: f.default for f in dataclasses.fields(cls)} if cls else {}
+    default: Any = defaults.get(name, dataclasses.MISSING)
+    if cls is None or owner in schema.OPEN_SECTIONS or default in (dataclasses.MISSING, schema.MISSING):
         return
     file = Path(schema.__file__)
     for node in ast.parse(file.read_text(encoding="utf-8")).body:

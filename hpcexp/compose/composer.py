@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hpcexp.compose.diagnose import FAILURES, diagnose, resolution_problem
+from hpcexp.compose.failures import FAILURES
 from hpcexp.compose.sources import conf_dirs
 from hpcexp.errors import ConfigError
 from hpcexp.schema import OPEN_SECTIONS, Config
@@ -76,13 +76,16 @@ class Composer:
 
     def diagnosis(self, overrides: list[str], mode: RunMode, error: Exception) -> CompositionError:
         """What is wrong with overrides on which Hydra raised `error`."""
+        from hpcexp.compose.diagnose import diagnose
+
         found = diagnose(self.loader, self.config_name, self.repaired(overrides), mode, error)
         return CompositionError(found.problems, found.good)
 
     def compose(self, overrides: list[str]) -> Composed:
         """The experiment these overrides ask for. What does not compose is left out and told in `problems`."""
         try:
-            return composed(self.load(overrides))
+            cfg = self.load(overrides)
+            return replace(composed(cfg), problems=_axes_outside_multirun(cfg))
         except CompositionError as e:
             if e.good is None:
                 raise
@@ -111,9 +114,18 @@ def composed(cfg: DictConfig) -> Composed:
     try:
         config = OmegaConf.to_container(task, resolve=True)
     except OmegaConfBaseException as e:
-        raise ConfigError(resolution_problem(e)) from e
+        from hpcexp.compose.diagnose import node_problem
+
+        raise ConfigError(node_problem(e)) from e
     assert isinstance(config, dict)
     return Composed({str(k): v for k, v in config.items()}, overrides, choices)
+
+
+def _axes_outside_multirun(cfg: DictConfig) -> tuple[str, ...]:
+    axes = cfg.hydra.sweeper.get("params") or {}
+    if not axes:
+        return ()
+    return (f"hydra.sweeper.params has axes ({', '.join(axes)}), but this is one run.\nFix: add -m to run them all.",)
 
 
 def _search_path(dirs: tuple[Path, ...]) -> ConfigSearchPathImpl:

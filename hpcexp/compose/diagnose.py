@@ -29,9 +29,8 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
+from hpcexp.compose.failures import FAILURES
 from hpcexp.errors import listed, suggest
-
-FAILURES = (HydraException, OmegaConfBaseException, ValueError, YAMLError)
 
 
 @dataclass(frozen=True)
@@ -97,11 +96,6 @@ def file_problem(error: Exception) -> str:
     if group:
         kept.insert(0, f"it overrides {group[1]}, which is not in the defaults list.")
     return head + "\n".join(kept)
-
-
-def resolution_problem(error: OmegaConfBaseException) -> str:
-    """An interpolation that leads nowhere."""
-    return node_problem(error)
 
 
 def node_problem(error: OmegaConfBaseException) -> str:

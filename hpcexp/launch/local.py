@@ -21,7 +21,7 @@ from hpcexp.errors import RunError
 from hpcexp.launch.display import Display, display
 from hpcexp.launch.ranks import Ranks
 from hpcexp.plan import Plan, save_plan
-from hpcexp.rundir import RunDir, held, read_json, write_json
+from hpcexp.rundir import RunDir, held, write_json
 
 POLL_S = 0.05
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -66,9 +66,17 @@ def run_job(plan: Plan) -> Outcome:
             outcome = _supervise(plan, run)
         finally:
             ended = {"ended": time.time(), "state": outcome.state, "cause": outcome.cause, "exit": outcome.exit}
-            write_json(run.status, {**status, **ended})
+            _end(run, {**status, **ended})
             _await_shipper(shipper, plan.config["tracking"]["wait_s"])
     return outcome
+
+
+def _end(run: RunDir, status: dict[str, Any]) -> None:
+    """Leave the final state. On a full disk it stays `running` there, and readers see that nobody runs it."""
+    try:
+        write_json(run.status, status)
+    except OSError as e:
+        print(f"{run.status} cannot be written: {e.strerror}. The run {status['state']}.", file=sys.stderr)
 
 
 def _supervise(plan: Plan, run: RunDir) -> Outcome:
@@ -83,42 +91,32 @@ def _supervise(plan: Plan, run: RunDir) -> Outcome:
 
 
 def _watch(ranks: Ranks, run: RunDir, shown: Display, caught: list[int], grace_s: float) -> Outcome:
-    log = _LogTail(run.rank_log(0))
-    events = _Events(ranks.progress_fd)
+    ears = _Ears(ranks.progress_fd, run.rank_log(0), shown)
     deadline: float | None = None
     failure: tuple[int, int] | None = None
-    asked: int | None = None
     while not ranks.are_done():
-        select.select([ranks.progress_fd], [], [], POLL_S)
-        for event in events.new():
-            shown.progress(event)
-        for line in log.new():
-            shown.line(line)
+        ears.listen(POLL_S)
         failure = failure or ranks.first_failure()
-        if asked is None and (caught or failure):
-            asked = caught[0] if caught else signal.SIGTERM
+        if deadline is None and (caught or failure):
             ranks.signal(signal.SIGTERM)
             deadline = time.monotonic() + grace_s
         if deadline is not None and (time.monotonic() > deadline or len(caught) > 1):
             ranks.signal(signal.SIGKILL)
-    for event in events.new():
-        shown.progress(event)
-    for line in log.new(whole=True):
-        shown.line(line)
+    ears.listen(0)
     failure = failure or ranks.first_failure()
     if caught:
         return Outcome("killed", f"stopped by {signal.Signals(caught[0]).name}", 128 + caught[0])
     if failure:
-        return _failed(run, *failure)
+        return _failed(run, *failure, ears.errors)
     return Outcome("finished", "", 0)
 
 
-def _failed(run: RunDir, rank: int, code: int) -> Outcome:
-    said = read_json(run.path / f"errors-rank-{rank}.json")
+def _failed(run: RunDir, rank: int, code: int, errors: dict[int, dict[str, Any]]) -> Outcome:
+    said = errors.get(rank, {})
     if said.get("kind") == "config":
         return Outcome("failed", str(said["message"]), 2)
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-    what = f": {said['message']}" if said.get("message") else ""
+    what = f": {said['message']}" if said else ""
     return Outcome("failed", f"rank {rank} {how}{what}\nIts log: {run.rank_log(rank)}", 1)
 
 
@@ -138,38 +136,47 @@ def _caught() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-class _Events:
-    """JSON lines that rank 0 writes into the progress pipe."""
+class _Ears:
+    """What the ranks say: progress and errors down a pipe, and the first one's log."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, fd: int, log: Path, shown: Display) -> None:
+        self.errors: dict[int, dict[str, Any]] = {}
+        """Rank → kind and message of what it failed of."""
+        self._fd, self._log, self._shown = fd, log, shown
         self._rest = b""
+        self._is_open = True
+        self._offset = log.stat().st_size if log.exists() else 0
 
-    def new(self) -> list[dict[str, Any]]:
-        while True:
+    def listen(self, wait_s: float) -> None:
+        """Show what has come since, or comes within `wait_s`."""
+        select.select([self._fd] if self._is_open else [], [], [], wait_s)
+        for event in self._events():
+            if "error" in event:
+                self.errors[event["rank"]] = event["error"]
+            else:
+                self._shown.progress(event)
+        for line in self._lines():
+            self._shown.line(line)
+
+    def _events(self) -> list[dict[str, Any]]:
+        while self._is_open:
             try:
                 chunk = os.read(self._fd, 65536)
             except BlockingIOError:
                 break
-            if not chunk:
-                break
             self._rest += chunk
+            self._is_open = bool(chunk)
         *lines, self._rest = self._rest.split(b"\n")
         return [json.loads(line) for line in lines]
 
-
-class _LogTail:
-    """What a log got since it was last looked at."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = path.stat().st_size if path.exists() else 0
-
-    def new(self, *, whole: bool = False) -> list[str]:
-        with self._path.open("rb") as file:
+    def _lines(self) -> list[str]:
+        """Whole new lines of the log. Not those that a failing rank writes last: the outcome tells what it says."""
+        if self.errors:
+            return []
+        with self._log.open("rb") as file:
             file.seek(self._offset)
             data = file.read()
-        end = len(data) if whole else data.rfind(b"\n") + 1
+        end = data.rfind(b"\n") + 1
         self._offset += end
         return data[:end].decode(errors="replace").splitlines()
 

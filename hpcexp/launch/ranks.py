@@ -82,11 +82,8 @@ class Ranks:
         try:
             for rank in range(plan.topology.world_size):
                 env = rank_environment(plan.topology, rank, port, project, os.environ)
-                env["HPCEXP_PARENT_FD"] = str(self._alive_read)
-                fds = [self._alive_read]
-                if rank == 0:
-                    env["HPCEXP_PROGRESS_FD"] = str(progress_write)
-                    fds.append(progress_write)
+                fds = [self._alive_read, progress_write]
+                env["HPCEXP_PARENT_FD"], env["HPCEXP_PROGRESS_FD"] = map(str, fds)
                 self.processes.append(_start(["hpcexp.job", plan.run_dir], run.rank_log(rank), env, fds, project))
         finally:
             os.close(progress_write)

@@ -18,7 +18,7 @@ from hpcexp.rundir import FINAL_STATES, RunDir, read_json, write_json
 
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _MODEL_LIMIT_BYTES = 100_000_000
-"""Up to this size `tracking.model=auto` uploads the model."""
+"""Up to this size `tracking.model=auto` uploads the best weights."""
 
 
 class Delivery:
@@ -116,14 +116,14 @@ class Delivery:
         checkpoint = self._run.best
         if wanted == "never" or not checkpoint.exists():
             return
-        run_id, folder = self._note["run_id"], self._run.path / "model"
-        uploads = folder.is_dir() and (wanted == "always" or _size(folder) <= _MODEL_LIMIT_BYTES)
+        run_id = self._note["run_id"]
+        uploads = wanted == "always" or checkpoint.stat().st_size <= _MODEL_LIMIT_BYTES
         digest = summary.get("best", {}).get("sha256") or _sha256(checkpoint)
         tags = {"hpcexp.checkpoint": str(checkpoint.absolute()), "hpcexp.checkpoint.sha256": digest}
         results = _last_results(self._run.journal, describe.final_metrics(summary))
         name = str(self._plan.config["tracking"]["experiment"])
         model_id = store.model(run_id, name, describe.params(self._plan), results.step)
-        store.fill_model(run_id, model_id, folder if uploads else None, tags, results)
+        store.fill_model(run_id, model_id, [checkpoint, self._run.plan] if uploads else [], tags, results)
         store.set_tags(run_id, tags)
         self._remember(model_id=model_id)
 
@@ -161,10 +161,6 @@ def _last_results(journal: Path, results: dict[str, float]) -> Point:
         last = points[-1]
         points, offset = read_points(journal, offset, 10_000)
     return Point(last.time_ms, last.step, {**metrics, **results})
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _sha256(path: Path) -> str:

@@ -18,6 +18,7 @@ CODE = Path(__file__).with_name("pyfunc_code.py")
 
 def save_pyfunc(path: Path, program: Path, example: np.ndarray, plan: Plan) -> None:
     """Write the MLflow model directory `path` around an exported program (`torch.export`); `example` is a batch."""
+    import logging
     import os
     from tempfile import TemporaryDirectory
 
@@ -27,6 +28,8 @@ def save_pyfunc(path: Path, program: Path, example: np.ndarray, plan: Plan) -> N
 
     facts = plan.data
     classes = list(facts.class_names) if facts else []
+    # It tells that it infers the signature, which is what the example is for.
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     with TemporaryDirectory() as scratch:
         labels = Path(scratch) / "labels.json"
         labels.write_text(json.dumps(classes))

@@ -5,12 +5,16 @@ classifier `probabilities` and `labels`.
 """
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModel
+
+# Annotations of `predict` would be taken for a schema of tables; without them MLflow warns whoever loads the model.
+warnings.filterwarnings("ignore", message=".*type hints to the `predict` method")
 
 
 class Exported(PythonModel):
@@ -21,7 +25,6 @@ class Exported(PythonModel):
         self.program = torch.export.load(context.artifacts["program"]).module()
         self.labels = json.loads(Path(context.artifacts["labels"]).read_text())
 
-    # MLflow takes annotations here for a schema of tables, and warns of any other.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Outputs for a batch."""
         inputs = torch.as_tensor(np.asarray(model_input, dtype=np.float32))

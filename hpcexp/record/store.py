@@ -149,13 +149,13 @@ class Store:
         return model_id
 
     def fill_model(
-        self, run_id: str, model_id: str, folder: Path | None, tags: Mapping[str, str], results: Point
+        self, run_id: str, model_id: str, files: Iterable[Path], tags: Mapping[str, str], results: Point
     ) -> None:
-        """Give the LoggedModel its `results`, tags and, as an MLflow model `folder`, its files; it is ready then."""
+        """Give the LoggedModel its `results`, tags and files; it is ready then."""
         self._client.set_logged_model_tags(model_id, dict(_texts(tags, _MAX_TAG)))
         self._client.log_batch(run_id, metrics=list(_metrics(results, model_id, run_id)), synchronous=True)
-        if folder is not None:
-            self._client.log_model_artifacts(model_id, str(folder))
+        for file in files:
+            self._client.log_model_artifact(model_id, str(file))
         self._client.finalize_logged_model(model_id, "READY")
 
 

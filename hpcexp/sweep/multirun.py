@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +13,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 
 from hpcexp.compose.composer import Composer
-from hpcexp.compose.diagnose import FAILURES
+from hpcexp.compose.failures import FAILURES
 from hpcexp.launch.local import Outcome
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
@@ -36,14 +37,21 @@ def planned(composer: Composer, overrides: list[str], command: list[str]) -> lis
     """The plans of every combination of `overrides`, none of them started."""
     task = Planning(composer.project, command, fresh=False)
     with TemporaryDirectory() as nowhere:
-        _sweep(composer, [*overrides, f"hydra.sweep.dir={nowhere}"], task)
+        _sweep(composer, overrides, task, Path(nowhere))
     return [plan for plan, _ in task.done]
 
 
-def _sweep(composer: Composer, overrides: list[str], task: Task) -> None:
+def _sweep_dir(parent: Path) -> Path:
+    """Where Hydra's sweepers leave what they write."""
+    return parent / ".sweeps" / time.strftime("%Y%m%d-%H%M%S")
+
+
+def _sweep(composer: Composer, overrides: list[str], task: Task, sweep_dir: Path | None = None) -> None:
     """Hydra's `multirun`, with hpcexp's launcher in the place of its basic one."""
     cfg = composer.load(overrides, RunMode.MULTIRUN)
-    cfg.hydra.mode = RunMode.MULTIRUN
+    place = sweep_dir or _sweep_dir(composer.project / cfg.run.root / str(cfg.name))
+    hydras = [f"hydra.sweep.dir='{place}'", "hydra.sweep.subdir=${hydra.job.num}", "hydra.mode=MULTIRUN"]
+    cfg = composer.load([*hydras, *overrides], RunMode.MULTIRUN)
     callbacks = Callbacks(cfg)
     context = HydraContext(config_loader=composer.loader, callbacks=callbacks)
     sweeper: Any = Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=task)

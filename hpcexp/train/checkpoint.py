@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,22 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
             torch.save(plain(checkpoint), temporary)
         _fsync(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as e:
         temporary.unlink(missing_ok=True)
+        # torch says RuntimeError where the system said that the disk is full.
+        if isinstance(e, OSError) or (isinstance(e, RuntimeError) and "inline_container" in str(e)):
+            raise RunError(_unwritten(path, e)) from e
         raise
     _fsync(path.parent)
+
+
+def _unwritten(path: Path, error: Exception) -> str:
+    free_mb = shutil.disk_usage(path.parent).free // 2**20
+    why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return (
+        f"The checkpoint {path} could not be written ({why}; {free_mb} MB are free there). An earlier one is intact.\n"
+        "Fix: make room on that disk, or run.root=… on another one."
+    )
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""`python -m benchmarks [NAME …] [--pairs N]`: run all or the named ones, and print one table.
+
+Every ratio is between two things measured in the same run, in turns; where goals are given, exit status 1 says that one
+was missed. CPU time is user + system on one thread; only the checkpoint's is wall-clock time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.measure import HEADER
+
+NAMES = ("planning", "coldstart", "step", "shipper", "checkpoint")
+
+
+def main() -> None:
+    """Print each benchmark's lines as soon as they are known."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--pairs", type=int, help="rounds that count; each benchmark has its own number")
+    parser.add_argument("--directory", type=Path, help="where scratch files go; a checkpoint is timed on its disk")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(NAMES):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    print(HEADER, flush=True)
+    for name in arguments.names or NAMES:
+        run(name, arguments.pairs, arguments.directory)
+
+
+def run(name: str, pairs: int | None, directory: Path | None) -> None:
+    """Print the lines of one benchmark."""
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        for row in benchmark.rows(pairs or benchmark.PAIRS, Path(scratch)):
+            print(row.markdown(), flush=True)
+    print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

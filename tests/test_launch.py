@@ -1,0 +1,227 @@
+"""Jobs as processes: they are not repeated, end together, and say what became of them, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from helpers import FAST, Said, command, ended, only_run, start, wait_until, write_conf, write_module
+
+from hpcexp.rundir import RunDir, find_runs
+
+pytestmark = pytest.mark.slow
+
+ENDLESS = ("trainer.max_epochs=1000000", "tracking=off", "trainer.log_every_n_steps=1", "launch.progress=none")
+
+BROKEN = """
+import os, signal
+import torch
+from hpcexp.models.mlp import MLP
+
+class Broken(MLP):
+    def __init__(self, in_shape, num_classes, breaks, at=3):
+        super().__init__(in_shape, num_classes, hidden=[8])
+        self.breaks, self.left = breaks, at
+
+    def forward(self, x):
+        self.left -= self.training
+        if self.left == 0 and self.breaks == "raise":
+            raise ValueError("the loss of all hope")
+        if self.left == 0 and self.breaks == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+"""
+
+
+@contextmanager
+def running(project: Path, *overrides: str) -> Iterator[tuple[subprocess.Popen[str], RunDir, list[psutil.Process]]]:
+    """A job that has made steps: its supervisor, its directory and the processes below the supervisor."""
+    supervisor = start("train", *ENDLESS, *overrides, cwd=project)
+    below: list[psutil.Process] = []
+    try:
+        wait_until(lambda: supervisor.poll() is not None or any(map(has_steps, find_runs(project / "runs"))), "a step")
+        assert None is supervisor.poll(), ended(supervisor)
+        below = psutil.Process(supervisor.pid).children(recursive=True)
+        yield supervisor, only_run(project), below
+    finally:
+        supervisor.kill()
+        ended(supervisor)
+        for process in below:
+            if process.is_running():
+                process.kill()
+
+
+def has_steps(run: RunDir) -> bool:
+    return run.journal.exists() and run.journal.stat().st_size > 0
+
+
+def is_over(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture
+def broken(project: Path) -> Path:
+    """A project with a model that raises, or kills its process, in its third training step."""
+    write_module(project, "broken", BROKEN)
+    write_conf(project, {"model/broken.yaml": "_target_: broken.Broken\nbreaks: raise\n"})
+    return project
+
+
+def test_a_finished_run_is_not_run_again_unless_asked(project: Path) -> None:
+    """`--fresh` keeps the old one beside the new. Variables of a job around this one do not reach its ranks."""
+    first = command("train", *FAST, cwd=project, RANK="3", WORLD_SIZE="8", LOCAL_RANK="1", PL_GLOBAL_SEED="9")
+    assert (0, "") == (first.status, first.err)
+    run = only_run(project)
+    before = run.read_status()
+    assert "finished" == before["state"]
+
+    again = command("train", *FAST, "run.label=again", "hardware.threads_per_rank=1", cwd=project)
+    assert 0 == again.status
+    assert "Already done, so not run again" in again.out
+    assert "test/acc" in again.out
+    assert before == run.read_status()
+
+    fresh = command("train", "--fresh", *FAST, cwd=project)
+    assert (0, "") == (fresh.status, fresh.err)
+    assert {run.path.name, f"{run.path.name}~1"} == {r.path.name for r in find_runs(project / "runs")}
+    assert before == RunDir(run.path.with_name(f"{run.path.name}~1")).read_status()
+    assert before["started"] < run.read_status()["started"]
+
+
+def test_a_job_that_raises_says_why_and_where_its_log_is(broken: Path) -> None:
+    """Exit status 1; the traceback is in the log."""
+    said = command("train", "model=broken", *FAST, cwd=broken)
+    log = only_run(broken).rank_log(0)
+    assert 1 == said.status
+    assert f"failed: rank 0 ended with status 1: ValueError: the loss of all hope\nIts log: {log}" in said.err
+    assert "Traceback" not in said.err
+    assert 'raise ValueError("the loss of all hope")' in log.read_text()
+    status = only_run(broken).read_status()
+    assert ("failed", 1) == (status["state"], status["exit"])
+    listed = command("runs", "--state", "failed", cwd=broken)
+    assert "the loss of all hope" in listed.out
+
+
+def test_a_job_that_is_killed_names_the_signal(broken: Path) -> None:
+    """As the system's own out-of-memory killer does it."""
+    said = command("train", "model=broken", "model.breaks=kill", *FAST, cwd=broken)
+    assert 1 == said.status
+    assert "rank 0 was killed by SIGKILL" in said.err
+    assert "failed" == only_run(broken).read_status()["state"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_leaves_its_state(project: Path, number: signal.Signals) -> None:
+    """The ranks end their step and write a checkpoint; the exit status says which signal it was."""
+    with running(project) as (supervisor, run, below):
+        supervisor.send_signal(number)
+        said = ended(supervisor)
+        assert 128 + number == said.status, said
+        assert f"stopped by {number.name}" in said.err
+        assert "Traceback" not in said.out + said.err
+        status = run.read_status()
+        assert ("killed", f"stopped by {number.name}", 128 + number) == (
+            status["state"],
+            status["cause"],
+            status["exit"],
+        )
+        assert torch.load(run.last, weights_only=True)["global_step"] > 0
+        wait_until(lambda: all(map(is_over, below)), "the end of all its processes")
+
+
+def test_a_supervisor_killed_leaves_no_process_and_no_run_that_runs(project: Path, hpcexp: Callable[..., Said]) -> None:
+    """With two ranks; `hpcexp runs` says killed at once, and the run directory in the end."""
+    with running(project, "hardware=cpu", "hardware.devices=2") as (supervisor, run, below):
+        assert 3 <= len(below)
+        supervisor.kill()
+        supervisor.wait()
+        assert hpcexp("runs").out.splitlines()[1].startswith("killed")
+        wait_until(lambda: all(map(is_over, below)), "the end of all its processes")
+    assert "killed" == run.read_status()["state"]
+    assert "tried before (killed)" in hpcexp("plan", *ENDLESS, "hardware=cpu", "hardware.devices=2").out
+
+
+def test_a_run_directory_has_one_writer(project: Path, hpcexp: Callable[..., Said]) -> None:
+    """A second command for the same run is told who has it, and disturbs nothing."""
+    with running(project) as (supervisor, run, _):
+        steps = run.journal.stat().st_size
+        said = hpcexp("train", *ENDLESS)
+        assert 2 == said.status
+        assert f"is being written by process {supervisor.pid} on {os.uname().nodename}" in said.err
+        assert "running now" in hpcexp("plan", *ENDLESS).out
+        wait_until(lambda: run.journal.stat().st_size > steps, "a further step")
+
+
+@pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")  # MLflow's own use of SQLAlchemy
+def test_two_ranks_are_one_run_in_mlflow(project: Path) -> None:
+    """One journal, one run, and a log for each rank."""
+    from mlflow import MlflowClient
+
+    asked = ["hardware=cpu", "hardware.devices=2", "debug=fast", "tracking.enabled=true"]
+    said = command("train", *asked, cwd=project)
+    assert 0 == said.status, said.err
+    run = only_run(project)
+    assert ["rank-0.log", "rank-1.log", "shipper.log"] == sorted(f.name for f in run.logs.iterdir())
+    client = MlflowClient(f"sqlite:///{project}/runs/mlflow.db")
+    [experiment] = [e for e in client.search_experiments() if e.name == "digits_mlp"]
+    [recorded] = client.search_runs([experiment.experiment_id])
+    assert ("FINISHED", "2", "ddp") == (
+        recorded.info.status,
+        recorded.data.tags["hpcexp.world_size"],
+        recorded.data.tags["hpcexp.strategy"],
+    )
+    steps = [m.step for m in client.get_metric_history(recorded.info.run_id, "train/lr")]
+    assert [1, 2, 3, 4, 5] == steps
+
+
+def test_a_sweep_goes_on_after_a_job_that_fails(broken: Path) -> None:
+    """And ends with exit status 1 and a table; given again, it runs only what did not finish."""
+    asked = ["-m", "model=broken", "model.at=3,1000", *FAST]
+    said = command("train", *asked, cwd=broken)
+    assert 1 == said.status
+    assert "" == said.err
+    states = sorted(r.read_status()["state"] for r in find_runs(broken / "runs"))
+    assert ["failed", "finished"] == states
+    failed, finished = said.out.strip().splitlines()[-2:]
+    assert failed.startswith("failed    digits_mlp/")
+    assert "the loss of all hope" in failed
+    assert finished.startswith("finished  digits_mlp/")
+    assert "val/acc 0." in finished
+
+    again = command("plan", *asked, cwd=broken).out
+    assert ["done ", "runs "] == sorted(line[:5] for line in again.splitlines())
+
+
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=basic"]], ids=["as it is", "hydra/launcher=basic"])
+def test_hydras_launcher_takes_the_same_way(hpcexp: Callable[..., Said], project: Path, launcher: list[str]) -> None:
+    """Every job of a sweep is frozen into its own run directory."""
+    said = hpcexp("train", "-m", "seed=1,2", "launch=dry", *launcher)
+    assert (0, "") == (said.status, said.err)
+    assert [1, 2] == sorted(read_plan_seed(r) for r in find_runs(project / "runs"))
+    assert [] == [f for f in project.iterdir() if f.name != "runs"]
+
+
+def read_plan_seed(run: RunDir) -> int:
+    from hpcexp.plan import load_plan
+
+    seed: int = load_plan(run.plan).config["seed"]
+    return seed
+
+
+def test_a_stopped_job_stops_its_sweep(project: Path) -> None:
+    """Ctrl-C is for all of it."""
+    with running(project, "-m", "seed=1,2") as (supervisor, _run, _):
+        supervisor.send_signal(signal.SIGINT)
+        said = ended(supervisor)
+        assert 130 == said.status, said
+        assert ["killed"] == [r.read_status().get("state") for r in find_runs(project / "runs")]

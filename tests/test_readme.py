@@ -1,0 +1,35 @@
+"""What the README tells people to type works, from its first command to its last."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from helpers import REPOSITORY, command
+
+NOT_RUN = {"ui": "it serves until Ctrl-C; what it starts is tested elsewhere"}
+"""Verb → why its commands are left out here."""
+
+
+def commands() -> list[str]:
+    """The `hpcexp …` lines of the README's `sh` blocks, in their order."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (REPOSITORY / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith("hpcexp ") and line.split()[1] not in NOT_RUN]
+
+
+def test_the_readme_shows_training_and_looking() -> None:
+    """At the least the commands that everybody needs."""
+    assert {"train", "plan", "runs"} <= {c.split()[1] for c in commands()}
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_works(tmp_path: Path) -> None:
+    """In order, in one empty directory; of the trainings, only the first is not cut short."""
+    for i, line in enumerate(commands()):
+        words = shlex.split(line, comments=True)[1:]
+        is_training = words[0] == "train" and "--cfg" not in words
+        said = command(*words, *(["debug=fast"] if i and is_training else []), cwd=tmp_path)
+        assert 0 == said.status, f"{line}\n{said.out}\n{said.err}"
