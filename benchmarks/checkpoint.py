@@ -1,8 +1,8 @@
 """Wall-clock time of a synchronous checkpoint of 500 MB, against writing and syncing the same bytes.
 
-Ours is what a run does: plain data, fsync, rename, fsync of the directory. Lightning's default is the `TorchCheckpointIO`
-that `Trainer.save_checkpoint` uses; it leaves the bytes to the page cache, so it is also timed with an fsync after it.
-Bytes that a way leaves unsynced are synced outside its time, not at the next one's expense.
+Ours is what a run does: plain data, fsync, rename, fsync of the directory. Lightning's default is the
+`TorchCheckpointIO` that `Trainer.save_checkpoint` uses; it leaves the bytes to the page cache, so it is also timed with
+an fsync after it. Bytes that a way leaves unsynced are synced outside its time, not at the next one's expense.
 """
 
 from __future__ import annotations

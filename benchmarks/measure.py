@@ -67,14 +67,15 @@ def interleaved(ways: Mapping[str, Callable[[], float]], pairs: int) -> dict[str
 
 
 def environment() -> dict[str, str]:
-    """That of a measured command: one thread, this checkout, and no tracking server of the user's."""
-    dropped = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
+    """That of a measured command: one thread, this checkout, and nothing of the user's that changes what it does."""
+    # Without compiled files every command would compile this checkout anew, but not the libraries it is held against.
+    dropped = ("PYTHONDONTWRITEBYTECODE", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
 def start(arguments: Sequence[str], cwd: Path) -> subprocess.Popen[bytes]:
-    """This Python with `arguments`; what it says goes to a file in `cwd`."""
+    """A new process of the running Python; what it says goes to a file in `cwd`."""
     with (cwd / "output.log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, *arguments], cwd=cwd, env=environment(), stdout=log, stderr=subprocess.STDOUT
@@ -82,7 +83,7 @@ def start(arguments: Sequence[str], cwd: Path) -> subprocess.Popen[bytes]:
 
 
 def cpu_seconds(arguments: Sequence[str], cwd: Path) -> float:
-    """User and system time of this Python with `arguments`, and of all processes that it waited for."""
+    """User and system time of the running Python with `arguments`, and of all processes that it waited for."""
     process = start(arguments, cwd)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

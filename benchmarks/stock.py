@@ -1,7 +1,8 @@
-"""The peer: the same experiment as people write it with Lightning and Hydra. `python -m benchmarks.stock [OVERRIDE …]`
+"""The peer: the same experiment as people write it with Lightning and Hydra.
 
-It composes hpcexp's own conf/, trains on the same arrays, and leaves out what costs time without being needed: model
-summary, progress bar, checkpoints. Imports torch and Lightning at the top, as such scripts do.
+`python -m benchmarks.stock [OVERRIDE …]` composes hpcexp's own conf/, trains on the same arrays, and leaves out what
+costs time without being needed: model summary, progress bar, checkpoints. Imports torch and Lightning at the top, as
+such scripts do.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from hpcexp import schema
@@ -45,15 +46,15 @@ def keys(section: str) -> list[Key]:
     return [_key(f"{prefix}{f.name}", f, field_types(cls)[f.name], texts[f.name]) for f in fields if f.name in texts]
 
 
-def options(group: str) -> dict[str, str]:
-    """Option of a config group → the comment at the head of its file."""
-    files = sorted((packaged_conf() / group).glob("*.yaml"))
-    return {f.stem: _header(f) for f in files}
+def options(group: str, dirs: Sequence[Path]) -> dict[str, str]:
+    """Option of a config group → its file's text, without Hydra's package line; an earlier directory shadows."""
+    files = {f.stem: f for d in reversed(dirs) for f in (d / group).glob("*.yaml")}
+    return {name: _text(files[name]) for name in sorted(files)}
 
 
-def groups() -> list[str]:
-    """The packaged config groups."""
-    return sorted(d.name for d in packaged_conf().iterdir() if d.is_dir())
+def groups(dirs: Sequence[Path]) -> list[str]:
+    """The config groups in `dirs`."""
+    return sorted({d.name for place in dirs for d in place.iterdir() if d.is_dir() and any(d.glob("*.yaml"))})
 
 
 def page(topic: str) -> str:
@@ -61,34 +62,34 @@ def page(topic: str) -> str:
     lines = [f"# {topic or 'Keys outside any group'}", ""]
     if topic in sections():
         lines += [(sections()[topic].__doc__ or "").strip(), "", *_table(keys(topic)), ""]
-    if topic in groups():
+    if topic in groups([packaged_conf()]):
         lines += ["## Options", ""]
-        for name, header in options(topic).items():
+        for name, header in options(topic, [packaged_conf()]).items():
             lines += [f"### `{topic}={name}`", "", "```yaml", header, "```", ""]
     return "\n".join(lines)
 
 
-def explain(word: str) -> str:
+def explain(word: str, dirs: Sequence[Path]) -> str:
     """Plain text on a group, section or key; ConfigError where there is none of that name."""
-    if word in sections() or word in groups():
-        told = (
-            [f"{k.name}  ({k.type}{k.range}; default {k.default})\n    {k.text}" for k in keys(word)]
-            if word in sections()
-            else []
-        )
-        files = [f"{word}={name}\n    " + header.replace("\n", "\n    ") for name, header in options(word).items()]
-        return "\n".join([*told, *files])
     everything = {k.name: k for section in sections() for k in keys(section)}
     if word in everything:
-        k = everything[word]
-        return f"{k.name}  ({k.type}{k.range}; default {k.default})\n    {k.text}"
-    near = suggest(word, [*everything, *groups()])
-    raise ConfigError(f"There is no group or key '{word}'{'; ' + near if near else '.'}\nGroups: {listed(groups())}.")
+        return _explained(everything[word])
+    told = [_explained(k) for k in everything.values() if k.name.startswith(f"{word}.")]
+    told += [f"{word}={name}\n{indent(text, '    ')}" for name, text in options(word, dirs).items()]
+    if told:
+        return "\n".join(told)
+    near = suggest(word, [*everything, *groups(dirs)])
+    unknown = f"There is no group or key '{word}'{'; ' + near if near else '.'}"
+    raise ConfigError(f"{unknown}\nGroups: {listed(groups(dirs))}.")
+
+
+def _explained(key: Key) -> str:
+    return f"{key.name}  ({key.type}{key.range}; default {key.default})\n    {key.text}"
 
 
 def write_pages(directory: Path) -> None:
     """A page for each group and section, and an index."""
-    topics = sorted({*groups(), *filter(None, sections())})
+    topics = sorted({*groups([packaged_conf()]), *filter(None, sections())})
     for topic in topics:
         write_atomic(directory / f"{topic}.md", page(topic))
     lines = [
@@ -140,7 +141,7 @@ def _docstrings(class_name: str) -> dict[str, str]:
     return found
 
 
-def _header(file: Path) -> str:
+def _text(file: Path) -> str:
     return "\n".join(
         line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("# @")
     )

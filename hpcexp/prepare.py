@@ -16,10 +16,10 @@ from hpcexp.checks.machine import Machine, this_machine
 from hpcexp.checks.paths import root_problems
 from hpcexp.checks.source_code import defining_file, imported_roots
 from hpcexp.checks.targets import arguments, node_problems, target_nodes, target_problems
-from hpcexp.checks.values import missing_keys, value_problems
+from hpcexp.checks.values import MISSING, missing_keys, value_problems
 from hpcexp.compose.composer import Composed
 from hpcexp.data.source import Source
-from hpcexp.errors import ConfigError, DataError
+from hpcexp.errors import ConfigError, DataError, listed, suggest
 from hpcexp.lineage.code import code_digest, git_commit
 from hpcexp.lineage.environment import environment
 from hpcexp.lineage.signature import signature
@@ -137,7 +137,17 @@ def _tracking_uri(config: dict[str, Any], root: Path) -> str | None:
 
 
 def _monitor_problems(config: dict[str, Any]) -> list[str]:
-    trainer = config["trainer"]
+    """A monitor that hpcexp's own module will not give; what a user's LightningModule gives is known only to it."""
+    trainer, metrics = config["trainer"], config["task"]["metrics"]
+    known = ["train/loss", "val/loss", *(f"val/{name}" for name in metrics or [])]
+    monitor = str(trainer["monitor"])
+    if str(config["model"].get("_target_")).startswith("hpcexp.models.") and monitor not in (*known, MISSING):
+        near = suggest(monitor, known)
+        fix = f"{near[0].upper()}{near[1:]} " if near else ""
+        return [
+            f"trainer.monitor={monitor}: a validation does not give it.\n"
+            f"Fix: {fix}It gives {listed(known)}; task.metrics adds more."
+        ]
     if trainer["patience"] and trainer["val_every_epochs"] and str(trainer["monitor"]).startswith("train/"):
         return [
             f"trainer.patience={trainer['patience']} counts validations, but trainer.monitor={trainer['monitor']} "

@@ -64,6 +64,10 @@ class Task:
     """`_target_` of the loss and its arguments."""
     metrics: list[str] = field(default_factory=list)
     """Names of metrics: acc, top5 (classification); mse, mae (regression)."""
+    monitor: str = MISSING
+    """Metric by which the task is judged; `trainer.monitor` follows it."""
+    mode: str = choice(MISSING, "max", "min")
+    """Whether more or less of it is better; `trainer.mode` follows it."""
 
 
 @dataclass(eq=False, repr=False)
@@ -118,9 +122,9 @@ class Trainer:
     """Use only kernels that give the same bits every time; fails where there is none."""
     val_every_epochs: int = number(1, least=1)
     """Epochs between two validations; the last epoch is always validated."""
-    monitor: str = MISSING
+    monitor: str = "${task.monitor}"
     """Metric that decides which checkpoint is best and when to stop early."""
-    mode: str = choice(MISSING, "max", "min")
+    mode: str = choice("${task.mode}", "max", "min")
     """Whether more or less of `monitor` is better."""
     patience: int | None = number(None, least=1)
     """Validations without a better `monitor` after which training stops; empty: never."""

@@ -22,9 +22,7 @@ def opened(verb: str, summary: str, argv: Sequence[str]) -> tuple[argparse.Names
 
 def _shown(a: argparse.Namespace, composer: Composer) -> bool:
     overrides = list(a.overrides)
-    if a.completion:
-        composer.hydra.shell_completion(a.config_name, overrides)
-    elif a.cfg:
+    if a.cfg:
         print(composer.shown(overrides, a.cfg, a.package, resolve=a.resolve), end="")
     elif a.info:
         composer.load(overrides)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from hpcexp.cli.output import pairs
+from hpcexp.compose.sources import conf_dirs
 from hpcexp.docs import explain as explained
 from hpcexp.docs import groups, options, sections
 
@@ -15,11 +17,12 @@ def explain(argv: Sequence[str]) -> int:
     p = argparse.ArgumentParser(prog="hpcexp help", description="What a config group, section or key means.")
     p.add_argument("word", nargs="?", help="for example: optimizer, trainer, trainer.max_epochs")
     a = p.parse_args(argv)
+    dirs = conf_dirs(Path.cwd(), None)
     if a.word:
-        print(explained(a.word))
+        print(explained(a.word, dirs))
         return 0
     print("Groups, chosen by group=option:")
-    print(pairs((g, " ".join(options(g))) for g in groups()))
+    print(pairs((g, " ".join(options(g, dirs))) for g in groups(dirs)))
     print("\nSections with keys of their own, set by section.key=value:")
     print(pairs((s, (c.__doc__ or "").splitlines()[0]) for s, c in sections().items() if s))
     print("\nMore: hpcexp help WORD, for example hpcexp help trainer or hpcexp help trainer.max_epochs.")

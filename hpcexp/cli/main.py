@@ -67,6 +67,10 @@ def _called(argv: Sequence[str]) -> int:
         print(f"hpcexp {__version__}")
         return 0
     verb, *rest = argv
+    if verb in ("-sc", "--shell-completion"):
+        from hpcexp.cli.completion import complete
+
+        return complete(rest, list(VERBS))
     if verb not in VERBS:
         raise ConfigError(_no_verb(verb))
     module = importlib.import_module(f"hpcexp.cli.{VERBS[verb][0]}")
@@ -89,7 +93,8 @@ First:     hpcexp train                              train the default experimen
            hpcexp plan model=cnn                     see what would run
            hpcexp train -m seed=1,2,3                every combination
            hpcexp ui                                 look at the results
-Each verb: hpcexp VERB --help                        Version: hpcexp --version"""
+Each verb: hpcexp VERB --help                        Version: hpcexp --version
+Tab keys:  eval "$(hpcexp -sc install=bash)"         also zsh and fish"""
 
 
 def error_text(error: HpcexpError) -> str:

@@ -101,7 +101,7 @@ def _export_mlflow(trained: Trained, path: Path) -> None:
     with TemporaryDirectory() as scratch:
         program = Path(scratch) / "model.pt2"
         exported(trained, "torch", program)
-        save_pyfunc(path, program, examples(trained).numpy(), trained.plan)
+        save_pyfunc(path, program, tuple(examples(trained).shape[1:]), trained.plan)
 
 
 def _cells(p: Prediction) -> tuple[str, str, str]:

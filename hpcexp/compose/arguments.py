@@ -25,7 +25,6 @@ def parser(verb: str, summary: str) -> argparse.ArgumentParser:
     add("-i", "--info", nargs="?", const="all", choices=INFO, help="show how Hydra composes the configuration and stop")
     add("-cd", "--config-dir", type=Path, help="a directory of config files that add to and shadow all others")
     add("-cn", "--config-name", default="config", help="the primary config file (default: config)")
-    add("-sc", "--shell-completion", dest="completion", action="store_true", help="install=bash, uninstall=bash")
     if verb == "plan":
         add("--blame", action="append", default=[], metavar="KEY", help="where the value of KEY comes from")
     else:

@@ -21,9 +21,11 @@ from hpcexp.errors import RunError
 from hpcexp.launch.display import Display, display
 from hpcexp.launch.ranks import Ranks
 from hpcexp.plan import Plan, save_plan
-from hpcexp.rundir import RunDir, held, write_json
+from hpcexp.rundir import RunDir, held, read_json, write_json
 
 POLL_S = 0.05
+PATIENCE_S = 5.0
+"""After which the command says what it is still waiting for."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -67,7 +69,7 @@ def run_job(plan: Plan) -> Outcome:
         finally:
             ended = {"ended": time.time(), "state": outcome.state, "cause": outcome.cause, "exit": outcome.exit}
             _end(run, {**status, **ended})
-            _await_shipper(shipper, plan.config["tracking"]["wait_s"])
+            _await_shipper(shipper, run, plan.config["tracking"]["wait_s"])
     return outcome
 
 
@@ -193,11 +195,23 @@ def _start_shipper(run: RunDir) -> subprocess.Popen[bytes]:
         )
 
 
-def _await_shipper(shipper: subprocess.Popen[bytes], wait_s: float) -> None:
-    """Give the shipper its time; it goes on by itself where that is not enough."""
+def _await_shipper(shipper: subprocess.Popen[bytes], run: RunDir, wait_s: float) -> None:
+    """Give the shipper its time; it goes on by itself where that is not enough, or where no server answers."""
+    deadline = time.monotonic() + wait_s
+    told = False
     try:
-        shipper.wait(timeout=wait_s)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                shipper.wait(timeout=min(left, PATIENCE_S))
+                return
+            except subprocess.TimeoutExpired:
+                note = read_json(run.mlflow)
+            if note.get("problem") and not note.get("run_id"):
+                return
+            if not told:
+                told = True
+                print(f"Sending MLflow the rest, {left:.0f} s at most. Ctrl-C leaves it to `hpcexp sync`.", flush=True)
+    except KeyboardInterrupt:
         return
 
 

@@ -120,9 +120,10 @@ class Delivery:
         uploads = wanted == "always" or checkpoint.stat().st_size <= _MODEL_LIMIT_BYTES
         digest = summary.get("best", {}).get("sha256") or _sha256(checkpoint)
         tags = {"hpcexp.checkpoint": str(checkpoint.absolute()), "hpcexp.checkpoint.sha256": digest}
-        results = _last_results(self._run.journal, describe.final_metrics(summary))
+        results = _last_results(self._run.journal)
+        step = max((point.step for point in results), default=0)
         name = str(self._plan.config["tracking"]["experiment"])
-        model_id = store.model(run_id, name, describe.params(self._plan), results.step)
+        model_id = store.model(run_id, name, describe.params(self._plan), step)
         store.fill_model(run_id, model_id, [checkpoint, self._run.plan] if uploads else [], tags, results)
         store.set_tags(run_id, tags)
         self._remember(model_id=model_id)
@@ -151,16 +152,17 @@ def _artifacts(run: RunDir) -> Iterator[tuple[Path, str | None]]:
                 yield file, folder.name
 
 
-def _last_results(journal: Path, results: dict[str, float]) -> Point:
-    """The last validation and test metrics of the journal, and `results`, at the journal's last step and time."""
-    last, metrics = Point(0, 0, {}), {}
+def _last_results(journal: Path) -> list[Point]:
+    """The last value of each validation and test metric, at its own step and time: the same row as the run's."""
+    last: dict[str, Point] = {}
     points, offset = read_points(journal, 0, 10_000)
     while points:
         for point in points:
-            metrics.update({k: v for k, v in point.metrics.items() if k.startswith(("val/", "test/"))})
-        last = points[-1]
+            for key, value in point.metrics.items():
+                if key.startswith(("val/", "test/")):
+                    last[key] = Point(point.time_ms, point.step, {key: value})
         points, offset = read_points(journal, offset, 10_000)
-    return Point(last.time_ms, last.step, {**metrics, **results})
+    return list(last.values())
 
 
 def _sha256(path: Path) -> str:

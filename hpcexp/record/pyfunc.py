@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 import json
+import shutil
+import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
 
 from hpcexp.plan import Plan
 
-if TYPE_CHECKING:
-    import numpy as np
-
-CODE = Path(__file__).with_name("pyfunc_code.py")
-"""What the model directory runs; it imports nothing of hpcexp."""
+LOADER = Path(__file__).with_name("exported_program.py")
+"""The code that goes along; it imports nothing of hpcexp."""
 
 
-def save_pyfunc(path: Path, program: Path, example: np.ndarray, plan: Plan) -> None:
-    """Write the MLflow model directory `path` around an exported program (`torch.export`); `example` is a batch."""
-    import logging
-    import os
-    from tempfile import TemporaryDirectory
-
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
+def save_pyfunc(path: Path, program: Path, input_shape: tuple[int, ...], plan: Plan) -> None:
+    """Write the MLflow model directory `path` around an exported program (`torch.export`)."""
     import mlflow.pyfunc
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
 
-    facts = plan.data
-    classes = list(facts.class_names) if facts else []
-    # It tells that it infers the signature, which is what the example is for.
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    with TemporaryDirectory() as scratch:
-        labels = Path(scratch) / "labels.json"
-        labels.write_text(json.dumps(classes))
+    labels = plan.data.class_names if plan.data else ()
+    with TemporaryDirectory() as scratch, warnings.catch_warnings():
+        # The signature says all that an example would, and the program was tried on real inputs.
+        warnings.filterwarnings("ignore", message=".*input example was not provided")
+        data = Path(scratch) / "data"
+        data.mkdir()
+        shutil.copy(program, data / "model.pt2")
+        (data / "labels.json").write_text(json.dumps(labels))
         mlflow.pyfunc.save_model(
             path,
-            python_model=str(CODE),
-            artifacts={"program": str(program), "labels": str(labels)},
-            input_example=example,
+            loader_module=LOADER.stem,
+            code_paths=[str(LOADER)],
+            data_path=str(data),
+            signature=ModelSignature(inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *input_shape))])),
             pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "torch", "numpy")],
             metadata={"hpcexp.signature": plan.signature, "hpcexp.run": f"{plan.experiment}/{plan.name}"},
         )

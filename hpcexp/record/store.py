@@ -149,11 +149,12 @@ class Store:
         return model_id
 
     def fill_model(
-        self, run_id: str, model_id: str, files: Iterable[Path], tags: Mapping[str, str], results: Point
+        self, run_id: str, model_id: str, files: Iterable[Path], tags: Mapping[str, str], results: Iterable[Point]
     ) -> None:
         """Give the LoggedModel its `results`, tags and files; it is ready then."""
         self._client.set_logged_model_tags(model_id, dict(_texts(tags, _MAX_TAG)))
-        self._client.log_batch(run_id, metrics=list(_metrics(results, model_id, run_id)), synchronous=True)
+        metrics = [metric for point in results for metric in _metrics(point, model_id, run_id)]
+        self._client.log_batch(run_id, metrics=metrics, synchronous=True)
         for file in files:
             self._client.log_model_artifact(model_id, str(file))
         self._client.finalize_logged_model(model_id, "READY")
