@@ -29,4 +29,4 @@ def _short(override: str) -> str:
 
 
 def _legal(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.,=+~-]+", "_", text).strip("_.")
+    return re.sub(r"[^A-Za-z0-9.,=+~-]+", "_", re.sub(r"[][{}'\"]", "", text)).strip("_.")

@@ -40,9 +40,9 @@ def test_the_whole_chain_is_told_in_its_order(project: Path) -> None:
 
 
 def test_a_file_that_shadows_is_the_one_that_is_named(project: Path) -> None:
-    """The shadowed one sets nothing."""
+    """The shadowed one sets nothing, and is named with it."""
     write_conf(project, {"trainer/default.yaml": "max_epochs: 2\nmonitor: val/loss\nmode: min\n"})
-    expected = [Origin("conf/trainer/default.yaml:1", "2")]
+    expected = [Origin("conf/trainer/default.yaml:1 (shadows hpcexp/conf/trainer/default.yaml)", "2")]
     assert expected == blame(Composer(project), [], "trainer.max_epochs")
 
 

@@ -239,10 +239,11 @@ def test_a_trained_model_is_handed_over_to_mlflow(trained: TrainedRun, tmp_path:
     sys.modules["hpcexp"] = None
     import mlflow, numpy
     model = mlflow.pyfunc.load_model("model")
-    print(numpy.asarray(model.predict(numpy.zeros((3, 1, 8, 8), numpy.float32))).shape[0])
+    answer = model.predict(numpy.zeros((3, 1, 8, 8), numpy.float32))
+    print(answer["outputs"].shape, answer["probabilities"].sum(1).round(3), len(answer["labels"]))
     """
     answer = python(code, tmp_path)
-    assert "3\n" == answer.out, answer.err
+    assert "(3, 10) [1. 1. 1.] 3\n" == answer.out, answer.err
 
 
 @pytest.mark.slow

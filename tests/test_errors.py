@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 from conftest import TrainedRun
-from helpers import HEAVY, Said, command, only_run, python, write_conf
+from helpers import HEAVY, Said, command, only_run, python, write_conf, write_module
+
+OWN_MODEL = """
+    from torch import nn
+
+    class Net(nn.Sequential):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+"""
 
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "a misspelt key": (["trainer.max_epoch=3"], ["trainer.max_epoch", "no key", "'max_epochs'"]),
@@ -53,6 +61,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "an argument of another type": (["model.dropout=some"], ["model.dropout=some", "a number"]),
     "an argument of the loss": (["task.loss.label_smothing=0.1"], ["task.loss.label_smothing", "'label_smoothing'"]),
     "data that is not there": (["data=images_folder", "data.root=/no/pictures"], ["data.root=/no/pictures", "Fix:"]),
+    "a metric that is not measured": (["trainer.monitor=val/accc"], ["trainer.monitor=val/accc", "'val/acc'", "Fix:"]),
     "patience on a training metric": (
         ["trainer.patience=2", "trainer.monitor=train/loss"],
         ["trainer.patience=2", "train/loss", "Fix: trainer.monitor=val/loss"],
@@ -172,9 +181,12 @@ def test_mistakes_in_config_files_are_named(
 
 
 @pytest.mark.slow
-def test_an_unknown_metric_is_named_before_the_first_step(project: Path) -> None:
-    """It needs the module, so the job finds it."""
-    said = command("train", "trainer.monitor=val/accc", "tracking=off", cwd=project)
+def test_an_unknown_metric_of_an_own_model_is_named_before_the_first_step(project: Path) -> None:
+    """Planning does not know what the model is, so the job finds it."""
+    write_module(project, "own_net", OWN_MODEL)
+    said = command(
+        "train", "~model", "+model._target_=own_net.Net", "trainer.monitor=val/accc", "tracking=off", cwd=project
+    )
     assert 2 == said.status, said
     assert "val/accc" in said.err
     assert "val/acc" in said.err.replace("val/accc", "")

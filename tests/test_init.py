@@ -67,7 +67,7 @@ def test_own_file_shadows_the_packaged_one(project: Path) -> None:
     own = [line for line in hpcexp(project, "plan", "--blame", "trainer.max_epochs").splitlines() if "counts" in line]
     packaged = hpcexp(project, "plan", "--blame", "optimizer.lr")
     assert "conf/trainer/default.yaml" in own[0]
-    assert "hpcexp/conf" not in own[0]
+    assert "shadows hpcexp/conf/trainer/default.yaml" in own[0]
     assert "hpcexp/conf/optimizer/adamw.yaml" in packaged
 
 

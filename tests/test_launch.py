@@ -103,7 +103,10 @@ def test_a_job_that_raises_says_why_and_where_its_log_is(broken: Path) -> None:
     said = command("train", "model=broken", *FAST, cwd=broken)
     log = only_run(broken).rank_log(0)
     assert 1 == said.status
-    assert f"failed: rank 0 ended with status 1: ValueError: the loss of all hope\nIts log: {log}" in said.err
+    assert "failed: rank 0 ended with status 1: ValueError: the loss of all hope (" in said.err
+    assert "broken.py:" in said.err
+    assert f"Its log: {log}" in said.err
+    assert "Traceback" not in said.out
     assert "Traceback" not in said.err
     assert 'raise ValueError("the loss of all hope")' in log.read_text()
     status = only_run(broken).read_status()

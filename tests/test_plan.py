@@ -119,9 +119,9 @@ def test_outside_a_checkout_there_is_no_commit(tmp_path: Path) -> None:
     ("overrides", "label", "expected"),
     [
         ([], "", "base-s5-abcdef01"),
-        (["seed=5", "tracking=off", "debug=fast", "experiment=x", "run.root=/tmp"], "", "base-s5-abcdef01"),
+        (["seed=5", "tracking=off", "experiment=x", "run.root=/tmp"], "", "base-s5-abcdef01"),
         (["optimizer.lr=0.01", "model=cnn"], "", "lr=0.01,model=cnn-s5-abcdef01"),
-        (["model.hidden=[128,64]", "+model.x=a b/c"], "", "hidden=_128,64_,x=a_b_c-s5-abcdef01"),
+        (["model.hidden=[128,64]", "+model.x=a b/c"], "", "hidden=128,64,x=a_b_c-s5-abcdef01"),
         (["optimizer.lr=0.01"], "try 2", "try_2-lr=0.01-s5-abcdef01"),
     ],
 )

@@ -75,7 +75,7 @@ def export(argv: Sequence[str]) -> int:
         from hpcexp.train.trained import export as exported
 
         exported(trained, a.format, path)
-    print(near(path))
+    print(a.output or near(path))
     return 0
 
 
