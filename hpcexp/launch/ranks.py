@@ -43,6 +43,9 @@ def rank_environment(
     env = {k: v for k, v in inherited.items() if k not in INHERITED}
     path = [str(project), *filter(None, [env.get("PYTHONPATH")])]
     threads = str(topology.threads_per_rank)
+    # Threads that wait by spinning take the core that the shipper or another job needs: on two busy cores the digits
+    # MLP trained 24 s instead of 1.9. On idle ones, sleeping costs it 1.8 s instead of 1.5.
+    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     env.update(
         RANK=str(local_rank),
         LOCAL_RANK=str(local_rank),
