@@ -1,7 +1,7 @@
 """`python -m benchmarks [NAME …] [--pairs N]`: run all or the named ones, and print one table.
 
-Every ratio is between two things measured in the same run, in turns; where goals are given, exit status 1 says that one
-was missed. CPU time is user + system on one thread; only the checkpoint's is wall-clock time.
+Every ratio is between two things measured in the same run, in turns. CPU time is user + system on one thread; only the
+checkpoint's is wall-clock time.
 """
 
 from __future__ import annotations

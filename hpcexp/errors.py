@@ -36,6 +36,12 @@ def suggest(word: str, options: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else ""
 
 
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """`suggest` as a sentence with a space behind it, or an empty string."""
+    near = suggest(word, options)
+    return f"{near[0].upper()}{near[1:]} " if near else ""
+
+
 def listed(options: Iterable[str]) -> str:
     """Options as they stand in a message: `a, b, c`."""
     return ", ".join(sorted(options)) or "none"

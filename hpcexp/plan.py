@@ -140,9 +140,19 @@ def load_plan(path: Path) -> Plan:
         data = yaml.load(path.read_text(), Loader=_LOADER)  # noqa: S506 - a safe loader
     except FileNotFoundError as e:
         raise RunError(f"No run in {path.parent}: it has no {path.name}.\nFix: `hpcexp runs` lists the runs.") from e
-    if data.get("version") != VERSION:
-        raise RunError(f"{path} was written by another version of hpcexp (plan version {data.get('version')}).")
-    return from_dict(data)
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise RunError(_damaged(path)) from e
+    version = data.get("version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version != VERSION:
+        raise RunError(f"{path} is of another version of hpcexp (plan version {version}).\nFix: use that version.")
+    try:
+        return from_dict(data)
+    except (KeyError, TypeError, AttributeError) as e:
+        raise RunError(_damaged(path)) from e
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged: it is no plan.\nFix: remove {path.parent}, and run it again."
 
 
 def _plain(value: Any) -> Any:

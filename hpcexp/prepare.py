@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hpcexp.checks.batch import batch, steps
+from hpcexp.checks.data import data_problems, metric_problems
 from hpcexp.checks.devices import topology
 from hpcexp.checks.machine import Machine, this_machine
 from hpcexp.checks.paths import root_problems
@@ -19,14 +22,14 @@ from hpcexp.checks.targets import arguments, node_problems, target_nodes, target
 from hpcexp.checks.values import MISSING, missing_keys, value_problems
 from hpcexp.compose.composer import Composed
 from hpcexp.data.source import Source
-from hpcexp.errors import ConfigError, DataError, listed, suggest
+from hpcexp.errors import ConfigError, DataError, did_you_mean, listed
 from hpcexp.lineage.code import code_digest, git_commit
 from hpcexp.lineage.environment import environment
 from hpcexp.lineage.signature import signature
 from hpcexp.models.sizes import num_params
 from hpcexp.naming import SIGNATURE_LENGTH, run_name
 from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, load_plan
-from hpcexp.record.uri import resolve_uri, unreachable, uri_problem
+from hpcexp.record.uri import resolve_uri, unreachable, uri_problem, without_password
 from hpcexp.rundir import RunDir
 
 HEAVY = frozenset({"torch", "pytorch_lightning", "lightning", "numpy", "pandas", "sklearn", "scipy", "PIL", "mlflow"})
@@ -47,35 +50,47 @@ class Shape:
 def prepare(composed: Composed, project: Path, command: Sequence[str], machine: Machine | None = None) -> Plan:
     """The plan of one job; ConfigError with every mistake in it."""
     config = composed.config
-    problems = [*composed.problems, *value_problems(config), *target_problems(config)]
     root = project / config["run"]["root"]
-    problems += _guarded(lambda: root_problems(root)) or []
     uri = _tracking_uri(config, root)
-    problems += [p for p in [uri and uri_problem(uri)] if p]
-    facts, more = _data_facts(config)
-    problems += more
-    shape, more = _shape(config, machine or this_machine(), facts)
-    problems += more + _monitor_problems(config)
-    if problems or shape is None:
+    facts, fact_problems = _data_facts(config)
+    shape, shape_problems = _shape(config, machine or this_machine(), facts)
+    problems = [
+        *composed.problems,
+        *value_problems(config),
+        *target_problems(config),
+        *(_guarded(lambda: root_problems(root)) or []),
+        *_uri_problems(config, uri),
+        *fact_problems,
+        *shape_problems,
+        *_task_problems(config, facts, shape),
+    ]
+    if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    lineage = {**_code(project, config), **environment(), "command": " ".join(command), "project": str(project)}
-    identity = signature(
-        config,
-        world_size=shape.topology.world_size,
-        accelerator=shape.topology.accelerator,
-        code=lineage["code.digest"],
-        data=facts.fingerprint if facts else "",
-    )
+    assert shape is not None
+    return _planned(composed, project, command, uri, facts, shape)
+
+
+def _planned(
+    composed: Composed, project: Path, command: Sequence[str], uri: str | None, facts: DataFacts | None, shape: Shape
+) -> Plan:
+    """The plan, now that nothing is wrong with it."""
+    config = composed.config
+    code = _code(project, config)
+    fingerprint = facts.fingerprint if facts else ""
+    identity = signature(config, shape.topology, shape.batch, shape.steps, code=code["code.digest"], data=fingerprint)
     name = run_name(composed.overrides, config["seed"], identity, config["run"]["label"])
-    directory = _directory(root / config["name"], name, identity)
+    directory = _directory(project / config["run"]["root"] / config["name"], name, identity)
+    public = _without_secret(config["tracking"]["uri"])
+    lineage = {**code, **environment(), "command": public(" ".join(command)), "project": str(project)}
+    tracking = {**config["tracking"], "uri": config["tracking"]["uri"] and public(config["tracking"]["uri"])}
     return Plan(
         version=VERSION,
         name=directory.name,
         experiment=config["name"],
         run_dir=str(directory),
         signature=identity,
-        config=config,
-        overrides=composed.overrides,
+        config={**config, "tracking": tracking},
+        overrides=tuple(map(public, composed.overrides)),
         choices=composed.choices,
         topology=shape.topology,
         batch=shape.batch,
@@ -84,7 +99,7 @@ def prepare(composed: Composed, project: Path, command: Sequence[str], machine: 
         num_params=_num_params(config["model"], facts),
         tracking_uri=uri,
         lineage=lineage,
-        warnings=_warnings(uri, shape.topology, composed.choices),
+        warnings=_warnings(config, uri, shape.topology, facts),
     )
 
 
@@ -119,11 +134,16 @@ def _data_facts(config: dict[str, Any]) -> tuple[DataFacts | None, list[str]]:
             return None, []
         source = cls(**arguments("data", node))
         problems = source.problems()
-        return (None, problems) if problems else (source.facts(), [])
+        facts = None if problems else source.facts()
+        if not problems and not isinstance(facts, DataFacts):
+            problems = [f"data: {target}.facts() gives {type(facts).__name__}, not hpcexp.plan.DataFacts."]
+        return facts, problems
     except DataError as e:
         return None, [str(e)]
-    except (TypeError, ValueError) as e:
-        return None, [f"data: {target} cannot be made of these arguments: {e}."]
+    except Exception as e:  # noqa: BLE001 - it is the user's code that is asked, or ours with the user's arguments
+        where = traceback.extract_tb(e.__traceback__)[-1]
+        told = f"{type(e).__name__}: {e} ({where.filename}:{where.lineno})"
+        return None, [f"data: {target} cannot be made of these arguments, or cannot tell its facts.\n{told}"]
 
 
 def _imported(target: str) -> Any:
@@ -136,24 +156,37 @@ def _tracking_uri(config: dict[str, Any], root: Path) -> str | None:
     return resolve_uri(tracking["uri"], root, os.environ) if tracking["enabled"] is True else None
 
 
+def _uri_problems(config: dict[str, Any], uri: str | None) -> list[str]:
+    problem = uri_problem(uri) if uri else None
+    if problem is None:
+        return []
+    by_environment = config["tracking"]["uri"] is None
+    return [problem.replace("tracking.uri=", "MLFLOW_TRACKING_URI=", 1) if by_environment else problem]
+
+
+def _without_secret(uri: str | None) -> Callable[[str], str]:
+    """Gives a text without the password that `uri` has."""
+    public = without_password(uri) if uri else ""
+    return lambda text: text.replace(uri, public) if uri else text
+
+
+def _task_problems(config: dict[str, Any], facts: DataFacts | None, shape: Shape | None) -> list[str]:
+    problems = _guarded(lambda: [*metric_problems(config), *_monitor_problems(config)]) or []
+    if facts is None or shape is None:
+        return problems
+    if shape.batch is None and "global_batch_size" not in config["data"]:
+        problems.append("data.global_batch_size: it is needed.\nFix: data.global_batch_size=64")
+    return [*problems, *(_guarded(lambda: data_problems(config, facts, shape.topology.world_size)) or [])]
+
+
 def _monitor_problems(config: dict[str, Any]) -> list[str]:
     """A monitor that hpcexp's own module will not give; what a user's LightningModule gives is known only to it."""
-    trainer, metrics = config["trainer"], config["task"]["metrics"]
-    known = ["train/loss", "val/loss", *(f"val/{name}" for name in metrics or [])]
-    monitor = str(trainer["monitor"])
-    if str(config["model"].get("_target_")).startswith("hpcexp.models.") and monitor not in (*known, MISSING):
-        near = suggest(monitor, known)
-        fix = f"{near[0].upper()}{near[1:]} " if near else ""
-        return [
-            f"trainer.monitor={monitor}: a validation does not give it.\n"
-            f"Fix: {fix}It gives {listed(known)}; task.metrics adds more."
-        ]
-    if trainer["patience"] and trainer["val_every_epochs"] and str(trainer["monitor"]).startswith("train/"):
-        return [
-            f"trainer.patience={trainer['patience']} counts validations, but trainer.monitor={trainer['monitor']} "
-            "is a training metric.\nFix: trainer.monitor=val/loss trainer.mode=min"
-        ]
-    return []
+    known = ["train/loss", "val/loss", *(f"val/{name}" for name in config["task"]["metrics"])]
+    monitor = str(config["trainer"]["monitor"])
+    if not str(config["model"].get("_target_")).startswith("hpcexp.models.") or monitor in (*known, MISSING):
+        return []
+    fix = f"{did_you_mean(monitor, known)}It gives {listed(known)}; task.metrics adds more."
+    return [f"trainer.monitor={monitor}: a validation does not give it.\nFix: {fix}"]
 
 
 def _num_params(model: dict[str, Any], facts: DataFacts | None) -> int | None:
@@ -170,7 +203,7 @@ def _code(project: Path, config: dict[str, Any]) -> dict[str, Any]:
     files = [f for f in map(defining_file, sorted(targets)) if f is not None]
     commit = git_commit(project)
     git = {"git.commit": commit.commit, "git.dirty": commit.dirty, "git.remote": commit.remote} if commit else {}
-    return {**git, "code.digest": code_digest(files)}
+    return {**git, "code.digest": code_digest(files, project, imported_roots)}
 
 
 def _directory(parent: Path, name: str, identity: str) -> Path:
@@ -181,15 +214,29 @@ def _directory(parent: Path, name: str, identity: str) -> Path:
     return parent / name
 
 
-def _warnings(uri: str | None, topology: Topology, choices: dict[str, str]) -> tuple[str, ...]:
-    silent = unreachable(uri) if uri else None
-    shared = None
-    if topology.accelerator == "cpu" and topology.world_size > 1 and choices.get("strategy") == "auto":
-        shared = (
+def _warnings(config: dict[str, Any], uri: str | None, topology: Topology, facts: DataFacts | None) -> tuple[str, ...]:
+    """What is legal and yet may not be what was meant."""
+    data = config["data"]
+    found = [_silent(uri)] if uri else []
+    if topology.accelerator == "cpu" and topology.world_size > 1 and config["strategy"]["name"] == "auto":
+        found.append(
             f"{topology.world_size} processes share one CPU: one process with all cores is often faster "
             "(hardware.devices=1)."
         )
-    return tuple(w for w in (silent, shared) if w)
+    if data.get("num_workers") and data.get("loader") != "map":
+        found.append(f"data.num_workers={data['num_workers']} counts with data.loader=map only.")
+    if facts is None:
+        found.append(
+            "The data tells nothing before the job loads it: a change in it does not make another run "
+            "(--fresh runs again), and its size and shape are checked in the job."
+        )
+    return tuple(w for w in found if w)
+
+
+@cache
+def _silent(uri: str) -> str | None:
+    """`unreachable`, once for all jobs of a command."""
+    return unreachable(uri)
 
 
 def on_path(project: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,6 +68,11 @@ class RunDir:
     def last(self) -> Path:
         return self.checkpoints / "last.ckpt"
 
+    @property
+    def secret_uri(self) -> Path:
+        """The tracking URI where it has a password, for its owner alone."""
+        return self.path / ".tracking"
+
     def rank_log(self, rank: int) -> Path:
         return self.logs / f"rank-{rank}.log"
 
@@ -76,20 +81,23 @@ class RunDir:
         return read_json(self.status)
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace `path` by `content`, durably: readers and crashes see the old file or the new one."""
+def write_atomic(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+    """Replace `path` by `content`, durably: readers and crashes see the old file or the new one.
+
+    `mode` is what the file may be read and written by, less the umask.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

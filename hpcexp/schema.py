@@ -15,10 +15,13 @@ MISSING: Any = "???"
 # The classes below are never made, only read; what a dataclass generates beside them would cost planning 10 ms.
 
 
-def number(default: Any, *, above: float | None = None, least: float | None = None, most: float | None = None) -> Any:
-    """A numeric field with the range that the checks hold it to."""
-    bounds = {"above": above, "least": least, "most": most}
-    return field(default=default, metadata={k: v for k, v in bounds.items() if v is not None})
+CLASSIFICATION_METRICS = ("acc", "top5")
+REGRESSION_METRICS = ("mse", "mae")
+
+
+def number(default: Any, **bounds: float) -> Any:
+    """A numeric field with the range that the checks hold it to: `above`, `below`, `least`, `most`."""
+    return field(default=default, metadata=bounds)
 
 
 def choice(default: Any, *options: str) -> Any:
@@ -114,7 +117,7 @@ class Trainer:
     """Batches per optimizer step on each rank; the global batch stays what `data.global_batch_size` says."""
     gradient_clip_val: float | None = number(None, above=0)
     """Norm that gradients are clipped to; empty: not clipped."""
-    ema_decay: float | None = number(None, above=0, most=1)
+    ema_decay: float | None = number(None, above=0, below=1)
     """Decay of the moving average of weights that is evaluated and kept; empty: none."""
     compile: bool = False
     """Compile the model with `torch.compile`: slower to start, faster on large models."""
@@ -133,11 +136,11 @@ class Trainer:
     log_every_n_steps: int = number(50, least=1)
     """Steps between two writes of the journal; every step's values are in it all the same."""
     limit_train_batches: int | None = number(None, least=1)
-    """Batches of an epoch that are trained on; empty: all."""
+    """Global batches of an epoch that are trained on; empty: all."""
     limit_eval_batches: int | None = number(None, least=1)
     """Batches that a validation or test counts; empty: all."""
     overfit_batches: int = number(0, least=0)
-    """Train and validate on these first few batches only, to see whether the model can learn at all."""
+    """Train and validate on these first few global batches only, to see whether the model can learn at all."""
     profiler: str | None = choice(None, "simple", "advanced", "pytorch")
     """Lightning profiler whose report goes to the run directory."""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -240,6 +243,6 @@ FILLED_IN: dict[str, frozenset[str]] = {
     "model": frozenset({"in_shape", "num_classes"}),
     "optimizer": frozenset({"params"}),
     "scheduler": frozenset({"optimizer", "total_steps", "mode"}),
-    "strategy": frozenset({"process_group_backend", "cluster_environment"}),
+    "strategy": frozenset({"process_group_backend"}),
 }
 """Arguments that hpcexp gives a section's target where it takes them and the configuration does not say them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,10 +32,13 @@ def hpcexp(project: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., S
 
     def call(*argv: str) -> Said:
         capsys.readouterr()
+        handlers = list(logging.getLogger().handlers)
         try:
             status = run(argv)
         except SystemExit as e:  # argparse: --help, or a flag that does not exist
             status = int(e.code or 0)
+        # Hydra's --info logs to the stdout of its time, which is another test's by the next call.
+        logging.getLogger().handlers[:] = handlers
         printed = capsys.readouterr()
         return Said(status, printed.out, printed.err)
 

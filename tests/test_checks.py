@@ -35,7 +35,7 @@ def asked(compose: Callable[..., Composed], machine: Machine, *overrides: str) -
         (CPU, ["hardware.devices=2"], Topology("cpu", (0, 1), 1, 4, "ddp", "gloo")),
         (CPU, ["hardware.devices=all"], Topology("cpu", tuple(range(8)), 1, 1, "ddp", "gloo")),
         (GPUS, ["hardware=gpu", "hardware.devices=[3,1]"], Topology("cuda", (3, 1), 1, 8, "ddp", "nccl")),
-        (GPUS, ["hardware.devices=1", "strategy=ddp"], Topology("cuda", (0,), 1, 16, "ddp", None)),
+        (GPUS, ["hardware.devices=1", "strategy=ddp"], Topology("cuda", (0,), 1, 16, "single", None)),
         (CPU, ["hardware.threads_per_rank=2"], Topology("cpu", (0,), 1, 2, "single", None)),
     ],
 )
@@ -116,12 +116,12 @@ def test_a_data_module_without_a_batch_size_has_no_batch() -> None:
         ({}, Steps(15, 30, 2)),
         ({"max_steps": 20}, Steps(15, 20, 2)),
         ({"max_steps": 15}, Steps(15, 15, 1)),
-        ({"limit_train_batches": 7}, Steps(4, 8, 2)),
-        ({"overfit_batches": 2}, Steps(1, 2, 2)),
+        ({"limit_train_batches": 7}, Steps(7, 14, 2)),
+        ({"overfit_batches": 2}, Steps(2, 4, 2)),
     ],
 )
 def test_steps_follow_from_data_batch_and_limits(trainer: dict[str, Any], expected: Steps) -> None:
-    """Limits count batches, of which two make a step here; the incomplete global batch at the end is dropped."""
+    """Limits count global batches, each a step; the incomplete one at the end is dropped."""
     facts = DataFacts(159, 0, 0, (4,), 2, (), "f")
     unlimited = {"max_epochs": 2, "max_steps": None, "limit_train_batches": None, "overfit_batches": 0}
     assert (expected, []) == steps({"trainer": {**unlimited, **trainer}}, Batch(10, 5, 2), facts)

@@ -137,6 +137,24 @@ def test_hydra_explains_itself(hpcexp: Callable[..., Said], kind: str, word: str
 
 def test_the_shell_learns_to_complete(hpcexp: Callable[..., Said]) -> None:
     """`-sc install=bash` prints what the shell is to evaluate."""
-    said = hpcexp("train", "-sc", "install=bash")
+    said = hpcexp("-sc", "install=bash")
     assert 0 == said.status
     assert "complete" in said.out
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("hpcexp tr", "train"),
+        ("hpcexp train mod", "model="),
+        ("hpcexp train model=", "model=cnn"),
+        ("hpcexp plan model=cnn optimizer.l", "optimizer.lr="),
+        ("hpcexp runs ", ""),
+    ],
+)
+def test_tab_completes(hpcexp: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, line: str, expected: str) -> None:
+    """Verbs, and behind those that compose: groups, options and keys."""
+    monkeypatch.setenv("COMP_LINE", line)
+    said = hpcexp("-sc", "query=bash")
+    assert 0 == said.status
+    assert expected in said.out.split() or expected == said.out

@@ -142,7 +142,7 @@ def test_the_pages_can_be_written_from_a_shell(tmp_path: Path) -> None:
 def test_every_group_and_section_has_a_page(tmp_path: Path) -> None:
     """And the index names them all."""
     write_pages(tmp_path)
-    topics = {*groups(), *filter(None, sections())}
+    topics = {*groups([packaged_conf()]), *filter(None, sections())}
     assert {*topics, "README"} == {f.stem for f in tmp_path.iterdir()}
     index = (tmp_path / "README.md").read_text()
     assert [] == [t for t in topics if f"[{t}]({t}.md)" not in index]
@@ -159,9 +159,9 @@ def test_every_key_of_the_schema_is_documented(section: str) -> None:
 
 def test_options_are_explained_by_their_headers() -> None:
     """In pages and on the command line."""
-    assert "Use:   hpcexp train model=cnn" in options("model")["cnn"]
+    assert "Use:   hpcexp train model=cnn" in options("model", [packaged_conf()])["cnn"]
     assert "### `model=cnn`" in page("model")
-    assert "trainer.max_epochs" in explain("trainer.max_epochs").splitlines()[0]
+    assert "trainer.max_epochs" in explain("trainer.max_epochs", [packaged_conf()]).splitlines()[0]
 
 
 def test_help_lists_groups_and_sections(hpcexp: Callable[..., Said]) -> None:

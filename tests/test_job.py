@@ -113,6 +113,17 @@ def test_progress_comes_down_the_pipe(tmp_path: Path) -> None:
     assert (38, 38, 2) == (lines[-1]["step"], lines[-1]["steps"], lines[-1]["epochs"])
 
 
+def test_two_ranks_validate_the_end_together_and_say_where_it_was(tmp_path: Path) -> None:
+    """`max_steps` within the first epoch of thirty: it is the first of one."""
+    limits = {"trainer__max_epochs": 30, "trainer__max_steps": 5, "trainer__val_every_epochs": 3}
+    (status, said), (other, _) = run_job(digits_plan(tmp_path, world_size=2, **limits), HPCEXP_PROGRESS_FD="1")
+    assert [0, 0] == [status, other]
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert {(1, 1)} == {(line["epoch"], line["epochs"]) for line in lines}
+    assert [5] == [point.step for point in journal(tmp_path) if "val/acc" in point.metrics]
+    assert RunDir(tmp_path).best.is_file()
+
+
 def test_a_job_dies_with_its_supervisor(tmp_path: Path) -> None:
     """The end of the inherited pipe ends it."""
     save_plan(digits_plan(tmp_path, trainer__max_epochs=100_000), tmp_path / "plan.yaml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from hpcexp.rundir import RunDir, find_runs
 pytestmark = pytest.mark.slow
 
 ENDLESS = ("trainer.max_epochs=1000000", "tracking=off", "trainer.log_every_n_steps=1", "launch.progress=none")
+
+SECRET = "tracking.uri=http://ada:s3cret@127.0.0.1:9"
 
 BROKEN = """
 import os, signal
@@ -36,6 +39,8 @@ class Broken(MLP):
             raise ValueError("the loss of all hope")
         if self.left == 0 and self.breaks == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.left == 0 and self.breaks == "exit":
+            os._exit(0)
         return super().forward(x)
 """
 
@@ -228,3 +233,57 @@ def test_a_stopped_job_stops_its_sweep(project: Path) -> None:
         said = ended(supervisor)
         assert 130 == said.status, said
         assert ["killed"] == [r.read_status().get("state") for r in find_runs(project / "runs")]
+
+
+def test_a_job_that_leaves_early_has_not_finished(broken: Path) -> None:
+    """Exit status 0 of a rank alone is no result."""
+    said = command("train", "model=broken", "model.breaks=exit", *FAST, cwd=broken)
+    assert 1 == said.status
+    assert "ended before the run was complete" in said.err
+    assert "failed" == only_run(broken).read_status()["state"]
+
+
+def test_a_hangup_that_nohup_ignores_is_ignored(project: Path) -> None:
+    """Logging out does not end a training that was started with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with running(project) as (supervisor, run, _):
+            supervisor.send_signal(signal.SIGHUP)
+            size = run.journal.stat().st_size
+            wait_until(lambda: run.journal.stat().st_size > 2 * size or supervisor.poll() is not None, "more steps")
+            assert None is supervisor.poll()
+            supervisor.terminate()
+            assert 143 == ended(supervisor).status
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_reader_that_goes_away_does_not_end_a_training(project: Path) -> None:
+    """`hpcexp train | head -1`."""
+    code = "import subprocess, sys; p = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE); "
+    code += "p.stdout.readline(); p.stdout.close(); p.wait()"
+    subprocess.run(
+        [sys.executable, "-c", code, sys.executable, "-m", "hpcexp", "train", *FAST], cwd=project, check=True
+    )
+    assert "finished" == only_run(project).read_status()["state"]
+
+
+def test_a_dry_launch_leaves_a_running_run_alone(project: Path) -> None:
+    """It says who holds the directory."""
+    with running(project) as (_, run, _below):
+        said = command("train", *ENDLESS, "launch=dry", "launch.progress=none", cwd=project)
+        assert 2 == said.status
+        assert "is being written by" in said.err
+        assert run.plan.exists()
+
+
+def test_a_password_is_for_the_shipper_alone(project: Path) -> None:
+    """Not in the plan, which goes to MLflow; in a file of its own that only its owner may read."""
+    said = command("train", *FAST, "tracking=mlflow", "tracking.enabled=true", SECRET, "tracking.wait_s=0", cwd=project)
+    assert 0 == said.status, said
+    run = only_run(project)
+    assert "s3cret" not in said.out + said.err
+    for file in run.path.rglob("*"):
+        if file.is_file() and file != run.secret_uri:
+            assert b"s3cret" not in file.read_bytes(), file
+    assert 0o600 == run.secret_uri.stat().st_mode & 0o777

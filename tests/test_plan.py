@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import Said, only_run, write_conf, write_module
 
+from hpcexp.checks.source_code import imported_roots
 from hpcexp.compose.composer import Composed
 from hpcexp.data.digits import Digits
 from hpcexp.errors import RunError
@@ -107,7 +108,31 @@ def test_the_digest_of_the_code_is_that_of_its_content(tmp_path: Path) -> None:
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
         (tmp_path / place / "net.py").write_text("class Net: pass\n")
-    assert code_digest([tmp_path / "a/net.py"]) == code_digest([tmp_path / "b/net.py"]) != code_digest([])
+    a, b, none = (
+        code_digest(f, tmp_path, imported_roots) for f in ([tmp_path / "a/net.py"], [tmp_path / "b/net.py"], [])
+    )
+    assert a == b != none
+
+
+@pytest.mark.parametrize(
+    ("net", "target"),
+    [
+        ("import plan_helper\nclass Net:\n    def __init__(self, in_shape, num_classes): pass\n", "Net"),
+        ("import plan_helper\nmake = lambda: object\nNet = make()\n", "Net"),
+    ],
+)
+def test_modules_that_own_code_imports_are_part_of_the_identity(
+    planned: Planned, project: Path, net: str, target: str
+) -> None:
+    """Also where only importing it could tell what the target is."""
+    name = f"plan_net_{len(net)}"
+    write_module(project, "plan_helper", "WIDTH = 1\n")
+    write_module(project, name, net)
+    write_conf(project, {"model/own.yaml": f"_target_: {name}.{target}\n"})
+    on_path(project)
+    before = planned("model=own").signature
+    write_module(project, "plan_helper", "WIDTH = 2\n")
+    assert before != planned("model=own").signature
 
 
 def test_outside_a_checkout_there_is_no_commit(tmp_path: Path) -> None:

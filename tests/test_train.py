@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +13,39 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 from training_plans import digits_plan
 
 from hpcexp.errors import ConfigError
+from hpcexp.plan import Plan, Steps, save_plan
 from hpcexp.record.journal import Point, read_points
 from hpcexp.rundir import RunDir
-from hpcexp.train.checkpoint import read_checkpoint
+from hpcexp.train.checkpoint import read_checkpoint, weights_digest
 from hpcexp.train.control import Signals
 from hpcexp.train.ema import Ema
-from hpcexp.train.experiment import Rank
+from hpcexp.train.experiment import Rank, make_data, with_facts
 from hpcexp.train.fit import train
 from hpcexp.train.metrics import Sums
+from hpcexp.train.optimizers import optimizers_of
 from hpcexp.train.quiet import quiet
 from hpcexp.train.schedules import constant, onecycle, warmup_cosine
+from hpcexp.train.trained import evaluate, load_trained
 
 CONF = Path(__file__).parents[1] / "conf"
 
 
+ALONE = Rank(0, 1, torch.device("cpu"))
+
+
 def trained(run_dir: Path, **overrides: Any) -> dict[str, Any]:
     """The summary of a run in this process."""
+    return train_plan(digits_plan(run_dir, **overrides))
+
+
+def train_plan(plan: Plan) -> dict[str, Any]:
+    """The summary of a run in this process."""
     quiet()
-    rank = Rank(0, 1, torch.device("cpu"))
-    return train(digits_plan(run_dir, **overrides), RunDir(run_dir), rank, Signals(), started=time.time())
+    return train(plan, RunDir(Path(plan.run_dir)), ALONE, Signals(), started=time.time())
 
 
 def journal(run_dir: Path) -> list[Point]:
@@ -59,6 +72,33 @@ class OwnModule(pl.LightningModule):
         self.log("val/own", (self.net(batch[0]).argmax(-1) == batch[1]).float().mean())
 
 
+class OwnData(pl.LightningDataModule):
+    """A user's data module that asks for everything by name."""
+
+    def __init__(self, batch_size: int, seed: int, num_workers: int) -> None:
+        super().__init__()
+        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+
+    def train_dataloader(self) -> Any:
+        """Four batches of noise."""
+        inputs = torch.randn(4 * self.batch_size, 1, 8, 8, generator=torch.Generator().manual_seed(self.seed))
+        samples = TensorDataset(inputs, torch.arange(len(inputs)) % 10)
+        return DataLoader(samples, batch_size=self.batch_size, num_workers=self.num_workers)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+def with_own_data(run_dir: Path, **overrides: Any) -> Plan:
+    """A plan whose data set says nothing of itself."""
+    data = {"_target_": f"{__name__}.OwnData", "global_batch_size": 16, "num_workers": 0}
+    model = {"_target_": "hpcexp.models.mlp.MLP", "hidden": [8], "in_shape": [1, 8, 8], "num_classes": 10}
+    return replace(digits_plan(run_dir, data=data, model=model, **overrides), data=None, steps=None)
+
+
+def values_of(run_dir: Path, name: str) -> list[float]:
+    return [point.metrics[name] for point in journal(run_dir) if name in point.metrics]
+
+
 def test_a_run_repeats_bit_for_bit(tmp_path: Path) -> None:
     """Seeds fix initial weights, order and dropout."""
     first, again = (trained(tmp_path / name, model__dropout=0.5)["weights_sha256"] for name in "ab")
@@ -74,8 +114,9 @@ def test_accumulated_batches_make_the_same_steps(tmp_path: Path) -> None:
 
 
 def test_map_and_resident_loaders_train_alike(tmp_path: Path) -> None:
-    """The order of samples does not depend on how they are read."""
-    sums = [trained(tmp_path / kind, data__loader=kind)["weights_sha256"] for kind in ("resident", "map")]
+    """Neither the order of samples nor dropout depends on how they are read."""
+    kinds = ("resident", "map")
+    sums = [trained(tmp_path / k, data__loader=k, model__dropout=0.5)["weights_sha256"] for k in kinds]
     assert sums[0] == sums[1]
 
 
@@ -209,3 +250,201 @@ def test_ema_follows_its_formula() -> None:
     trainer.global_step = 1
     ema.on_train_batch_end(trainer, module)  # type: ignore[arg-type]
     assert ema.state_dict()["average"][0].item() == pytest.approx(1 - 2 / 11)
+
+
+@pytest.mark.parametrize(
+    ("limits", "step", "epoch"),
+    [
+        ({"val_every_epochs": 2, "max_epochs": 3}, 57, 2),
+        ({"max_epochs": 30, "max_steps": 5}, 5, 0),
+        ({"val_every_epochs": 9, "max_epochs": 2}, 38, 1),
+    ],
+)
+def test_the_end_of_training_is_always_validated(tmp_path: Path, limits: dict[str, int], step: int, epoch: int) -> None:
+    """Once, with the average of weights, so that there is a best checkpoint that the test uses."""
+    summary = trained(tmp_path, trainer__ema_decay=0.5, **{f"trainer__{k}": v for k, v in limits.items()})
+    validated = [(p.step, p.metrics["epoch"]) for p in journal(tmp_path) if "val/acc" in p.metrics]
+    assert (step, epoch) == validated[-1]
+    assert len(validated) == len(set(validated))
+    best, last = read_checkpoint(RunDir(tmp_path).best), read_checkpoint(RunDir(tmp_path).last)
+    assert summary["weights_sha256"] == weights_digest(best["state_dict"])
+    assert summary["best"]["epoch"] <= epoch
+    assert summary["steps"] == last["global_step"] == step
+    if best["global_step"] == step:
+        average = last["callbacks"]["Ema"]["average"]
+        assert all(torch.equal(a, b) for a, b in zip(average, best["state_dict"].values(), strict=True))
+
+
+def test_without_validation_samples_the_end_is_the_best(tmp_path: Path) -> None:
+    """Judged by the training loss, which the callbacks see too."""
+    scheduler = yaml.safe_load((CONF / "scheduler" / "plateau.yaml").read_text())
+    plan = with_own_data(tmp_path, trainer__monitor="train/loss", trainer__mode="min", scheduler=scheduler)
+    plan.config["data"]["_target_"] = f"{__name__}.NoValidation"
+    summary = train_plan(plan)
+    assert (8, 1) == (summary["best"]["global_step"], summary["best"]["epoch"])
+    assert summary["best"]["value"] == pytest.approx(sum(values_of(tmp_path, "train/loss")[4:]) / 4)
+
+
+class NoValidation(OwnData):
+    """Nothing but training samples."""
+
+    def val_dataloader(self) -> Any:
+        """Empty."""
+        return []
+
+
+def heavy(run_dir: Path, **overrides: Any) -> Plan:
+    """A plan made without the facts of its Source."""
+    return replace(digits_plan(run_dir, **overrides), data=None, steps=None)
+
+
+def test_a_job_learns_what_planning_could_not_ask(tmp_path: Path) -> None:
+    """Facts and steps, as if planning had known them."""
+    known, plan = digits_plan(tmp_path, trainer__max_steps=21), heavy(tmp_path, trainer__max_steps=21)
+    filled = with_facts(plan, make_data(plan, ALONE))
+    assert (known.data, known.steps) == (filled.data, filled.steps)
+
+
+def test_a_job_says_what_planning_would_have_said(tmp_path: Path) -> None:
+    """Epochs without a step, metrics of another task: all at once."""
+    plan = heavy(tmp_path, data__global_batch_size=5000, task__metrics=["mse"], trainer__monitor="val/mse")
+    with pytest.raises(ConfigError) as caught:
+        train_plan(plan)
+    assert ["data.global_batch_size=5000", "task.metrics=mse"] == [
+        problem.partition(",")[0].partition(":")[0] for problem in caught.value.problems
+    ]
+
+
+def test_a_source_needs_a_batch_size(tmp_path: Path) -> None:
+    """It is not guessed."""
+    with pytest.raises(ConfigError, match=r"data.global_batch_size is not set(.|\n)*Fix:"):
+        train_plan(replace(heavy(tmp_path), batch=None))
+
+
+def test_a_users_data_module_gets_what_it_asks_for(tmp_path: Path) -> None:
+    """The rank's batch, the seed, and hpcexp's own keys that the configuration says."""
+    plan = with_own_data(tmp_path, seed=7)
+    data = make_data(plan, ALONE)
+    assert isinstance(data, OwnData)
+    assert (16, 7, 0) == (data.batch_size, data.seed, data.num_workers)
+    assert train_plan(plan)["steps"] == 8
+
+
+def length(scheduler: Any) -> int:
+    """`total_steps` of a cosine."""
+    total: int = scheduler["lr_scheduler"]["scheduler"].lr_lambdas[0].keywords["total"]
+    return total
+
+
+def test_a_schedule_by_epochs_is_as_long_as_the_plan(tmp_path: Path) -> None:
+    """Not as long as `max_epochs`, where `max_steps` ends training before."""
+    plan = digits_plan(tmp_path, scheduler__interval="epoch", trainer__max_epochs=30, trainer__max_steps=38)
+    module = OwnModule(10)
+    assert Steps(19, 38, 2) == plan.steps
+    assert length(optimizers_of(module, plan.config, plan.steps)) == 2
+
+
+def test_a_schedule_by_epochs_finds_its_length_where_the_plan_has_none(tmp_path: Path) -> None:
+    """Half a cosine over the two epochs that `max_steps` leaves of thirty."""
+    cosine = {"_target_": "hpcexp.train.schedules.warmup_cosine", "interval": "epoch"}
+    train_plan(with_own_data(tmp_path, scheduler=cosine, trainer__max_epochs=30, trainer__max_steps=8))
+    assert [0.003] * 4 + [0.0015] * 4 == pytest.approx(values_of(tmp_path, "train/lr"))
+
+
+def test_plateau_follows_the_validations(tmp_path: Path) -> None:
+    """It moves at every second epoch where only those are validated."""
+    node = yaml.safe_load((CONF / "scheduler" / "plateau.yaml").read_text())
+    plateau = {"scheduler": {**node, "patience": 0, "threshold": 10.0}, "trainer__max_epochs": 5}
+    trained(tmp_path, **plateau, trainer__val_every_epochs=2)
+    rates = values_of(tmp_path, "train/lr")
+    assert [0.003] * 76 + [0.0003] * 19 == pytest.approx(rates)
+
+
+def test_plateau_by_steps_is_a_mistake(tmp_path: Path) -> None:
+    """Said before the first step."""
+    node = yaml.safe_load((CONF / "scheduler" / "plateau.yaml").read_text())
+    with pytest.raises(ConfigError, match=r"scheduler.interval=step(.|\n)*Fix: scheduler.interval=epoch"):
+        trained(tmp_path, scheduler={**node, "interval": "step"})
+    assert journal(tmp_path) == []
+
+
+def test_the_summary_digests_the_best_weights_without_a_test(tmp_path: Path) -> None:
+    """Not the last ones."""
+    plan = digits_plan(tmp_path, trainer__ema_decay=0.9)
+    assert plan.data is not None
+    summary = train_plan(replace(plan, data=replace(plan.data, num_test=0)))
+    assert summary["weights_sha256"] == weights_digest(read_checkpoint(RunDir(tmp_path).best)["state_dict"])
+
+
+def test_sums_of_half_precision_are_exact() -> None:
+    """Eight bits a value, not eight bits a sum."""
+    outputs = torch.randn(1000, 3).bfloat16()
+    targets, loss = torch.randn(1000, 3).bfloat16(), torch.tensor(1.0078125, dtype=torch.bfloat16)
+    sums = Sums(["mse", "mae"], torch.device("cpu"))
+    sums.update(loss, outputs, targets)
+    means, errors = sums.means(), outputs.double() - targets.double()
+    assert means["loss"] == 1.0078125
+    assert means["mse"] == pytest.approx(errors.square().mean().item(), rel=1e-5)
+    assert means["mae"] == pytest.approx(errors.abs().mean().item(), rel=1e-5)
+
+
+def test_a_trained_model_is_neither_compiled_nor_profiled(tmp_path: Path) -> None:
+    """Whatever its training was."""
+    trained(tmp_path)
+    save_plan(digits_plan(tmp_path, trainer__compile=True, trainer__profiler="simple"), RunDir(tmp_path).plan)
+    model = load_trained(RunDir(tmp_path))
+    assert model.network._compiled_call_impl is None
+    assert evaluate(model, "val")["val/acc"] > 0.5
+    assert not list(tmp_path.glob("*profile*"))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_gradients_are_clipped_under_bf16_and_a_fused_optimizer(tmp_path: Path, own: bool) -> None:
+    """To next to nothing: nothing is learned."""
+    sgd = {"_target_": "torch.optim.SGD", "lr": 0.1, "fused": True}
+    overrides = {"optimizer": sgd, "trainer__precision": "bf16-mixed", "trainer__gradient_clip_val": 1e-9}
+    if own:
+        overrides |= {"model": {"_target_": f"{__name__}.OwnModule"}, "trainer__monitor": "val/own"}
+    trained(tmp_path, **overrides)
+    untrained = read_checkpoint(RunDir(tmp_path).last)["optimizer_states"]
+    assert untrained
+    weights = [read_checkpoint(RunDir(tmp_path).last)["state_dict"]]
+    trained(tmp_path / "still", **{**overrides, "optimizer": {**sgd, "lr": 1e-12}})
+    weights.append(read_checkpoint(RunDir(tmp_path / "still").last)["state_dict"])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*(w.values() for w in weights), strict=True))
+
+
+def test_optimizers_are_not_fused_where_scaled_gradients_are_clipped(tmp_path: Path) -> None:
+    """A fused kernel unscales them after they would be clipped."""
+    fused = []
+    for clip in (None, 1.0):
+        config = digits_plan(tmp_path, trainer__precision="16-mixed", trainer__gradient_clip_val=clip).config
+        fused.append(optimizers_of(OwnModule(10), config, Steps(1, 1, 1))["optimizer"].defaults["fused"])
+    assert [True, False] == fused
+
+
+def test_limits_are_global_batches(tmp_path: Path) -> None:
+    """Each is a step, however many batches it is made of."""
+    summary = trained(tmp_path, trainer__limit_train_batches=3, trainer__accumulate_grad_batches=2)
+    assert summary["steps"] == 6
+
+
+def test_a_monitor_that_a_users_module_does_not_log_is_named(tmp_path: Path) -> None:
+    """With what it has logged."""
+    model = {"_target_": f"{__name__}.OwnModule"}
+    with pytest.raises(ConfigError, match=r"trainer.monitor=val/ovn .*did you mean(.|\n)*has logged: .*val/own"):
+        trained(tmp_path, model=model, trainer__monitor="val/ovn")
+
+
+def test_a_summary_without_numbers_is_json_all_the_same(tmp_path: Path) -> None:
+    """A best value that is none is null, and the run says that it diverged."""
+    sgd = {"_target_": "torch.optim.SGD", "lr": 1e30}
+    trained(tmp_path, optimizer=sgd, trainer__monitor="val/loss", trainer__mode="min")
+    summary = json.loads(RunDir(tmp_path).summary.read_text(), parse_constant=pytest.fail)
+    assert (None, True) == (summary["best"]["value"], summary["diverged"])
+
+
+def test_what_the_trainer_refuses_is_said_of_its_extra_arguments(tmp_path: Path) -> None:
+    """Before the first step, without Lightning's traceback."""
+    with pytest.raises(ConfigError, match=r"refuses trainer.extra.gradient_clip_algorithm=loud: (.|\n)*Fix:"):
+        trained(tmp_path, trainer__extra={"gradient_clip_algorithm": "loud"})

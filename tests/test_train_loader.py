@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
+from hpcexp.data.digits import Digits
+from hpcexp.plan import Batch
+from hpcexp.train import datamodule
+from hpcexp.train.datamodule import SourceData
 from hpcexp.train.loader import BatchOrder, MapLoader, ResidentLoader, Shard
 
 
@@ -90,3 +96,67 @@ def test_workers_do_not_change_the_order() -> None:
     order = BatchOrder(32, 8, shuffle=True, seed=9)
     with_workers = MapLoader(TensorDataset(numbers, numbers), order, num_workers=1)
     assert seen(loader("resident", BatchOrder(32, 8, shuffle=True, seed=9))) == seen(with_workers)
+
+
+class Seeds(Dataset[int]):
+    """The seed of the process that reads a sample."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        return torch.initial_seed() % 2**31
+
+
+def test_workers_are_seeded_by_seed_epoch_and_rank() -> None:
+    """And by nothing else: neither do they take from the stream of dropout."""
+    seeds = {}
+    for name, seed, epoch, rank in [("a", 1, 0, 0), ("again", 1, 0, 0), ("b", 2, 0, 0), ("c", 1, 1, 0), ("d", 1, 0, 1)]:
+        order = BatchOrder(4, 2, shuffle=True, seed=seed, shard=Shard(rank, 2))
+        order.set_epoch(epoch)
+        before = torch.get_rng_state()
+        seeds[name] = next(iter(MapLoader(Seeds(), order, num_workers=1))).tolist()
+        assert torch.equal(before, torch.get_rng_state())
+        torch.rand(1)
+    assert seeds["a"] == seeds["again"]
+    assert len({str(seed) for seed in seeds.values()}) == 4
+
+
+class Counted(Digits):
+    """Digits that count how often they are measured."""
+
+    asked = 0
+
+    def resident_bytes(self) -> int:
+        """As many as there are."""
+        self.asked += 1
+        return super().resident_bytes()
+
+
+@pytest.mark.parametrize(("ranks", "expected"), [(1, True), (2, False)])
+def test_ranks_of_a_node_share_its_memory(monkeypatch: pytest.MonkeyPatch, ranks: int, expected: bool) -> None:
+    """What one rank holds as tensors, two do not; it is decided once, whatever is free afterwards."""
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    source = Counted()
+    needed = int(Digits().resident_bytes() / datamodule.RESIDENT_SHARE)
+    free = iter([needed, 0, 0])
+    monkeypatch.setattr(datamodule, "free_memory", lambda device: next(free))
+    config = {"data": {"loader": "auto"}, "seed": 1, "trainer": {}}
+    device = torch.device("cpu")
+    data = SourceData(source, Batch(8, 8, 1), config, shard=Shard(), device=device, ranks_per_node=ranks)
+    loaders = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
+    assert [expected] * 3 == [isinstance(loader, ResidentLoader) for loader in loaders]
+    assert source.asked == 1
+
+
+def test_free_memory_is_what_the_machine_and_the_cgroups_leave(tmp_path: Path) -> None:
+    """Caches count as free; the limit of a cgroup above counts too."""
+    (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemFree: 1 kB\nMemAvailable: 50 kB\n")
+    assert datamodule._available(tmp_path / "meminfo") == 50 * 1024
+    (tmp_path / "cgroup").write_text("4:memory:/old\n0::/job/step\n")
+    for place, limit, used in (("job", "1000", "300"), ("job/step", "max", "200")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "memory.max").write_text(limit)
+        (tmp_path / place / "memory.current").write_text(used)
+    assert datamodule._cgroup_rooms(tmp_path / "cgroup", tmp_path) == [700]
+    assert datamodule._cgroup_rooms(tmp_path / "none", tmp_path) == []

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp import schema
+from hpcexp.checks.batch import steps
 from hpcexp.data.digits import Digits
-from hpcexp.plan import Batch, Plan, Steps, Topology, save_plan
+from hpcexp.plan import Batch, Plan, Topology, save_plan
 
 
 def digits_config(**overrides: Any) -> dict[str, Any]:
@@ -43,8 +44,8 @@ def digits_plan(run_dir: Path, world_size: int = 1, **overrides: Any) -> Plan:
     """The plan of `digits_config(**overrides)` on CPU ranks."""
     config = digits_config(**overrides)
     facts, size = Digits().facts(), config["data"]["global_batch_size"]
-    accumulate, epochs = config["trainer"]["accumulate_grad_batches"], config["trainer"]["max_epochs"]
-    per_epoch = config["trainer"]["limit_train_batches"] or facts.num_train // size
+    accumulate = config["trainer"]["accumulate_grad_batches"]
+    batch = Batch(size, size // world_size // accumulate, accumulate)
     several = world_size > 1
     return Plan(
         version=1,
@@ -58,8 +59,8 @@ def digits_plan(run_dir: Path, world_size: int = 1, **overrides: Any) -> Plan:
         topology=Topology(
             "cpu", tuple(range(world_size)), 1, 1, "ddp" if several else "single", "gloo" if several else None
         ),
-        batch=Batch(size, size // world_size // accumulate, accumulate),
-        steps=Steps(per_epoch, per_epoch * epochs, epochs),
+        batch=batch,
+        steps=steps(config, batch, facts)[0],
         data=facts,
         num_params=None,
         tracking_uri=None,

@@ -16,8 +16,9 @@ def check_targets(config: Mapping[str, Any]) -> list[str]:
     """What is wrong with the targets of `config`: names, arguments not taken or left out, values of a wrong type."""
     problems: list[str] = []
     for path, node in targets(config):
-        own = without(node, OWN_KEYS.get(path, ()))
-        found = call_problems(own, path, given=FILLED_IN.get(path, ()))
+        kept = OWN_KEYS.get(path, frozenset())
+        own = without(node, kept)
+        found = call_problems(own, path, given=FILLED_IN.get(path, frozenset()) | (kept & node.keys()))
         problems += found or type_problems(own, path)
     return problems
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -28,9 +29,15 @@ def instantiate(node: Mapping[str, Any], *args: Any, path: str, **kwargs: Any) -
     except Exception as e:
         cause = _root(e)
         raise ConfigError(
-            f"{path}.{TARGET}={node[TARGET]} could not be built: {type(cause).__name__}: {cause}\n"
+            f"{path}.{TARGET}={node[TARGET]} could not be built: {type(cause).__name__}: {cause}{_place(cause)}\n"
             f"Fix: look at the arguments under {path}."
         ) from e
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised, as ` (file:line)`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def without(node: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:

@@ -35,14 +35,14 @@ def steps(config: dict[str, Any], batch: Batch | None, facts: DataFacts | None) 
     trainer = config["trainer"]
     if batch is None or facts is None:
         return None, []
-    num_batches = facts.num_train // batch.global_size * batch.accumulate
+    num_batches = facts.num_train // batch.global_size
     if num_batches == 0:
         return None, [
             f"data.global_batch_size={batch.global_size}, but there are only {facts.num_train} training samples: "
             f"an epoch would have no step.\nFix: data.global_batch_size={max(1, facts.num_train // 2)}"
         ]
     limits = [n for n in (trainer["limit_train_batches"], trainer["overfit_batches"]) if n]
-    per_epoch = math.ceil(min([num_batches, *limits]) / batch.accumulate)
+    per_epoch = min([num_batches, *limits])
     total = per_epoch * trainer["max_epochs"]
     if trainer["max_steps"]:
         total = min(total, trainer["max_steps"])

@@ -50,7 +50,8 @@ def _device_ids(wanted: Any, accelerator: str, machine: Machine) -> tuple[tuple[
     if isinstance(wanted, list):
         return _listed_ids(wanted, available, noun, machine)
     if isinstance(wanted, bool) or not isinstance(wanted, int):
-        return (), [f"hardware.devices={wanted}: not a number, a list of numbers, all or auto."]
+        shown = "null" if wanted is None else wanted
+        return (), [f"hardware.devices={shown}: not a number, a list of numbers, all or auto.\nFix: hardware.devices=1"]
     if wanted < 1:
         return (), [f"hardware.devices={wanted}: a job needs at least one device."]
     if wanted > available:
@@ -75,6 +76,8 @@ def _listed_ids(wanted: list[Any], available: int, noun: str, machine: Machine) 
 def _strategy(wanted: str, num_ranks: int) -> tuple[str, list[str]]:
     if wanted == "auto":
         return ("single" if num_ranks == 1 else "ddp"), []
+    if wanted == "ddp" and num_ranks == 1:
+        return "single", []
     if wanted == "single" and num_ranks > 1:
         return wanted, [f"strategy=single runs on one device, but hardware asks for {num_ranks}.\nFix: strategy=ddp"]
     return wanted, []

@@ -76,17 +76,25 @@ def parameters(target: str) -> Found:
 
 
 def defining_file(target: str) -> Path | None:
-    """The source file that defines `target`; None where that is not certain."""
+    """The source file that defines `target`, or else that of its module; None where that has no source."""
     try:
         definition = locate(target)
     except SyntaxError:
-        return None
-    return definition[0].file if isinstance(definition, tuple) else None
+        definition = UNKNOWN
+    if isinstance(definition, tuple):
+        return definition[0].file
+    found = _split(target)
+    origin = found[0].origin if isinstance(found, tuple) else None
+    return Path(origin) if origin is not None and origin.endswith(".py") else None
 
 
 def imported_roots(file: Path) -> set[str]:
     """Top-level packages that a source file imports when it is imported itself."""
     roots: set[str] = set()
+    try:
+        _parse(file, "")
+    except (SyntaxError, UnicodeDecodeError):
+        return roots
     for node in Module(file.stem, file, is_package=False).statements():
         if isinstance(node, ast.Import):
             roots.update(a.name.partition(".")[0] for a in node.names)

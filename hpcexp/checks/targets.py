@@ -7,7 +7,7 @@ from typing import Any
 
 from hpcexp.checks.source_code import Missing, Parameters, Unknown, parameters
 from hpcexp.checks.values import MISSING, type_problem
-from hpcexp.errors import listed, suggest
+from hpcexp.errors import did_you_mean, listed
 from hpcexp.schema import FILLED_IN, OWN_KEYS
 
 _HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
@@ -45,11 +45,12 @@ def node_problems(path: str, node: dict[str, Any]) -> Iterator[str]:
     if isinstance(found, Missing):
         yield f"{path}._target_={target}: {found.reason}" + ("" if found.reason.endswith("?") else ".")
     elif not isinstance(found, Unknown):
-        yield from _argument_problems(path, target, arguments(path, node), found, has_args="_args_" in node)
+        said = OWN_KEYS.get(path, frozenset()) & node.keys()
+        yield from _argument_problems(path, target, arguments(path, node), found, said=said, has_args="_args_" in node)
 
 
 def _argument_problems(
-    path: str, target: str, given: dict[str, Any], takes: Parameters, *, has_args: bool
+    path: str, target: str, given: dict[str, Any], takes: Parameters, *, said: frozenset[str], has_args: bool
 ) -> Iterator[str]:
     own = OWN_KEYS.get(path, frozenset())
     for key, value in given.items():
@@ -58,12 +59,11 @@ def _argument_problems(
             if problem:
                 yield f"{path}.{key}={value}: {problem} ({target} says so.)"
         elif not takes.takes_any:
-            near = suggest(key, [*takes.types, *own])
-            fix = f"{near[0].upper()}{near[1:]} " if near else ""
+            fix = did_you_mean(key, [*takes.types, *own])
             valid = listed({*takes.types, *own} - {"params"})
             remove = f"~{path}.{key} leaves it out. "
             yield f"{path}.{key}: {target} takes no argument '{key}'.\nFix: {fix or remove}Valid are: {valid}."
-    for key in sorted(takes.required - given.keys() - FILLED_IN.get(path, frozenset())):
+    for key in sorted(takes.required - given.keys() - FILLED_IN.get(path, frozenset()) - said):
         if not has_args:
             yield f"{path}.{key}: {target} needs a value for '{key}'.\nFix: {path}.{key}=…"
 

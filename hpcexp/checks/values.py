@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import operator
 import re
 import types
 import typing
@@ -11,10 +13,12 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from hpcexp.errors import listed, suggest
+from hpcexp.errors import ConfigError, did_you_mean, listed, suggest
 from hpcexp.schema import OPEN_SECTIONS, Config
 
 MISSING = "???"
+GLOBAL_GROUPS = ("experiment", "debug")
+"""Groups whose files set keys of other sections."""
 _NAMES = {
     int: "a whole number",
     float: "a number",
@@ -27,10 +31,20 @@ _NAMES = {
 
 def value_problems(config: dict[str, Any]) -> list[str]:
     """What is missing, unknown, of the wrong type or out of range."""
+    absent = [f.name for f in dataclasses.fields(Config) if f.name not in config]
+    if absent:
+        raise ConfigError(
+            f"The primary config has no {listed(absent)}.\n"
+            "Fix: begin its defaults list with `- schema`, as hpcexp's own does."
+        )
     problems = [f"{key}: a value is required (???).\nFix: {key}=…" for key in missing_keys(config)]
     problems += _closed(Config, config, "")
     for section, cls in OPEN_SECTIONS.items():
         problems += _open(cls, config[section], section)
+    for key in _left_out(config):
+        group = key.partition(".")[0]
+        choose = f", or {group}=OPTION" if group != "callbacks" else ""
+        problems.append(f"{key}: it is needed.\nFix: {key}=…{choose}")
     return problems + _name_problems(config["name"])
 
 
@@ -59,7 +73,7 @@ def _closed(cls: type, values: dict[str, Any], prefix: str) -> Iterator[str]:
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in fields:
-            yield _unknown(name, fields)
+            yield unknown_key(name, fields)
         elif dataclasses.is_dataclass(field_types(cls)[key]):
             yield from _closed(field_types(cls)[key], value, f"{name}.")
         else:
@@ -88,15 +102,14 @@ def _field(name: str, value: Any, annotation: Any, field: dataclasses.Field[Any]
 
 
 def _range(name: str, value: float, bounds: typing.Mapping[str, Any]) -> Iterator[str]:
-    above, least, most = bounds.get("above"), bounds.get("least"), bounds.get("most")
-    wanted = [
-        *([f"above {above}"] if above is not None else []),
-        *([f"at least {least}"] if least is not None else []),
-        *([f"at most {most}"] if most is not None else []),
-    ]
-    inside = (above is None or value > above) and (least is None or value >= least) and (most is None or value <= most)
-    if not inside:
-        yield f"{name}={value} is out of range: it must be {' and '.join(wanted)}."
+    rules = {"above": ("above", operator.gt), "below": ("below", operator.lt)}
+    rules |= {"least": ("at least", operator.ge), "most": ("at most", operator.le)}
+    held = {kind: bound for kind, bound in bounds.items() if kind in rules}
+    if not math.isfinite(value):
+        yield f"{name}={value}: not a number that can be used.\nFix: {name}=…, a finite one."
+    elif not all(rules[kind][1](value, bound) for kind, bound in held.items()):
+        wanted = " and ".join(f"{rules[kind][0]} {bound}" for kind, bound in held.items())
+        yield f"{name}={value} is out of range: it must be {wanted}.\nFix: {name}=…, within that."
 
 
 def type_problem(value: Any, annotation: Any) -> str | None:
@@ -125,17 +138,30 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
+def _left_out(config: dict[str, Any]) -> Iterator[str]:
+    """Keys without which nothing can be built, where a whole group was taken out."""
+    loss = config["task"]["loss"]
+    nodes = {"model": config["model"], "data": config["data"], "optimizer": config["optimizer"], "task.loss": loss}
+    yield from (f"{path}._target_" for path, node in nodes.items() if not node or node.get("_target_") is None)
+    if "name" not in config["strategy"]:
+        yield "strategy.name"
+    for name, node in config["callbacks"].items():
+        if not isinstance(node, dict) or "_target_" not in node:
+            yield f"callbacks.{name}._target_"
+
+
 def _name_problems(name: Any) -> list[str]:
     """The name is a directory, and a part of MLflow's names."""
-    if not isinstance(name, str) or name == MISSING or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+    if not isinstance(name, str) or name == MISSING or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
         return []
-    return [f"name={name}: an experiment's name is letters, digits and _ . - only.\nFix: name=my_experiment"]
+    return [f"name={name}: a name is at most 100 letters, digits and _ . - only.\nFix: name=my_experiment"]
 
 
-def _unknown(name: str, valid: typing.Iterable[str]) -> str:
+def unknown_key(name: str, valid: typing.Iterable[str], given: str | None = None) -> str:
+    """The message for a key that no one reads, as it was `given`."""
     parent, _, leaf = name.rpartition(".")
-    near = suggest(leaf, valid)
-    fix = f"{near[0].upper()}{near[1:]} " if near else ""
-    return (
-        f"{name}: there is no key '{leaf}' in {parent or 'the configuration'}.\nFix: {fix}Valid are: {listed(valid)}."
-    )
+    options = sorted(valid)
+    fix = f"{did_you_mean(leaf, options)}Valid are: {listed(options)}."
+    if name in GLOBAL_GROUPS:
+        fix = f"begin the {name}'s file with the line `# @package _global_`."
+    return f"{given or name}: there is no key '{leaf}' in {parent or 'the configuration'}.\nFix: {fix}"

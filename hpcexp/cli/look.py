@@ -10,7 +10,7 @@ from dataclasses import asdict
 import yaml
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
-from hpcexp.cli.output import duration, metric, near, pairs, summary_text, table
+from hpcexp.cli.output import duration, metric, pairs, summary_text, table
 from hpcexp.cli.plan import devices_text
 from hpcexp.plan import Plan, load_plan
 from hpcexp.record.listing import STATES, RunRow, list_runs, read_row
@@ -33,7 +33,8 @@ def runs(argv: Sequence[str]) -> int:
     elif rows:
         print(table(("state", "started", "took", "run", "result"), [_cells(r) for r in rows]))
     else:
-        print(f"No runs in {near(a.root.resolve())}. `hpcexp train` makes one.")
+        asked = " of that kind" if a.experiment or a.state else ""
+        print(f"No runs{asked} in {a.root.resolve()}. `hpcexp train` makes one; --root DIR looks elsewhere.")
     return 0
 
 

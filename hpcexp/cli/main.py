@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -32,11 +33,19 @@ def main() -> None:
     """The `hpcexp` command."""
     # Planning makes many small objects and no garbage worth collecting; jobs are processes of their own.
     gc.disable()
+    _have_streams()
     status = run(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     # Nothing is left to tidy up, and taking a thousand modules apart costs a tenth of a plan.
     os._exit(status)
+
+
+def _have_streams() -> None:
+    """Where stdout or stderr was closed (`>&-`), what is printed goes nowhere."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
 
 
 def run(argv: Sequence[str]) -> int:

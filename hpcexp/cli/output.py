@@ -43,9 +43,9 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def metric(value: float) -> str:
-    """Four significant digits."""
-    return f"{value:.4g}"
+def metric(value: float | None) -> str:
+    """Four significant digits; None, as a summary has it, is not a number."""
+    return "nan" if value is None else f"{value:.4g}"
 
 
 def summary_text(plan: Plan, run: RunDir) -> str:
@@ -56,6 +56,8 @@ def summary_text(plan: Plan, run: RunDir) -> str:
     if best:
         rows.append(("best", f"{best['monitor']} {metric(best['value'])} in epoch {best['epoch'] + 1}"))
         rows.append(("checkpoint", near(run.path / best["path"])))
+    if summary.get("diverged"):
+        rows.append(("diverged", "the training loss was not a finite number: see plots/ and metrics.jsonl"))
     if status.get("ended"):
         rows.append(("took", duration(status["ended"] - status["started"])))
     rows.append(("run", near(run.path)))

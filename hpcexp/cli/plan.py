@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpcexp.cli.compose import opened
-from hpcexp.cli.output import near, pairs
+from hpcexp.cli.output import metric, near, pairs
 from hpcexp.compose.composer import Composer
 from hpcexp.plan import Plan, Topology
 from hpcexp.prepare import prepare
@@ -112,7 +112,7 @@ def _state(plan: Plan) -> str:
     run = RunDir(Path(plan.run_dir))
     if is_done(plan):
         result = read_json(run.summary).get("best") or {}
-        told = f" ({result['monitor']} {result['value']:.4g})" if result else ""
+        told = f" ({result['monitor']} {metric(result['value'])})" if result else ""
         return f"done{told}: `hpcexp train` would skip it, `hpcexp train --fresh` would run it again"
     state = current_state(run.read_status())
     return {"planned": "not run yet", "running": "running now"}.get(state, f"tried before ({state}): would start over")

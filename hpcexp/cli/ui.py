@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Sequence
 
 from hpcexp.cli.arguments import parser
@@ -32,10 +31,8 @@ def ui(argv: Sequence[str]) -> int:
     command = ui_command(uri, root, a.host, a.port)
     _check_port(a.host, a.port)
     print(f"{ui_link(f'http://{a.host}:{a.port}')}   (Ctrl-C ends it)", flush=True)
-    try:
-        return subprocess.run(command, env=ui_environment(os.environ), check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    # In this process's place, so that what ends it ends the server.
+    os.execvpe(command[0], command, ui_environment(os.environ))  # noqa: S606 - a fixed command of our own
 
 
 def _check_port(host: str, port: int) -> None:

@@ -29,8 +29,9 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
+from hpcexp.checks.values import GLOBAL_GROUPS, unknown_key
 from hpcexp.compose.failures import FAILURES
-from hpcexp.errors import listed, suggest
+from hpcexp.errors import did_you_mean, listed, suggest
 
 
 @dataclass(frozen=True)
@@ -111,16 +112,6 @@ def node_problem(error: OmegaConfBaseException) -> str:
     return f"{key}: {reason}" if key else reason
 
 
-def unknown_key(key: str, valid: Iterable[str], given: str | None = None) -> str:
-    """The message for a key that no one reads."""
-    parent, _, leaf = key.rpartition(".")
-    valid = sorted(valid)
-    near = suggest(leaf, valid)
-    place = parent or "the configuration"
-    fix = f"{near[0].upper()}{near[1:]} " if near else ""
-    return f"{given or key}: there is no key '{leaf}' in {place}.\nFix: {fix}Valid are: {listed(valid)}."
-
-
 def _parse(overrides: Iterable[str]) -> tuple[list[Override], list[str]]:
     parser = OverridesParser.create()
     parsed, problems = [], []
@@ -159,12 +150,12 @@ def _group_problem(loader: ConfigLoaderImpl, override: Override) -> str | None:
         return _sweep_problem(override, lambda o: _group_problem(loader, o))
     chosen = override.value()
     if chosen is None:
-        fix = f"~{group} leaves it out. Options: {listed(options)}."
+        leave = f"~{group} leaves it out. " if group in GLOBAL_GROUPS else ""
+        fix = f"{leave}Options: {listed(options)}."
         return f"{_line(override)}: a group has an option, not null.\nFix: {fix}"
     for option in [chosen] if isinstance(chosen, str) else []:
         if option not in options:
-            near = suggest(option, options)
-            fix = f"{near[0].upper()}{near[1:]} " if near else ""
+            fix = did_you_mean(option, options)
             return f"{_line(override)}: {group} has no option '{option}'.\nFix: {fix}Options: {listed(options)}."
     return None
 
@@ -193,8 +184,8 @@ def _sweep_problem(override: Override, problem_of: Callable[[Override], str | No
 def _override_problem(override: Override, error: Exception, base: DictConfig, groups: list[str]) -> str:
     key, line = override.key_or_group, _line(override)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if isinstance(cause, ValidationError):
-        return f"{line}: {_type_reason(str(cause).splitlines()[0])}"
+    if isinstance(cause, ValidationError) and not override.is_delete():
+        return f"{line}: {_plain_reason(override, _type_reason(str(cause).splitlines()[0]))}"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         missing = cause.full_key or key
         parent = missing.rpartition(".")[0]
@@ -203,8 +194,21 @@ def _override_problem(override: Override, error: Exception, base: DictConfig, gr
     if override.package is not None:
         near = suggest(key, groups)
         return f"{line}: there is no config group '{key}'.\nFix: {near} Groups: {listed(groups)}."
-    reason = str(error).strip().splitlines()[0]
-    return f"{line}: {reason}"
+    return f"{line}: {_plain_reason(override, str(error).strip().splitlines()[0])}"
+
+
+def _plain_reason(override: Override, reason: str) -> str:
+    """Hydra's and OmegaConf's words in ours."""
+    key = override.key_or_group
+    if reason.startswith("Could not append"):
+        return f"{key} is set already.\nFix: leave the + out."
+    if override.is_delete():
+        return f"{key} cannot be left out{': it does not exist' if 'not exist' in reason else ''}."
+    if "Cannot assign" in reason:
+        return f"it is a mapping.\nFix: {key}.KEY=…"
+    if "is not a ListConfig" in reason:
+        return f"not a list.\nFix: {key}=[…]"
+    return reason
 
 
 def _type_reason(reason: str) -> str:
@@ -226,8 +230,7 @@ def _missing_file(error: MissingConfigException) -> str:
     head = f"In config file {where[1]}.yaml: " if where else ""
     wanted = error.missing_cfg_file or ""
     options = [str(o) for o in (error.options or [])]
-    near = suggest(wanted.rpartition("/")[2], options)
-    fix = f"{near[0].upper()}{near[1:]} " if near else ""
+    fix = did_you_mean(wanted.rpartition("/")[2], options)
     tail = f"\nFix: {fix}Options: {listed(options)}." if options else ""
     return f"{head}there is no config file '{wanted}'.{tail}"
 

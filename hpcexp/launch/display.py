@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import Any, Protocol
@@ -34,13 +35,14 @@ def metrics_text(event: dict[str, Any]) -> str:
 
 
 class Silent:
-    """Shows only what the job prints."""
+    """Shows only what the job prints. Where nobody reads any more, the job goes on all the same."""
 
     def progress(self, event: dict[str, Any]) -> None:
         """Progress is not shown."""
 
     def line(self, text: str) -> None:
-        print(text, flush=True)
+        with contextlib.suppress(OSError, ValueError):
+            print(text, flush=True)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -62,7 +64,7 @@ class Lines(Silent):
         epochs = f"/{event['epochs']}" if event["epochs"] else ""
         text = f"epoch {event['epoch']}{epochs}  step {event['step']}{of}  {metrics_text(event)}".rstrip()
         if not self._shown.startswith(text):
-            print(text, flush=True)
+            self.line(text)
         self._shown = text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpcexp.launch.local import Outcome, freeze, run_job
+from hpcexp.launch.local import Outcome, claimed, freeze, run_job
 from hpcexp.plan import Plan
 from hpcexp.record.alive import is_done
 from hpcexp.rundir import RunDir
@@ -16,6 +16,7 @@ def launch(plan: Plan, *, fresh: bool) -> Outcome:
     if not fresh and is_done(plan):
         return Outcome("skipped", f"{plan.signature[:8]} finished in {run.path}", 0)
     if plan.config["launch"]["name"] == "dry":
-        freeze(plan)
+        with claimed(plan):
+            freeze(plan)
         return Outcome("planned", "", 0)
     return run_job(plan)

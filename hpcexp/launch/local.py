@@ -11,8 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,11 +21,14 @@ from hpcexp.errors import RunError
 from hpcexp.launch.display import Display, display
 from hpcexp.launch.ranks import Ranks
 from hpcexp.plan import Plan, save_plan
-from hpcexp.rundir import RunDir, held, read_json, write_json
+from hpcexp.record.uri import without_password
+from hpcexp.rundir import RunDir, held, read_json, write_atomic, write_json
 
 POLL_S = 0.05
 PATIENCE_S = 5.0
 """After which the command says what it is still waiting for."""
+MISTAKES = ("config", "data")
+"""Kinds of errors in a rank that the user can mend in what was asked for."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -34,7 +37,7 @@ class Outcome:
     """How a job ended."""
 
     state: str
-    """finished, failed or killed."""
+    """finished, failed or killed; skipped or planned where nothing ran."""
     cause: str
     """Why it did not finish, in the words of the rank that failed first; empty where it did."""
     exit: int
@@ -42,22 +45,30 @@ class Outcome:
 
 
 def freeze(plan: Plan) -> RunDir:
-    """Write the plan into its run directory. An earlier try that did not finish is kept beside it."""
+    """Write the plan into its run directory. An earlier try is kept beside it."""
     run = RunDir(Path(plan.run_dir))
     if run.plan.exists():
         _set_aside(run.path)
+    shown = plan.tracking_uri and without_password(plan.tracking_uri)
     try:
-        save_plan(plan, run.plan)
+        if shown != plan.tracking_uri:
+            write_atomic(run.secret_uri, f"{plan.tracking_uri}\n", mode=0o600)
+        save_plan(replace(plan, tracking_uri=shown), run.plan)
     except OSError as e:
         raise RunError(f"{run.path} cannot be written: {e.strerror}.\nFix: run.root=… where there is room.") from e
     return run
 
 
+def claimed(plan: Plan) -> AbstractContextManager[None]:
+    """Keep other commands out of the plan's run directory; RunError names the one that is in it."""
+    path = Path(plan.run_dir)
+    return held(path.parent / f".{path.name}.lock", f"{path} is being written by")
+
+
 def run_job(plan: Plan) -> Outcome:
     """Freeze the plan, run its ranks, and leave a final state behind whatever happens."""
     gc.enable()
-    path = Path(plan.run_dir)
-    with held(path.parent / f".{path.name}.lock", f"{path} is being written by"):
+    with claimed(plan):
         run = freeze(plan)
         started = time.time()
         status = {"state": "running", "started": started, "pid": os.getpid(), "host": plan.lineage["host"]}
@@ -106,16 +117,24 @@ def _watch(ranks: Ranks, run: RunDir, shown: Display, caught: list[int], grace_s
             ranks.signal(signal.SIGKILL)
     ears.listen(0)
     failure = failure or ranks.first_failure()
+    if failure is None and run.summary.exists():
+        return Outcome("finished", "", 0)
+    if failure is None:
+        cause = f"its ranks ended before the run was complete: something called exit.\nIts log: {run.rank_log(0)}"
+        return Outcome("failed", cause, 1)
     if caught:
         return Outcome("killed", f"stopped by {signal.Signals(caught[0]).name}", 128 + caught[0])
-    if failure:
-        return _failed(run, *failure, ears.errors)
-    return Outcome("finished", "", 0)
+    return _failed(run, ranks, failure, ears.errors)
 
 
-def _failed(run: RunDir, rank: int, code: int, errors: dict[int, dict[str, Any]]) -> Outcome:
+def _failed(run: RunDir, ranks: Ranks, failure: tuple[int, int], errors: dict[int, dict[str, Any]]) -> Outcome:
+    """The outcome in the words of the rank that complained first, or else of the one that was seen to end first."""
+    rank, code = failure
+    if errors:
+        rank = next(iter(errors))
+        code = ranks.processes[rank].returncode
     said = errors.get(rank, {})
-    if said.get("kind") == "config":
+    if said.get("kind") in MISTAKES:
         return Outcome("failed", str(said["message"]), 2)
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     what = f": {said['message']}" if said else ""
@@ -130,7 +149,8 @@ def _caught() -> Iterator[list[int]]:
     def catch(number: int, _frame: FrameType | None) -> None:
         caught.append(number)
 
-    before = {s: signal.signal(s, catch) for s in SIGNALS}
+    # What nohup or a shell's `&` has them ignore stays ignored.
+    before = {s: signal.signal(s, catch) for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
     try:
         yield caught
     finally:
@@ -154,7 +174,7 @@ class _Ears:
         select.select([self._fd] if self._is_open else [], [], [], wait_s)
         for event in self._events():
             if "error" in event:
-                self.errors[event["rank"]] = event["error"]
+                self.errors.setdefault(event["rank"], event["error"])
             else:
                 self._shown.progress(event)
         for line in self._lines():
@@ -169,7 +189,7 @@ class _Ears:
             self._rest += chunk
             self._is_open = bool(chunk)
         *lines, self._rest = self._rest.split(b"\n")
-        return [json.loads(line) for line in lines]
+        return [event for line in lines if (event := _parsed(line)) is not None]
 
     def _lines(self) -> list[str]:
         """Whole new lines of the log. Not those that a failing rank writes last: the outcome tells what it says."""
@@ -181,6 +201,15 @@ class _Ears:
         end = data.rfind(b"\n") + 1
         self._offset += end
         return data[:end].decode(errors="replace").splitlines()
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """An event; None where two ranks wrote at once and longer than a pipe keeps whole."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None
 
 
 def _start_shipper(run: RunDir) -> subprocess.Popen[bytes]:

@@ -6,7 +6,7 @@ import hashlib
 import re
 import subprocess
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,18 +37,31 @@ def git_commit(project: Path) -> Commit | None:
     return Commit(commit, bool(changes), _without_password(remote))
 
 
-def code_digest(target_files: Iterable[Path]) -> str:
-    """SHA-256 over hpcexp's result-making sources and the packages of the user's targets."""
+def code_digest(target_files: Iterable[Path], project: Path, imports: Callable[[Path], set[str]]) -> str:
+    """SHA-256 over hpcexp's result-making sources and what the user's targets are made of.
+
+    That is the package of each target that is not installed, and every module or package of `project` that those import
+    (`imports`: the top-level names that a source file imports), and so on.
+    """
     package = Path(hpcexp.__file__).parent
     files = {f for part in RESULT_CODE for f in _sources(package / part)}
-    for file in target_files:
-        if not _is_installed(file):
-            files.update(_sources(_top_of(file)))
+    waiting = [f for target in target_files if not _is_installed(target) for f in _sources(_top_of(target))]
+    while waiting:
+        file = waiting.pop()
+        if file not in files:
+            files.add(file)
+            waiting += [f for name in imports(file) for f in _of_project(project, name)]
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(f"{_name(file)}\0".encode())
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _of_project(project: Path, name: str) -> list[Path]:
+    """Sources of the project's own module or package `name`; none where it has no such thing."""
+    module, package = project / f"{name}.py", project / name
+    return [module] if module.is_file() else _sources(package) if (package / "__init__.py").is_file() else []
 
 
 def _git(project: Path, *arguments: str) -> str | None:

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Any
+
+from hpcexp.plan import Batch, Steps, Topology
 
 WHERE_AND_HOW = frozenset({"hardware", "tracking", "launch", "run", "checkpoint", "notes"})
 """Sections that change no result. The number of ranks and the kind of device do, by rounding, and count."""
 
-HOW_IN_TRAINER = frozenset({"log_every_n_steps", "profiler"})
+HOW = {
+    "data": frozenset({"loader", "num_workers"}),
+    "strategy": frozenset({"name"}),
+    "trainer": frozenset({"log_every_n_steps", "profiler"}),
+}
+"""Keys of other sections that change none; what a strategy's name comes to is in the topology."""
 
 
-def signature(config: dict[str, Any], *, world_size: int, accelerator: str, code: str, data: str) -> str:
-    """Hex SHA-256 of the experiment's identity."""
-    asked = {k: v for k, v in config.items() if k not in WHERE_AND_HOW}
-    asked["trainer"] = {k: v for k, v in asked["trainer"].items() if k not in HOW_IN_TRAINER}
-    facts = {"config": asked, "world_size": world_size, "accelerator": accelerator, "code": code, "data": data}
+def signature(
+    config: dict[str, Any], topology: Topology, batch: Batch | None, steps: Steps | None, *, code: str, data: str
+) -> str:
+    """Hex SHA-256 of the experiment's identity. `code` and `data` are digests."""
+    asked = {
+        section: {k: v for k, v in value.items() if k not in HOW[section]} if section in HOW else value
+        for section, value in config.items()
+        if section not in WHERE_AND_HOW
+    }
+    facts = {
+        "config": asked,
+        "devices": [topology.accelerator, topology.world_size, topology.strategy],
+        "length": [batch and asdict(batch), steps and asdict(steps)],
+        "code": code,
+        "data": data,
+    }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

@@ -27,7 +27,7 @@ class Delivery:
     def __init__(self, run: RunDir, plan: Plan) -> None:
         self._run = run
         self._plan = plan
-        self._uri = plan.tracking_uri or ""
+        self._uri = run.secret_uri.read_text().strip() if run.secret_uri.exists() else plan.tracking_uri or ""
         self._note: dict[str, Any] = read_json(run.mlflow)
         self._store: Store | None = None
 
@@ -44,7 +44,8 @@ class Delivery:
         """Have the MLflow run, with its parameters and tags, new or going on."""
         if self._store is not None:
             return self._store
-        self._remember(tracking_uri=self._uri, delivered=False, token=self._note.get("token") or uuid.uuid4().hex)
+        token = self._note.get("token") or uuid.uuid4().hex
+        self._remember(tracking_uri=self._plan.tracking_uri, delivered=False, token=token)
         store = connect(self._uri, artifact_root(Path(self._plan.run_dir).parent.parent))
         known = self._note.get("run_id")
         if known is None or not store.has_run(known):

@@ -8,7 +8,7 @@ from typing import Any
 
 from hpcexp.plan import Plan
 
-WHERE_AND_HOW = ("tracking", "launch", "run")
+NOT_PARAMS = ("tracking", "launch", "run")
 """Sections of the configuration that don't change what is computed."""
 
 _MLFLOW_TAGS = {
@@ -25,8 +25,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def params(plan: Plan) -> dict[str, str]:
-    """The configuration under dotted names, without the sections of `WHERE_AND_HOW`."""
-    return flatten({key: value for key, value in plan.config.items() if key not in WHERE_AND_HOW})
+    """The configuration under dotted names, without the sections of `NOT_PARAMS`."""
+    return flatten({key: value for key, value in plan.config.items() if key not in NOT_PARAMS})
 
 
 def tags(plan: Plan) -> dict[str, str]:

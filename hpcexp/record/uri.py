@@ -32,21 +32,24 @@ def sqlite_path(uri: str) -> Path | None:
 
 def uri_problem(uri: str) -> str | None:
     """Why MLflow could not use `uri`, and the way out; None where it can."""
+    shown = without_password(uri)
     scheme, separator, _ = uri.partition("://")
     dialect, _, driver = scheme.partition("+")
     if not separator or dialect == "file":
-        return f"tracking.uri={uri} names a directory. MLflow 3 refuses to record into plain files.\nFix: {_EXAMPLES}."
+        return (
+            f"tracking.uri={shown} names a directory. MLflow 3 refuses to record into plain files.\nFix: {_EXAMPLES}."
+        )
     if dialect not in _SCHEMES:
         hint = suggest(dialect, _SCHEMES)
         return (
-            f"tracking.uri={uri} has the unknown scheme '{dialect}'{'; ' + hint if hint else '.'}\n"
+            f"tracking.uri={shown} has the unknown scheme '{dialect}'{'; ' + hint if hint else '.'}\n"
             f"MLflow stores have one of: {listed(_SCHEMES)}.\nFix: {_EXAMPLES}."
         )
     if dialect == "sqlite":
         return _sqlite_problem(uri)
     if not _host_and_port(uri):
         return (
-            f"tracking.uri={uri} names no host, or a port that is no number.\nFix: tracking.uri={scheme}://host:5000."
+            f"tracking.uri={shown} names no host, or a port that is no number.\nFix: tracking.uri={scheme}://host:5000."
         )
     return _driver_problem(uri, driver) if dialect == "postgresql" else None
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from hpcexp.compose.composer import Composed, composed
-from hpcexp.errors import JobFailed
+from hpcexp.errors import HpcexpError, JobFailed
 from hpcexp.launch.job import launch
 from hpcexp.launch.local import Outcome
 from hpcexp.plan import Plan
@@ -33,6 +34,7 @@ class Task:
     fresh: bool
     done: list[tuple[Plan, Outcome]] = field(default_factory=list)
     """Jobs that ended, where they ran in this process."""
+    _told: set[str] = field(default_factory=set)
 
     def __call__(self, cfg: DictConfig) -> float | None:
         """Plan and run one job; the value of `trainer.monitor` at its best, for sweepers that optimise it."""
@@ -45,7 +47,11 @@ class Task:
     def run(self, plan: Plan, label: str = "") -> float | None:
         """Run a plan; JobFailed where it did not finish."""
         print(f"{label}{plan.experiment}/{plan.name}", flush=True)
-        outcome = launch(plan, fresh=self.fresh)
+        self._warn(plan)
+        try:
+            outcome = launch(plan, fresh=self.fresh)
+        except HpcexpError as e:
+            outcome = Outcome("failed", str(e), 2)
         self.done.append((plan, outcome))
         if outcome.state == "killed":
             raise Stopped(outcome.exit)
@@ -53,6 +59,13 @@ class Task:
             print(f"failed: {outcome.cause}", flush=True)
             raise JobFailed(outcome.cause)
         return best_value(plan)
+
+    def _warn(self, plan: Plan) -> None:
+        """Say a warning once for all jobs."""
+        for warning in plan.warnings:
+            if warning not in self._told:
+                self._told.add(warning)
+                print(f"warning: {warning}", file=sys.stderr)
 
 
 class Planning(Task):

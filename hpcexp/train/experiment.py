@@ -13,9 +13,11 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 from hpcexp.build.check import targets
 from hpcexp.build.instantiate import fill, instantiate, resolve, without
+from hpcexp.checks.batch import steps
+from hpcexp.checks.data import data_problems
 from hpcexp.data.source import Source
 from hpcexp.errors import ConfigError
-from hpcexp.plan import Batch, Plan
+from hpcexp.plan import Plan
 from hpcexp.record.journal import Journal
 from hpcexp.schema import OWN_KEYS
 from hpcexp.train.datamodule import SourceData
@@ -24,10 +26,7 @@ from hpcexp.train.keeper import Keeper
 from hpcexp.train.loader import Shard
 from hpcexp.train.metrics import METRICS
 from hpcexp.train.module import Supervised
-from hpcexp.train.optimizers import optimizers_of
-
-ONE_BY_ONE = Batch(1, 1, 1)
-"""For a Source whose plan says no batch."""
+from hpcexp.train.optimizers import clip_gradients, optimizers_of
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,20 @@ def make_module(plan: Plan, journal: Journal | None) -> pl.LightningModule:
     if facts is not None:
         known = {"in_shape": facts.input_shape, "num_classes": facts.num_classes or 1}
     model = instantiate(fill(config["model"], "model", **known), path="model")
-    optimizers = partial(optimizers_of, config=config, total_steps=plan.steps.total if plan.steps else None)
+    if not isinstance(model, torch.nn.Module):
+        target = config["model"]["_target_"]
+        raise ConfigError(
+            f"model._target_={target} gives a {type(model).__name__}, which is no torch.nn.Module.\n"
+            "Fix: let it inherit from torch.nn.Module or LightningModule."
+        )
+    optimizers = partial(optimizers_of, config=config, steps=plan.steps)
     if config["trainer"]["compile"]:
         model.compile()
     if isinstance(model, pl.LightningModule):
         if type(model).configure_optimizers is pl.LightningModule.configure_optimizers:
             model.configure_optimizers = partial(optimizers, model)  # type: ignore[method-assign,assignment]
+        if type(model).configure_gradient_clipping is pl.LightningModule.configure_gradient_clipping:
+            model.configure_gradient_clipping = partial(clip_gradients, model)  # type: ignore[method-assign]
         return model
     task = config["task"]
     if unknown := [name for name in task["metrics"] if name not in METRICS]:
@@ -73,9 +80,14 @@ def make_data(plan: Plan, rank: Rank) -> pl.LightningDataModule:
     """The user's own LightningDataModule, or loaders of the Source."""
     config = plan.config
     node = without(config["data"], OWN_KEYS["data"])
-    taken = inspect.signature(resolve(node["_target_"], "data")).parameters
+    target = resolve(node["_target_"], "data")
+    taken = inspect.signature(target).parameters
     node |= {k: v for k, v in config["data"].items() if k in OWN_KEYS["data"] and k in taken}
-    data = instantiate(fill(node, "data", batch_size=plan.batch and plan.batch.per_rank), path="data")
+    known: dict[str, Any] = {"batch_size": plan.batch.per_rank} if plan.batch else {}
+    # A Source's own default stays: planning has read its facts with it.
+    if not _is_source(target) or ("seed" in taken and taken["seed"].default is inspect.Parameter.empty):
+        known["seed"] = config["seed"]
+    data = instantiate(fill(node, "data", **known), path="data")
     if isinstance(data, pl.LightningDataModule):
         return data
     if not isinstance(data, Source):
@@ -83,15 +95,31 @@ def make_data(plan: Plan, rank: Rank) -> pl.LightningDataModule:
             f"data._target_={node['_target_']} is neither a hpcexp.data.source.Source nor a LightningDataModule.\n"
             "Fix: let it inherit from one of them."
         )
-    shard = Shard(rank.rank, rank.world_size)
-    return SourceData(data, plan.batch or ONE_BY_ONE, config, shard=shard, device=rank.device)
+    if plan.batch is None:
+        raise ConfigError(
+            f"data.global_batch_size is not set, and {node['_target_']} is read in batches.\n"
+            "Fix: data.global_batch_size=64"
+        )
+    shard, share = Shard(rank.rank, rank.world_size), plan.topology.ranks_per_node
+    return SourceData(data, plan.batch, config, shard=shard, device=rank.device, ranks_per_node=share)
 
 
 def with_facts(plan: Plan, data: pl.LightningDataModule) -> Plan:
-    """The plan with what its data set tells, where planning could not ask it without heavy imports."""
-    if plan.data is None and isinstance(data, SourceData):
-        return replace(plan, data=data.source.facts())
-    return plan
+    """The plan with what its data set tells, where planning could not ask it without heavy imports.
+
+    ConfigError where that does not fit the task, the batch or the ranks: what planning says of other data sets.
+    """
+    if plan.data is not None or not isinstance(data, SourceData):
+        return plan
+    facts = data.source.facts()
+    planned, problems = steps(plan.config, plan.batch, facts)
+    if problems := [*problems, *data_problems(plan.config, facts, plan.topology.world_size)]:
+        raise ConfigError(problems)
+    return replace(plan, data=facts, steps=planned)
+
+
+def _is_source(target: Any) -> bool:
+    return isinstance(target, type) and issubclass(target, Source)
 
 
 def make_callbacks(plan: Plan, keeper: Keeper) -> list[pl.Callback]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from importlib.metadata import version
@@ -88,13 +89,15 @@ def _train(
     keeper = Keeper(plan, run, write=rank.rank == 0)
     callbacks = [*make_callbacks(plan, keeper), Control(signals, keeper, rank=rank.rank), clock]
     if progress_fd is not None and rank.rank == 0:
-        steps = plan.steps.total if plan.steps else None
-        callbacks.append(Progress(progress_fd, plan.config["trainer"]["max_epochs"], steps))
+        steps, epochs = (plan.steps.total, plan.steps.epochs) if plan.steps else (None, None)
+        callbacks.append(Progress(progress_fd, epochs or plan.config["trainer"]["max_epochs"], steps))
     logger = JournalLogger(journal, plan.experiment, plan.name, run.path)
     trainer = make_trainer(plan, run, callbacks=callbacks, logger=logger)
     trainer.fit(module, datamodule=data)
     fitted = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
-    tested = {} if plan.data and not plan.data.num_test else _test(trainer, module, data, run, keeper)
+    if keeper.best is not None:
+        module.load_state_dict(read_checkpoint(run.best)["state_dict"])
+    tested = {} if plan.data and not plan.data.num_test else _test(trainer, module, data)
     summary = {**fitted, **_summary(plan, run, module, keeper, clock), "test": tested}
     if rank.rank == 0:
         write_json(run.summary, summary)
@@ -103,20 +106,20 @@ def _train(
     return summary
 
 
-def _test(
-    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, run: RunDir, keeper: Keeper
-) -> dict[str, float]:
-    """Test metrics of the best weights; empty where there is nothing to test with."""
-    if keeper.best is not None:
-        module.load_state_dict(read_checkpoint(run.best)["state_dict"])
+def _test(trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> dict[str, float]:
+    """Test metrics of the weights that are in the module; empty where there is nothing to test with."""
     if not (is_overridden("test_dataloader", data) and is_overridden("test_step", module)):
         return {}
     trainer.test(module, datamodule=data, verbose=False)
-    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test")}
+    values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test")}
+    # Those that are no numbers stand in the journal; JSON has no word for them.
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def _summary(plan: Plan, run: RunDir, module: pl.LightningModule, keeper: Keeper, clock: Clock) -> dict[str, Any]:
     best = {k: v for k, v in keeper.state_dict().items() if k != "signature"}
+    if best and not math.isfinite(best["value"]):
+        best["value"] = None  # JSON has no word for it
     if run.best.is_file():
         best |= {
             "path": str(run.best.relative_to(run.path)),

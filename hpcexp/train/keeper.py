@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,6 +16,7 @@ from hpcexp.errors import ConfigError, suggest
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.train.checkpoint import write_checkpoint
+from hpcexp.train.ema import Ema
 from hpcexp.train.lean import LeanCallback
 
 
@@ -34,6 +37,7 @@ class Keeper(LeanCallback):
         self._best_value = -math.inf
         self._best_saved = True
         self._saved_at = time.monotonic()
+        self._judged_at: int | None = None
 
     @property
     def due(self) -> bool:
@@ -48,7 +52,10 @@ class Keeper(LeanCallback):
         """Hold the weights if they are the best so far."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        value = float(_monitored(trainer, self.monitor))
+        self._judged_at = trainer.global_step
+        self._judge(trainer, float(_monitored(trainer, self.monitor)))
+
+    def _judge(self, trainer: pl.Trainer, value: float) -> None:
         # Of equals the later: on a small validation set the first of many perfect epochs is a lucky one.
         if self.best is not None and not self.sign * value >= self._best_value:
             return
@@ -65,13 +72,27 @@ class Keeper(LeanCallback):
         }
         self._best_saved = False
 
+    def _keep_unjudged(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Without a validation the end of training is the best there is, averaged where that is asked for."""
+        averages = [callback for callback in trainer.callbacks if isinstance(callback, Ema)]  # type: ignore[attr-defined]
+        for average in averages:
+            average.on_validation_start(trainer, module)
+        self._judge(trainer, float(trainer.callback_metrics.get(self.monitor, math.nan)))
+        for average in averages:
+            average.on_validation_end(trainer, module)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save every `checkpoint.every_epochs`."""
         if self.every_epochs and (trainer.current_epoch + 1) % self.every_epochs == 0:
             self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save both."""
+        """Validate what has not been, and save both."""
+        if self._judged_at != trainer.global_step:
+            with _in_last_epoch(trainer):
+                _validate(trainer)
+                if self.best is None:
+                    self._keep_unjudged(trainer, pl_module)
         self.save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -115,5 +136,30 @@ def check_monitor(monitor: str, known: list[str]) -> None:
 def _monitored(trainer: pl.Trainer, monitor: str) -> Tensor:
     value = trainer.callback_metrics.get(monitor)
     if value is None:
-        check_monitor(monitor, sorted(trainer.callback_metrics) or ["nothing"])
+        logged = sorted(trainer.callback_metrics)
+        near = suggest(monitor, logged)
+        raise ConfigError(
+            f"trainer.monitor={monitor} was not logged by the first validation{f'; {near}' if near else ''}.\n"
+            f"{type(trainer.lightning_module).__name__} has logged: {', '.join(logged) or 'nothing'}.\n"
+            f"Fix: trainer.monitor={logged[-1] if logged else 'NAME'}, or self.log('{monitor}', …) in validation_step."
+        )
     return value if isinstance(value, Tensor) else torch.tensor(float("nan"))
+
+
+def _validate(trainer: pl.Trainer) -> None:
+    """A validation at the end of training, with all its hooks."""
+    if trainer.enable_validation:
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.training = True
+
+
+@contextmanager
+def _in_last_epoch(trainer: pl.Trainer) -> Iterator[None]:
+    """Lightning has counted the last epoch when training ends; what is said of its weights belongs to it."""
+    counted = trainer.fit_loop.epoch_progress.current
+    counted.completed -= 1
+    try:
+        yield
+    finally:
+        counted.completed += 1

@@ -146,10 +146,13 @@ class MapLoader(DataLoader[Any]):
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
+            generator=torch.Generator(),
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._consumed = self.order._resume_at
+        # What DataLoader seeds its workers from; by itself it would draw it from the stream that dropout takes too.
+        self.generator.manual_seed(_mixed(self.order.seed, self.order.epoch, self.order.shard.rank))
         for batch in super().__iter__():
             self._consumed += 1
             yield batch
@@ -167,6 +170,6 @@ class MapLoader(DataLoader[Any]):
         self.order.load_state_dict(state)
 
 
-def _mixed(seed: int, epoch: int) -> int:
-    """One seed of two, so that neighbouring seeds do not share the orders of neighbouring epochs."""
-    return (seed * 1_000_003 + epoch * 7_919) % 2**63
+def _mixed(seed: int, epoch: int, rank: int = 0) -> int:
+    """One seed of all, so that neighbouring seeds do not share the orders of neighbouring epochs."""
+    return (seed * 1_000_003 + epoch * 7_919 + rank * 104_729_017) % 2**63

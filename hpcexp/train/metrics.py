@@ -24,16 +24,14 @@ def top5(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Squared error, averaged over the values of a sample and summed over samples."""
-    return (
-        (outputs - targets).square().flatten(1).mean(1).sum()
-        if outputs.ndim > 1
-        else (outputs - targets).square().sum()
-    )
+    errors = (_widened(outputs) - _widened(targets)).square()
+    return errors.flatten(1).mean(1).sum() if errors.ndim > 1 else errors.sum()
 
 
 def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Absolute error, averaged over the values of a sample and summed over samples."""
-    return (outputs - targets).abs().flatten(1).mean(1).sum() if outputs.ndim > 1 else (outputs - targets).abs().sum()
+    errors = (_widened(outputs) - _widened(targets)).abs()
+    return errors.flatten(1).mean(1).sum() if errors.ndim > 1 else errors.sum()
 
 
 METRICS: dict[str, Count] = {"acc": accuracy, "top5": top5, "mse": squared_error, "mae": absolute_error}
@@ -50,7 +48,7 @@ class Sums:
     def update(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch; `loss` is its mean."""
         size = targets.shape[0]
-        values = [loss * size, *(count(outputs, targets) for count in self._counts)]
+        values = [loss.to(self._totals.dtype) * size, *(count(outputs, targets) for count in self._counts)]
         self._totals[:-1] += torch.stack([v.to(self._totals.dtype) for v in values])
         self._totals[-1] += size
 
@@ -60,6 +58,11 @@ class Sums:
             torch.distributed.all_reduce(self._totals)
         *sums, size = self._totals.tolist()
         return {name: value / size if size else float("nan") for name, value in zip(self.names, sums, strict=True)}
+
+
+def _widened(values: Tensor) -> Tensor:
+    """At least float32: bfloat16 has eight bits, and a sum over a batch would be made of them."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _wide(device: torch.device) -> torch.dtype:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hpcexp.record.journal import Journal
 from hpcexp.train.lean import LeanModule, signed
 from hpcexp.train.metrics import Sums
+from hpcexp.train.optimizers import clip_gradients
 
 Optimizers = Callable[[pl.LightningModule], Any]
 """Gives what `configure_optimizers` returns."""
@@ -80,6 +81,10 @@ class Supervised(LeanModule):
         self._micro.append(loss.detach())
         return loss
 
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        """Also for fused optimizers under bf16-mixed."""
+        clip_gradients(self, *args, **kwargs)
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step; keeps its values, which stay on the device until the journal is written."""
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -114,6 +119,11 @@ class Supervised(LeanModule):
         """Of the newest step that is not journalled yet; None right after a write."""
         return self._losses[-1].item() if self._losses else None
 
+    def on_train_epoch_end(self) -> None:
+        """Show the training loss to callbacks where no validation does, as there are no samples for one."""
+        if (num_batches := self.trainer.num_val_batches) and not sum(num_batches):
+            self._publish_training()
+
     def on_train_end(self) -> None:
         """Journal what is left."""
         self.flush()
@@ -129,10 +139,7 @@ class Supervised(LeanModule):
 
     def on_validation_epoch_end(self) -> None:
         """Journal the means and show them to callbacks."""
-        self.flush()
-        if losses := self._since_validation:
-            self.trainer.callback_metrics["train/loss"] = torch.tensor(sum(losses) / len(losses))
-            self._since_validation = []
+        self._publish_training()
         self._publish("val")
 
     def on_test_epoch_start(self) -> None:
@@ -167,6 +174,12 @@ class Supervised(LeanModule):
         assert self._sums is not None
         self._sums.update(self.loss(outputs, targets), outputs, targets)
         return outputs
+
+    def _publish_training(self) -> None:
+        self.flush()
+        if losses := self._since_validation:
+            self.trainer.callback_metrics["train/loss"] = torch.tensor(sum(losses) / len(losses))
+            self._since_validation = []
 
     def _publish(self, split: str) -> None:
         assert self._sums is not None

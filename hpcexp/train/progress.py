@@ -22,7 +22,16 @@ class Progress(LeanCallback):
     def __init__(self, fd: int, epochs: int, steps: int | None) -> None:
         self._fd, self._epochs, self._steps = fd, epochs, steps
         self._next = 0.0
+        self._epoch = 1
         os.set_blocking(fd, False)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the epoch: one that goes on in its middle has no start of its own."""
+        self._epoch = trainer.current_epoch + 1
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the epoch: Lightning has counted further when training ends."""
+        self._epoch = trainer.current_epoch + 1
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Say where training is."""
@@ -47,7 +56,7 @@ class Progress(LeanCallback):
         self._next = time.monotonic() + INTERVAL_S
         line = {
             "phase": phase,
-            "epoch": min(trainer.current_epoch + 1, self._epochs),
+            "epoch": min(self._epoch, self._epochs),
             "epochs": self._epochs,
             "step": trainer.global_step,
             "steps": self._steps,

@@ -20,6 +20,8 @@ _WARNINGS: tuple[tuple[str, str], ...] = (
     (r"GPU available but not used", "pytorch_lightning"),
     # Frozen or evaluation-mode parts of a model are the model's own decision.
     (r"Found \d+ module\(s\) in eval mode at the start of training", "pytorch_lightning"),
+    # A data set without a validation split is its owner's decision, and the checks know what needs one.
+    (r"Total length of `.*` across ranks is zero", "pytorch_lightning"),
     # Lightning's own use of an interface that torch is going to drop: nothing a user could change.
     (r".*isinstance\(treespec, LeafSpec\).*", "pytorch_lightning"),
 )

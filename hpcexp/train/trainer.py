@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
@@ -36,7 +37,15 @@ def make_trainer(plan: Plan, run: RunDir, *, callbacks: list[pl.Callback], logge
     extra = config.get("extra") or {}
     if problems := extra_problems(extra, settings):
         raise ConfigError(problems)
-    return pl.Trainer(**settings, **extra)
+    try:
+        return pl.Trainer(**settings, **extra)
+    except (MisconfigurationException, TypeError, ValueError) as e:
+        if not extra:
+            raise
+        given = ", ".join(f"trainer.extra.{name}={value}" for name, value in extra.items())
+        raise ConfigError(
+            f"pytorch_lightning.Trainer refuses {given}: {e}\nFix: change or leave out what it names."
+        ) from e
 
 
 def extra_problems(extra: dict[str, Any], settings: dict[str, Any]) -> list[str]:
@@ -125,8 +134,10 @@ class NoProfiler(Profiler):
 
 def _settings(plan: Plan, run: RunDir) -> dict[str, Any]:
     config, topology = plan.config["trainer"], plan.topology
+    accumulate = plan.batch.accumulate if plan.batch else config["accumulate_grad_batches"]
+    limit = config.get("limit_train_batches")
     limits = {
-        "limit_train_batches": config.get("limit_train_batches"),
+        "limit_train_batches": limit and limit * accumulate,
         "limit_val_batches": config.get("limit_eval_batches"),
         "limit_test_batches": config.get("limit_eval_batches"),
     }
@@ -139,7 +150,7 @@ def _settings(plan: Plan, run: RunDir) -> dict[str, Any]:
         "precision": config["precision"],
         "max_epochs": config["max_epochs"],
         "max_steps": config.get("max_steps") or -1,
-        "accumulate_grad_batches": plan.batch.accumulate if plan.batch else config["accumulate_grad_batches"],
+        "accumulate_grad_batches": accumulate,
         "gradient_clip_val": config.get("gradient_clip_val"),
         "check_val_every_n_epoch": config["val_every_epochs"],
         "log_every_n_steps": config["log_every_n_steps"],
