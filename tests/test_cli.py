@@ -148,7 +148,7 @@ def test_runs_are_listed(on_trained: Callable[..., Said], trained: TrainedRun) -
     assert row.startswith("finished ")
     assert f"digits_mlp/{trained.run.path.name}" in row
     assert said == on_trained("runs", "digits_mlp", "--state", "finished")
-    assert "No runs in " in on_trained("runs", "other").out
+    assert "No runs of that kind in " in on_trained("runs", "other").out
     listed = json.loads(on_trained("runs", "--json").out)
     assert (str(trained.run.path), "finished", True) == (listed["path"], listed["state"], listed["delivered"])
 
