@@ -56,7 +56,8 @@ def _run(run: RunDir) -> int:
     try:
         train(plan, run, _this_rank(plan), signals, started=started, progress_fd=_fd("HPCEXP_PROGRESS_FD"))
     except Interrupted as e:
-        print(f"Run {e}; its state is in {run.last}.", file=sys.stderr)
+        state = f"its state is in {run.last}" if run.last.is_file() else "there is no checkpoint yet"
+        print(f"Run {e}; {state}.", file=sys.stderr)
         return 128 + e.signum
     return 0
 

@@ -17,6 +17,7 @@ from hpcexp.plan import Plan
 from hpcexp.record.journal import Journal
 from hpcexp.record.lightning import JournalLogger
 from hpcexp.rundir import RunDir, write_json
+from hpcexp.seal import read_note
 from hpcexp.train.checkpoint import read_checkpoint, sha256, weights_digest
 from hpcexp.train.control import Control, Signals
 from hpcexp.train.datamodule import SourceData
@@ -25,6 +26,7 @@ from hpcexp.train.keeper import Keeper, check_monitor
 from hpcexp.train.lean import LeanCallback
 from hpcexp.train.module import Supervised
 from hpcexp.train.progress import Progress
+from hpcexp.train.resume import Resume
 from hpcexp.train.seeds import seed_everything, seed_rank
 from hpcexp.train.trainer import make_trainer
 
@@ -58,7 +60,8 @@ def train(
     """Train and test on this rank; the summary, which rank 0 also writes. ConfigError before the first step."""
     if problems := check_targets(plan.config):
         raise ConfigError(problems)
-    journal = Journal(run.journal) if rank.rank == 0 else None
+    note = read_note(run.last) or {}
+    journal = Journal(run.journal, redone_from=note.get("step")) if rank.rank == 0 else None
     try:
         return _train(plan, run, rank, signals, journal, Clock(started), progress_fd)
     finally:
@@ -90,14 +93,17 @@ def _train(
     if progress_fd is not None and rank.rank == 0:
         steps = plan.steps.total if plan.steps else None
         callbacks.append(Progress(progress_fd, plan.config["trainer"]["max_epochs"], steps))
+    callbacks.append(Resume(keeper.best_step))
     logger = JournalLogger(journal, plan.experiment, plan.name, run.path)
     trainer = make_trainer(plan, run, callbacks=callbacks, logger=logger)
-    trainer.fit(module, datamodule=data)
+    goes_on_from = run.last if run.last.is_file() else None
+    trainer.fit(module, datamodule=data, ckpt_path=goes_on_from, weights_only=True)
     fitted = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     tested = {} if plan.data and not plan.data.num_test else _test(trainer, module, data, run, keeper)
     summary = {**fitted, **_summary(plan, run, module, keeper, clock), "test": tested}
     if rank.rank == 0:
         write_json(run.summary, summary)
+        keeper.tidy()
         if isinstance(module, Supervised) and module.confusion is not None and plan.data is not None:
             write_json(run.confusion, {"labels": list(plan.data.class_names), "matrix": module.confusion})
     return summary
