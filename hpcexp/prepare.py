@@ -19,7 +19,7 @@ from hpcexp.checks.machine import Machine, this_machine
 from hpcexp.checks.paths import root_problems
 from hpcexp.checks.source_code import defining_file, imported_roots
 from hpcexp.checks.targets import arguments, node_problems, target_nodes, target_problems
-from hpcexp.checks.values import MISSING, missing_keys, value_problems
+from hpcexp.checks.values import missing_keys, value_problems
 from hpcexp.compose.composer import Composed
 from hpcexp.data.source import Source
 from hpcexp.errors import ConfigError, DataError, did_you_mean, listed
@@ -31,6 +31,7 @@ from hpcexp.naming import SIGNATURE_LENGTH, run_name
 from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, load_plan
 from hpcexp.record.uri import resolve_uri, unreachable, uri_problem, without_password
 from hpcexp.rundir import RunDir
+from hpcexp.schema import MISSING
 
 HEAVY = frozenset({"torch", "pytorch_lightning", "lightning", "numpy", "pandas", "sklearn", "scipy", "PIL", "mlflow"})
 """A data set whose file imports one of these is not asked for its facts before the job runs."""

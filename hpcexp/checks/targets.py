@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from hpcexp.checks.source_code import Missing, Parameters, Unknown, parameters
-from hpcexp.checks.values import MISSING, type_problem
+from hpcexp.checks.values import type_problem
 from hpcexp.errors import did_you_mean, listed
-from hpcexp.schema import FILLED_IN, OWN_KEYS
+from hpcexp.schema import FILLED_IN, MISSING, OWN_KEYS
 
 _HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
 

@@ -14,9 +14,8 @@ from functools import cache
 from typing import Any
 
 from hpcexp.errors import ConfigError, did_you_mean, listed, suggest
-from hpcexp.schema import OPEN_SECTIONS, Config
+from hpcexp.schema import MISSING, OPEN_SECTIONS, Config
 
-MISSING = "???"
 GLOBAL_GROUPS = ("experiment", "debug")
 """Groups whose files set keys of other sections."""
 _NAMES = {

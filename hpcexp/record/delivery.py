@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hpcexp.checks.values import typed
 from hpcexp.plan import Plan
 from hpcexp.record import describe
 from hpcexp.record.journal import Point, read_points
 from hpcexp.record.store import MAX_METRICS, Store, connect
 from hpcexp.record.ui import artifact_root
-from hpcexp.rundir import FINAL_STATES, RunDir, read_json, write_json
+from hpcexp.rundir import FINAL_STATES, RunDir, read_json, sha256, write_json
 
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _MODEL_LIMIT_BYTES = 100_000_000
@@ -109,7 +109,7 @@ class Delivery:
 
     def _log_dataset(self, store: Store, run_id: str) -> None:
         if self._plan.data is not None:
-            source = describe.typed(describe.flatten(self._plan.config.get("data", {})))
+            source = typed(describe.flatten(self._plan.config.get("data", {})))
             store.log_dataset(run_id, self._plan.choices.get("data", "data"), self._plan.data.fingerprint, source)
 
     def _log_model(self, store: Store, summary: dict[str, Any]) -> None:
@@ -119,7 +119,7 @@ class Delivery:
             return
         run_id = self._note["run_id"]
         uploads = wanted == "always" or checkpoint.stat().st_size <= _MODEL_LIMIT_BYTES
-        digest = summary.get("best", {}).get("sha256") or _sha256(checkpoint)
+        digest = summary.get("best", {}).get("sha256") or sha256(checkpoint)
         tags = {"hpcexp.checkpoint": str(checkpoint.absolute()), "hpcexp.checkpoint.sha256": digest}
         results = _last_results(self._run.journal)
         step = max((point.step for point in results), default=0)
@@ -164,8 +164,3 @@ def _last_results(journal: Path) -> list[Point]:
                     last[key] = Point(point.time_ms, point.step, {key: value})
         points, offset = read_points(journal, offset, 10_000)
     return list(last.values())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hpcexp.checks.values import typed
 from hpcexp.plan import Plan
 
 NOT_PARAMS = ("tracking", "launch", "run")
@@ -57,11 +57,6 @@ def note(plan: Plan, results: Mapping[str, float]) -> str:
 def final_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     """Test metrics of `summary.json` under their names (`test/acc`)."""
     return {key: float(value) for key, value in summary.get("test", {}).items()}
-
-
-def typed(value: Any) -> str:
-    """A value as it is typed in an override: `null`, `true`, `[0, 2]`."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _leaves(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

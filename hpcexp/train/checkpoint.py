@@ -100,12 +100,6 @@ def plain(value: Any, path: str = "") -> Any:
     )
 
 
-def sha256(path: Path) -> str:
-    """Digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
     """Digest of names, types, shapes and bits of the weights, the same on every device."""
     digest = hashlib.sha256()

@@ -17,8 +17,8 @@ from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
 from hpcexp.record.journal import Journal
 from hpcexp.record.lightning import JournalLogger
-from hpcexp.rundir import RunDir, write_json
-from hpcexp.train.checkpoint import read_checkpoint, sha256, weights_digest
+from hpcexp.rundir import RunDir, sha256, write_json
+from hpcexp.train.checkpoint import read_checkpoint, weights_digest
 from hpcexp.train.control import Control, Signals
 from hpcexp.train.datamodule import SourceData
 from hpcexp.train.experiment import Rank, make_callbacks, make_data, make_module, with_facts
