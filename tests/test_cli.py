@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import TrainedRun
-from helpers import REPOSITORY, Said, command, environment, python
+from helpers import REPOSITORY, Said, command, environment, only_run, python
 
 from hpcexp import __version__
 from hpcexp.cli.main import VERBS
@@ -171,6 +171,16 @@ def test_a_run_is_shown(on_trained: Callable[..., Said], trained: TrainedRun) ->
         assert words in told
     assert load_plan(trained.run.plan).config == yaml.safe_load(on_trained("show", "last", "--config").out)
     assert trained.run.rank_log(0).read_text() == on_trained("show", "last", "--log").out
+
+
+def test_a_log_of_any_bytes_is_shown(hpcexp: Callable[..., Said], project: Path) -> None:
+    """A model may print what is not UTF-8."""
+    assert 0 == hpcexp("train", "launch=dry").status
+    log = only_run(project).rank_log(0)
+    log.parent.mkdir()
+    log.write_bytes(b"caf\xe9\n")
+    said = hpcexp("show", "last", "--log")
+    assert (0, "caf\N{REPLACEMENT CHARACTER}\n") == (said.status, said.out)
 
 
 def test_a_trained_model_is_tested_again(on_trained: Callable[..., Said], trained: TrainedRun) -> None:

@@ -48,7 +48,7 @@ def _devices() -> Iterator[Finding]:
     yield "cores", True, f"{machine.num_cores} that this process may use"
     done = subprocess.run([sys.executable, "-c", _TORCH], capture_output=True, text=True, check=False)
     if done.returncode:
-        yield "torch works", False, done.stderr.strip().splitlines()[-1]
+        yield "torch works", False, (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
         return
     version, available, count = done.stdout.split()
     yield "torch works", True, version

@@ -50,7 +50,7 @@ def show(argv: Sequence[str]) -> int:
     if a.config:
         print(yaml.safe_dump(plan.config, sort_keys=False), end="")
     elif a.log:
-        print(run.rank_log(0).read_text() if run.rank_log(0).exists() else "", end="")
+        print(run.rank_log(0).read_text(errors="replace") if run.rank_log(0).exists() else "", end="")
     else:
         print(_shown(plan, run))
     return 0
