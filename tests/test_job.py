@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import wait_until
 from training_plans import digits_plan, run_job, start_job
 
 from hpcexp.plan import save_plan
@@ -90,9 +90,8 @@ def test_mistakes_end_it_before_the_first_step(tmp_path: Path) -> None:
 def test_sigterm_ends_all_ranks_after_a_step_with_a_checkpoint(tmp_path: Path, world_size: int) -> None:
     """Only the last rank hears the signal."""
     ranks = start_job(digits_plan(tmp_path, world_size, trainer__max_epochs=100_000))
-    while not journal(tmp_path):
-        assert ranks[0].poll() is None
-        time.sleep(0.1)
+    wait_until(lambda: journal(tmp_path) or ranks[0].poll() is not None, "the first steps")
+    assert ranks[0].poll() is None
     ranks[-1].send_signal(signal.SIGTERM)
     outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
     assert [143] * world_size == [rank.returncode for rank in ranks], outputs
