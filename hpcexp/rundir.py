@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -74,6 +75,15 @@ class RunDir:
         """The tracking URI where it has a password, for its owner alone."""
         return self.path / ".tracking"
 
+    @property
+    def previous(self) -> Path:
+        """The `last` before, for when that one is damaged."""
+        return self.checkpoints / "previous.ckpt"
+
+    def best_of(self, step: int) -> Path:
+        """The best weights as of a checkpoint that names their step, while that checkpoint may be gone back to."""
+        return self.checkpoints / f"best-{step}.ckpt"
+
     def rank_log(self, rank: int) -> Path:
         return self.logs / f"rank-{rank}.log"
 
@@ -100,6 +110,18 @@ def write_atomic(path: Path, content: str | bytes, mode: int = 0o666) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def second_name(path: Path, name: Path) -> None:
+    """Let `name` be the file `path` too, in place of what it was; a copy where the file system has no hard links."""
+    temporary = name.with_name(f".{name.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    os.replace(temporary, name)
+    temporary.unlink(missing_ok=True)  # rename(2) leaves both where they are the same file already
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

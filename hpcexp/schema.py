@@ -153,6 +153,8 @@ class Checkpoint:
 
     every_s: float | None = number(60.0, above=0)
     """Seconds between two checkpoints; empty: not by time."""
+    every_steps: int | None = number(None, least=1)
+    """Optimizer steps between two checkpoints; empty: not by steps."""
     every_epochs: int | None = number(None, least=1)
     """Epochs between two checkpoints; empty: not by epochs."""
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from hpcexp.cli.compose import opened
 from hpcexp.cli.output import metric, near, pairs
 from hpcexp.compose.composer import Composer
+from hpcexp.errors import RunError
+from hpcexp.launch.resume import continuation
 from hpcexp.plan import Plan, Topology
 from hpcexp.prepare import prepare
 from hpcexp.record.alive import current_state, is_done
@@ -115,7 +117,15 @@ def _state(plan: Plan) -> str:
         told = f" ({result['monitor']} {metric(result['value'])})" if result else ""
         return f"done{told}: `hpcexp train` would skip it, `hpcexp train --fresh` would run it again"
     state = current_state(run.read_status())
-    return {"planned": "not run yet", "running": "running now"}.get(state, f"tried before ({state}): would start over")
+    if state in ("planned", "running"):
+        return {"planned": "not run yet", "running": "running now"}[state]
+    try:
+        found = continuation(plan, verify=False)
+    except RunError as e:
+        return str(e)
+    if found is None:
+        return f"tried before ({state}, without a checkpoint): would start over"
+    return f"interrupted: `hpcexp train` would continue from {found.text(plan)}, `hpcexp train --fresh` start over"
 
 
 def _blamed(composer: Composer, overrides: list[str], key: str) -> str:

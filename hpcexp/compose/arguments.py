@@ -28,7 +28,7 @@ def parser(verb: str, summary: str) -> argparse.ArgumentParser:
     if verb == "plan":
         add("--blame", action="append", default=[], metavar="KEY", help="where the value of KEY comes from")
     else:
-        add("--fresh", action="store_true", help="run again even if the same run has finished")
+        add("--fresh", action="store_true", help="start over, whether the same run has finished or was interrupted")
     return p
 
 

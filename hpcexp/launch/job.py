@@ -5,18 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpcexp.launch.local import Outcome, claimed, freeze, run_job
+from hpcexp.launch.resume import continuation
 from hpcexp.plan import Plan
 from hpcexp.record.alive import is_done
 from hpcexp.rundir import RunDir
 
 
 def launch(plan: Plan, *, fresh: bool) -> Outcome:
-    """Run the plan. `skipped` where the same identity has finished before and `fresh` is not asked."""
+    """Run the plan, or go on with its interrupted run.
+
+    `skipped` where the same identity has finished before. With `fresh` neither counts: it starts over.
+    """
     run = RunDir(Path(plan.run_dir))
     if not fresh and is_done(plan):
         return Outcome("skipped", f"{plan.signature[:8]} finished in {run.path}", 0)
     if plan.config["launch"]["name"] == "dry":
         with claimed(plan):
-            freeze(plan)
+            if fresh or continuation(plan, verify=False) is None:
+                freeze(plan)
         return Outcome("planned", "", 0)
-    return run_job(plan)
+    return run_job(plan, fresh=fresh)

@@ -20,6 +20,7 @@ from typing import Any
 from hpcexp.errors import RunError
 from hpcexp.launch.display import Display, display
 from hpcexp.launch.ranks import Ranks
+from hpcexp.launch.resume import Continuation, continuation, go_back
 from hpcexp.plan import Plan, save_plan
 from hpcexp.record.uri import without_password
 from hpcexp.rundir import RunDir, held, read_json, write_atomic, write_json
@@ -44,13 +45,15 @@ class Outcome:
     """Exit status for the command: 0, 2 for a mistake the user can mend, 1 for a failure, 128 + n for a signal."""
 
 
-def freeze(plan: Plan) -> RunDir:
-    """Write the plan into its run directory. An earlier try is kept beside it."""
+def freeze(plan: Plan, found: Continuation | None = None) -> RunDir:
+    """Write the plan into its run directory. An earlier try that is not gone on with is kept beside it."""
     run = RunDir(Path(plan.run_dir))
-    if run.plan.exists():
+    if found is None and run.plan.exists():
         _set_aside(run.path)
     shown = plan.tracking_uri and without_password(plan.tracking_uri)
     try:
+        if found is not None:
+            go_back(run, found)
         if shown != plan.tracking_uri:
             write_atomic(run.secret_uri, f"{plan.tracking_uri}\n", mode=0o600)
         save_plan(replace(plan, tracking_uri=shown), run.plan)
@@ -65,13 +68,24 @@ def claimed(plan: Plan) -> AbstractContextManager[None]:
     return held(path.parent / f".{path.name}.lock", f"{path} is being written by")
 
 
-def run_job(plan: Plan) -> Outcome:
-    """Freeze the plan, run its ranks, and leave a final state behind whatever happens."""
+def run_job(plan: Plan, *, fresh: bool) -> Outcome:
+    """Freeze the plan, run its ranks, and leave a final state behind whatever happens.
+
+    An interrupted run is gone on with, in its directory and its MLflow run, unless `fresh`.
+    """
     gc.enable()
     with claimed(plan):
-        run = freeze(plan)
-        started = time.time()
-        status = {"state": "running", "started": started, "pid": os.getpid(), "host": plan.lineage["host"]}
+        found = None if fresh else continuation(plan, verify=True)
+        if found is not None:
+            print(f"Continuing from {found.text(plan)} (--fresh starts over)", flush=True)
+        run = freeze(plan, found)
+        status = {
+            "state": "running",
+            "started": time.time(),
+            "attempt": found.attempt if found else 1,
+            "pid": os.getpid(),
+            "host": plan.lineage["host"],
+        }
         write_json(run.status, status)
         shipper = _start_shipper(run)
         outcome = Outcome("failed", "the supervisor itself failed", 1)

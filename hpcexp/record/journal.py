@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import math
 import os
@@ -30,14 +32,21 @@ class Point(NamedTuple):
 class Journal:
     """The one writer of a run's journal: rank 0 opens it, also to go on with one that a killed run left.
 
+    A run that goes on from a checkpoint of step `redone_from` does some steps again, to the same bits: values that
+    stand in the journal from there on are not written twice.
+
     A disk that refuses is said once on stderr and never raised: the lines wait and go with a later call.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, redone_from: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with contextlib.suppress(OSError):  # not every network file system has locks
+            # Held until this process dies: a rank whose supervisor was killed may not have noticed yet.
+            fcntl.lockf(self._fd, fcntl.LOCK_EX)
         self._size, self._last_ms = _cut_torn_line(self._fd)
+        self._known = set() if redone_from is None else _known_from(self._fd, redone_from)
         self._pending = b""
         self._complained = False
 
@@ -45,7 +54,9 @@ class Journal:
         """Write a line for each `(step, metrics)`, all with one `write(2)`; `times_ms`: when each was logged."""
         now = time.time_ns() // 1_000_000
         lines = [
-            self._line(step, metrics, times_ms[i] if times_ms else now) for i, (step, metrics) in enumerate(points)
+            self._line(step, new, times_ms[i] if times_ms else now)
+            for i, (step, metrics) in enumerate(points)
+            if (new := self._new(step, metrics))
         ]
         self._write("".join(lines).encode())
 
@@ -63,6 +74,12 @@ class Journal:
             self.sync()
             os.close(self._fd)
             self._fd = -1
+
+    def _new(self, step: int, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        """Those that the journal does not have."""
+        if not self._known:
+            return metrics
+        return {key: value for key, value in metrics.items() if (key, step) not in self._known}
 
     def _line(self, step: int, metrics: Mapping[str, float], time_ms: int) -> str:
         self._last_ms = max(self._last_ms, time_ms)
@@ -125,6 +142,15 @@ def read_points(path: Path, offset: int = 0, limit: int | None = None) -> tuple[
             if point is not None:
                 points.append(point)
     return points, offset
+
+
+def _known_from(fd: int, step: int) -> set[tuple[str, int]]:
+    """Metric and step of every value from `step` on."""
+    # Not by the path: to close another descriptor of the file would give up the lock.
+    with open(fd, "rb", closefd=False) as file:
+        file.seek(0)
+        points = filter(None, map(_parse, file))
+        return {(key, point.step) for point in points if point.step >= step for key in point.metrics}
 
 
 def _parse(line: bytes) -> Point | None:

@@ -46,6 +46,11 @@ class JournalLogger(Logger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: the plan is frozen and delivered without the training process."""
 
+    def save(self) -> None:
+        """Have everything on the disk: a checkpoint must not be newer than the journal."""
+        if self._journal is not None:
+            self._journal.sync()
+
     def finalize(self, status: str) -> None:
         """Have everything on the disk when training ends, however it ended."""
         if self._journal is not None:

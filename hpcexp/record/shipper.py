@@ -16,13 +16,13 @@ import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from hpcexp.errors import HpcexpError
+from hpcexp.errors import HpcexpError, RunError
 from hpcexp.plan import Plan, load_plan
 from hpcexp.record.alive import supervisor_alive
 from hpcexp.record.delivery import Delivery
 from hpcexp.record.pictures import draw_pictures
 from hpcexp.record.store import held_within, problem_of
-from hpcexp.rundir import FINAL_STATES, RunDir, write_json
+from hpcexp.rundir import FINAL_STATES, RunDir, held, write_json
 
 _NICENESS = 10
 """Below training, yet not starved by it: MLflow's import alone takes 2 to 3 s of CPU."""
@@ -107,7 +107,8 @@ def _accompany(run: RunDir, plan: Plan, delivery: Delivery | None) -> None:
     while run.read_status().get("state") not in FINAL_STATES:
         if _abandoned(run, is_orphan=pipe is not None and pipe.is_closed):
             _mark_killed(run)
-            return
+            if run.read_status().get("state") in FINAL_STATES:
+                return
         if delivery is not None and time.monotonic() >= next_s:
             spent = _send(delivery, plan)
             failures = failures + 1 if spent is None else 0
@@ -175,10 +176,16 @@ def _abandoned(run: RunDir, is_orphan: bool) -> bool:
 
 
 def _mark_killed(run: RunDir) -> None:
-    status = run.read_status()
-    if status.get("state") not in FINAL_STATES:
-        cause = "the process that supervised the run died"
-        write_json(run.status, {**status, "state": "killed", "ended": time.time(), "cause": cause})
+    """Write the final state that the dead supervisor could not, unless another one goes on with the run by now."""
+    path = run.path.resolve()
+    try:
+        with held(path.parent / f".{path.name}.lock", "the run is continued by"):
+            status = run.read_status()
+            if status.get("state") not in FINAL_STATES and supervisor_alive(status) is not True:
+                cause = "the process that supervised the run died"
+                write_json(run.status, {**status, "state": "killed", "ended": time.time(), "cause": cause})
+    except RunError:
+        return
 
 
 def _alone(run: RunDir, timeout_s: float) -> AbstractContextManager[None]:

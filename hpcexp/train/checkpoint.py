@@ -15,6 +15,8 @@ from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 from torch import Tensor
 
 from hpcexp.errors import HpcexpError, RunError
+from hpcexp.rundir import RunDir
+from hpcexp.seal import is_intact, is_sealed, seal
 
 _ATOMS = (str, int, float, bool, bytes, complex, type(None), torch.dtype, torch.device, torch.Size)
 
@@ -22,28 +24,41 @@ _ATOMS = (str, int, float, bool, bytes, complex, type(None), torch.dtype, torch.
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's way to the disk: readers and crashes see the old checkpoint or the new one."""
 
+    def __init__(self, run: RunDir | None = None) -> None:
+        self._run = run
+
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write what `torch.load(weights_only=True)` loads."""
-        write_checkpoint(checkpoint, Path(path))
+        """Write what `torch.load(weights_only=True)` loads; the `last` before stays as `previous`."""
+        note = {"step": checkpoint.get("global_step"), "best": checkpoint.get("hpcexp", {}).get("best")}
+        previous = self._run.previous if self._run and Path(path) == self._run.last else None
+        write_checkpoint(checkpoint, Path(path), note, previous)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Plain data only, whatever was asked."""
-        return read_checkpoint(Path(path), map_location)
+        return read_checkpoint(Path(path), map_location or "cpu")
 
     def remove_checkpoint(self, path: Any) -> None:
         """Delete the file."""
         Path(path).unlink(missing_ok=True)
 
 
-def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Write, fsync, rename. HpcexpError naming the entry that is no plain data."""
+def write_checkpoint(
+    checkpoint: Mapping[str, Any], path: Path, note: dict[str, Any] | None = None, previous: Path | None = None
+) -> None:
+    """Write, seal with `note`, fsync, rename. What stood in `path` becomes `previous`, where that is given.
+
+    HpcexpError naming the entry that is no plain data.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        # The checksum in the archive costs a third of the time; the file's own digest is in the summary.
+        # The checksum in the archive costs a third of the time, and nobody reads it: the seal has one of the whole.
         with _without_crc32():
             torch.save(plain(checkpoint), temporary)
+        seal(temporary, note or {})
         _fsync(temporary)
+        if previous is not None and path.exists():
+            os.replace(path, previous)
         os.replace(temporary, path)
     except BaseException as e:
         temporary.unlink(missing_ok=True)
@@ -65,6 +80,8 @@ def _unwritten(path: Path, error: Exception) -> str:
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """What `write_checkpoint` wrote; RunError where it is missing or damaged."""
+    if path.is_file() and is_sealed(path) and not is_intact(path):
+        raise RunError(f"{path} is damaged: its checksum is wrong.")
     try:
         loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError as e:

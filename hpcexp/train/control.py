@@ -12,7 +12,7 @@ import torch
 
 from hpcexp.train.keeper import Keeper
 from hpcexp.train.lean import LeanCallback
-from hpcexp.train.module import Supervised
+from hpcexp.train.resume import can_save, is_resumable
 
 NOTHING, CHECKPOINT, STOP = 0, 1, 2
 
@@ -47,6 +47,9 @@ class Signals:
 class Control(LeanCallback):
     """Ends training after a step when a signal came, and saves when a checkpoint is due.
 
+    Both wait for a step from whose end training can go on exactly, or for the start of the next epoch. Where the data
+    cannot go on from inside an epoch, a signal ends training at once, and the run goes on from the last checkpoint.
+
     Under more than one rank the decision is the highest of all ranks' wishes, by an all-reduce of one number over the
     CPU that runs beside the next step, so that no rank leaves the others waiting in a collective. It takes the place of
     the broadcast that Lightning makes at every step, which does not hear signals that reach other ranks than 0.
@@ -56,6 +59,7 @@ class Control(LeanCallback):
         self._signals, self._keeper, self._leads = signals, keeper, rank == 0
         self._group: Any = None
         self._pending: tuple[Any, torch.Tensor] | None = None
+        self._decided = NOTHING
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals back from Lightning's own handler."""
@@ -66,13 +70,23 @@ class Control(LeanCallback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Act on what is wished."""
-        wish = self._wish()
+        wish = self._wish(trainer.global_step)
         if self._group is not None:
             wish = self._agreed(wish)
-        if wish == STOP:
-            self._stop(trainer, pl_module)
-        elif wish == CHECKPOINT:
+        self._decided = max(self._decided, wish)
+        if self._decided == NOTHING:
+            return
+        if can_save(trainer):
             self._keeper.save(trainer)
+            self._done()
+        elif self._decided == STOP and not is_resumable(trainer):
+            self._done()
+        else:
+            self._keeper.is_wanted = True
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The keeper, which comes before, has saved what was wanted."""
+        self._done()
 
     def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Leave the test of a single rank: training has saved its end. A validation is finished first."""
@@ -85,10 +99,10 @@ class Control(LeanCallback):
             self._pending[0].wait()
             self._pending = None
 
-    def _wish(self) -> int:
+    def _wish(self, step: int) -> int:
         if self._signals.received is not None:
             return STOP
-        return CHECKPOINT if self._leads and self._keeper.due else NOTHING
+        return CHECKPOINT if self._leads and self._keeper.is_due(step) else NOTHING
 
     def _agreed(self, wish: int) -> int:
         """What was agreed at the step before; starts the agreement on `wish`."""
@@ -97,13 +111,12 @@ class Control(LeanCallback):
             work, value = self._pending
             work.wait()
             before = int(value.item())
-        mine = torch.tensor([wish if before == NOTHING else NOTHING])
+        mine = torch.tensor([wish if before == self._decided == NOTHING else NOTHING])
         op = torch.distributed.ReduceOp.MAX
         self._pending = (torch.distributed.all_reduce(mine, op=op, group=self._group, async_op=True), mine)
         return before
 
-    def _stop(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if isinstance(module, Supervised):
-            module.flush()
-        self._keeper.save(trainer)
-        raise Interrupted(self._signals.received or signal.SIGTERM)
+    def _done(self) -> None:
+        decided, self._decided = self._decided, NOTHING
+        if decided == STOP:
+            raise Interrupted(self._signals.received or signal.SIGTERM)

@@ -18,6 +18,7 @@ from hpcexp.plan import Plan
 from hpcexp.record.journal import Journal
 from hpcexp.record.lightning import JournalLogger
 from hpcexp.rundir import RunDir, sha256, write_json
+from hpcexp.seal import read_note
 from hpcexp.train.checkpoint import read_checkpoint, weights_digest
 from hpcexp.train.control import Control, Signals
 from hpcexp.train.datamodule import SourceData
@@ -26,6 +27,7 @@ from hpcexp.train.keeper import Keeper, check_monitor
 from hpcexp.train.lean import LeanCallback
 from hpcexp.train.module import Supervised
 from hpcexp.train.progress import Progress
+from hpcexp.train.resume import Resume
 from hpcexp.train.seeds import seed_everything, seed_rank
 from hpcexp.train.trainer import make_trainer
 
@@ -59,7 +61,8 @@ def train(
     """Train and test on this rank; the summary, which rank 0 also writes. ConfigError before the first step."""
     if problems := check_targets(plan.config):
         raise ConfigError(problems)
-    journal = Journal(run.journal) if rank.rank == 0 else None
+    note = read_note(run.last) or {}
+    journal = Journal(run.journal, redone_from=note.get("step")) if rank.rank == 0 else None
     try:
         return _train(plan, run, rank, signals, journal, Clock(started), progress_fd)
     finally:
@@ -91,9 +94,11 @@ def _train(
     if progress_fd is not None and rank.rank == 0:
         steps, epochs = (plan.steps.total, plan.steps.epochs) if plan.steps else (None, None)
         callbacks.append(Progress(progress_fd, epochs or plan.config["trainer"]["max_epochs"], steps))
+    callbacks.append(Resume(keeper.best_step))
     logger = JournalLogger(journal, plan.experiment, plan.name, run.path)
     trainer = make_trainer(plan, run, callbacks=callbacks, logger=logger)
-    trainer.fit(module, datamodule=data)
+    goes_on_from = run.last if run.last.is_file() else None
+    trainer.fit(module, datamodule=data, ckpt_path=goes_on_from, weights_only=True)
     fitted = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     if keeper.best is not None:
         module.load_state_dict(read_checkpoint(run.best)["state_dict"])
@@ -101,6 +106,7 @@ def _train(
     summary = {**fitted, **_summary(plan, run, module, keeper, clock), "test": tested}
     if rank.rank == 0:
         write_json(run.summary, summary)
+        keeper.tidy()
         if isinstance(module, Supervised) and module.confusion is not None and plan.data is not None:
             write_json(run.confusion, {"labels": list(plan.data.class_names), "matrix": module.confusion})
     return summary
@@ -117,7 +123,7 @@ def _test(trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDat
 
 
 def _summary(plan: Plan, run: RunDir, module: pl.LightningModule, keeper: Keeper, clock: Clock) -> dict[str, Any]:
-    best = {k: v for k, v in keeper.state_dict().items() if k != "signature"}
+    best = {k: v for k, v in keeper.best_facts().items() if k != "signature"}
     if best and not math.isfinite(best["value"]):
         best["value"] = None  # JSON has no word for it
     if run.best.is_file():

@@ -14,39 +14,54 @@ from torch import Tensor
 
 from hpcexp.errors import ConfigError, suggest
 from hpcexp.plan import Plan
-from hpcexp.rundir import RunDir
+from hpcexp.rundir import RunDir, second_name
+from hpcexp.seal import read_note
 from hpcexp.train.checkpoint import write_checkpoint
 from hpcexp.train.ema import Ema
 from hpcexp.train.lean import LeanCallback
+from hpcexp.train.module import Supervised
 
 
 class Keeper(LeanCallback):
-    """Keeps `best.ckpt` and `last.ckpt`.
+    """Keeps `best.ckpt`, `last.ckpt`, and the `previous.ckpt` before that.
 
     When a validation is the best so far, its weights are copied to host memory. `save` writes them if they are new, and
-    the state of training; `due` says when `checkpoint.every_s` has passed. The end of training and of every
-    `checkpoint.every_epochs` saves by itself. A crash writes only the best: one cannot go on from inside a step.
+    the state of training; `is_due` says when `checkpoint.every_s` or `every_steps` has passed. The end of training and
+    of every `checkpoint.every_epochs` saves by itself, the latter when the next epoch starts, as only then everything
+    that belongs to the epoch is done. A crash writes only the best: one cannot go on from inside a step.
+
+    `best.ckpt` is a second name of `best-STEP.ckpt`. These stay as long as `last` or `previous` refer to them, so that
+    a run that goes on from either has the best weights of that time, whatever was written since.
     """
 
     def __init__(self, plan: Plan, run: RunDir, *, write: bool) -> None:
         trainer, checkpoint = plan.config["trainer"], plan.config["checkpoint"]
         self.monitor, self.sign = trainer["monitor"], 1.0 if trainer["mode"] == "max" else -1.0
         self.every_s, self.every_epochs = checkpoint.get("every_s"), checkpoint.get("every_epochs")
+        self.every_steps = checkpoint.get("every_steps")
+        self.is_wanted = False
+        """Whether to save when the next epoch starts."""
         self.best: dict[str, Any] | None = None
         self._plan, self._run, self._write = plan, run, write
         self._best_value = -math.inf
         self._best_saved = True
         self._saved_at = time.monotonic()
         self._judged_at: int | None = None
+        self._saved_step = 0
 
-    @property
-    def due(self) -> bool:
-        """Whether the time for a checkpoint has come."""
+    def is_due(self, step: int) -> bool:
+        """Whether it is time for a checkpoint."""
+        if self.every_steps is not None and step - self._saved_step >= self.every_steps:
+            return True
         return self.every_s is not None and time.monotonic() - self._saved_at >= self.every_s
 
+    def best_step(self) -> int | None:
+        """The step of the best weights so far."""
+        return self.best["global_step"] if self.best is not None else None
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count the time to the first checkpoint from here."""
-        self._saved_at = time.monotonic()
+        """Count to the first checkpoint from here."""
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hold the weights if they are the best so far."""
@@ -59,7 +74,7 @@ class Keeper(LeanCallback):
         # Of equals the later: on a small validation set the first of many perfect epochs is a lucky one.
         if self.best is not None and not self.sign * value >= self._best_value:
             return
-        self._best_value = -math.inf if math.isnan(value) else self.sign * value
+        self._best_value = self._rank_of(value)
         weights = trainer.strategy.lightning_module_state_dict()
         self.best = {
             "state_dict": {k: v.detach().to("cpu", copy=True) for k, v in weights.items()} if self._write else {},
@@ -81,9 +96,10 @@ class Keeper(LeanCallback):
         for average in averages:
             average.on_validation_end(trainer, module)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save every `checkpoint.every_epochs`."""
-        if self.every_epochs and (trainer.current_epoch + 1) % self.every_epochs == 0:
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what is wanted, and after every `checkpoint.every_epochs`, unless the run goes on from here."""
+        is_due = self.every_epochs and trainer.current_epoch % self.every_epochs == 0
+        if (is_due or self.is_wanted) and trainer.global_step > self._saved_step:
             self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -101,25 +117,54 @@ class Keeper(LeanCallback):
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write both checkpoints. Under more than one rank all must call it at the same step."""
+        if isinstance(trainer.lightning_module, Supervised):
+            trainer.lightning_module.flush()
+        for logger in trainer.loggers:
+            logger.save()
         self.save_best()
         trainer.save_checkpoint(self._run.last)
-        self._saved_at = time.monotonic()
+        if self._write:
+            self._prune()
+        self._saved_at, self._saved_step, self.is_wanted = time.monotonic(), trainer.global_step, False
 
     def save_best(self) -> None:
         """Write the best weights if they are not on the disk yet."""
         if self.best is not None and self._write and not self._best_saved:
-            write_checkpoint(self.best, self._run.best)
+            named = self._run.best_of(self.best["global_step"])
+            write_checkpoint(self.best, named)
+            second_name(named, self._run.best)
         self._best_saved = True
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a continued run needs to know of the best so far; its weights are in `best.ckpt`."""
+    def tidy(self) -> None:
+        """Leave `best` and `last` alone: a finished run is not gone on with."""
+        if self._write:
+            for path in (self._run.previous, *self._run.checkpoints.glob("best-*.ckpt")):
+                path.unlink(missing_ok=True)
+
+    def best_facts(self) -> dict[str, Any]:
+        """Epoch, step and value of the best so far, without its weights; empty where there is none."""
         return {k: v for k, v in (self.best or {}).items() if k not in ("state_dict", "model")}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a continued run needs to know; the best weights are in `best.ckpt`."""
+        return {"best": self.best_facts(), "judged_at": self._judged_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the best of an interrupted run."""
-        if state_dict:
-            self._best_value = self.sign * state_dict["value"]
-            self.best = dict(state_dict)
+        self._judged_at = state_dict["judged_at"]
+        if best := state_dict["best"]:
+            self._best_value = self._rank_of(best["value"])
+            self.best = dict(best)
+
+    def _rank_of(self, value: float) -> float:
+        return -math.inf if math.isnan(value) else self.sign * value
+
+    def _prune(self) -> None:
+        """Delete best weights that no checkpoint refers to any more."""
+        notes = [read_note(path) or {} for path in (self._run.last, self._run.previous)]
+        kept = {self._run.best_of(note["best"]) for note in notes if note.get("best") is not None}
+        for path in set(self._run.checkpoints.glob("best-*.ckpt")) - kept:
+            path.unlink(missing_ok=True)
 
 
 def check_monitor(monitor: str, known: list[str]) -> None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hpcexp.train.seeds import seed_everything
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -141,18 +143,17 @@ class MapLoader(DataLoader[Any]):
         self.order = order
         self._consumed = 0
         super().__init__(
-            dataset,
-            batch_sampler=order,
+            _SeededInWorkers(dataset) if num_workers else dataset,
+            batch_sampler=_WithSeeds(order) if num_workers else order,  # type: ignore[arg-type]
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
-            generator=torch.Generator(),
+            # Its own: an iterator would draw from the process's random numbers, and a continued run makes one more.
+            generator=torch.Generator().manual_seed(order.seed),
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._consumed = self.order._resume_at
-        # What DataLoader seeds its workers from; by itself it would draw it from the stream that dropout takes too.
-        self.generator.manual_seed(_mixed(self.order.seed, self.order.epoch, self.order.shard.rank))
         for batch in super().__iter__():
             self._consumed += 1
             yield batch
@@ -168,6 +169,37 @@ class MapLoader(DataLoader[Any]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where `state` was taken."""
         self.order.load_state_dict(state)
+
+
+class _WithSeeds:
+    """Batches of an order, each as `(seed, indices)`: the seed is the same whenever and by whomever it is read."""
+
+    def __init__(self, order: BatchOrder) -> None:
+        self.sampler = order
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        order = self.sampler
+        base = _mixed(order.seed, order.epoch, order.shard.rank)
+        for indices in order:
+            yield _mixed(base, order.position) % 2**32, indices
+
+
+class _SeededInWorkers(Dataset[Any]):
+    """Seeds the worker before each batch, so that random transforms can be done again from inside an epoch."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitems__(self, seeded: tuple[int, list[int]]) -> list[Any]:
+        seed, indices = seeded
+        seed_everything(seed)
+        return [self.dataset[index] for index in indices]
 
 
 def _mixed(seed: int, epoch: int, rank: int = 0) -> int:

@@ -101,8 +101,10 @@ class Supervised(LeanModule):
             return
         losses = torch.stack(self._losses).float()
         if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(losses)
-            losses /= self.trainer.world_size
+            # Not reduced: the order of a sum's terms would depend on where in the tensor a step stands.
+            of_ranks = [torch.empty_like(losses) for _ in range(self.trainer.world_size)]
+            torch.distributed.all_gather(of_ranks, losses)
+            losses = torch.stack(of_ranks).mean(0)
         values = losses.tolist()
         self._since_validation += values
         self.diverged = self.diverged or not all(map(math.isfinite, values))
@@ -114,6 +116,15 @@ class Supervised(LeanModule):
         self._step += len(self._losses)
         self._losses.clear()
         self._rates.clear()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What the next validation's `train/loss` and the summary still need."""
+        checkpoint["supervised"] = {"since_validation": list(self._since_validation), "diverged": self.diverged}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with it."""
+        if saved := checkpoint.get("supervised"):
+            self._since_validation, self.diverged = list(saved["since_validation"]), saved["diverged"]
 
     def last_loss(self) -> float | None:
         """Of the newest step that is not journalled yet; None right after a write."""

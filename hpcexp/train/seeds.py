@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from typing import Any
 
 import torch
 
@@ -20,3 +21,26 @@ def seed_rank(seed: int, rank: int) -> None:
     """After the model is built: dropout and augmentation differ from rank to rank."""
     if rank:
         seed_everything((seed + 1_000_003 * rank) % 2**32)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Where this process's streams of random numbers stand, as plain data: Python, torch, `device`, NumPy."""
+    state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    if "numpy" in sys.modules:
+        name, keys, *rest = sys.modules["numpy"].random.get_state()
+        state["numpy"] = [name, keys.tolist(), *rest]
+    return state
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Go on where `random_state` was taken."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"].cpu())
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+    if "numpy" in sys.modules and "numpy" in state:
+        numpy = sys.modules["numpy"]
+        name, keys, *rest = state["numpy"]
+        numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), *rest))

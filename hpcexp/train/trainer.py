@@ -156,7 +156,7 @@ def _settings(plan: Plan, run: RunDir) -> dict[str, Any]:
         "log_every_n_steps": config["log_every_n_steps"],
         "deterministic": config["deterministic"],
         "profiler": _profiler(config.get("profiler"), run.path),
-        "plugins": [RankEnvironment(), AtomicCheckpointIO()],
+        "plugins": [RankEnvironment(), AtomicCheckpointIO(run)],
         "default_root_dir": str(run.path),
         "use_distributed_sampler": False,
         "enable_progress_bar": False,

@@ -1,0 +1,94 @@
+"""Whether an interrupted run can be gone on with, and from which of its checkpoints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcexp.errors import RunError
+from hpcexp.plan import Plan, load_plan
+from hpcexp.record.alive import current_state
+from hpcexp.rundir import RunDir, second_name
+from hpcexp.seal import is_intact, read_note
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """An interrupted run and the checkpoint it goes on from."""
+
+    checkpoint: Path
+    step: int
+    best_step: int | None
+    """Step of the best weights at that time."""
+    why: str
+    """What became of the last attempt."""
+    attempt: int
+    """Number of the next one, from 1."""
+    damaged: tuple[Path, ...]
+    """Newer checkpoints that cannot be used."""
+
+    def text(self, plan: Plan) -> str:
+        """`step 12 of 38 (killed: stopped by SIGTERM)`."""
+        of = f" of {plan.steps.total}" if plan.steps else ""
+        return f"step {self.step}{of} ({self.why})"
+
+
+def continuation(plan: Plan, *, verify: bool) -> Continuation | None:
+    """Where the plan's unfinished run goes on; None where there is no such run, or it has no checkpoint yet.
+
+    With `verify` the checksums are worked out; without, a checkpoint counts that ends as one should. RunError where all
+    checkpoints are damaged.
+    """
+    run = RunDir(Path(plan.run_dir))
+    status = run.read_status()
+    state = current_state(status)
+    if not run.plan.exists() or state == "finished" or load_plan(run.plan).signature != plan.signature:
+        return None
+    present = [path for path in (run.last, run.previous) if path.exists()]
+    for number, path in enumerate(present):
+        note = read_note(path)
+        if note is None or (verify and not is_intact(path)) or not _has_best(run, note["best"], verify):
+            continue
+        cause = str(status.get("cause") or "").splitlines()
+        state = "killed" if state == "running" else state
+        why = f"{state}: {cause[0]}" if cause else state
+        attempt = int(status.get("attempt", 1)) + 1
+        return Continuation(path, note["step"], note["best"], why, attempt, tuple(present[:number]))
+    if not present:
+        return None
+    names = " and ".join(str(path) for path in present)
+    raise RunError(
+        f"The run was interrupted, and cannot go on: {names} {'is' if len(present) == 1 else 'are'} damaged, "
+        "or the best weights of that time are.\n"
+        "Fix: hpcexp train --fresh … starts over; the damaged run is kept beside."
+    )
+
+
+def go_back(run: RunDir, found: Continuation) -> None:
+    """Have `last.ckpt` and `best.ckpt` as they were at the checkpoint. Says so where a newer one is damaged."""
+    run.summary.unlink(missing_ok=True)  # of an attempt that was ended right after it
+    for half_written in run.checkpoints.glob(".*.ckpt.*"):
+        half_written.unlink(missing_ok=True)
+    for path in found.damaged:
+        aside = path.with_name(f"damaged-{path.name}")
+        os.replace(path, aside)
+        print(
+            f"WARNING: {path} is damaged (kept as {aside.name}). Going on from the checkpoint before it.",
+            file=sys.stderr,
+            flush=True,
+        )
+    if found.checkpoint != run.last:
+        os.replace(found.checkpoint, run.last)
+    if found.best_step is None:
+        run.best.unlink(missing_ok=True)
+    else:
+        second_name(run.best_of(found.best_step), run.best)
+
+
+def _has_best(run: RunDir, step: int | None, verify: bool) -> bool:
+    if step is None:
+        return True
+    path = run.best_of(step)
+    return is_intact(path) if verify else path.exists()

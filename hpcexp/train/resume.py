@@ -1,0 +1,104 @@
+"""Going on exactly where `last.ckpt` was written: what Lightning leaves out of a checkpoint, and puts back wrongly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.types import _Stateful
+
+from hpcexp.train.lean import LeanCallback
+from hpcexp.train.seeds import random_state, set_random_state
+
+
+class Resume(LeanCallback):
+    """Adds to a checkpoint the random numbers of every rank, the wish to stop and the newest metrics.
+
+    It stands after all other callbacks, so that nothing draws random numbers between it and the first batch.
+    """
+
+    def __init__(self, best_step: Any) -> None:
+        self._best_step = best_step
+        self._saved: dict[str, Any] | None = None
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """All ranks call it at the same step."""
+        between_epochs = _is_between_epochs(trainer)
+        if between_epochs:
+            _begin_next_epoch(checkpoint["loops"]["fit_loop"])
+        checkpoint["hpcexp"] = {
+            "best": self._best_step(),
+            "between_epochs": between_epochs,
+            "random": _of_all_ranks(random_state(pl_module.device), trainer.world_size),
+            "should_stop": trainer.should_stop,
+            "metrics": dict(trainer.callback_metrics),
+        }
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A run that early stopping has ended is not trained on."""
+        self._saved = checkpoint["hpcexp"]
+        trainer.should_stop = self._saved["should_stop"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restore what must be restored last."""
+        if self._saved is None:
+            return
+        loop = trainer.fit_loop
+        # Lightning would not step a plateau scheduler at the end of the epoch it goes on with.
+        loop._restarting = False
+        if self._saved["between_epochs"]:
+            loop.epoch_loop.restarting = False
+        trainer.callback_metrics.update(self._saved["metrics"])
+        set_random_state(self._saved["random"][trainer.global_rank], pl_module.device)
+        if not is_resumable(trainer):
+            assert loop._data_fetcher is not None
+            iter(loop._data_fetcher)  # a shuffling DataLoader draws its order from the random numbers just restored
+        self._saved = None
+
+
+def is_resumable(trainer: pl.Trainer) -> bool:
+    """Whether the training data can go on from inside an epoch."""
+    loaders = trainer.fit_loop._combined_loader
+    return loaders is not None and all(isinstance(loader, _Stateful) for loader in loaders.flattened)
+
+
+def can_save(trainer: pl.Trainer) -> bool:
+    """Whether training can go on exactly from the end of this batch.
+
+    It cannot in the middle of an accumulation; before a validation that is due now, which would be left out; nor at
+    the last batch of an epoch, whose end is still to come.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    assert trainer.fit_loop._data_fetcher is not None
+    return (
+        is_resumable(trainer)
+        and not loop._should_accumulate()
+        and not loop._is_training_done
+        and not loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    )
+
+
+def _is_between_epochs(trainer: pl.Trainer) -> bool:
+    """At `on_train_epoch_start` (ready, not started) and `on_train_end`."""
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    return bool(progress.processed == progress.started)
+
+
+def _begin_next_epoch(loop: dict[str, Any]) -> None:
+    """Let the loops' state be that before an epoch, instead of one inside which Lightning would look for its place."""
+    for counts in (loop["epoch_progress"]["current"], loop["epoch_progress"]["total"]):
+        counts["ready"] = counts["completed"] = counts["started"]
+    loop["state_dict"].pop("combined_loader", None)
+
+
+def _of_all_ranks(state: dict[str, Any], world_size: int) -> list[dict[str, Any]]:
+    if world_size == 1:
+        return [state]
+    states: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(states, state)
+    return states

@@ -1,0 +1,225 @@
+"""Interrupted runs go on by themselves, and end bit for bit where an uninterrupted one ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import Said, command, write_module
+
+from hpcexp.record.journal import read_points
+from hpcexp.rundir import RunDir, find_runs, read_json
+from hpcexp.seal import is_intact, read_note
+
+pytestmark = pytest.mark.slow
+
+KILLER = """
+import os
+import signal
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+
+from hpcexp.rundir import RunDir
+
+
+class Killer(pl.Callback):
+    '''Attempt n sends the n-th of KILLS (`STEP SIGNAL WHOM`, WHOM a rank's number or `supervisor`) after its step.'''
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        kills = list(filter(None, os.environ.get("KILLS", "").split(",")))
+        attempt = RunDir(Path(trainer.default_root_dir)).read_status()["attempt"]
+        if attempt > len(kills) or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        step, number, whom = kills[attempt - 1].split()
+        if trainer.global_step == int(step) and str(trainer.global_rank) == whom.replace("supervisor", "0"):
+            os.kill(os.getppid() if whom == "supervisor" else os.getpid(), getattr(signal, number))
+
+
+class Noise(torch.nn.Module):
+    def forward(self, inputs):
+        return inputs + 0.1 * torch.randn_like(inputs)
+"""
+
+EXACT = (
+    "model.hidden=[16]",
+    "model.dropout=0.2",
+    "data.augment._target_=killer.Noise",
+    "data.global_batch_size=128",
+    "trainer.limit_train_batches=10",
+    "trainer.max_epochs=4",
+    "trainer.accumulate_grad_batches=2",
+    "trainer.ema_decay=0.9",
+    "trainer.patience=2",
+    "trainer.min_delta=0.05",
+    "trainer.log_every_n_steps=3",
+    "checkpoint.every_s=null",
+    "checkpoint.every_steps=2",
+    "callbacks.killer._target_=killer.Killer",
+    "launch.progress=none",
+)
+"""Five optimizer steps in each of at most four epochs, with all that has a state."""
+
+MAP = ("data.loader=map", "data.num_workers=2")
+TWO = ("hardware=cpu", "hardware.devices=2")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with the killer."""
+    project = tmp_path_factory.mktemp("resume")
+    write_module(project, "killer", KILLER)
+    return project
+
+
+@pytest.fixture
+def train(shared: Path, tmp_path: Path) -> Callable[..., Said]:
+    """`hpcexp train` of EXACT below `tmp_path`."""
+
+    def call(*overrides: str, kills: str = "", root: str = "runs") -> Said:
+        asked = [*EXACT, *overrides, f"run.root={tmp_path / root}"]
+        tracked = [] if any("tracking" in override for override in overrides) else ["tracking=off"]
+        return command("train", *asked, *tracked, cwd=shared, KILLS=kills)
+
+    return call
+
+
+def run_in(root: Path) -> RunDir:
+    [run] = find_runs(root)
+    return run
+
+
+def values(run: RunDir) -> list[tuple[str, int, float]]:
+    """Every value of the journal."""
+    return sorted((key, p.step, value) for p in read_points(run.journal)[0] for key, value in p.metrics.items())
+
+
+def result(run: RunDir) -> dict[str, Any]:
+    """What must be the same of two summaries."""
+    summary = read_json(run.summary)
+    best = {k: v for k, v in summary["best"].items() if k not in ("sha256", "bytes")}
+    return {k: summary[k] for k in ("weights_sha256", "epochs", "steps", "test", "diverged")} | {"best": best}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kills"),
+    [
+        ((), ["3 SIGKILL 0", "8 SIGTERM supervisor", "10 SIGTERM 0", "13 SIGKILL supervisor"]),
+        (MAP, ["4 SIGTERM 0", "9 SIGKILL supervisor", "12 SIGKILL 0"]),
+        (("scheduler=plateau", "trainer.patience=null"), ["7 SIGTERM supervisor", "14 SIGKILL 0"]),
+        (TWO, ["4 SIGKILL 1", "8 SIGTERM supervisor", "12 SIGKILL supervisor"]),
+        ((*TWO, *MAP), ["7 SIGKILL 1", "13 SIGTERM 1"]),
+    ],
+    ids=["resident", "map", "plateau", "two ranks", "two ranks, map"],
+)
+def test_killed_and_continued_is_the_same_to_the_bit(
+    train: Callable[..., Said], tmp_path: Path, overrides: tuple[str, ...], kills: list[str]
+) -> None:
+    """Weights, tests, best checkpoint; every value of the journal once."""
+    whole = train(*overrides, root="whole")
+    assert 0 == whole.status, whole.err
+    for number in range(len(kills)):
+        said = train(*overrides, kills=",".join(kills))
+        assert said.status != 0, said
+        assert ("Continuing from step " in said.out) == (number > 0), said
+    last = train(*overrides, kills=",".join(kills))
+    assert 0 == last.status, last.err
+    run, uninterrupted = run_in(tmp_path / "runs"), run_in(tmp_path / "whole")
+    assert len(kills) + 1 == run.read_status()["attempt"]
+    assert values(uninterrupted) == values(run)
+    assert result(uninterrupted) == result(run)
+    assert ["best.ckpt", "last.ckpt"] == sorted(path.name for path in run.checkpoints.iterdir())
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle of the file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    """The second half is gone."""
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_from(train: Callable[..., Said], tmp_path: Path, shared: Path) -> None:
+    """The one before it is, loudly and to the same end; where that is damaged too, nothing starts but afresh."""
+    assert 0 == train(root="whole").status
+    kills = ["9 SIGKILL 0", "13 SIGKILL 0"]
+    train(kills=kills[0])
+    run = run_in(tmp_path / "runs")
+    newest, before = read_note(run.last), read_note(run.previous)
+    assert newest is not None
+    assert before is not None
+    assert newest["step"] > before["step"]
+
+    flip(run.last)
+    said = train(kills=",".join(kills))
+    assert f"WARNING: {run.last} is damaged" in said.err
+    assert f"Continuing from step {before['step']} of 20" in said.out
+
+    cut(run.last)
+    flip(run.previous)
+    said = train()
+    assert 2 == said.status
+    assert "are damaged" in said.err
+    assert "--fresh" in said.err
+    assert not is_intact(run.last)
+    run.previous.unlink()
+    run.last.unlink()
+
+    said = train(kills="9 SIGKILL 0")
+    assert "Continuing" not in said.out
+    cut(run.last)
+    assert 0 == train().status
+    assert values(run_in(tmp_path / "whole")) == values(run)
+    assert result(run_in(tmp_path / "whole")) == result(run)
+
+
+def test_plan_says_where_a_run_would_go_on_and_fresh_starts_over(
+    train: Callable[..., Said], tmp_path: Path, shared: Path
+) -> None:
+    """The old try is kept beside."""
+    train(kills="9 SIGTERM 0")
+    run = run_in(tmp_path / "runs")
+    asked = [*EXACT, f"run.root={tmp_path / 'runs'}", "tracking=off"]
+    planned = command("plan", *asked, cwd=shared).out
+    assert "interrupted: `hpcexp train` would continue from step " in planned
+    dry = command("train", *asked, "launch=dry", cwd=shared)
+    assert 0 == dry.status, dry.err
+    assert [run.path] == [found.path for found in find_runs(tmp_path / "runs")]
+
+    said = command("train", "--fresh", *asked, cwd=shared)
+    assert 0 == said.status, said.err
+    assert "Continuing" not in said.out
+    assert {run.path.name, f"{run.path.name}~1"} == {found.path.name for found in find_runs(tmp_path / "runs")}
+    assert 1 == run.read_status()["attempt"]
+
+
+@pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")  # MLflow's own use of SQLAlchemy
+def test_a_continued_run_is_one_run_in_mlflow(train: Callable[..., Said], tmp_path: Path) -> None:
+    """Each value once, finished in the end."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracking = f"tracking.uri={uri}"
+    kills = ["9 SIGKILL supervisor", "13 SIGTERM supervisor"]
+    for _ in kills:
+        assert 0 != train(tracking, kills=",".join(kills)).status
+    said = train(tracking, kills=",".join(kills))
+    assert (0, "") == (said.status, said.err)
+    run, client = run_in(tmp_path / "runs"), MlflowClient(uri)
+    [recorded] = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert "FINISHED" == recorded.info.status
+    history = [
+        (m.key, m.step, m.value)
+        for key in recorded.data.metrics
+        for m in client.get_metric_history(recorded.info.run_id, key)
+    ]
+    assert len(set(history)) == len(history)
+    assert values(run) == sorted(history)
