@@ -156,7 +156,8 @@ def test_a_supervisor_killed_leaves_no_process_and_no_run_that_runs(project: Pat
         assert hpcexp("runs").out.splitlines()[1].startswith("killed")
         wait_until(lambda: all(map(is_over, below)), "the end of all its processes")
     assert "killed" == run.read_status()["state"]
-    assert "tried before (killed)" in hpcexp("plan", *ENDLESS, "hardware=cpu", "hardware.devices=2").out
+    planned = hpcexp("plan", *ENDLESS, "hardware=cpu", "hardware.devices=2").out
+    assert "tried before (killed, without a checkpoint)" in planned
 
 
 def test_a_run_directory_has_one_writer(project: Path, hpcexp: Callable[..., Said]) -> None:
