@@ -6,6 +6,7 @@ Exit status: 0 done; 2 a mistake the user can mend; 1 anything else; 143 and 130
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import signal
@@ -24,11 +25,14 @@ from hpcexp.rundir import RunDir
 if TYPE_CHECKING:
     from hpcexp.train.experiment import Rank
 
+_STDERR = 2
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the job of the run directory in `argv`; the exit status."""
     run = RunDir(Path((argv or sys.argv[1:])[0]))
     _die_with_supervisor()
+    _write_stacks()
     try:
         return _run(run)
     except HpcexpError as e:
@@ -80,6 +84,12 @@ def _die_with_supervisor() -> None:
     """Wait in a thread for the end of the pipe that only the supervisor holds open."""
     if (fd := _fd("HPCEXP_PARENT_FD")) is not None:
         threading.Thread(target=_wait_for_end, args=(fd,), daemon=True).start()
+
+
+def _write_stacks() -> None:
+    """Have the log tell where a crash of the interpreter was, and where this process is when the supervisor asks."""
+    faulthandler.enable(_STDERR)
+    faulthandler.register(signal.SIGUSR2, _STDERR, all_threads=True)
 
 
 def _wait_for_end(fd: int) -> None:

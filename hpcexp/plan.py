@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,11 @@ class Plan:
 def to_dict(plan: Plan) -> dict[str, Any]:
     """The plan as plain data, as `plan.yaml` holds it."""
     return asdict(plan)
+
+
+def digest(plan: Plan) -> str:
+    """The same for equal plans only."""
+    return hashlib.sha256(json.dumps(to_dict(plan), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def from_dict(data: dict[str, Any]) -> Plan:

@@ -185,6 +185,12 @@ class Launch:
     """`local`: on this machine; `dry`: freeze the plan and start nothing."""
     grace_s: float = number(30.0, least=0)
     """Seconds that ranks have to end after they were asked to, before they are killed."""
+    hang_s: float | None = number(1800.0, above=0)
+    """Seconds without a step, or an evaluated batch, on any rank after which their stacks are saved and they are ended;
+    before the first step at least 600; empty: never."""
+    isolation: str = choice("auto", "auto", "warm", "process")
+    """`warm`: ranks are forked from a server that has imported what they need; `process`: each starts from nothing;
+    `auto`: warm where a command runs more than one job."""
     progress: str = choice("auto", "auto", "bar", "lines", "none")
     """`auto`: a bar on a terminal, a line every few seconds elsewhere."""
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpcexp.launch.local import Outcome, claimed, freeze, run_job
+from hpcexp.launch.local import claimed, freeze, run_job
 from hpcexp.launch.resume import continuation
+from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.record.alive import is_done
 from hpcexp.rundir import RunDir
 
 
-def launch(plan: Plan, *, fresh: bool) -> Outcome:
+def launch(plan: Plan, *, fresh: bool, many: bool = False) -> Outcome:
     """Run the plan, or go on with its interrupted run.
 
     `skipped` where the same identity has finished before. With `fresh` neither counts: it starts over.
+    `many`: it is one of many jobs of a command.
     """
     run = RunDir(Path(plan.run_dir))
     if not fresh and is_done(plan):
@@ -24,4 +26,4 @@ def launch(plan: Plan, *, fresh: bool) -> Outcome:
             if fresh or continuation(plan, verify=False) is None:
                 freeze(plan)
         return Outcome("planned", "", 0)
-    return run_job(plan, fresh=fresh)
+    return run_job(plan, fresh=fresh, many=many)

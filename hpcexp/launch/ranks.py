@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from hpcexp.launch.process import Process, Start, signal_session
 from hpcexp.plan import Plan, Topology
 from hpcexp.rundir import RunDir
 
@@ -27,13 +26,8 @@ INHERITED = (
 )
 """Variables of another job around this one; a rank that saw them would join the wrong group."""
 
-
-def free_port() -> int:
-    """A port of this machine that nothing listens on now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+_BACKLOG = 4096
+"""Ranks that may wait for the first one to listen."""
 
 
 def rank_environment(
@@ -74,30 +68,31 @@ def visible_devices(topology: Topology, outer: str | None) -> str:
 class Ranks:
     """A job's processes. Each leads a session of its own, so that a terminal's Ctrl-C reaches only the supervisor."""
 
-    def __init__(self, plan: Plan, project: Path) -> None:
-        run = RunDir(Path(plan.run_dir))
+    def __init__(self, plan: Plan, start: Callable[[Start], Process]) -> None:
+        run, project = RunDir(Path(plan.run_dir)), Path(plan.lineage["project"])
         run.logs.mkdir(parents=True, exist_ok=True)
-        self._alive_read, self._alive_write = os.pipe()
+        alive_read, self._alive_write = os.pipe()
         self.progress_fd, progress_write = os.pipe()
         os.set_blocking(self.progress_fd, False)
-        port = free_port()
-        self.processes: list[subprocess.Popen[bytes]] = []
-        try:
-            for rank in range(plan.topology.world_size):
-                env = rank_environment(plan.topology, rank, port, project, os.environ)
-                fds = [self._alive_read, progress_write]
-                env["HPCEXP_PARENT_FD"], env["HPCEXP_PROGRESS_FD"] = map(str, fds)
-                self.processes.append(_start(["hpcexp.job", plan.run_dir], run.rank_log(rank), env, fds, project))
-        finally:
-            os.close(progress_write)
-            os.close(self._alive_read)
+        self.processes: list[Process] = []
+        with socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG) as meeting:
+            try:
+                for rank in range(plan.topology.world_size):
+                    env = rank_environment(plan.topology, rank, meeting.getsockname()[1], project, os.environ)
+                    fds = {"HPCEXP_PARENT_FD": alive_read, "HPCEXP_PROGRESS_FD": progress_write}
+                    if rank == 0 and plan.topology.world_size > 1:
+                        fds["HPCEXP_MEETING_FD"] = meeting.fileno()
+                    self.processes.append(start(Start(plan.run_dir, env, run.rank_log(rank), project, fds)))
+            except BaseException:
+                self.close()
+                raise
+            finally:
+                os.close(progress_write)
+                os.close(alive_read)
 
-    def first_failure(self) -> tuple[int, int] | None:
-        """Rank and exit code of a rank that ended badly; negative codes are signals."""
-        for rank, process in enumerate(self.processes):
-            if process.poll() not in (None, 0):
-                return rank, process.returncode
-        return None
+    def failures(self) -> dict[int, int]:
+        """Rank → exit code of those that ended badly; negative codes are signals."""
+        return {rank: code for rank, process in enumerate(self.processes) if (code := process.poll())}
 
     def are_done(self) -> bool:
         """Whether every rank has ended."""
@@ -107,7 +102,7 @@ class Ranks:
         """Send a signal to the session of every rank that still runs."""
         for process in self.processes:
             if process.poll() is None:
-                _signal_group(process.pid, number)
+                signal_session(process.pid, number)
 
     def close(self) -> None:
         """End whatever still runs, with its children, and close the pipes."""
@@ -116,26 +111,3 @@ class Ranks:
             process.wait()
         os.close(self.progress_fd)
         os.close(self._alive_write)
-
-
-def _start(
-    module: Sequence[str], log: Path, env: Mapping[str, str], fds: Sequence[int], cwd: Path
-) -> subprocess.Popen[bytes]:
-    with log.open("ab") as out:
-        return subprocess.Popen(
-            [sys.executable, "-m", *module],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=dict(env),
-            pass_fds=fds,
-            cwd=cwd,
-            start_new_session=True,
-        )
-
-
-def _signal_group(pid: int, number: int) -> None:
-    try:
-        os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):
-        return

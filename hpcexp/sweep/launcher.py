@@ -29,6 +29,8 @@ class PlanLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Plan all, then run all."""
+        # A sweeper that asks for one job at a time, as an optimiser does, will ask for more.
+        self.task.many = len(job_overrides) > 1 or initial_job_idx > 0
         configs = [
             self.context.config_loader.load_sweep_config(self.config, list(overrides)) for overrides in job_overrides
         ]

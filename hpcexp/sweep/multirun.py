@@ -14,7 +14,7 @@ from hydra.types import HydraContext, RunMode
 
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.failures import FAILURES
-from hpcexp.launch.local import Outcome
+from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.sweep.launcher import PlanLauncher

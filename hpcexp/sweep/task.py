@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from hpcexp.compose.composer import Composed, composed
 from hpcexp.errors import HpcexpError, JobFailed
 from hpcexp.launch.job import launch
-from hpcexp.launch.local import Outcome
+from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.prepare import prepare
 from hpcexp.rundir import RunDir, read_json
@@ -32,6 +32,8 @@ class Task:
     project: Path
     command: list[str]
     fresh: bool
+    many: bool = False
+    """Whether several jobs run from this process."""
     done: list[tuple[Plan, Outcome]] = field(default_factory=list)
     """Jobs that ended, where they ran in this process."""
     _told: set[str] = field(default_factory=set)
@@ -49,7 +51,7 @@ class Task:
         print(f"{label}{plan.experiment}/{plan.name}", flush=True)
         self._warn(plan)
         try:
-            outcome = launch(plan, fresh=self.fresh)
+            outcome = launch(plan, fresh=self.fresh, many=self.many)
         except HpcexpError as e:
             outcome = Outcome("failed", str(e), 2)
         self.done.append((plan, outcome))

@@ -23,6 +23,7 @@ from hpcexp.train.checkpoint import read_checkpoint, weights_digest
 from hpcexp.train.control import Control, Signals
 from hpcexp.train.datamodule import SourceData
 from hpcexp.train.experiment import Rank, make_callbacks, make_data, make_module, with_facts
+from hpcexp.train.group import join, leave
 from hpcexp.train.keeper import Keeper, check_monitor
 from hpcexp.train.lean import LeanCallback
 from hpcexp.train.module import Supervised
@@ -80,6 +81,8 @@ def _train(
     progress_fd: int | None,
 ) -> dict[str, Any]:
     seed = plan.config["seed"]
+    if rank.world_size > 1:
+        join(plan, rank)
     seed_everything(seed)
     data = make_data(plan, rank)
     plan = with_facts(plan, data)
@@ -91,9 +94,9 @@ def _train(
         module.plain_batches = isinstance(data, SourceData)
     keeper = Keeper(plan, run, write=rank.rank == 0)
     callbacks = [*make_callbacks(plan, keeper), Control(signals, keeper, rank=rank.rank), clock]
-    if progress_fd is not None and rank.rank == 0:
+    if progress_fd is not None:
         steps, epochs = (plan.steps.total, plan.steps.epochs) if plan.steps else (None, None)
-        callbacks.append(Progress(progress_fd, epochs or plan.config["trainer"]["max_epochs"], steps))
+        callbacks.append(Progress(progress_fd, epochs or plan.config["trainer"]["max_epochs"], steps, rank=rank.rank))
     callbacks.append(Resume(keeper.best_step))
     logger = JournalLogger(journal, plan.experiment, plan.name, run.path)
     trainer = make_trainer(plan, run, callbacks=callbacks, logger=logger)
@@ -109,6 +112,8 @@ def _train(
         keeper.tidy()
         if isinstance(module, Supervised) and module.confusion is not None and plan.data is not None:
             write_json(run.confusion, {"labels": list(plan.data.class_names), "matrix": module.confusion})
+    if rank.world_size > 1:
+        leave()
     return summary
 
 

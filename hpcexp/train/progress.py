@@ -14,13 +14,17 @@ from hpcexp.train.lean import LeanCallback
 from hpcexp.train.module import Supervised
 
 INTERVAL_S = 0.25
+LIFE_S = 2.0
 
 
 class Progress(LeanCallback):
-    """At most four lines a second: `{"phase", "epoch", "epochs", "step", "steps", "loss", "metrics"}`."""
+    """At most four lines a second: `{"rank", "phase", "epoch", "epochs", "step", "steps", "loss", "metrics"}`.
 
-    def __init__(self, fd: int, epochs: int, steps: int | None) -> None:
-        self._fd, self._epochs, self._steps = fd, epochs, steps
+    Of ranks other than 0 one in two seconds: `{"rank", "step"}`, a sign of life.
+    """
+
+    def __init__(self, fd: int, epochs: int, steps: int | None, *, rank: int = 0) -> None:
+        self._fd, self._epochs, self._steps, self._rank = fd, epochs, steps, rank
         self._next = 0.0
         self._epoch = 1
         os.set_blocking(fd, False)
@@ -36,7 +40,7 @@ class Progress(LeanCallback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Say where training is."""
         if time.monotonic() >= self._next:
-            loss = pl_module.last_loss() if isinstance(pl_module, Supervised) else None
+            loss = pl_module.last_loss() if isinstance(pl_module, Supervised) and not self._rank else None
             self._say(trainer, "train", loss=loss)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -48,13 +52,28 @@ class Progress(LeanCallback):
         """Say the end, whatever the time."""
         self._say(trainer, "train")
 
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """A sign of life."""
+        if time.monotonic() >= self._next:
+            self._say(trainer, "validate")
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """A sign of life."""
+        if time.monotonic() >= self._next:
+            self._say(trainer, "test")
+
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say that the test begins."""
         self._say(trainer, "test")
 
     def _say(self, trainer: pl.Trainer, phase: str, loss: float | None = None) -> None:
+        if self._rank:
+            self._next = time.monotonic() + LIFE_S
+            self._write({"rank": self._rank, "step": trainer.global_step})
+            return
         self._next = time.monotonic() + INTERVAL_S
         line = {
+            "rank": 0,
             "phase": phase,
             "epoch": min(self._epoch, self._epochs),
             "epochs": self._epochs,
@@ -63,5 +82,8 @@ class Progress(LeanCallback):
             "loss": loss,
             "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
         }
+        self._write(line)
+
+    def _write(self, line: dict[str, Any]) -> None:
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(self._fd, (json.dumps(line) + "\n").encode())

@@ -1,0 +1,76 @@
+"""What a supervisor hears of its ranks: progress and errors down a pipe, and the first one's log."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+from pathlib import Path
+from typing import Any
+
+from hpcexp.launch.display import Display
+
+
+class Ears:
+    """Shows what the ranks say, and keeps what they fail of."""
+
+    def __init__(self, fd: int, log: Path, shown: Display) -> None:
+        self.errors: dict[int, dict[str, Any]] = {}
+        """Rank → kind and message of what it failed of."""
+        self.steps: dict[int, int] = {}
+        """Rank → the newest optimizer step that it has told of."""
+        self._heard_at = time.monotonic()
+        self._fd, self._log, self._shown = fd, log, shown
+        self._rest = b""
+        self._is_open = True
+        self._offset = log.stat().st_size if log.exists() else 0
+
+    def silent_s(self) -> float:
+        """Seconds since any rank has given a sign of life."""
+        return time.monotonic() - self._heard_at
+
+    def listen(self, wait_s: float) -> None:
+        """Show what has come since, or comes within `wait_s`."""
+        select.select([self._fd] if self._is_open else [], [], [], wait_s)
+        for event in self._events():
+            self._heard_at = time.monotonic()
+            if "error" in event:
+                self.errors.setdefault(event["rank"], event["error"])
+                continue
+            self.steps[event["rank"]] = event["step"]
+            if event["rank"] == 0:
+                self._shown.progress(event)
+        for line in self._lines():
+            self._shown.line(line)
+
+    def _events(self) -> list[dict[str, Any]]:
+        while self._is_open:
+            try:
+                chunk = os.read(self._fd, 65536)
+            except BlockingIOError:
+                break
+            self._rest += chunk
+            self._is_open = bool(chunk)
+        *lines, self._rest = self._rest.split(b"\n")
+        return [event for line in lines if (event := _parsed(line)) is not None]
+
+    def _lines(self) -> list[str]:
+        """Whole new lines of the log. Not those that a failing rank writes last: the outcome tells what it says."""
+        if self.errors:
+            return []
+        with self._log.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        end = data.rfind(b"\n") + 1
+        self._offset += end
+        return data[:end].decode(errors="replace").splitlines()
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """An event; None where two ranks wrote at once and longer than a pipe keeps whole."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None

@@ -1,0 +1,45 @@
+"""The shipper beside a job: started with it, given some time at its end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from hpcexp.rundir import RunDir, read_json
+
+PATIENCE_S = 5.0
+"""After which the command says what it is still waiting for."""
+
+
+def start_shipper(run: RunDir) -> subprocess.Popen[bytes]:
+    """A process that outlives this one, and takes its end for the job's."""
+    run.logs.mkdir(exist_ok=True)
+    with (run.logs / "shipper.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "hpcexp.record.shipper", str(run.path)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def await_shipper(shipper: subprocess.Popen[bytes], run: RunDir, wait_s: float) -> None:
+    """Give the shipper its time; it goes on by itself where that is not enough, or where no server answers."""
+    deadline = time.monotonic() + wait_s
+    told = False
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                shipper.wait(timeout=min(left, PATIENCE_S))
+                return
+            except subprocess.TimeoutExpired:
+                note = read_json(run.mlflow)
+            if note.get("problem") and not note.get("run_id"):
+                return
+            if not told:
+                told = True
+                print(f"Sending MLflow the rest, {left:.0f} s at most. Ctrl-C leaves it to `hpcexp sync`.", flush=True)
+    except KeyboardInterrupt:
+        return

@@ -1,0 +1,138 @@
+"""Warm workers: ranks forked from a server that has imported everything a job needs, so that each starts at once.
+
+The server is multiprocessing's own forkserver. It imports `hpcexp.preload` and nothing of the user's; a rank is forked
+from it into a session of its own, and a crash stays in the rank. The server ends with the last process that uses it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import forkserver, reduction
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from hpcexp.launch.process import Process, Start, signal_session
+
+PRELOADED = "hpcexp.preload"
+
+
+def warm_up() -> None:
+    """Have the server start, and return before it has: it imports while jobs are planned."""
+    multiprocessing.set_forkserver_preload([PRELOADED])
+    with _server_environment():
+        forkserver.ensure_running()
+
+
+def start_warm(start: Start) -> Process:
+    """A rank forked from the server, which is started where it is not there (any more)."""
+    warm_up()
+    with start.log.open("ab") as log:
+        fds = {name: _Sent(fd) for name, fd in start.fds.items()}
+        return _Forked(ForkServerProcess(target=_begin, args=(start, fds, _Sent(log.fileno()))))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What an idle worker takes, in bytes."""
+
+    private: int
+    """Its own, which no other process has."""
+    shared: int
+    """Pages of the server, which all workers have in common."""
+
+
+def idle_memory() -> Memory:
+    """Memory of a worker that has nothing to do yet."""
+    warm_up()
+    told, tell = multiprocessing.Pipe(duplex=False)
+    worker = ForkServerProcess(target=_measure, args=(tell,))
+    worker.start()
+    tell.close()
+    try:
+        return Memory(*told.recv())
+    finally:
+        worker.join()
+
+
+class _Forked:
+    """multiprocessing's process, with the names of subprocess."""
+
+    def __init__(self, process: ForkServerProcess) -> None:
+        self._process = process
+        process.start()
+        assert process.pid is not None
+        self.pid = process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> None:
+        # The server counts its children; where it was killed, nobody does, and the rank is ended by hand.
+        signal_session(self.pid, signal.SIGKILL) if self._process.exitcode == _SERVER_DIED else self._process.join()
+
+
+_SERVER_DIED = 255
+"""What multiprocessing says of a process whose server is gone."""
+
+
+class _Sent:
+    """An open file on its way to the server's child, where it arrives as a number."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __reduce__(self) -> tuple[Callable[[Any], int], tuple[Any]]:
+        return _received, (reduction.DupFd(self._fd),)
+
+
+def _received(sent: Any) -> int:
+    number: int = sent.detach()
+    return number
+
+
+@contextmanager
+def _server_environment() -> Iterator[None]:
+    """The server's environment: OpenMP reads its variables when torch is loaded, and not again in a rank."""
+    before = os.environ.get("OMP_WAIT_POLICY")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_WAIT_POLICY"]
+
+
+def _begin(start: Start, fds: Mapping[str, int], log: int) -> None:
+    """In the forked process: become the rank."""
+    os.setsid()
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(write_through=True)  # type: ignore[union-attr]
+    os.environ.clear()
+    os.environ.update({**start.env, **{name: str(fd) for name, fd in fds.items()}})
+    os.chdir(start.project)
+    sys.path[:0] = start.env["PYTHONPATH"].split(os.pathsep)
+    sys.argv = ["hpcexp.job", start.run_dir]
+    sys.exit(importlib.import_module("hpcexp.job").main([start.run_dir]))
+
+
+def _measure(tell: Any) -> None:
+    """In the forked process: say what it takes."""
+    kilobytes = {
+        name: int(rest.split()[0])
+        for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+        for name, _, rest in [line.partition(":")]
+    }
+    private = kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]
+    shared = kilobytes["Shared_Clean"] + kilobytes["Shared_Dirty"]
+    tell.send((private * 1024, shared * 1024))

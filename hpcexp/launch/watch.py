@@ -1,0 +1,139 @@
+"""Watching a job's ranks to their end: signals, the first failure, a hang; and what became of the job."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from hpcexp.launch.ears import Ears
+from hpcexp.launch.memory import oom_kills
+from hpcexp.launch.ranks import Ranks
+from hpcexp.launch.stacks import stacks
+from hpcexp.rundir import RunDir
+
+POLL_S = 0.05
+START_S = 600.0
+"""At least so long may a rank import, read its data and make its first step."""
+MISTAKES = ("config", "data")
+"""Kinds of errors in a rank that the user can mend in what was asked for."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    state: str
+    """finished, failed or killed; skipped or planned where nothing ran."""
+    cause: str
+    """Why it did not finish, in the words of the rank that failed first; empty where it did."""
+    exit: int
+    """Exit status for the command: 0, 2 for a mistake the user can mend, 1 for a failure, 128 + n for a signal."""
+
+
+@dataclass
+class Watch:
+    """One job's ranks, and how long they are waited for."""
+
+    ranks: Ranks
+    ears: Ears
+    run: RunDir
+    grace_s: float
+    hang_s: float | None
+
+    def until_end(self) -> Outcome:
+        """Watch until no rank runs any more."""
+        oom_before = oom_kills()
+        with _caught() as caught:
+            hang, failures = self._until_end(caught)
+        if hang:
+            return Outcome("failed", hang, 1)
+        if not failures and self.run.summary.exists():
+            return Outcome("finished", "", 0)
+        if not failures:
+            cause = "its ranks ended before the run was complete: something called exit."
+            return Outcome("failed", f"{cause}\nIts log: {self.run.rank_log(0)}", 1)
+        if caught:
+            return Outcome("killed", f"stopped by {signal.Signals(caught[0]).name}", 128 + caught[0])
+        return self._failed(failures, oom_kills() > oom_before)
+
+    def _until_end(self, caught: list[int]) -> tuple[str | None, dict[int, int]]:
+        """What the ranks hang in; and the first that failed, by themselves where any did, with their exit codes."""
+        deadline: float | None = None
+        hang: str | None = None
+        failures: dict[int, int] = {}
+        while not self.ranks.are_done():
+            self.ears.listen(POLL_S)
+            failures = failures or self.ranks.failures()
+            if deadline is None and not failures and not caught and (hang := self._hang()):
+                self.ranks.signal(signal.SIGKILL)
+            elif deadline is None and (caught or failures):
+                self.ranks.signal(signal.SIGTERM)
+                deadline = time.monotonic() + self.grace_s
+            elif deadline is not None and (time.monotonic() > deadline or len(caught) > 1):
+                self.ranks.signal(signal.SIGKILL)
+            if hang:
+                break
+        self.ears.listen(0)
+        return hang, failures or self.ranks.failures()
+
+    def _hang(self) -> str | None:
+        """What each rank is in, where none has given a sign of life for `launch.hang_s`."""
+        if self.hang_s is None:
+            return None
+        patience_s = self.hang_s if self.ears.steps else max(self.hang_s, START_S)
+        if self.ears.silent_s() < patience_s:
+            return None
+        where = stacks(self.ranks.processes, self.run)
+        told = "\n".join(f"rank {rank}{self._step(rank)}: {place}" for rank, place in enumerate(where))
+        return (
+            f"no rank has got any further for {patience_s:g} s (launch.hang_s).\n{told}\n"
+            f"All threads of every rank: {self.run.rank_log(0).parent}\n"
+            "Fix: mend what it hangs in; for steps or data that take longer, launch.hang_s=…, or null for ever."
+        )
+
+    def _step(self, rank: int) -> str:
+        return f" after step {self.ears.steps[rank]}" if rank in self.ears.steps else ""
+
+    def _failed(self, failures: dict[int, int], is_short_of_memory: bool) -> Outcome:
+        """In the words of the rank that failed first.
+
+        One that said nothing died of itself: the others complain of the connection that it left. Otherwise the one that
+        complained first counts.
+        """
+        errors = self.ears.errors
+        silent = [rank for rank in failures if rank not in errors]
+        rank = next(iter(silent or errors))
+        code = failures.get(rank) or self.ranks.processes[rank].poll() or 1
+        said = errors.get(rank, {})
+        if said.get("kind") in MISTAKES:
+            return Outcome("failed", str(said["message"]), 2)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        what = f": {said['message']}" if said else ""
+        if code == -signal.SIGKILL and is_short_of_memory:
+            what = (
+                ": this machine ran out of memory (the kernel has killed a process for it).\n"
+                "Fix: data.global_batch_size, data.num_workers, a smaller model, or fewer jobs at once"
+            )
+        return Outcome("failed", f"rank {rank} {how}{what}\nIts log: {self.run.rank_log(rank)}", 1)
+
+
+@contextmanager
+def _caught() -> Iterator[list[int]]:
+    """Signals that arrive meanwhile, in their order, instead of what they would do."""
+    caught: list[int] = []
+
+    def catch(number: int, _frame: FrameType | None) -> None:
+        caught.append(number)
+
+    # What nohup or a shell's `&` has them ignore stays ignored.
+    before = {s: signal.signal(s, catch) for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
