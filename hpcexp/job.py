@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpcexp.errors import ConfigError, HpcexpError
 from hpcexp.plan import Plan, load_plan
@@ -31,17 +31,21 @@ _STDERR = 2
 def main(argv: list[str] | None = None) -> int:
     """Run the job of the run directory in `argv`; the exit status."""
     run = RunDir(Path((argv or sys.argv[1:])[0]))
+    _open_by_path()
+    if os.environ.get("HPCEXP_LOG_BY_RANK"):
+        _log_by_rank(run)
     _die_with_supervisor()
     _write_stacks()
+    _say(pid=os.getpid())
     try:
         return _run(run)
     except HpcexpError as e:
         kind = "config" if isinstance(e, ConfigError) else type(e).__name__.removesuffix("Error").lower()
-        _report(kind, str(e))
+        _say(error={"kind": kind, "message": str(e)})
         print(e, file=sys.stderr)
         return 2
     except Exception as e:  # noqa: BLE001 - the traceback goes to the log, the cause to the launcher
-        _report("crash", f"{type(e).__name__}: {e}{_place(e)}")
+        _say(error={"kind": "crash", "message": f"{type(e).__name__}: {e}{_place(e)}"})
         traceback.print_exc()
         return 1
 
@@ -60,6 +64,7 @@ def _run(run: RunDir) -> int:
     try:
         train(plan, run, _this_rank(plan), signals, started=started, progress_fd=_fd("HPCEXP_PROGRESS_FD"))
     except Interrupted as e:
+        _say(stopped=int(e.signum))
         return 128 + e.signum
     return 0
 
@@ -78,6 +83,20 @@ def _this_rank(plan: Plan) -> Rank:
 def _fd(name: str) -> int | None:
     value = os.environ.get(name)
     return int(value) if value else None
+
+
+def _open_by_path() -> None:
+    """Open the supervisor's pipes where they could not be inherited; a supervisor that is gone has none."""
+    for name, mode in (("HPCEXP_PARENT", os.O_RDONLY), ("HPCEXP_PROGRESS", os.O_WRONLY)):
+        if path := os.environ.pop(f"{name}_PATH", None):
+            os.environ[f"{name}_FD"] = str(os.open(path, mode))
+
+
+def _log_by_rank(run: RunDir) -> None:
+    """Write into this rank's log, which nobody could name before all machines had met."""
+    with run.rank_log(int(os.environ["RANK"])).open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
 
 
 def _die_with_supervisor() -> None:
@@ -99,12 +118,11 @@ def _wait_for_end(fd: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _report(kind: str, message: str) -> None:
+def _say(**what: Any) -> None:
     """Tell the supervisor, which tells the user: a full disk may have no room for the log."""
     if (fd := _fd("HPCEXP_PROGRESS_FD")) is not None:
-        said = {"rank": int(os.environ.get("RANK", "0")), "error": {"kind": kind, "message": message}}
         with contextlib.suppress(OSError):
-            os.write(fd, (json.dumps(said) + "\n").encode())
+            os.write(fd, (json.dumps({"rank": int(os.environ.get("RANK", "0")), **what}) + "\n").encode())
 
 
 def _place(error: BaseException) -> str:

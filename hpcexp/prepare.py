@@ -219,9 +219,9 @@ def _warnings(config: dict[str, Any], uri: str | None, topology: Topology, facts
     """What is legal and yet may not be what was meant."""
     data = config["data"]
     found = [_silent(uri)] if uri else []
-    if topology.accelerator == "cpu" and topology.world_size > 1 and config["strategy"]["name"] == "auto":
+    if topology.accelerator == "cpu" and topology.ranks_per_node > 1 and config["strategy"]["name"] == "auto":
         found.append(
-            f"{topology.world_size} processes share one CPU: one process with all cores is often faster "
+            f"{topology.ranks_per_node} processes share one CPU: one process with all cores is often faster "
             "(hardware.devices=1)."
         )
     if data.get("num_workers") and data.get("loader") != "map":

@@ -37,8 +37,8 @@ class Hardware:
     """`auto` takes CUDA devices where there are any, and the CPU otherwise."""
     devices: Any = MISSING
     """How many (`2`), which (`[0,2]`), `all`, or `auto`: one CPU process, or every GPU."""
-    num_nodes: int = number(1, least=1)
-    """Machines the job runs on."""
+    num_nodes: int = number("${launch.nodes}", least=1)
+    """Machines the job runs on, each with `devices`."""
     threads_per_rank: int | None = number(None, least=1)
     """CPU threads a rank computes with; empty: the machine's cores divided by its ranks."""
 
@@ -181,8 +181,13 @@ class Tracking:
 class Launch:
     """Where a job runs."""
 
-    name: str = choice(MISSING, "local", "dry")
-    """`local`: on this machine; `dry`: freeze the plan and start nothing."""
+    name: str = choice(MISSING, "local", "nodes", "dry")
+    """`local`: on this machine; `nodes`: on several, on each of which the command is given; `dry`: freeze the plan and
+    start nothing."""
+    nodes: int = number(1, least=1)
+    """Machines on which the command is given, with `launch=nodes`."""
+    rdzv: str | None = None
+    """`HOST:PORT` where they find each other: one of them, which leads, and a port that is free there."""
     grace_s: float = number(30.0, least=0)
     """Seconds that ranks have to end after they were asked to, before they are killed."""
     hang_s: float | None = number(1800.0, above=0)

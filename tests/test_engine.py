@@ -170,7 +170,7 @@ def test_a_module_edited_between_warm_jobs_counts(project: Path) -> None:
 def test_the_server_of_warm_workers_may_die(project: Path) -> None:
     """The job that runs then fails or finishes, nothing is left behind, and the next one has a new server."""
     supervisor = start(
-        "train", "-m", "seed=1,2", "tracking=off", "trainer.max_epochs=3000", "trainer.max_steps=3000",
+        "train", "-m", "seed=1,2", "tracking=off", "trainer.max_epochs=1000", "trainer.max_steps=1000",
         "launch.progress=none", "trainer.log_every_n_steps=1", "data=synthetic", cwd=project,
     )  # fmt: skip
     wait_until(lambda: any(run.journal.exists() for run in find_runs(project / "runs")), "a step")

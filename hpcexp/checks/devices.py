@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hpcexp.checks.machine import Machine
+from hpcexp.checks.nodes import nodes_problems
 from hpcexp.plan import Topology
 
 
@@ -19,11 +20,7 @@ def topology(config: dict[str, Any], machine: Machine) -> tuple[Topology | None,
     num_ranks = len(ids) * hardware["num_nodes"]
     strategy, more = _strategy(config["strategy"]["name"], num_ranks)
     problems += more
-    if hardware["num_nodes"] > 1:
-        problems.append(
-            f"hardware.num_nodes={hardware['num_nodes']}: launch={config['launch']['name']} starts ranks on this "
-            "machine only.\nFix: hardware.num_nodes=1."
-        )
+    problems += nodes_problems(config)
     if problems:
         return None, problems
     threads = hardware["threads_per_rank"] or max(1, machine.num_cores // len(ids))

@@ -18,6 +18,10 @@ class Ears:
     def __init__(self, fd: int, log: Path, shown: Display) -> None:
         self.errors: dict[int, dict[str, Any]] = {}
         """Rank → kind and message of what it failed of."""
+        self.stopped: dict[int, int] = {}
+        """Rank → the signal on which it has stopped as it should."""
+        self.pids: dict[int, int] = {}
+        """Rank → its process, of those that are on this machine."""
         self.steps: dict[int, int] = {}
         """Rank → the newest optimizer step that it has told of."""
         self._heard_at = time.monotonic()
@@ -35,14 +39,23 @@ class Ears:
         select.select([self._fd] if self._is_open else [], [], [], wait_s)
         for event in self._events():
             self._heard_at = time.monotonic()
-            if "error" in event:
-                self.errors.setdefault(event["rank"], event["error"])
-                continue
-            self.steps[event["rank"]] = event["step"]
-            if event["rank"] == 0:
+            if event.get("rank") == 0 and "steps" in event:
                 self._shown.progress(event)
+            self._keep(event)
         for line in self._lines():
             self._shown.line(line)
+
+    def _keep(self, event: dict[str, Any]) -> None:
+        rank = event["rank"]
+        match event:
+            case {"error": error}:
+                self.errors.setdefault(rank, error)
+            case {"stopped": number}:
+                self.stopped.setdefault(rank, number)
+            case {"pid": pid}:
+                self.pids[rank] = pid
+            case {"step": step}:
+                self.steps[rank] = step
 
     def _events(self) -> list[dict[str, Any]]:
         while self._is_open:
@@ -57,7 +70,7 @@ class Ears:
 
     def _lines(self) -> list[str]:
         """Whole new lines of the log. Not those that a failing rank writes last: the outcome tells what it says."""
-        if self.errors:
+        if self.errors or not self._log.exists():
             return []
         with self._log.open("rb") as file:
             file.seek(self._offset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpcexp.launch.local import claimed, freeze, run_job
+from hpcexp.launch.local import claimed, freeze, run_job, run_on_nodes
 from hpcexp.launch.resume import continuation
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
@@ -26,4 +26,6 @@ def launch(plan: Plan, *, fresh: bool, many: bool = False) -> Outcome:
             if fresh or continuation(plan, verify=False) is None:
                 freeze(plan)
         return Outcome("planned", "", 0)
+    if plan.config["launch"]["name"] == "nodes":
+        return run_on_nodes(plan, fresh=fresh)
     return run_job(plan, fresh=fresh, many=many)

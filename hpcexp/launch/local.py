@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from typing import Any
 from hpcexp.errors import RunError
 from hpcexp.launch.display import display
 from hpcexp.launch.ears import Ears
+from hpcexp.launch.nodes import Elsewhere, Node, is_here, seat
 from hpcexp.launch.process import Process, Start, start_fresh
 from hpcexp.launch.ranks import Ranks
 from hpcexp.launch.resume import Continuation, continuation, go_back
 from hpcexp.launch.shipping import await_shipper, start_shipper
-from hpcexp.launch.watch import Outcome, Watch
+from hpcexp.launch.watch import Group, Outcome, Watch
 from hpcexp.plan import Plan, save_plan
 from hpcexp.record.uri import without_password
 from hpcexp.rundir import RunDir, held, write_atomic, write_json
@@ -49,32 +50,67 @@ def claimed(plan: Plan) -> AbstractContextManager[None]:
 
 
 def run_job(plan: Plan, *, fresh: bool, many: bool = False) -> Outcome:
-    """Freeze the plan, run its ranks, and leave a final state behind whatever happens.
-
-    An interrupted run is gone on with, in its directory and its MLflow run, unless `fresh`. `many`: it is one of many.
-    """
+    """Run the plan on this machine. `many`: it is one of many."""
+    starter = _starter(plan.config["launch"]["isolation"], many=many)
     gc.enable()
     with claimed(plan):
-        found = None if fresh else continuation(plan, verify=True)
-        if found is not None:
-            print(f"Continuing from {found.text(plan)} (--fresh starts over)", flush=True)
-        run = freeze(plan, found)
-        status = {
-            "state": "running",
-            "started": time.time(),
-            "attempt": found.attempt if found else 1,
-            "pid": os.getpid(),
-            "host": plan.lineage["host"],
-        }
-        write_json(run.status, status)
-        shipper = start_shipper(run)
-        outcome = Outcome("failed", "the supervisor itself failed", 1)
-        try:
-            outcome = _supervise(plan, run, many=many)
-        finally:
-            ended = {"ended": time.time(), "state": outcome.state, "cause": outcome.cause, "exit": outcome.exit}
-            _end(run, {**status, **ended})
-            await_shipper(shipper, run, plan.config["tracking"]["wait_s"])
+        return _lead(plan, fresh=fresh, supervise=lambda run: _supervise(plan, run, Ranks(plan, starter)))
+
+
+def run_on_nodes(plan: Plan, *, fresh: bool) -> Outcome:
+    """Run this machine's part of the plan. The host of `launch.rdzv` leads: it freezes the plan and keeps its state."""
+    gc.enable()
+    elsewhere = Elsewhere(RunDir(Path(plan.run_dir)))
+
+    with ExitStack() as stack:
+        leads = _leads(plan, stack)
+
+        def take_part(run: RunDir) -> Outcome:
+            return elsewhere.agreed(_supervise(plan, run, Node(plan, leads=leads), elsewhere))
+
+        if not leads:
+            stack.enter_context(seat(plan))
+            return take_part(RunDir(Path(plan.run_dir)))
+        elsewhere.forget()
+        return _lead(plan, fresh=fresh, supervise=take_part)
+
+
+def _leads(plan: Plan, stack: ExitStack) -> bool:
+    """Whether this command is the first on the host of `launch.rdzv`; it then has the run directory."""
+    if not is_here(plan.config["launch"]["rdzv"]):
+        return False
+    try:
+        stack.enter_context(claimed(plan))
+    except RunError:
+        return False
+    return True
+
+
+def _lead(plan: Plan, *, fresh: bool, supervise: Callable[[RunDir], Outcome]) -> Outcome:
+    """Freeze the plan, have its ranks run, and leave a final state behind whatever happens.
+
+    An interrupted run is gone on with, in its directory and its MLflow run, unless `fresh`.
+    """
+    found = None if fresh else continuation(plan, verify=True)
+    if found is not None:
+        print(f"Continuing from {found.text(plan)} (--fresh starts over)", flush=True)
+    run = freeze(plan, found)
+    status = {
+        "state": "running",
+        "started": time.time(),
+        "attempt": found.attempt if found else 1,
+        "pid": os.getpid(),
+        "host": plan.lineage["host"],
+    }
+    write_json(run.status, status)
+    shipper = start_shipper(run)
+    outcome = Outcome("failed", "the supervisor itself failed", 1)
+    try:
+        outcome = supervise(run)
+    finally:
+        ended = {"ended": time.time(), "state": outcome.state, "cause": outcome.cause, "exit": outcome.exit}
+        _end(run, {**status, **ended})
+        await_shipper(shipper, run, plan.config["tracking"]["wait_s"])
     return outcome
 
 
@@ -86,18 +122,17 @@ def _end(run: RunDir, status: dict[str, Any]) -> None:
         print(f"{run.status} cannot be written: {e.strerror}. The run {status['state']}.", file=sys.stderr)
 
 
-def _supervise(plan: Plan, run: RunDir, *, many: bool) -> Outcome:
+def _supervise(plan: Plan, run: RunDir, group: Group, elsewhere: Callable[[], str | None] = lambda: None) -> Outcome:
     launch = plan.config["launch"]
-    shown = display(launch["progress"])
     try:
-        ranks = Ranks(plan, _starter(launch["isolation"], many=many))
+        shown = display(launch["progress"])
         try:
-            ears = Ears(ranks.progress_fd, run.rank_log(0), shown)
-            return Watch(ranks, ears, run, launch["grace_s"], launch["hang_s"]).until_end()
+            ears = Ears(group.progress_fd, run.rank_log(0), shown)
+            return Watch(group, ears, run, launch["grace_s"], launch["hang_s"], elsewhere).until_end()
         finally:
-            ranks.close()
+            shown.close()
     finally:
-        shown.close()
+        group.close()
 
 
 def _starter(isolation: str, *, many: bool) -> Callable[[Start], Process]:

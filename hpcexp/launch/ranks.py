@@ -30,10 +30,8 @@ _BACKLOG = 4096
 """Ranks that may wait for the first one to listen."""
 
 
-def rank_environment(
-    topology: Topology, local_rank: int, port: int, project: Path, inherited: Mapping[str, str]
-) -> dict[str, str]:
-    """The environment of one rank."""
+def job_environment(topology: Topology, project: Path, inherited: Mapping[str, str]) -> dict[str, str]:
+    """What the environments of all ranks on this machine have in common."""
     env = {k: v for k, v in inherited.items() if k not in INHERITED}
     path = [str(project), *filter(None, [env.get("PYTHONPATH")])]
     threads = str(topology.threads_per_rank)
@@ -41,13 +39,6 @@ def rank_environment(
     # MLP trained 24 s instead of 1.9. On idle ones, sleeping costs it 1.8 s instead of 1.5.
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     env.update(
-        RANK=str(local_rank),
-        LOCAL_RANK=str(local_rank),
-        NODE_RANK="0",
-        WORLD_SIZE=str(topology.world_size),
-        LOCAL_WORLD_SIZE=str(topology.ranks_per_node),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
         OMP_NUM_THREADS=threads,
         MKL_NUM_THREADS=threads,
         CUDA_VISIBLE_DEVICES=visible_devices(topology, inherited.get("CUDA_VISIBLE_DEVICES")),
@@ -55,6 +46,19 @@ def rank_environment(
         PYTHONUNBUFFERED="1",
     )
     return env
+
+
+def rank_environment(topology: Topology, rank: int, port: int) -> dict[str, str]:
+    """What a rank of a job on one machine has of its own."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "NODE_RANK": "0",
+        "WORLD_SIZE": str(topology.world_size),
+        "LOCAL_WORLD_SIZE": str(topology.ranks_per_node),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
 
 
 def visible_devices(topology: Topology, outer: str | None) -> str:
@@ -77,8 +81,9 @@ class Ranks:
         self.processes: list[Process] = []
         with socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG) as meeting:
             try:
+                shared = job_environment(plan.topology, project, os.environ)
                 for rank in range(plan.topology.world_size):
-                    env = rank_environment(plan.topology, rank, meeting.getsockname()[1], project, os.environ)
+                    env = {**shared, **rank_environment(plan.topology, rank, meeting.getsockname()[1])}
                     fds = {"HPCEXP_PARENT_FD": alive_read, "HPCEXP_PROGRESS_FD": progress_write}
                     if rank == 0 and plan.topology.world_size > 1:
                         fds["HPCEXP_MEETING_FD"] = meeting.fileno()
@@ -93,6 +98,10 @@ class Ranks:
     def failures(self) -> dict[int, int]:
         """Rank → exit code of those that ended badly; negative codes are signals."""
         return {rank: code for rank, process in enumerate(self.processes) if (code := process.poll())}
+
+    def trouble(self) -> str | None:
+        """Nothing stands between these and their supervisor."""
+        return None
 
     def are_done(self) -> bool:
         """Whether every rank has ended."""

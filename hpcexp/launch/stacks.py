@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 import re
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from hpcexp.launch.process import Process, signal_one
+from hpcexp.launch.process import signal_one
 from hpcexp.rundir import RunDir
 
 STACK_SIGNAL = signal.SIGUSR2
@@ -19,23 +18,23 @@ WAIT_S = 3.0
 POLL_S = 0.05
 
 
-def stacks(processes: Sequence[Process], run: RunDir) -> list[str]:
-    """Have every rank write its stacks into its log; the place each main thread is in."""
-    logs = [run.rank_log(rank) for rank in range(len(processes))]
-    before = [log.stat().st_size for log in logs]
-    for process in processes:
-        signal_one(process.pid, STACK_SIGNAL)
+def stacks(pids: Mapping[int, int], run: RunDir) -> dict[int, str]:
+    """Have every rank (rank → process) write its stacks into its log; the place that each main thread is in."""
+    logs = {rank: run.rank_log(rank) for rank in pids}
+    before = {rank: log.stat().st_size for rank, log in logs.items()}
+    for pid in pids.values():
+        signal_one(pid, STACK_SIGNAL)
     deadline, seen = time.monotonic() + WAIT_S, before
     while time.monotonic() < deadline:
         time.sleep(POLL_S)
-        sizes = [log.stat().st_size for log in logs]
-        if sizes == seen and all(map(operator.gt, sizes, before)):
+        sizes = {rank: log.stat().st_size for rank, log in logs.items()}
+        if sizes == seen and all(sizes[rank] > before[rank] for rank in pids):
             break
         seen = sizes
-    return [
-        _place(log, start) or f"does not answer ({_state(process.pid)})"
-        for log, start, process in zip(logs, before, processes, strict=True)
-    ]
+    return {
+        rank: _place(logs[rank], before[rank]) or f"does not answer ({_state(pid)})"
+        for rank, pid in sorted(pids.items())
+    }
 
 
 def _place(log: Path, start: int) -> str | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Protocol
 
 from hpcexp.launch.ears import Ears
 from hpcexp.launch.memory import oom_kills
-from hpcexp.launch.ranks import Ranks
 from hpcexp.launch.stacks import stacks
 from hpcexp.rundir import RunDir
 
@@ -35,51 +35,73 @@ class Outcome:
     """Exit status for the command: 0, 2 for a mistake the user can mend, 1 for a failure, 128 + n for a signal."""
 
 
+class Group(Protocol):
+    """The processes of a job on this machine."""
+
+    progress_fd: int
+
+    def failures(self) -> dict[int, int]:
+        """Rank → exit status of those that ended badly; negative ones are signals."""
+
+    def trouble(self) -> str | None:
+        """Why they were ended or never began, where none of them could say."""
+
+    def are_done(self) -> bool:
+        """Whether none runs any more."""
+
+    def signal(self, number: int) -> None:
+        """Signal all that still run."""
+
+    def close(self) -> None:
+        """End whatever still runs."""
+
+
 @dataclass
 class Watch:
     """One job's ranks, and how long they are waited for."""
 
-    ranks: Ranks
+    ranks: Group
     ears: Ears
     run: RunDir
     grace_s: float
     hang_s: float | None
+    elsewhere: Callable[[], str | None] = lambda: None
+    """What has ended the job on another machine."""
 
     def until_end(self) -> Outcome:
         """Watch until no rank runs any more."""
         oom_before = oom_kills()
         with _caught() as caught:
-            hang, failures = self._until_end(caught)
-        if hang:
-            return Outcome("failed", hang, 1)
+            trouble, failures = self._until_end(caught)
+        if trouble:
+            return Outcome("failed", trouble, 1)
         if not failures and self.run.summary.exists():
             return Outcome("finished", "", 0)
+        if number := caught[0] if caught else self._stopped_by(failures):
+            return Outcome("killed", f"stopped by {signal.Signals(number).name}", 128 + number)
         if not failures:
             cause = "its ranks ended before the run was complete: something called exit."
             return Outcome("failed", f"{cause}\nIts log: {self.run.rank_log(0)}", 1)
-        if caught:
-            return Outcome("killed", f"stopped by {signal.Signals(caught[0]).name}", 128 + caught[0])
         return self._failed(failures, oom_kills() > oom_before)
 
     def _until_end(self, caught: list[int]) -> tuple[str | None, dict[int, int]]:
-        """What the ranks hang in; and the first that failed, by themselves where any did, with their exit codes."""
+        """What the ranks cannot tell themselves; and the first that failed, with their exit codes."""
         deadline: float | None = None
-        hang: str | None = None
         failures: dict[int, int] = {}
         while not self.ranks.are_done():
             self.ears.listen(POLL_S)
             failures = failures or self.ranks.failures()
-            if deadline is None and not failures and not caught and (hang := self._hang()):
-                self.ranks.signal(signal.SIGKILL)
-            elif deadline is None and (caught or failures):
+            is_ending = bool(caught or failures or self.ears.stopped)
+            if not is_ending and (trouble := self._hang() or self.elsewhere()):
+                return trouble, {}
+            if deadline is None and (caught or failures):
                 self.ranks.signal(signal.SIGTERM)
                 deadline = time.monotonic() + self.grace_s
             elif deadline is not None and (time.monotonic() > deadline or len(caught) > 1):
                 self.ranks.signal(signal.SIGKILL)
-            if hang:
-                break
         self.ears.listen(0)
-        return hang, failures or self.ranks.failures()
+        trouble = None if caught or self.ears.stopped else self.elsewhere() or self.ranks.trouble()
+        return trouble, failures or self.ranks.failures()
 
     def _hang(self) -> str | None:
         """What each rank is in, where none has given a sign of life for `launch.hang_s`."""
@@ -88,8 +110,8 @@ class Watch:
         patience_s = self.hang_s if self.ears.steps else max(self.hang_s, START_S)
         if self.ears.silent_s() < patience_s:
             return None
-        where = stacks(self.ranks.processes, self.run)
-        told = "\n".join(f"rank {rank}{self._step(rank)}: {place}" for rank, place in enumerate(where))
+        where = stacks(self.ears.pids, self.run)
+        told = "\n".join(f"rank {rank}{self._step(rank)}: {place}" for rank, place in where.items())
         return (
             f"no rank has got any further for {patience_s:g} s (launch.hang_s).\n{told}\n"
             f"All threads of every rank: {self.run.rank_log(0).parent}\n"
@@ -98,6 +120,11 @@ class Watch:
 
     def _step(self, rank: int) -> str:
         return f" after step {self.ears.steps[rank]}" if rank in self.ears.steps else ""
+
+    def _stopped_by(self, failures: dict[int, int]) -> int | None:
+        """The signal that somebody else sent to a rank, which then stopped as it should."""
+        is_orderly = not self.ears.errors and set(failures) <= set(self.ears.stopped)
+        return next(iter(self.ears.stopped.values()), None) if is_orderly else None
 
     def _failed(self, failures: dict[int, int], is_short_of_memory: bool) -> Outcome:
         """In the words of the rank that failed first.
@@ -108,7 +135,7 @@ class Watch:
         errors = self.ears.errors
         silent = [rank for rank in failures if rank not in errors]
         rank = next(iter(silent or errors))
-        code = failures.get(rank) or self.ranks.processes[rank].poll() or 1
+        code = failures.get(rank) or self.ranks.failures().get(rank) or 1
         said = errors.get(rank, {})
         if said.get("kind") in MISTAKES:
             return Outcome("failed", str(said["message"]), 2)
