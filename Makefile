@@ -52,4 +52,5 @@ lock: $(READY) ## resolve requirements.lock anew
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate \
 	  --constraint requirements.in --no-header --output-file requirements.lock
+	sed -i '1i # Pinned versions for `make`; written by `make lock`. Do not edit.' requirements.lock
 	sed -i -E '/^(nvidia-(cu|nccl|nvjitlink|nvshmem|nvtx)|cuda-|triton==)/d' requirements.lock

@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpcexp.checks.machine import take_cores
 from hpcexp.errors import ConfigError, HpcexpError
 from hpcexp.plan import Plan, load_plan
 from hpcexp.rundir import RunDir
@@ -31,6 +32,7 @@ _STDERR = 2
 def main(argv: list[str] | None = None) -> int:
     """Run the job of the run directory in `argv`; the exit status."""
     run = RunDir(Path((argv or sys.argv[1:])[0]))
+    take_cores()
     _open_by_path()
     if os.environ.get("HPCEXP_LOG_BY_RANK"):
         _log_by_rank(run)

@@ -7,7 +7,18 @@ from collections.abc import Iterable
 
 MAX_LENGTH = 96
 SIGNATURE_LENGTH = 8
-_UNTOLD = ("experiment", "seed", "run", "tracking", "launch", "hardware.threads_per_rank", "notes", "name")
+_UNTOLD = (
+    "experiment",
+    "seed",
+    "run",
+    "tracking",
+    "launch",
+    "hardware.threads_per_rank",
+    "hardware.share",
+    "hardware.force",
+    "notes",
+    "name",
+)
 
 
 def run_name(overrides: Iterable[str], seed: int, signature: str, label: str) -> str:

@@ -36,11 +36,19 @@ class Hardware:
     accelerator: str = choice(MISSING, "auto", "cpu", "cuda")
     """`auto` takes CUDA devices where there are any, and the CPU otherwise."""
     devices: Any = MISSING
-    """How many (`2`), which (`[0,2]`), `all`, or `auto`: one CPU process, or every GPU."""
+    """How many (`2`: of GPUs the least busy), which (`[0,2]`, counted as nvidia-smi does), `all`, or `auto`: one CPU
+    process, or every GPU."""
+    share: int | None = number(None, least=1)
+    """Jobs that may be on a device at once, all of them by hpcexp. Empty: one on a GPU; on the CPU as many as are
+    started, each with cores of its own while there are enough, and on any after that. A number on the CPU: as many jobs
+    may have a core, each rank keeps to its own cores, and a job that finds none is refused; above 1, ranks and their
+    threads may be more than the cores."""
+    force: bool = False
+    """Take a GPU also where processes compute on it that are not hpcexp's."""
     num_nodes: int = number("${launch.nodes}", least=1)
     """Machines the job runs on, each with `devices`."""
     threads_per_rank: int | None = number(None, least=1)
-    """CPU threads a rank computes with; empty: the machine's cores divided by its ranks."""
+    """CPU threads a rank computes with; empty: the machine's cores divided by the job's ranks, or by its GPUs."""
 
 
 @dataclass(eq=False, repr=False)

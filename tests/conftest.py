@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,14 @@ from helpers import Said, command, only_run
 from hpcexp.cli.main import run
 from hpcexp.compose.composer import Composed, Composer
 from hpcexp.rundir import RunDir
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Slots of these tests' own: another session's jobs do not take their cores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HPCEXP_SLOTS", str(tmp_path_factory.mktemp("slots") / "slots"))
+        yield
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ def asked(compose: Callable[..., Composed], machine: Machine, *overrides: str) -
         (GPUS, ["hardware=cpu"], Topology("cpu", (0,), 1, 16, "single", None)),
         (CPU, ["hardware.devices=2"], Topology("cpu", (0, 1), 1, 4, "ddp", "gloo")),
         (CPU, ["hardware.devices=all"], Topology("cpu", tuple(range(8)), 1, 1, "ddp", "gloo")),
-        (GPUS, ["hardware=gpu", "hardware.devices=[3,1]"], Topology("cuda", (3, 1), 1, 8, "ddp", "nccl")),
-        (GPUS, ["hardware.devices=1", "strategy=ddp"], Topology("cuda", (0,), 1, 16, "single", None)),
+        (GPUS, ["hardware=gpu", "hardware.devices=[3,1]"], Topology("cuda", (3, 1), 1, 4, "ddp", "nccl")),
+        (GPUS, ["hardware.devices=1", "strategy=ddp"], Topology("cuda", (0,), 1, 4, "single", None)),
         (CPU, ["hardware.threads_per_rank=2"], Topology("cpu", (0,), 1, 2, "single", None)),
     ],
 )

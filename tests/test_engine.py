@@ -171,7 +171,7 @@ def test_the_server_of_warm_workers_may_die(project: Path) -> None:
     """The job that runs then fails or finishes, nothing is left behind, and the next one has a new server."""
     supervisor = start(
         "train", "-m", "seed=1,2", "tracking=off", "trainer.max_epochs=1000", "trainer.max_steps=1000",
-        "launch.progress=none", "trainer.log_every_n_steps=1", "data=synthetic", cwd=project,
+        "launch.progress=none", "trainer.log_every_n_steps=1", "data=synthetic", "trainer.val_every_epochs=1000", cwd=project,
     )  # fmt: skip
     wait_until(lambda: any(run.journal.exists() for run in find_runs(project / "runs")), "a step")
     below = psutil.Process(supervisor.pid).children(recursive=True)

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hpcexp import __version__
-from hpcexp.checks.machine import this_machine
+from hpcexp.checks.gpus import Gpu, Survey, processes_text, survey
+from hpcexp.checks.machine import cores, this_machine
 from hpcexp.checks.paths import root_problems
 from hpcexp.cli.arguments import parser
 from hpcexp.cli.output import pairs
 from hpcexp.compose.sources import conf_dirs
+from hpcexp.launch.cpus import Node, cores_text, read_nodes
+from hpcexp.launch.leases import leases_text
 from hpcexp.lineage.environment import PACKAGES, installed
 from hpcexp.record.uri import resolve_uri, unreachable, uri_problem, without_password
 
@@ -27,7 +30,7 @@ def doctor(argv: Sequence[str]) -> int:
     p = parser("doctor", "What works on this machine: versions, devices, stores, tools.")
     a = p.parse_args(argv)
     root = a.root.resolve()
-    findings = [*_packages(), *_devices(), *_paths(root), *_tracking(root), *_tools()]
+    findings = [*_packages(), *_devices(), *_workers(), *_paths(root), *_tracking(root), *_tools()]
     print(f"hpcexp {__version__} on Python {platform.python_version()}, {platform.platform(terse=True)}")
     print(pairs((f"{'ok' if good else '!!'}  {what}", told) for what, good, told in findings))
     return 0 if all(good for _, good, _ in findings) else 1
@@ -46,6 +49,8 @@ def _packages() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     machine = this_machine()
     yield "cores", True, f"{machine.num_cores} that this process may use"
+    if (mine := cores()) is not None:
+        yield "memory nodes", True, "; ".join(map(_node_text, read_nodes(mine)))
     done = subprocess.run([sys.executable, "-c", _TORCH], capture_output=True, text=True, check=False)
     if done.returncode:
         yield "torch works", False, (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
@@ -60,6 +65,45 @@ def _devices() -> Iterator[Finding]:
         )
     else:
         yield "GPUs", True, f"{count} that torch can use" if machine.num_gpus else "none: hardware=cpu is what runs"
+    if machine.num_gpus:
+        yield from gpu_findings(survey())
+    yield "leased", True, leases_text()
+
+
+def _node_text(node: Node) -> str:
+    threads = [core for physical in node for core in physical]
+    return f"cores {cores_text(frozenset(threads))} ({len(node)} physical)"
+
+
+def gpu_findings(found: Survey) -> Iterator[Finding]:
+    """The driver, and each GPU with who computes on it."""
+    without = "hardware.devices=N takes GPUs in their order, whoever computes on them"
+    driver = f"{found.driver}, for CUDA up to {found.cuda}" if found.driver else f"{found.problem}; {without}"
+    yield "GPU driver", True, driver
+    for gpu in found.gpus:
+        name = f"GPU {gpu.index}" + (f" {gpu.uuid}" if gpu.uuid.startswith("MIG-") else "")
+        yield name, True, _gpu_text(gpu)
+
+
+def _gpu_text(gpu: Gpu) -> str:
+    facts = [gpu.name] if gpu.name else []
+    if gpu.total is not None and gpu.free is not None:
+        facts.append(f"{(gpu.total - gpu.free) / 2**30:.1f} of {gpu.total / 2**30:.1f} GB used")
+    if gpu.utilisation is not None:
+        facts.append(f"{gpu.utilisation} % busy")
+    return f"{', '.join(facts) or 'present'}; {processes_text(gpu) or 'no process told of'}"
+
+
+def _workers() -> Iterator[Finding]:
+    from hpcexp.launch.warm import idle_memory
+
+    try:
+        memory = idle_memory()
+    except (OSError, EOFError) as e:
+        yield "warm workers", False, f"their server does not start ({type(e).__name__}): launch.isolation=process"
+        return
+    own, common = memory.private >> 20, memory.shared >> 20
+    yield "warm workers", True, f"{own} MiB each while idle, beside {common} MiB that all of them share"
 
 
 def _paths(root: Path) -> Iterator[Finding]:

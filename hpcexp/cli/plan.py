@@ -10,6 +10,7 @@ from hpcexp.cli.compose import opened
 from hpcexp.cli.output import metric, near, pairs
 from hpcexp.compose.composer import Composer
 from hpcexp.errors import RunError
+from hpcexp.launch.leases import would_lease
 from hpcexp.launch.resume import continuation
 from hpcexp.plan import Plan, Topology
 from hpcexp.prepare import prepare
@@ -51,6 +52,7 @@ def plan_text(plan: Plan) -> str:
         ("groups", groups),
         ("overrides", " ".join(plan.overrides) or "none"),
         ("devices", devices_text(plan.topology)),
+        ("free now", would_lease(plan)),
         ("batch", _batch(plan)),
         ("data", _data(plan)),
         ("steps", _steps(plan)),

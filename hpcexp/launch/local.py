@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from hpcexp.errors import RunError
 from hpcexp.launch.display import display
 from hpcexp.launch.ears import Ears
+from hpcexp.launch.leases import leased
 from hpcexp.launch.nodes import Elsewhere, Node, is_here, seat
 from hpcexp.launch.process import Process, Start, start_fresh
 from hpcexp.launch.ranks import Ranks
@@ -53,8 +54,14 @@ def run_job(plan: Plan, *, fresh: bool, many: bool = False) -> Outcome:
     """Run the plan on this machine. `many`: it is one of many."""
     starter = _starter(plan.config["launch"]["isolation"], many=many)
     gc.enable()
-    with claimed(plan):
-        return _lead(plan, fresh=fresh, supervise=lambda run: _supervise(plan, run, Ranks(plan, starter)))
+    with claimed(plan), ExitStack() as devices:
+        plan, told = _on_devices(plan, devices)
+
+        def supervise(run: RunDir) -> Outcome:
+            with devices:  # free again before the shipper is waited for
+                return _supervise(plan, run, Ranks(plan, starter, told))
+
+        return _lead(plan, fresh=fresh, supervise=supervise)
 
 
 def run_on_nodes(plan: Plan, *, fresh: bool) -> Outcome:
@@ -64,15 +71,27 @@ def run_on_nodes(plan: Plan, *, fresh: bool) -> Outcome:
 
     with ExitStack() as stack:
         leads = _leads(plan, stack)
+        devices = stack.enter_context(ExitStack())
+        plan, told = _on_devices(plan, devices)
 
         def take_part(run: RunDir) -> Outcome:
-            return elsewhere.agreed(_supervise(plan, run, Node(plan, leads=leads), elsewhere))
+            with devices:
+                return elsewhere.agreed(_supervise(plan, run, Node(plan, told, leads=leads), elsewhere))
 
         if not leads:
             stack.enter_context(seat(plan))
             return take_part(RunDir(Path(plan.run_dir)))
         elsewhere.forget()
         return _lead(plan, fresh=fresh, supervise=take_part)
+
+
+def _on_devices(plan: Plan, stack: ExitStack) -> tuple[Plan, Mapping[str, str]]:
+    """The plan with the devices that the job holds until `stack` ends, and what its ranks are told of them."""
+    got = stack.enter_context(leased(plan))
+    for warning in got.warnings:
+        print(warning, flush=True)
+    topology = replace(plan.topology, device_ids=got.device_ids)
+    return replace(plan, topology=topology), got.environment()
 
 
 def _leads(plan: Plan, stack: ExitStack) -> bool:

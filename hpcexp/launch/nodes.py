@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ _LOST = ("gloo", "NCCL", "ProcessGroup", "TCPStore")
 class Node:
     """The ranks of this machine, below torchrun's agent, which starts them once all agents have met."""
 
-    def __init__(self, plan: Plan, *, leads: bool) -> None:
+    def __init__(self, plan: Plan, devices: Mapping[str, str], *, leads: bool) -> None:
         logs = RunDir(Path(plan.run_dir)).logs
         logs.mkdir(parents=True, exist_ok=True)
         # Held open: the machine that leads may yet set the directory of an earlier try aside.
@@ -47,7 +47,7 @@ class Node:
         self.progress_fd, progress_write = os.pipe()
         os.set_blocking(self.progress_fd, False)
         self._ends = (alive_read, progress_write)
-        self._agent = self._start(agent_arguments(plan, leads=leads), plan, alive_read, progress_write)
+        self._agent = self._start(plan, {**self._environment(plan), **devices}, leads=leads)
 
     def failures(self) -> dict[int, int]:
         """As the agent tells them in its log."""
@@ -85,20 +85,23 @@ class Node:
             os.close(fd)
         self._log.close()
 
-    def _start(self, arguments: list[str], plan: Plan, alive_read: int, progress_write: int) -> subprocess.Popen[bytes]:
+    def _environment(self, plan: Plan) -> dict[str, str]:
         # The agent closes what it does not know. Its ranks open the pipes once more, by the names they have here.
         here = f"/proc/{os.getpid()}/fd"
         env = {
             **job_environment(plan.topology, Path(plan.lineage["project"]), os.environ),
-            "HPCEXP_PARENT_PATH": f"{here}/{alive_read}",
-            "HPCEXP_PROGRESS_PATH": f"{here}/{progress_write}",
+            "HPCEXP_PARENT_PATH": f"{here}/{self._ends[0]}",
+            "HPCEXP_PROGRESS_PATH": f"{here}/{self._ends[1]}",
             "HPCEXP_LOG_BY_RANK": "1",
         }
         if interface := interface_of(own_address(plan.config["launch"]["rdzv"])):
             env.setdefault("GLOO_SOCKET_IFNAME", interface)
             env.setdefault("NCCL_SOCKET_IFNAME", interface)
+        return env
+
+    def _start(self, plan: Plan, env: Mapping[str, str], *, leads: bool) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *arguments],
+            [sys.executable, "-m", "torch.distributed.run", *agent_arguments(plan, leads=leads)],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,

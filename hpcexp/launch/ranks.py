@@ -72,7 +72,7 @@ def visible_devices(topology: Topology, outer: str | None) -> str:
 class Ranks:
     """A job's processes. Each leads a session of its own, so that a terminal's Ctrl-C reaches only the supervisor."""
 
-    def __init__(self, plan: Plan, start: Callable[[Start], Process]) -> None:
+    def __init__(self, plan: Plan, start: Callable[[Start], Process], devices: Mapping[str, str]) -> None:
         run, project = RunDir(Path(plan.run_dir)), Path(plan.lineage["project"])
         run.logs.mkdir(parents=True, exist_ok=True)
         alive_read, self._alive_write = os.pipe()
@@ -81,7 +81,7 @@ class Ranks:
         self.processes: list[Process] = []
         with socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG) as meeting:
             try:
-                shared = job_environment(plan.topology, project, os.environ)
+                shared = {**job_environment(plan.topology, project, os.environ), **devices}
                 for rank in range(plan.topology.world_size):
                     env = {**shared, **rank_environment(plan.topology, rank, meeting.getsockname()[1])}
                     fds = {"HPCEXP_PARENT_FD": alive_read, "HPCEXP_PROGRESS_FD": progress_write}
