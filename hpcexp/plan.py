@@ -47,7 +47,7 @@ class Topology:
     num_nodes: int
     threads_per_rank: int
     strategy: str
-    """`single`, `ddp` or `custom`."""
+    """`single`, `ddp`, `fsdp` or `custom`."""
     backend: str | None
     """`nccl` or `gloo` where there is more than one rank."""
 

@@ -107,8 +107,29 @@ class Scheduler:
 class Strategy:
     """What hpcexp reads of a strategy beside the arguments of its `_target_`."""
 
-    name: str = choice(MISSING, "auto", "single", "ddp", "custom")
-    """`auto`: one process on one device, DDP on several."""
+    name: str = choice(MISSING, "auto", "single", "ddp", "fsdp", "custom")
+    """`auto`: one process on one device, DDP on several. `fsdp`: weights and optimizer state are spread over them."""
+    bucket_cap_mb: float = number(25.0, above=0)
+    """ddp: size of the pieces that gradients are sent in, beside the computation of the rest."""
+    find_unused_parameters: bool = False
+    """ddp: let parameters be that a step's loss does not depend on; costs a walk through the graph at every step."""
+    gradient_as_bucket_view: bool = True
+    """ddp: keep gradients where they are sent from, which saves a copy of them."""
+    static_graph: bool = False
+    """ddp: promise that all steps use the same parameters in the same way, which saves looking."""
+    compression: str = choice("none", "none", "fp16", "bf16", "powersgd")
+    """ddp: what gradients are made smaller by before they are sent. `fp16`, `bf16` round them; `bf16` needs GPUs.
+    `powersgd` sends matrices as products of two narrow ones (Vogels et al. 2019) and carries the error on to the next
+    step. All change the result."""
+    powersgd_rank: int = number(1, least=1)
+    """ddp: columns of the narrow matrices of `powersgd`: more is more exact, and more to send."""
+    powersgd_start: int = number(1000, least=2)
+    """ddp: steps that are sent in full before `powersgd` begins; a run that is shorter never compresses."""
+    min_params: int = number(100_000, least=1)
+    """fsdp: parameters from which on a child of a Sequential or ModuleList is a unit, gathered together while it
+    computes; the rest of the model is one more."""
+    reshard_after_forward: bool = True
+    """fsdp: free a unit's weights between forward and backward; costs gathering them twice."""
 
 
 @dataclass(eq=False, repr=False)
@@ -165,6 +186,12 @@ class Checkpoint:
     """Optimizer steps between two checkpoints; empty: not by steps."""
     every_epochs: int | None = number(None, least=1)
     """Epochs between two checkpoints; empty: not by epochs."""
+    async_write: bool = True
+    """Write while training goes on, from a copy: takes as much host memory as a checkpoint has bytes (of rank 0 alone;
+    for GPUs pinned). Where that is not free, and without it, training waits for the disk."""
+    on_error: str = choice("continue", "continue", "stop")
+    """What a checkpoint that cannot be written does, as on a full disk: training goes on with a warning and tries again
+    when the next one is due, or stops. The last one must succeed in any case, and the one before stays intact."""
 
 
 @dataclass(eq=False, repr=False)
@@ -216,6 +243,10 @@ class Run:
     """Directory of all run directories, and of the default MLflow store."""
     label: str = ""
     """A word of your own in the run's name; it does not change the run's identity."""
+    resume_from: str | None = None
+    """An interrupted run of the same experiment on other devices, to go on from its last checkpoint: its directory, or
+    the eight characters that its name ends in.
+    The result is that of a run of its own up to rounding and, with dropout and augmentation, other random numbers."""
 
 
 @dataclass(eq=False, repr=False)

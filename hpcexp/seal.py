@@ -6,7 +6,9 @@ archives, which torch's checkpoints are, pass over what follows the archive.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -17,13 +19,53 @@ _END = struct.Struct("<II8s")
 _CHUNK = 4 << 20
 
 
-def seal(path: Path, note: dict[str, Any]) -> None:
-    """Append the seal to what stands in `path`."""
-    text = json.dumps(note).encode()
-    text += struct.pack("<I", len(text))
-    checksum = zlib.crc32(text, _checksum(path, path.stat().st_size))
-    with path.open("ab") as file:
-        file.write(text + struct.pack("<I8s", checksum, _MAGIC))
+class SealedFile:
+    """A new file with a seal at its end; the checksum is worked out on the way, in the chunks that are written.
+
+    Writing to it never raises: torch, which saves through it, would say that it is at an unexpected position instead of
+    what the disk said. `seal` raises the first OSError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._checksum = 0
+        self._error: OSError | None = None
+
+    def __enter__(self) -> SealedFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(OSError):  # what was left of a write that has failed before
+            self._file.close()
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Add to the content. Neither the checksum nor the disk holds other Python threads up."""
+        content = memoryview(data)
+        for start in range(0, len(content), _CHUNK):
+            chunk = content[start : start + _CHUNK]
+            self._checksum = zlib.crc32(chunk, self._checksum)
+            self._put(chunk)
+        return len(content)
+
+    def flush(self) -> None:
+        """Nothing: `seal` sees to it."""
+
+    def seal(self, note: dict[str, Any]) -> None:
+        """End the content, and have all of it on the disk."""
+        text = json.dumps(note).encode()
+        self.write(text + struct.pack("<I", len(text)))
+        self._put(struct.pack("<I8s", self._checksum, _MAGIC))
+        if self._error is not None:
+            raise self._error
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _put(self, chunk: bytes | memoryview) -> None:
+        if self._error is None:
+            try:
+                self._file.write(chunk)
+            except OSError as e:
+                self._error = e
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
@@ -50,21 +92,31 @@ def is_sealed(path: Path) -> bool:
         return file.read() == _MAGIC
 
 
-def is_intact(path: Path) -> bool:
-    """Whether the file has a seal whose checksum is right."""
+def is_intact(path: Path, *, alone: bool = False) -> bool:
+    """Whether the file has a seal whose checksum is right, and so have the files that its note names as `beside` it.
+
+    `alone`: these are not looked at.
+    """
     try:
         size = path.stat().st_size
         if size < _END.size or not is_sealed(path):
             return False
         with path.open("rb") as file:
             file.seek(size - _END.size)
-            _, checksum, _ = _END.unpack(file.read())
-        return bool(_checksum(path, size - _END.size + 4) == checksum)
+            _, expected, _ = _END.unpack(file.read())
+        if checksum(path, size - _END.size + 4) != expected:
+            return False
+        beside = {} if alone else (read_note(path) or {}).get("beside") or {}
+        return all(_is(path.parent / name, length, value) for name, (length, value) in beside.items())
     except OSError:
         return False
 
 
-def _checksum(path: Path, size: int) -> int:
+def _is(path: Path, size: int, expected: int) -> bool:
+    return path.stat().st_size == size and checksum(path, size) == expected
+
+
+def checksum(path: Path, size: int) -> int:
     """CRC-32 of the first `size` bytes."""
     value = 0
     with path.open("rb") as file:

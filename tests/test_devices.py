@@ -156,6 +156,20 @@ def test_which_devices_they_are_is_no_part_of_a_runs_identity(compose: Callable[
     assert two != signature("hardware.devices=1")
 
 
+def test_what_holds_ranks_together_counts_where_it_changes_sums(
+    compose: Callable[..., Composed], project: Path
+) -> None:
+    """Not on one device, where nothing is held together."""
+
+    def signature(*overrides: str) -> str:
+        return prepare(compose("hardware=cpu", *overrides), project, [], Machine("here", 4, 0)).signature
+
+    assert signature() == signature("strategy=ddp") == signature("strategy=ddp", "strategy.compression=fp16")
+    two = ("hardware.devices=2", "strategy=ddp")
+    assert signature(*two) == signature(*two, "strategy.static_graph=true")
+    assert signature(*two) != signature(*two, "strategy.compression=fp16")
+
+
 MIG = Gpu(1, "MIG-c", "H100 MIG 1g.10gb")
 FOUR = (Gpu(0, "GPU-aa"), Gpu(1, "GPU-ba"), MIG, Gpu(2, "GPU-bb"))
 

@@ -169,10 +169,9 @@ def test_a_module_edited_between_warm_jobs_counts(project: Path) -> None:
 
 def test_the_server_of_warm_workers_may_die(project: Path) -> None:
     """The job that runs then fails or finishes, nothing is left behind, and the next one has a new server."""
-    supervisor = start(
-        "train", "-m", "seed=1,2", "tracking=off", "trainer.max_epochs=1000", "trainer.max_steps=1000",
-        "launch.progress=none", "trainer.log_every_n_steps=1", "data=synthetic", "trainer.val_every_epochs=1000", cwd=project,
-    )  # fmt: skip
+    longer = ("trainer.max_epochs=1000", "trainer.max_steps=1000", "trainer.val_every_epochs=1000")
+    shown = ("tracking=off", "launch.progress=none", "trainer.log_every_n_steps=1")
+    supervisor = start("train", "-m", "seed=1,2", "data=synthetic", *longer, *shown, cwd=project)
     wait_until(lambda: any(run.journal.exists() for run in find_runs(project / "runs")), "a step")
     below = psutil.Process(supervisor.pid).children(recursive=True)
     [server] = [p for p in below if "forkserver" in " ".join(p.cmdline()) and p.ppid() == supervisor.pid]

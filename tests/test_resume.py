@@ -61,7 +61,7 @@ EXACT = (
     "callbacks.killer._target_=killer.Killer",
     "launch.progress=none",
 )
-"""Five optimizer steps in each of at most four epochs, with all that has a state."""
+"""Nine optimizer steps in each of at most four epochs, with all that has a state."""
 
 MAP = ("data.loader=map", "data.num_workers=2")
 TWO = ("hardware=cpu", "hardware.devices=2")
@@ -161,7 +161,7 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(train: Callable[..., Said], tm
     flip(run.last)
     said = train(kills=",".join(kills))
     assert f"WARNING: {run.last} is damaged" in said.err
-    assert f"Continuing from step {before['step']} of 20" in said.out
+    assert f"Continuing from step {before['step']} of 36" in said.out
 
     cut(run.last)
     flip(run.previous)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hpcexp.errors import HpcexpError, RunError
-from hpcexp.train.checkpoint import plain, read_checkpoint, weights_digest, write_checkpoint
+from hpcexp.train.checkpoint import AtomicCheckpointIO, plain, read_checkpoint, weights_digest, write_checkpoint
 
 
 class Kind(enum.Enum):
@@ -19,7 +19,7 @@ class Kind(enum.Enum):
 def test_what_is_written_is_read_as_plain_data(tmp_path: Path) -> None:
     """Paths, enums, sets and scalars become what `weights_only` loads."""
     value = {"w": torch.ones(2), "path": Path("a"), "kind": Kind.ONE, "set": {2, 1}, "t": (1, None), 3: [1.5]}
-    write_checkpoint(value, tmp_path / "a.ckpt")
+    write_checkpoint(plain(value), tmp_path / "a.ckpt")
     read = read_checkpoint(tmp_path / "a.ckpt")
     assert torch.equal(read.pop("w"), value["w"])  # type: ignore[arg-type]
     assert {"path": "a", "kind": "one", "set": [1, 2], "t": (1, None), 3: [1.5]} == read
@@ -29,7 +29,7 @@ def test_objects_are_named_and_nothing_is_left(tmp_path: Path) -> None:
     """The old file stays as it is."""
     write_checkpoint({"epoch": 1}, tmp_path / "a.ckpt")
     with pytest.raises(HpcexpError, match=r"callbacks.Own.x\[0\] is a builtins.object"):
-        write_checkpoint({"callbacks": {"Own": {"x": [object()]}}}, tmp_path / "a.ckpt")
+        AtomicCheckpointIO().save_checkpoint({"callbacks": {"Own": {"x": [object()]}}}, tmp_path / "a.ckpt")
     assert {"epoch": 1} == read_checkpoint(tmp_path / "a.ckpt")
     assert [tmp_path / "a.ckpt"] == list(tmp_path.iterdir())
 

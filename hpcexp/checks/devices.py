@@ -8,6 +8,7 @@ from typing import Any
 from hpcexp.checks.gpus import BF16_CAPABILITY, Gpu, by_load, can_compute, gpu_text, processes_text
 from hpcexp.checks.machine import Machine
 from hpcexp.checks.nodes import nodes_problems
+from hpcexp.checks.strategies import strategy_problems
 from hpcexp.plan import Topology
 
 
@@ -24,7 +25,7 @@ def topology(config: dict[str, Any], machine: Machine) -> tuple[Topology | None,
         problems += _precision_problems(precision)
     num_ranks = len(ids) * hardware["num_nodes"]
     strategy, more = _strategy(config["strategy"]["name"], num_ranks)
-    problems += more
+    problems += [*more, *strategy_problems(config, strategy, accelerator)]
     problems += _thread_problems(hardware, len(ids), machine)
     problems += nodes_problems(config)
     if problems:
@@ -147,7 +148,7 @@ def _thread_problems(hardware: dict[str, Any], ranks: int, machine: Machine) -> 
 def _strategy(wanted: str, num_ranks: int) -> tuple[str, list[str]]:
     if wanted == "auto":
         return ("single" if num_ranks == 1 else "ddp"), []
-    if wanted == "ddp" and num_ranks == 1:
+    if wanted in ("ddp", "fsdp") and num_ranks == 1:
         return "single", []
     if wanted == "single" and num_ranks > 1:
         return wanted, [f"strategy=single runs on one device, but hardware asks for {num_ranks}.\nFix: strategy=ddp"]

@@ -70,7 +70,7 @@ def _shown(plan: Plan, run: RunDir) -> str:
         ("notes", plan.config["notes"]),
         ("overrides", " ".join(plan.overrides) or "none"),
         ("command", plan.lineage["command"]),
-        ("devices", devices_text(plan.topology)),
+        ("devices", devices_text(plan)),
         (
             "code",
             plan.lineage.get("git.commit", "not in a git commit") + " (changed)" * bool(plan.lineage.get("git.dirty")),

@@ -6,17 +6,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpcexp.checks.values import typed
 from hpcexp.cli.compose import opened
 from hpcexp.cli.output import metric, near, pairs
 from hpcexp.compose.composer import Composer
 from hpcexp.errors import RunError
+from hpcexp.launch.adopt import origin
 from hpcexp.launch.leases import would_lease
 from hpcexp.launch.resume import continuation
-from hpcexp.plan import Plan, Topology
+from hpcexp.plan import Plan
 from hpcexp.prepare import prepare
 from hpcexp.record.alive import current_state, is_done
 from hpcexp.record.uri import without_password
 from hpcexp.rundir import RunDir, read_json
+from hpcexp.schema import Strategy
 
 SUMMARY = "Check everything and show what would run, where, how big it is and whether it is done. Starts nothing."
 
@@ -51,7 +54,7 @@ def plan_text(plan: Plan) -> str:
     rows = [
         ("groups", groups),
         ("overrides", " ".join(plan.overrides) or "none"),
-        ("devices", devices_text(plan.topology)),
+        ("devices", devices_text(plan)),
         ("free now", would_lease(plan)),
         ("batch", _batch(plan)),
         ("data", _data(plan)),
@@ -66,15 +69,25 @@ def plan_text(plan: Plan) -> str:
     return f"{plan.experiment}/{plan.name}\n{pairs(rows)}"
 
 
-def devices_text(t: Topology) -> str:
+def devices_text(plan: Plan) -> str:
     """Devices, ranks and what joins them, in one line."""
+    t = plan.topology
     threads = f"{t.threads_per_rank} thread{'s' * (t.threads_per_rank != 1)}"
     if t.accelerator == "cuda":
         what = f"GPU {', '.join(map(str, t.device_ids))}"
     else:
         what = f"{t.ranks_per_node} CPU process{'es' * (t.ranks_per_node != 1)}"
     joined = f", backend {t.backend}" if t.backend else ""
-    return f"{what} of {threads}, world size {t.world_size}, strategy {t.strategy}{joined}"
+    return f"{what} of {threads}, world size {t.world_size}, strategy {t.strategy}{_options(plan)}{joined}"
+
+
+def _options(plan: Plan) -> str:
+    """What the strategy is told that it would not do by itself, as ` (compression=fp16)`."""
+    if plan.topology.strategy == "single":
+        return ""
+    fields = Strategy.__dataclass_fields__
+    said = {k: v for k, v in plan.config["strategy"].items() if k in fields and k != "name" and v != fields[k].default}
+    return f" ({' '.join(f'{key}={typed(value)}' for key, value in sorted(said.items()))})" if said else ""
 
 
 def _batch(plan: Plan) -> str:
@@ -119,14 +132,17 @@ def _state(plan: Plan) -> str:
         told = f" ({result['monitor']} {metric(result['value'])})" if result else ""
         return f"done{told}: `hpcexp train` would skip it, `hpcexp train --fresh` would run it again"
     state = current_state(run.read_status())
-    if state in ("planned", "running"):
-        return {"planned": "not run yet", "running": "running now"}[state]
+    if state == "running":
+        return "running now"
     try:
         found = continuation(plan, verify=False)
+        begun = origin(plan) if found is None else None
     except RunError as e:
         return str(e)
     if found is None:
-        return f"tried before ({state}, without a checkpoint): would start over"
+        before = "not run yet" if state == "planned" else f"tried before ({state}, without a checkpoint)"
+        would = f"would go on from {begun.text(plan)}" if begun else "would start over" if state != "planned" else ""
+        return f"{before}: {would}".rstrip(": ")
     return f"interrupted: `hpcexp train` would continue from {found.text(plan)}, `hpcexp train --fresh` start over"
 
 

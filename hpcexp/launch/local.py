@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError
+from hpcexp.launch.adopt import adopt, origin
 from hpcexp.launch.display import display
 from hpcexp.launch.ears import Ears
 from hpcexp.launch.leases import leased
@@ -108,12 +109,17 @@ def _leads(plan: Plan, stack: ExitStack) -> bool:
 def _lead(plan: Plan, *, fresh: bool, supervise: Callable[[RunDir], Outcome]) -> Outcome:
     """Freeze the plan, have its ranks run, and leave a final state behind whatever happens.
 
-    An interrupted run is gone on with, in its directory and its MLflow run, unless `fresh`.
+    An interrupted run is gone on with, in its directory and its MLflow run, unless `fresh`. One that has no checkpoint
+    yet begins with that of `run.resume_from`, where that is set.
     """
     found = None if fresh else continuation(plan, verify=True)
+    begun = origin(plan) if found is None else None
     if found is not None:
         print(f"Continuing from {found.text(plan)} (--fresh starts over)", flush=True)
     run = freeze(plan, found)
+    if begun is not None:
+        print(f"Going on from {begun.text(plan)}", flush=True)
+        adopt(begun, run)
     status = {
         "state": "running",
         "started": time.time(),

@@ -14,7 +14,7 @@ WHERE_AND_HOW = frozenset({"hardware", "tracking", "launch", "run", "checkpoint"
 
 HOW = {
     "data": frozenset({"loader", "num_workers"}),
-    "strategy": frozenset({"name"}),
+    "strategy": frozenset({"name", "gradient_as_bucket_view", "find_unused_parameters", "static_graph"}),
     "trainer": frozenset({"log_every_n_steps", "profiler"}),
 }
 """Keys of other sections that change none; what a strategy's name comes to is in the topology."""
@@ -24,10 +24,12 @@ def signature(
     config: dict[str, Any], topology: Topology, batch: Batch | None, steps: Steps | None, *, code: str, data: str
 ) -> str:
     """Hex SHA-256 of the experiment's identity. `code` and `data` are digests."""
+    # Options of what holds ranks together have nothing to do where there is one.
+    left_out = WHERE_AND_HOW | ({"strategy"} if topology.strategy == "single" else frozenset())
     asked = {
         section: {k: v for k, v in value.items() if k not in HOW[section]} if section in HOW else value
         for section, value in config.items()
-        if section not in WHERE_AND_HOW
+        if section not in left_out
     }
     facts = {
         "config": asked,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from hpcexp.errors import HpcexpError, RunError
 from hpcexp.rundir import RunDir
-from hpcexp.seal import is_intact, is_sealed, seal
+from hpcexp.seal import SealedFile, is_intact, is_sealed
 
 _ATOMS = (str, int, float, bool, bytes, complex, type(None), torch.dtype, torch.device, torch.Size)
 
@@ -24,18 +26,27 @@ _ATOMS = (str, int, float, bool, bytes, complex, type(None), torch.dtype, torch.
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's way to the disk: readers and crashes see the old checkpoint or the new one."""
 
+    take: Callable[[Mapping[str, Any]], None] | None = None
+    """Who sees to the writing of the run's `last.ckpt`, where anybody does."""
+    check: Callable[[Mapping[str, Any], Path], None] | None = None
+    """Raises where a checkpoint that was read does not fit."""
+
     def __init__(self, run: RunDir | None = None) -> None:
         self._run = run
 
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write what `torch.load(weights_only=True)` loads; the `last` before stays as `previous`."""
-        note = {"step": checkpoint.get("global_step"), "best": checkpoint.get("hpcexp", {}).get("best")}
-        previous = self._run.previous if self._run and Path(path) == self._run.last else None
-        write_checkpoint(checkpoint, Path(path), note, previous)
+        """Write what `torch.load(weights_only=True)` loads."""
+        if self.take is not None and self._run is not None and Path(path) == self._run.last:
+            self.take(checkpoint)
+        else:
+            write_checkpoint(plain(checkpoint), Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Plain data only, whatever was asked."""
-        return read_checkpoint(Path(path), map_location or "cpu")
+        checkpoint = read_checkpoint(Path(path), map_location or "cpu")
+        if self.check is not None:
+            self.check(checkpoint, Path(path))
+        return checkpoint
 
     def remove_checkpoint(self, path: Any) -> None:
         """Delete the file."""
@@ -43,44 +54,58 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def write_checkpoint(
-    checkpoint: Mapping[str, Any], path: Path, note: dict[str, Any] | None = None, previous: Path | None = None
+    checkpoint: Any, path: Path, note: dict[str, Any] | None = None, previous: Path | None = None
 ) -> None:
-    """Write, seal with `note`, fsync, rename. What stood in `path` becomes `previous`, where that is given.
+    """Write plain data, seal it with `note`, fsync, rename. What stood in `path` becomes `previous`, if that is named.
 
-    HpcexpError naming the entry that is no plain data.
+    RunError where that fails; what stood in `path` is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        # The checksum in the archive costs a third of the time, and nobody reads it: the seal has one of the whole.
-        with _without_crc32():
-            torch.save(plain(checkpoint), temporary)
-        seal(temporary, note or {})
-        _fsync(temporary)
+        path.parent.mkdir(exist_ok=True)
+        with SealedFile(temporary) as file:
+            # The checksum in the archive costs a third of the time, and nobody reads it: the seal has one of the whole.
+            with _without_crc32():
+                torch.save(checkpoint, file)  # type: ignore[arg-type]  # it needs no more than `write` and `flush`
+            file.seal(note or {})
         if previous is not None and path.exists():
             os.replace(path, previous)
         os.replace(temporary, path)
+        fsync(path.parent)
     except BaseException as e:
-        temporary.unlink(missing_ok=True)
-        # torch says RuntimeError where the system said that the disk is full.
-        if isinstance(e, OSError) or (isinstance(e, RuntimeError) and "inline_container" in str(e)):
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(e, OSError):
             raise RunError(_unwritten(path, e)) from e
         raise
-    _fsync(path.parent)
 
 
-def _unwritten(path: Path, error: Exception) -> str:
-    free_mb = shutil.disk_usage(path.parent).free // 2**20
-    why = getattr(error, "strerror", None) or str(error).splitlines()[0]
-    return (
-        f"The checkpoint {path} could not be written ({why}; {free_mb} MB are free there). An earlier one is intact.\n"
-        "Fix: make room on that disk, or run.root=… on another one."
-    )
+def fsync(path: Path) -> None:
+    """Have the file's content, or the directory's names, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
-def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """What `write_checkpoint` wrote; RunError where it is missing or damaged."""
-    if path.is_file() and is_sealed(path) and not is_intact(path):
+def _unwritten(path: Path, error: OSError) -> str:
+    why, fix = error.strerror or str(error), "let hpcexp write there, or run.root=… elsewhere."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = next(parent for parent in path.parents if parent.is_dir())
+        why += f"; {shutil.disk_usage(place).free // 2**20} MB are free there"
+        fix = "make room on that disk, or run.root=… on another one."
+    intact = " The one before is intact." if path.is_file() else ""
+    return f"The checkpoint {path} could not be written ({why}).{intact}\nFix: {fix}"
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu", *, whole: bool = True) -> dict[str, Any]:
+    """What `write_checkpoint` wrote; RunError where it is missing or damaged.
+
+    Sharded tensors are put together, unless only what tells where they stand is wanted (not `whole`); many ranks read
+    it then, and the supervisor has looked at all checksums.
+    """
+    if path.is_file() and is_sealed(path) and not is_intact(path, alone=not whole):
         raise RunError(f"{path} is damaged: its checksum is wrong.")
     try:
         loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
@@ -88,21 +113,36 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise RunError(f"There is no checkpoint {path}.\nFix: train the run first.") from e
     except Exception as e:  # torch raises nearly anything for a damaged file
         raise RunError(f"{path} is damaged or no plain-data checkpoint: {e}") from e
+    if whole and "beside" in loaded:
+        from hpcexp.train.shards import gathered
+
+        return gathered(loaded, path.parent)
     return loaded
 
 
-def plain(value: Any, path: str = "") -> Any:
-    """`value` with paths, enums and sets as plain data; HpcexpError for an object that `weights_only` refuses."""
+def seen(tensor: Tensor) -> Tensor:
+    """The tensor without its history, and without what it does not show of a larger storage, which would be saved."""
+    tensor = tensor.detach()
+    if type(tensor) is Tensor and tensor.layout is torch.strided and tensor.nbytes < tensor.untyped_storage().nbytes():
+        return tensor.clone()
+    return tensor
+
+
+def plain(value: Any, path: str = "", *, tensor: Callable[[Tensor], Tensor] = seen) -> Any:
+    """A copy of `value` with paths, enums and sets as plain data and `tensor(t)` in the place of every tensor t.
+
+    HpcexpError for an object that `weights_only` refuses.
+    """
     if isinstance(value, Tensor):
-        return value.detach()
+        return tensor(value)
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, _ATOMS):
         return value
     if isinstance(value, Mapping):
-        return {plain(k, path): plain(v, f"{path}.{k}" if path else str(k)) for k, v in value.items()}
+        return {plain(k, path): plain(v, f"{path}.{k}" if path else str(k), tensor=tensor) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        items = [plain(v, f"{path}[{i}]") for i, v in enumerate(value)]
+        items = [plain(v, f"{path}[{i}]", tensor=tensor) for i, v in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
     if isinstance(value, set | frozenset):
         return sorted(plain(v, path) for v in value)
@@ -134,11 +174,3 @@ class _without_crc32:  # noqa: N801 - used as a context manager
 
     def __exit__(self, *error: object) -> None:
         torch.serialization.set_crc32_options(self._before)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -14,7 +14,7 @@ from hpcexp.train.keeper import Keeper
 from hpcexp.train.lean import LeanCallback
 from hpcexp.train.resume import can_save, is_resumable
 
-NOTHING, CHECKPOINT, STOP = 0, 1, 2
+NOTHING, CHECKPOINT, STOP, FAIL = 0, 1, 2, 3
 
 
 class Interrupted(Exception):  # noqa: N818 - the name says what happened
@@ -47,8 +47,11 @@ class Signals:
 class Control(LeanCallback):
     """Ends training after a step when a signal came, and saves when a checkpoint is due.
 
-    Both wait for a step from whose end training can go on exactly, or for the start of the next epoch. Where the data
-    cannot go on from inside an epoch, a signal ends training at once, and the run goes on from the last checkpoint.
+    Training also ends where rank 0 cannot write a checkpoint and `checkpoint.on_error` says so.
+
+    Signals and checkpoints wait for a step from whose end training can go on exactly, or for the start of the next
+    epoch. Where the data cannot go on from inside an epoch, a signal ends training at once, and the run goes on from
+    the last checkpoint.
 
     Under more than one rank the decision is the highest of all ranks' wishes, by an all-reduce of one number over the
     CPU that runs beside the next step, so that no rank leaves the others waiting in a collective. It takes the place of
@@ -76,17 +79,19 @@ class Control(LeanCallback):
         self._decided = max(self._decided, wish)
         if self._decided == NOTHING:
             return
+        if self._decided == FAIL:
+            self._keeper.raise_failure(trainer)
         if can_save(trainer):
             self._keeper.save(trainer)
-            self._done()
+            self._done(trainer)
         elif self._decided == STOP and not is_resumable(trainer):
-            self._done()
+            self._done(trainer)
         else:
             self._keeper.is_wanted = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The keeper, which comes before, has saved what was wanted."""
-        self._done()
+        self._done(trainer)
 
     def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Leave the test of a single rank: training has saved its end. A validation is finished first."""
@@ -102,6 +107,8 @@ class Control(LeanCallback):
     def _wish(self, step: int) -> int:
         if self._signals.received is not None:
             return STOP
+        if self._keeper.has_failed():
+            return FAIL
         return CHECKPOINT if self._leads and self._keeper.is_due(step) else NOTHING
 
     def _agreed(self, wish: int) -> int:
@@ -116,7 +123,8 @@ class Control(LeanCallback):
         self._pending = (torch.distributed.all_reduce(mine, op=op, group=self._group, async_op=True), mine)
         return before
 
-    def _done(self) -> None:
+    def _done(self, trainer: pl.Trainer) -> None:
         decided, self._decided = self._decided, NOTHING
         if decided == STOP:
+            self._keeper.settle(trainer)
             raise Interrupted(self._signals.received or signal.SIGTERM)

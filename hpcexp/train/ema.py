@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hpcexp.train.lean import LeanCallback
+from hpcexp.train.strategies import placed_as
 
 
 class Ema(LeanCallback):
@@ -31,7 +32,7 @@ class Ema(LeanCallback):
         live = _parameters(pl_module)
         self._average = [torch.empty_like(p).copy_(p) for p in live]
         for mine, saved in zip(self._average, self._restored, strict=False):
-            mine.copy_(saved)
+            mine.copy_(placed_as(saved, mine))
         self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
@@ -67,11 +68,13 @@ class Ema(LeanCallback):
         self._restored = state_dict["average"]
 
     def _swap(self, module: pl.LightningModule) -> None:
-        live = _parameters(module)
-        held = [p.data for p in live]
-        for parameter, average in zip(live, self._average, strict=True):
-            parameter.data = average
-        self._average, self._swapped = held, not self._swapped
+        """In place: where weights are sharded, others look at the same memory."""
+        with torch.no_grad():
+            for parameter, average in zip(_parameters(module), self._average, strict=True):
+                held = parameter.clone()
+                parameter.copy_(average)
+                average.copy_(held)
+        self._swapped = not self._swapped
 
 
 def _parameters(module: pl.LightningModule) -> list[Tensor]:

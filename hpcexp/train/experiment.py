@@ -59,12 +59,12 @@ def make_module(plan: Plan, journal: Journal | None) -> pl.LightningModule:
             model.configure_optimizers = partial(optimizers, model)  # type: ignore[method-assign,assignment]
         if type(model).configure_gradient_clipping is pl.LightningModule.configure_gradient_clipping:
             model.configure_gradient_clipping = partial(clip_gradients, model)  # type: ignore[method-assign]
-        return model
+        return _sharded(model, plan)
     task = config["task"]
     if unknown := [name for name in task["metrics"] if name not in METRICS]:
         raise ConfigError(f"task.metrics: {', '.join(unknown)} unknown.\nThere are: {', '.join(METRICS)}.")
     augment = config["data"].get("augment")
-    return Supervised(
+    module = Supervised(
         model,
         instantiate(task["loss"], path="task.loss"),
         task["metrics"],
@@ -74,6 +74,18 @@ def make_module(plan: Plan, journal: Journal | None) -> pl.LightningModule:
         augment=instantiate(augment, path="data.augment") if augment else None,
         num_classes=facts.num_classes if facts else None,
     )
+    return _sharded(module, plan)
+
+
+def _sharded(module: pl.LightningModule, plan: Plan) -> pl.LightningModule:
+    """The module, made to be sharded where the strategy does that and it says nothing of it itself."""
+    if plan.topology.strategy == "fsdp" and type(module).configure_model is pl.LightningModule.configure_model:
+        from hpcexp.train.sharded import check_shardable, shard_model
+
+        check_shardable(module)
+        precision = plan.config["trainer"]["precision"]
+        module.configure_model = partial(shard_model, module, precision)  # type: ignore[method-assign]
+    return module
 
 
 def make_data(plan: Plan, rank: Rank) -> pl.LightningDataModule:

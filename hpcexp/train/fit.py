@@ -30,6 +30,7 @@ from hpcexp.train.module import Supervised
 from hpcexp.train.progress import Progress
 from hpcexp.train.resume import Resume
 from hpcexp.train.seeds import seed_everything, seed_rank
+from hpcexp.train.strategies import load_whole_weights, whole_weights
 from hpcexp.train.trainer import make_trainer
 
 
@@ -97,16 +98,17 @@ def _train(
     if progress_fd is not None:
         steps, epochs = (plan.steps.total, plan.steps.epochs) if plan.steps else (None, None)
         callbacks.append(Progress(progress_fd, epochs or plan.config["trainer"]["max_epochs"], steps, rank=rank.rank))
-    callbacks.append(Resume(keeper.best_step))
+    adopted = bool((plan.config.get("run") or {}).get("resume_from"))
+    callbacks.append(Resume(keeper.best_step, plan.signature, seed, adopted=adopted))
     logger = JournalLogger(journal, plan.experiment, plan.name, run.path)
     trainer = make_trainer(plan, run, callbacks=callbacks, logger=logger)
     goes_on_from = run.last if run.last.is_file() else None
     trainer.fit(module, datamodule=data, ckpt_path=goes_on_from, weights_only=True)
     fitted = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     if keeper.best is not None:
-        module.load_state_dict(read_checkpoint(run.best)["state_dict"])
+        load_whole_weights(trainer, read_checkpoint(run.best)["state_dict"])
     tested = {} if plan.data and not plan.data.num_test else _test(trainer, module, data)
-    summary = {**fitted, **_summary(plan, run, module, keeper, clock), "test": tested}
+    summary = {**fitted, **_summary(plan, run, trainer, keeper, clock), "test": tested}
     if rank.rank == 0:
         write_json(run.summary, summary)
         keeper.tidy()
@@ -127,7 +129,8 @@ def _test(trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDat
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def _summary(plan: Plan, run: RunDir, module: pl.LightningModule, keeper: Keeper, clock: Clock) -> dict[str, Any]:
+def _summary(plan: Plan, run: RunDir, trainer: pl.Trainer, keeper: Keeper, clock: Clock) -> dict[str, Any]:
+    module = trainer.lightning_module
     best = {k: v for k, v in keeper.best_facts().items() if k != "signature"}
     if best and not math.isfinite(best["value"]):
         best["value"] = None  # JSON has no word for it
@@ -143,7 +146,7 @@ def _summary(plan: Plan, run: RunDir, module: pl.LightningModule, keeper: Keeper
         "durations": {"until_first_step_s": clock.until_first_step_s, "fit_s": clock.fit_s},
         "num_params": sum(p.numel() for p in module.parameters()),
         "signature": plan.signature,
-        "weights_sha256": weights_digest(module.state_dict()),
+        "weights_sha256": weights_digest(whole_weights(trainer)),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.types import _Stateful
 
+from hpcexp.train.checkpoint import AtomicCheckpointIO
+from hpcexp.train.fits import check_fits
 from hpcexp.train.lean import LeanCallback
-from hpcexp.train.seeds import random_state, set_random_state
+from hpcexp.train.seeds import random_state, seed_everything, seed_rank, set_random_state
 
 
 class Resume(LeanCallback):
@@ -18,9 +21,20 @@ class Resume(LeanCallback):
     It stands after all other callbacks, so that nothing draws random numbers between it and the first batch.
     """
 
-    def __init__(self, best_step: Any) -> None:
-        self._best_step = best_step
+    def __init__(self, best_step: Any, signature: str, seed: int, *, adopted: bool = False) -> None:
+        self._best_step, self._signature, self._seed, self._adopted = best_step, signature, seed, adopted
         self._saved: dict[str, Any] | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Have a checkpoint that is read looked at before Lightning takes what is in it."""
+        if isinstance(io := trainer.strategy.checkpoint_io, AtomicCheckpointIO):
+            io.check = partial(
+                check_fits,
+                module=pl_module,
+                world_size=trainer.world_size,
+                signature=self._signature,
+                adopted=self._adopted,
+            )
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -30,9 +44,11 @@ class Resume(LeanCallback):
         if between_epochs:
             _begin_next_epoch(checkpoint["loops"]["fit_loop"])
         checkpoint["hpcexp"] = {
+            "signature": self._signature,
             "best": self._best_step(),
             "between_epochs": between_epochs,
             "random": _of_all_ranks(random_state(pl_module.device), trainer.world_size),
+            "strategy": _of_all_ranks(_strategy_state(trainer), trainer.world_size),
             "should_stop": trainer.should_stop,
             "metrics": dict(trainer.callback_metrics),
         }
@@ -54,11 +70,23 @@ class Resume(LeanCallback):
         if self._saved["between_epochs"]:
             loop.epoch_loop.restarting = False
         trainer.callback_metrics.update(self._saved["metrics"])
-        set_random_state(self._saved["random"][trainer.global_rank], pl_module.device)
+        self._restore_rank(trainer, pl_module)
         if not is_resumable(trainer):
             assert loop._data_fetcher is not None
             iter(loop._data_fetcher)  # a shuffling DataLoader draws its order from the random numbers just restored
         self._saved = None
+
+    def _restore_rank(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """What each rank has for itself. Ranks of another number begin theirs anew."""
+        assert self._saved is not None
+        of_ranks, rank = self._saved["random"], trainer.global_rank
+        if len(of_ranks) != trainer.world_size:
+            seed_everything((self._seed + trainer.global_step) % 2**32)
+            seed_rank(self._seed + trainer.global_step, rank)
+            return
+        set_random_state(of_ranks[rank], module.device)
+        if (state := self._saved["strategy"][rank]) and isinstance(trainer.strategy, _Stateful):
+            trainer.strategy.load_state_dict(state)
 
 
 def is_resumable(trainer: pl.Trainer) -> bool:
@@ -83,6 +111,11 @@ def can_save(trainer: pl.Trainer) -> bool:
     )
 
 
+def _strategy_state(trainer: pl.Trainer) -> dict[str, Any]:
+    """What the strategy carries on from step to step on this rank."""
+    return trainer.strategy.state_dict() if isinstance(trainer.strategy, _Stateful) else {}
+
+
 def _is_between_epochs(trainer: pl.Trainer) -> bool:
     """At `on_train_epoch_start` (ready, not started) and `on_train_end`."""
     progress: Any = trainer.fit_loop.epoch_progress.current
@@ -97,8 +130,10 @@ def _begin_next_epoch(loop: dict[str, Any]) -> None:
 
 
 def _of_all_ranks(state: dict[str, Any], world_size: int) -> list[dict[str, Any]]:
+    """On rank 0, which writes it."""
     if world_size == 1:
         return [state]
     states: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(states, state)
+    leads = torch.distributed.get_rank() == 0
+    torch.distributed.gather_object(state, states if leads else None)
     return states

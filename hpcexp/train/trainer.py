@@ -15,12 +15,11 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
-from hpcexp.build.instantiate import TARGET, fill, instantiate, without
 from hpcexp.errors import ConfigError, suggest
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
-from hpcexp.schema import OWN_KEYS
 from hpcexp.train.checkpoint import AtomicCheckpointIO
+from hpcexp.train.strategies import make_strategy
 
 _PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
@@ -163,16 +162,6 @@ def _settings(plan: Plan, run: RunDir) -> dict[str, Any]:
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-
-
-def make_strategy(plan: Plan) -> Any:
-    """What holds the ranks together: Lightning's single device, DDP, or the user's own strategy."""
-    node = without(plan.config.get("strategy") or {}, OWN_KEYS["strategy"])
-    if plan.topology.world_size == 1 and plan.topology.strategy != "custom":
-        return "auto"
-    if TARGET not in node:
-        node = {TARGET: "pytorch_lightning.strategies.DDPStrategy", "gradient_as_bucket_view": True}
-    return instantiate(fill(node, "strategy", process_group_backend=plan.topology.backend), path="strategy")
 
 
 def _profiler(name: str | None, directory: Path) -> Profiler:
