@@ -1,0 +1,70 @@
+"""CPU time of a training step with what exact resume needs, against the same job without it; one thread, one process.
+
+Both are whole fits as a job does them (`benchmarks.step`): journal, validation, best weights, and both checkpoints at
+the end. Left out on the other side is what lets a run be interrupted anywhere and go on: `Control`, which looks after
+every step whether a signal came, a write failed or a checkpoint is due (`checkpoint.every_s=60`), and `Resume`. The
+position in the data is an integer that both count.
+
+The agreement of several ranks is not in it: it is an all-reduce of one number beside the next step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from benchmarks.measure import Row, interleaved
+from hpcexp.plan import Plan
+
+PAIRS = 15
+GOAL = 1.01
+"""0.99 of the steps in a second."""
+USUAL = ("model.hidden=[512,512]", "data.global_batch_size=256", "trainer.max_epochs=60")
+"""A step of some milliseconds, which is still short for a training that is worth resuming."""
+
+
+def rows(pairs: int, scratch: Path) -> Iterator[Row]:
+    """The table's lines."""
+    from hpcexp.train.quiet import import_lightning
+
+    import_lightning()
+    import torch
+
+    from benchmarks.step import METER, ONE_THREAD, hpcexp_step
+    from hpcexp.compose.composer import Composer
+    from hpcexp.prepare import prepare
+
+    torch.set_num_threads(1)
+
+    def plan(*overrides: str) -> Plan:
+        return prepare(Composer(scratch).compose([*overrides, *ONE_THREAD, METER]), scratch, ["hpcexp", "train"])
+
+    shortest, usual = plan(), plan(*USUAL)
+    yield _row("a step of `digits_mlp` with exact resume / without", lambda: hpcexp_step(shortest, scratch), pairs)
+    what = "a step of 512 × 512, batch 256, with exact resume / without"
+    yield _row(what, lambda: hpcexp_step(usual, scratch), pairs)
+
+
+def _row(what: str, step: Callable[[], float], pairs: int) -> Row:
+    def without() -> float:
+        with _nothing_kept():
+            return step()
+
+    taken = interleaved({"with": step, "without": without}, pairs)
+    return Row(what, taken["with"], taken["without"], GOAL)
+
+
+@contextmanager
+def _nothing_kept() -> Generator[None, None, None]:
+    """Jobs without `Control` and `Resume`."""
+    from hpcexp.train import fit
+    from hpcexp.train.lean import LeanCallback
+
+    def nothing(*_args: Any, **_kwargs: Any) -> LeanCallback:
+        return LeanCallback()
+
+    with patch.object(fit, "Control", nothing), patch.object(fit, "Resume", nothing):
+        yield
