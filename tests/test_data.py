@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hpcexp.data.augment import Compose, RandomAffine, RandomFlip, RandomShift
+from hpcexp.data.augment import Compose, RandomAffine, RandomFlip, RandomShift, draws_of
 from hpcexp.data.digits import Digits
 from hpcexp.data.images_folder import ImagesFolder
 from hpcexp.data.source import SPLITS, Source, Tensors, as_tensors
@@ -421,6 +421,17 @@ def test_affine_moves_by_up_to_its_share_of_a_side() -> None:
     centre = (profile * torch.arange(9)).sum(1) / profile.sum(1)
     assert 2.0 <= centre.min() < 3.0
     assert 5.0 < centre.max() <= 6.0
+
+
+def test_the_numbers_of_a_step_are_those_of_its_samples() -> None:
+    """Of the whole global batch, so that any part of it is changed as it would be in the whole."""
+    changes, x = Compose([RandomFlip(), RandomShift(2), RandomAffine(10, 0.1, 0.1)]), images()
+    draws = draws_of(seed=1, step=3, num_draws=changes.num_draws, global_batch=64)
+    whole = changes(x, draws)
+    parts = [changes(x[i : i + 16], draws[:, i : i + 16]) for i in range(0, 64, 16)]
+    assert torch.equal(whole, torch.cat(parts))
+    assert not torch.equal(draws, draws_of(seed=1, step=4, num_draws=changes.num_draws, global_batch=64))
+    assert not torch.equal(draws, draws_of(seed=2, step=3, num_draws=changes.num_draws, global_batch=64))
 
 
 @pytest.mark.parametrize("transform", [RandomFlip(), RandomShift(2), RandomAffine(10, 0.1, 0.1)])

@@ -25,6 +25,7 @@ SIZED: list[tuple[str, dict[str, Any]]] = [
     ("hpcexp.models.mlp.MLP", {"hidden": [32, 16], "dropout": 0.1, "activation": "gelu"}),
     ("hpcexp.models.mlp.MLP", {"hidden": []}),
     ("hpcexp.models.cnn.CNN", {"channels": [4, 8, 8], "convs_per_stage": 2, "grid": 3, "dropout": 0.1}),
+    ("hpcexp.models.cnn.CNN", {"channels": [4, 16], "convs_per_stage": 1, "grid": 4, "norm": "group"}),
     ("hpcexp.models.resnet.ResNet", {"depths": [2, 1, 2], "width": 4, "stem": "cifar"}),
     ("hpcexp.models.resnet.ResNet", {"depths": [1, 1], "width": 8, "stem": "imagenet", "dropout": 0.2}),
     ("hpcexp.models.vit.ViT", {"patch_size": 4, "dim": 24, "depth": 2, "heads": 3, "mlp_ratio": 2.5, "dropout": 0.1}),

@@ -10,12 +10,16 @@ from torch import Tensor, nn
 
 from hpcexp.models.images import image_shape
 
+_CHANNELS_PER_GROUP = 8
+
 
 class CNN(nn.Module):
     """Stages of 3×3 convolutions, the image halved between them, then a linear layer.
 
     Before the linear layer, what is left of the image is averaged to at most `grid` × `grid`. Takes images
-    `(B, *in_shape)`, float, of any size from 1×1 on; gives `(B, num_classes)`.
+    `(B, *in_shape)`, float, of any size from 1×1 on; gives `(B, num_classes)`. `norm` is `batch`, or `group`, which
+    looks at one image alone (Wu and He 2018; groups of 8 channels): it is the same whatever the batch or the number of
+    ranks it is spread over.
     """
 
     def __init__(
@@ -26,6 +30,7 @@ class CNN(nn.Module):
         convs_per_stage: int = 1,
         grid: int = 4,
         dropout: float = 0.0,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         in_channels, height, width = image_shape("CNN", in_shape)
@@ -34,9 +39,9 @@ class CNN(nn.Module):
             if index:
                 layers.append(nn.MaxPool2d(2, ceil_mode=True))
                 height, width = math.ceil(height / 2), math.ceil(width / 2)
-            layers += conv_bn_relu(fan_in, fan_out)
+            layers += conv_norm_relu(fan_in, fan_out, norm)
             for _ in range(convs_per_stage - 1):
-                layers += conv_bn_relu(fan_out, fan_out)
+                layers += conv_norm_relu(fan_out, fan_out, norm)
         pool = (math.ceil(height / grid), math.ceil(width / grid))
         if pool != (1, 1):
             layers.append(nn.AvgPool2d(pool, ceil_mode=True))
@@ -53,6 +58,14 @@ class CNN(nn.Module):
         return logits_BK
 
 
-def conv_bn_relu(fan_in: int, fan_out: int) -> list[nn.Module]:
-    """A 3×3 convolution that keeps the size of the image; its bias is the batch norm's."""
-    return [nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=False), nn.BatchNorm2d(fan_out), nn.ReLU(inplace=True)]
+def conv_norm_relu(fan_in: int, fan_out: int, norm: str) -> list[nn.Module]:
+    """A 3×3 convolution that keeps the size of the image; its bias is the norm's."""
+    return [nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=False), _norm(norm, fan_out), nn.ReLU(inplace=True)]
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    if kind == "group":
+        return nn.GroupNorm(math.gcd(channels, max(1, channels // _CHANNELS_PER_GROUP)), channels)
+    raise ValueError(f"norm={kind}: there are batch and group")

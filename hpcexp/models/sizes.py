@@ -79,12 +79,12 @@ def linear(fan_in: int, fan_out: int) -> int:
 
 
 def norm(channels: int) -> int:
-    """Scale and shift of a batch or layer norm."""
+    """Scale and shift of a batch, group or layer norm."""
     return 2 * channels
 
 
 def conv_bn(fan_in: int, fan_out: int, kernel: int) -> int:
-    """A square convolution without bias and the batch norm after it."""
+    """A square convolution without bias and the norm after it."""
     return fan_in * fan_out * kernel**2 + norm(fan_out)
 
 

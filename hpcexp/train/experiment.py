@@ -72,6 +72,7 @@ def make_module(plan: Plan, journal: Journal | None) -> pl.LightningModule:
         journal=journal,
         log_every=config["trainer"]["log_every_n_steps"],
         augment=instantiate(augment, path="data.augment") if augment else None,
+        seed=config["seed"],
         num_classes=facts.num_classes if facts else None,
     )
     return _sharded(module, plan)

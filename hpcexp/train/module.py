@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from hpcexp.data.augment import Augmentation, draws_of
 from hpcexp.record.journal import Journal
 from hpcexp.train.lean import LeanModule, signed
 from hpcexp.train.metrics import Sums
@@ -37,6 +38,7 @@ class Supervised(LeanModule):
         journal: Journal | None = None,
         log_every: int = 50,
         augment: Callable[[Tensor], Tensor] | None = None,
+        seed: int = 0,
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
@@ -46,7 +48,7 @@ class Supervised(LeanModule):
         self.diverged = False
         """Whether a training loss was not finite."""
         self._optimizers_of, self._journal, self._log_every = optimizers, journal, log_every
-        self._augment, self._num_classes = augment, num_classes
+        self._augment, self._seed, self._num_classes = augment, seed, num_classes
         self._micro: list[Tensor] = []
         self._losses: list[Tensor] = []
         self._rates: list[float] = []
@@ -75,11 +77,20 @@ class Supervised(LeanModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch."""
         inputs, targets = batch
-        if self._augment is not None:
+        if isinstance(self._augment, Augmentation):
+            inputs = self._augment(inputs, self._draws(self._augment.num_draws, len(inputs)).to(inputs.device))
+        elif self._augment is not None:
             inputs = self._augment(inputs)
         loss = self.loss(_aligned(self.model(inputs), targets), targets)
         self._micro.append(loss.detach())
         return loss
+
+    def _draws(self, num_draws: int, batch: int) -> Tensor:
+        """Random numbers `(num_draws, batch)` of the samples of this batch, which are some of the step's."""
+        trainer, accumulate = self.trainer, self.trainer.accumulate_grad_batches
+        draws = draws_of(self._seed, trainer.global_step, num_draws, trainer.world_size * accumulate * batch)
+        first = (trainer.global_rank * accumulate + len(self._micro)) * batch
+        return draws[:, first : first + batch]
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         """Also for fused optimizers under bf16-mixed."""
