@@ -22,6 +22,7 @@ VERBS = {
     "export": ("use", "hand a trained model over: torch.export, TorchScript, MLflow"),
     "ui": ("ui", "open MLflow's interface on the runs"),
     "sync": ("sync", "send MLflow what could not be delivered during a run"),
+    "drill": ("drill", "kill a training on purpose, or change its devices, and see whether the result is the same"),
     "doctor": ("doctor", "what works on this machine, and what does not"),
     "init": ("init", "write a project of your own that trains at once"),
     "help": ("help", "what a config group or key means"),

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hpcexp.launch.process import Process, Start, signal_session
+from hpcexp.launch.process import Process, Start, signal_one, signal_session
 from hpcexp.plan import Plan, Topology
 from hpcexp.rundir import RunDir
 
@@ -108,10 +108,14 @@ class Ranks:
         return all(p.poll() is not None for p in self.processes)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the session of every rank that still runs."""
+        """Send a signal to every rank that still runs; one that ends it at once also to the children in its session.
+
+        Not to a data worker what its rank ends in good order on: a rank that loses a worker crashes.
+        """
+        send = signal_session if number == signal.SIGKILL else signal_one
         for process in self.processes:
             if process.poll() is None:
-                signal_session(process.pid, number)
+                send(process.pid, number)
 
     def close(self) -> None:
         """End whatever still runs, with its children, and close the pipes."""

@@ -132,7 +132,10 @@ class Delivery:
     def _final_tags(self, summary: dict[str, Any]) -> dict[str, str]:
         cause = self._run.read_status().get("cause")
         note = describe.note(self._plan, describe.final_metrics(summary))
-        return {"mlflow.note.content": note, **({"hpcexp.cause": str(cause)} if cause else {})}
+        tags = {"mlflow.note.content": note, **({"hpcexp.cause": str(cause)} if cause else {})}
+        if "world_size" in summary:  # as measured, in the place of the planned one
+            tags["hpcexp.world_size"] = str(summary["world_size"])
+        return tags
 
     def _remember(self, **news: Any) -> None:
         """Change `mlflow.json`, if that changes anything."""

@@ -34,15 +34,7 @@ class PlanLauncher(Launcher):
         configs = [
             self.context.config_loader.load_sweep_config(self.config, list(overrides)) for overrides in job_overrides
         ]
-        plans, problems = [], []
-        for overrides, cfg in zip(job_overrides, configs, strict=True):
-            try:
-                plans.append(self.task.plan(composed(cfg)))
-            except ConfigError as e:
-                asked = " ".join(override.lstrip("+") for override in overrides)
-                problems += [f"{asked}\n{problem}" for problem in e.problems]
-        if problems:
-            raise ConfigError(problems)
+        plans = planned_all(self.task, configs, job_overrides)
         total = initial_job_idx + len(plans)
         return [
             self._job(overrides, cfg, plan, f"[{initial_job_idx + i + 1}/{total}] ")
@@ -58,3 +50,17 @@ class PlanLauncher(Launcher):
             if not self.config.hydra.sweeper._target_.endswith(".BasicSweeper"):
                 job.return_value, job.status = e, JobStatus.FAILED
         return job
+
+
+def planned_all(task: Task, configs: Sequence[DictConfig], job_overrides: Sequence[Sequence[str]]) -> list[Plan]:
+    """The plans of all jobs; ConfigError with the mistakes of all."""
+    plans, problems = [], []
+    for overrides, cfg in zip(job_overrides, configs, strict=True):
+        try:
+            plans.append(task.plan(composed(cfg)))
+        except ConfigError as e:
+            asked = " ".join(override.lstrip("+") for override in overrides)
+            problems += [f"{asked}\n{problem}" for problem in e.problems]
+    if problems:
+        raise ConfigError(problems)
+    return plans

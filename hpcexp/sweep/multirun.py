@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,14 +11,17 @@ from typing import Any
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
 
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.failures import FAILURES
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
-from hpcexp.sweep.launcher import PlanLauncher
+from hpcexp.sweep.launcher import PlanLauncher, planned_all
+from hpcexp.sweep.stock import StockLauncher, check_installed
 from hpcexp.sweep.task import Planning, Stopped, Task, best_value
 
 
@@ -30,7 +34,7 @@ def multirun(composer: Composer, overrides: list[str], command: list[str], *, fr
     except Stopped as e:
         status = e.exit_status
     print("\n".join(["", *(_line(plan, outcome) for plan, outcome in task.done)]))
-    return status or int(any(outcome.state == "failed" for _, outcome in task.done))
+    return status or int(any(outcome.state in ("failed", "killed") for _, outcome in task.done))
 
 
 def planned(composer: Composer, overrides: list[str], command: list[str]) -> list[Plan]:
@@ -47,7 +51,8 @@ def _sweep_dir(parent: Path) -> Path:
 
 
 def _sweep(composer: Composer, overrides: list[str], task: Task, sweep_dir: Path | None = None) -> None:
-    """Hydra's `multirun`, with hpcexp's launcher in the place of its basic one."""
+    """Hydra's `multirun`, with hpcexp's launcher in the place of its basic one and around others."""
+    check_installed(overrides)
     cfg = composer.load(overrides, RunMode.MULTIRUN)
     place = sweep_dir or _sweep_dir(composer.project / cfg.run.root / str(cfg.name))
     hydras = [f"hydra.sweep.dir='{place}'", "hydra.sweep.subdir=${hydra.job.num}", "hydra.mode=MULTIRUN"]
@@ -55,9 +60,8 @@ def _sweep(composer: Composer, overrides: list[str], task: Task, sweep_dir: Path
     callbacks = Callbacks(cfg)
     context = HydraContext(config_loader=composer.loader, callbacks=callbacks)
     sweeper: Any = Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=task)
-    if isinstance(sweeper.launcher, BasicLauncher):
-        sweeper.launcher = PlanLauncher()
-        sweeper.launcher.setup(hydra_context=context, task_function=task, config=cfg)
+    sweeper.launcher = _launcher(sweeper.launcher, task, context, cfg)
+    sweeper.launcher.setup(hydra_context=context, task_function=task, config=cfg)
     callbacks.on_multirun_start(config=cfg, config_name=composer.config_name)
     try:
         sweeper.sweep(arguments=composer.repaired(list(cfg.hydra.overrides.task)))
@@ -65,6 +69,17 @@ def _sweep(composer: Composer, overrides: list[str], task: Task, sweep_dir: Path
         raise composer.diagnosis(overrides, RunMode.MULTIRUN, e) from e
     finally:
         callbacks.on_multirun_end(config=cfg, config_name=composer.config_name)
+
+
+def _launcher(stock: Any, task: Task, context: HydraContext, cfg: DictConfig) -> Launcher:
+    if isinstance(stock, BasicLauncher) or isinstance(task, Planning):
+        return PlanLauncher()
+
+    def plans(job_overrides: Sequence[Sequence[str]]) -> list[Plan]:
+        configs = [context.config_loader.load_sweep_config(cfg, list(overrides)) for overrides in job_overrides]
+        return planned_all(task, configs, job_overrides)
+
+    return StockLauncher(stock, plans)
 
 
 def _line(plan: Plan, outcome: Outcome) -> str:

@@ -1,8 +1,9 @@
-"""What is done for each job of a sweep, by hpcexp's launcher or by one of Hydra's."""
+"""What is done for each job of a sweep, by hpcexp's launcher."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class Stopped(BaseException):
 
 @dataclass
 class Task:
-    """Hydra's task function. Launchers may pickle it into other processes."""
+    """Hydra's task function, and what became of its jobs."""
 
     project: Path
     command: list[str]
@@ -49,7 +50,7 @@ class Task:
     def run(self, plan: Plan, label: str = "") -> float | None:
         """Run a plan; JobFailed where it did not finish."""
         print(f"{label}{plan.experiment}/{plan.name}", flush=True)
-        self._warn(plan)
+        self.warn_of([plan])
         try:
             outcome = launch(plan, fresh=self.fresh, many=self.many)
         except HpcexpError as e:
@@ -62,9 +63,9 @@ class Task:
             raise JobFailed(outcome.cause)
         return best_value(plan)
 
-    def _warn(self, plan: Plan) -> None:
+    def warn_of(self, plans: Iterable[Plan]) -> None:
         """Say a warning once for all jobs."""
-        for warning in plan.warnings:
+        for warning in (warning for plan in plans for warning in plan.warnings):
             if warning not in self._told:
                 self._told.add(warning)
                 print(f"warning: {warning}", file=sys.stderr)

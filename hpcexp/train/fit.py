@@ -23,7 +23,7 @@ from hpcexp.train.checkpoint import read_checkpoint, weights_digest
 from hpcexp.train.control import Control, Signals
 from hpcexp.train.datamodule import SourceData
 from hpcexp.train.experiment import Rank, make_callbacks, make_data, make_module, with_facts
-from hpcexp.train.group import join, leave
+from hpcexp.train.group import join, leave, world_size
 from hpcexp.train.keeper import Keeper, check_monitor
 from hpcexp.train.lean import LeanCallback
 from hpcexp.train.module import Supervised
@@ -146,6 +146,7 @@ def _summary(plan: Plan, run: RunDir, trainer: pl.Trainer, keeper: Keeper, clock
         "durations": {"until_first_step_s": clock.until_first_step_s, "fit_s": clock.fit_s},
         "num_params": sum(p.numel() for p in module.parameters()),
         "signature": plan.signature,
+        "world_size": world_size(),
         "weights_sha256": weights_digest(whole_weights(trainer)),
         "versions": {
             "python": platform.python_version(),

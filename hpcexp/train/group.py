@@ -39,6 +39,11 @@ def join(plan: Plan, rank: Rank) -> None:
     )
 
 
+def world_size() -> int:
+    """Ranks that have met."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def leave() -> None:
     """Take the group down, once all ranks are done."""
     dist.barrier()

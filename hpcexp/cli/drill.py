@@ -1,0 +1,148 @@
+"""`hpcexp drill`: shows on the user's own experiment that kills cost nothing, and that devices do not matter."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hpcexp.cli.output import near, pairs, table
+from hpcexp.compose.composer import Composer
+from hpcexp.drill import devices, preempt
+from hpcexp.drill.settings import Devices, Preempt, described, split
+from hpcexp.drill.training import Asked, ending_on_signals
+from hpcexp.prepare import on_path
+
+SUMMARY = """\
+preempt  trains without interruption, then again with kills at random steps, going on each time as `hpcexp train`
+         does; compares weights, summary, every logged value and what MLflow has of it, to the bit.
+devices  trains on several numbers of devices with the same global batch; compares the losses step by step.
+
+The drill's runs lie below RUN_ROOT/.drills with an MLflow store of their own, and are gone when it is over, unless
+something differs. Both log every step, and `preempt` takes more checkpoints, unless the overrides say how often;
+neither changes what a training comes to. Exit status: 0 the same, 1 not the same or a run failed, 2 a mistake."""
+
+
+def drill(argv: Sequence[str]) -> int:
+    """Exit status: 0 the same, 1 not the same or a run failed, 2 a mistake."""
+    a = _parser().parse_intermixed_args(list(argv))
+    with ending_on_signals():
+        same, text = _KINDS[a.kind](a)
+    print(text)
+    return int(not same)
+
+
+def _preempt(a: argparse.Namespace) -> tuple[bool, str]:
+    settings, overrides = split(Preempt, a.overrides)
+    verdict = preempt.preempt(_asked(a, overrides), settings, _tell)
+    return verdict.is_same, preempt_text(verdict)
+
+
+def _devices(a: argparse.Namespace) -> tuple[bool, str]:
+    settings, overrides = split(Devices, a.overrides)
+    verdict = devices.devices(_asked(a, overrides), settings, _tell)
+    return verdict.is_same, devices_text(verdict)
+
+
+_KINDS: dict[str, Callable[[argparse.Namespace], tuple[bool, str]]] = {"preempt": _preempt, "devices": _devices}
+
+
+_SETTINGS: dict[str, type] = {"preempt": Preempt, "devices": Devices}
+
+
+def preempt_text(v: preempt.Verdict) -> str:
+    """The kills, what was compared, and the verdict."""
+    kills = [
+        (
+            str(hit.aim),
+            str(hit.landed),
+            hit.way.text,
+            "the start" if hit.resumed_at is None else f"step {hit.resumed_at}",
+        )
+        for hit in v.hits
+    ]
+    lines = ["", table(("aimed at", "hit at", "kill", "went on from"), kills), ""]
+    lines += [table(("compared", "", ""), [(c.what, _same(c.is_same), c.told) for c in v.checks]), ""]
+    if unheard := [str(hit.landed) for hit in v.hits if hit.is_unheard]:
+        lines += [f"SIGTERM at step {', '.join(unheard)} left no checkpoint of that step. {_UNHEARD}", ""]
+    if v.is_same:
+        lines.append(f"The same to the bit after {len(v.hits)} kills.")
+    else:
+        lines += [
+            f"Not the same after {len(v.hits)} kills. Once more, with the same aims: drill.seed={v.seed}",
+            _LOOK_AT,
+        ]
+    return "\n".join([*lines, *_kept(v.kept)])
+
+
+_UNHEARD = """\
+That costs steps, not exactness.
+Data loaders without state_dict() go on from between epochs only; otherwise the rank's log says what ended it."""
+_LOOK_AT = """\
+What to look at: kernels that do not give the same bits twice (trainer.deterministic=true); data of your own that
+draws random numbers without a seed; callbacks, models and strategies that hold a state outside state_dict(); metrics
+that are times; means of a LightningModule of your own (self.log(on_epoch=True)), which begin anew within an epoch."""
+
+
+def devices_text(v: devices.Verdict) -> str:
+    """The trainings beside the first, and the verdict."""
+    rows = [
+        (str(t.num_devices), str(t.num_losses), "-" if i == 0 else _apart(t), "" if i == 0 else _same(t.is_same))
+        for i, t in enumerate(v.trainings)
+    ]
+    lines = ["", table(("devices", "losses", "furthest apart", ""), rows), ""]
+    first, *others = v.trainings
+    odd = [t for t in others if not t.is_same]
+    if not odd:
+        return "\n".join([*lines, f"The same losses within {v.rtol:g} in the first {v.steps} steps.", *_kept(v.kept)])
+    for t in odd:
+        step, name = t.parts_at or (0, "")
+        why = t.problem or f"{name} of step {step} is the first to be further apart than drill.rtol={v.rtol:g}"
+        lines.append(f"Not the same on {t.num_devices} as on {first.num_devices}: {why}.")
+    reasons = [f"As was to be expected: {cause.splitlines()[0]}" for cause in v.causes] or [_WHY_APART]
+    return "\n".join([*lines, *reasons, *_kept(v.kept)])
+
+
+_WHY_APART = """\
+What to look at: the first steps. Where these are apart already, ranks draw random numbers of their own, a layer
+looks at the whole batch, or data and loss depend on the rank. Where they part late, it is rounding: drill.rtol=…,
+drill.steps=…"""
+
+
+def _apart(t: devices.Trained) -> str:
+    return f"{t.apart:.1e}, {t.at[1]} of step {t.at[0]}" if t.at else t.problem
+
+
+def _same(is_same: bool) -> str:
+    return "same" if is_same else "DIFFERS"
+
+
+def _kept(path: Path | None) -> list[str]:
+    return [f"The runs are in {near(path)}"] if path else []
+
+
+def _asked(a: argparse.Namespace, overrides: Sequence[str]) -> Asked:
+    project = Path.cwd()
+    on_path(project)
+    flags = ["--config-name", a.config_name]
+    flags += ["--config-dir", str(a.config_dir)] if a.config_dir else []
+    return Asked(Composer(project, a.config_dir, a.config_name), tuple(overrides), tuple(flags))
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="hpcexp drill",
+        description=SUMMARY,
+        epilog="\n\n".join(f"Settings of {k}:\n{pairs(described(s))}" for k, s in _SETTINGS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = p.add_argument
+    add("kind", choices=tuple(_KINDS), help="which drill")
+    add("overrides", nargs="*", metavar="OVERRIDE", help="as `hpcexp train` takes them, and drill.KEY=VALUE")
+    add("-cd", "--config-dir", type=Path, help="a directory of config files that add to and shadow all others")
+    add("-cn", "--config-name", default="config", help="the primary config file (default: config)")
+    return p

@@ -1,0 +1,130 @@
+"""`hpcexp drill devices`: the same training on other numbers of devices, its losses held against each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcexp.drill.causes import causes
+from hpcexp.drill.results import losses
+from hpcexp.drill.settings import Devices
+from hpcexp.drill.training import Asked, Place, Training, given, local_only, place_in
+from hpcexp.errors import ConfigError
+from hpcexp.plan import Plan
+
+RTOL = {"64-true": 1e-10, "32-true": 1e-5, "16-mixed": 1e-2, "bf16-mixed": 2e-2, "bf16-true": 2e-2}
+"""How far losses may be apart in each `trainer.precision`.
+
+In float32 the digits, by MLP and CNN, stay below 1e-6 for their first 50 steps; from there the CNN's rounding grows to
+2e-4 at step 84. A fault, such as samples in another step or a batch norm over half the batch, gives 1e-4 in the first.
+"""
+
+Loss = tuple[int, str]
+"""Step and metric."""
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training on a number of devices, held against the first one."""
+
+    num_devices: int
+    num_losses: int
+    apart: float
+    """The largest relative difference of two losses; 0 for the first training."""
+    at: Loss | None
+    """Where that is."""
+    parts_at: Loss | None
+    """The first loss that is further apart than is tolerated."""
+    problem: str
+    """Why the losses cannot be compared; empty where they can."""
+
+    @property
+    def is_same(self) -> bool:
+        """Whether every loss is near enough."""
+        return self.parts_at is None and not self.problem
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the drill has found."""
+
+    trainings: tuple[Trained, ...]
+    rtol: float
+    steps: int
+    causes: tuple[str, ...]
+    kept: Path | None
+
+    @property
+    def is_same(self) -> bool:
+        """Whether all trainings have the losses of the first."""
+        return all(training.is_same for training in self.trainings)
+
+
+def devices(asked: Asked, settings: Devices, tell: Tell) -> Verdict:
+    """Train on each number of devices; compare. ConfigError, before anything starts, for one that cannot be had."""
+    plans = _plans(asked, settings)
+    root = Path(plans[0].run_dir).parent.parent
+    rtol = settings.rtol or RTOL[plans[0].config["trainer"]["precision"]]
+    tell(f"{plans[0].experiment} on {' and '.join(map(str, settings.devices))} devices")
+    known = causes(plans[0])
+    for cause in known:
+        tell(f"warning: the losses will not be the same.\n{cause}")
+    with place_in(root) as place:
+        found = _trained(asked, settings, place, tell)
+        trainings = tuple(
+            _compared(number, found[settings.devices[0]], values, rtol, settings.steps)
+            for number, values in found.items()
+        )
+        place.is_kept = settings.keep or not all(training.is_same for training in trainings)
+        return Verdict(trainings, rtol, settings.steps, tuple(known), place.path if place.is_kept else None)
+
+
+def _plans(asked: Asked, settings: Devices) -> list[Plan]:
+    plans, problems = [], []
+    for number in settings.devices:
+        try:
+            plans.append(asked.plan(_on(number)))
+            local_only(plans[-1])
+        except ConfigError as e:
+            problems += [f"drill.devices={number}: {problem}" for problem in e.problems]
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return plans
+
+
+def _on(number: int) -> str:
+    return f"hardware.devices={number}"
+
+
+def _trained(asked: Asked, settings: Devices, place: Place, tell: Tell) -> dict[int, dict[Loss, float]]:
+    often = () if given(asked.overrides, "trainer.log_every_n_steps") else ("trainer.log_every_n_steps=1",)
+    found = {}
+    for number in settings.devices:
+        training = Training(asked, place, f"devices-{number}", _on(number), *often)
+        took_s = training.complete()
+        found[number] = losses(training.run)
+        tell(f"{number} device{'s' * (number > 1)}: {took_s:.1f} s")
+    return found
+
+
+def _compared(number: int, first: dict[Loss, float], found: dict[Loss, float], rtol: float, steps: int) -> Trained:
+    expected, got = ({at: v for at, v in values.items() if at[0] <= steps} for values in (first, found))
+    if odd := sorted(expected.keys() ^ got.keys()):
+        step, name = odd[0]
+        return Trained(number, len(got), math.inf, None, odd[0], f"{name} of step {step} is in one of them only")
+    if not expected:
+        return Trained(number, 0, math.inf, None, None, "nothing was logged whose name ends in `loss`")
+    apart = {at: _apart(expected[at], got[at]) for at in sorted(expected)}
+    most = max(apart, key=lambda at: apart[at])
+    return Trained(number, len(got), apart[most], most, next((at for at, a in apart.items() if a > rtol), None), "")
+
+
+def _apart(a: float, b: float) -> float:
+    """Relative difference; none between two that are no numbers."""
+    if a == b or (math.isnan(a) and math.isnan(b)):
+        return 0.0
+    apart = abs(a - b) / max(abs(a), abs(b))
+    return math.inf if math.isnan(apart) else apart

@@ -1,0 +1,200 @@
+"""`hpcexp drill preempt`: a training that is killed again and again, held against one that is not."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hpcexp.drill.attempt import Attempt
+from hpcexp.drill.kills import MARGIN, Way, aims, ways
+from hpcexp.drill.results import Check, compared, own_store, recorded, steps_of
+from hpcexp.drill.settings import Preempt
+from hpcexp.drill.training import Asked, Place, Training, ended_with_us, given, local_only, place_in
+from hpcexp.errors import ConfigError
+from hpcexp.launch.resume import continuation
+from hpcexp.rundir import RunDir, read_json
+
+_STALL_S = 120.0
+"""How long an attempt may stand still, where a whole training is faster than that."""
+_STALL_FACTOR = 10
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A kill that ended an attempt."""
+
+    aim: int
+    landed: int
+    """The last step that was told of when it fell."""
+    way: Way
+    resumed_at: int | None
+    """The checkpoint's step from which the next attempt went on; None where there was none yet."""
+
+    @property
+    def is_unheard(self) -> bool:
+        """Whether a request to end left no checkpoint of where it came: steps were done again."""
+        return self.way.signal == signal.SIGTERM and (self.resumed_at or 0) < self.landed
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the drill has found."""
+
+    seed: int
+    steps: int
+    hits: tuple[Hit, ...]
+    checks: tuple[Check, ...]
+    kept: Path | None
+    """The drill's runs, where they were kept."""
+
+    @property
+    def is_same(self) -> bool:
+        """Whether every comparison has found no difference."""
+        return all(check.is_same for check in self.checks)
+
+
+@dataclass
+class _Drill:
+    """What is to be done yet, and what was found. A training that ends before its last kill is followed by another."""
+
+    asked: Asked
+    place: Place
+    whole: Training
+    settled: tuple[str, ...]
+    rng: random.Random
+    tell: Tell
+    steps: int
+    patience_s: float
+    hits: list[Hit] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+
+
+def preempt(asked: Asked, settings: Preempt, tell: Tell) -> Verdict:
+    """Train whole, then killed; compare. ConfigError for what can be known to be wrong, JobFailed for a failed run."""
+    plan = asked.plan()
+    local_only(plan)
+    if plan.steps:
+        _check_length(plan.steps.total, settings.kills)
+    seed = secrets.randbelow(2**31) if settings.seed is None else settings.seed
+    tell(f"{plan.experiment}: {settings.kills} kills, seed {seed} (drill.seed={seed} has the same ones again)")
+    root = Path(plan.run_dir).parent.parent
+    with place_in(root) as place:
+        verdict = _drilled(asked, settings, place, seed, tell)
+        place.is_kept = settings.keep or not verdict.is_same
+        return Verdict(seed, verdict.steps, verdict.hits, verdict.checks, place.path if place.is_kept else None)
+
+
+def _drilled(asked: Asked, settings: Preempt, place: Place, seed: int, tell: Tell) -> Verdict:
+    both = () if given(asked.overrides, "trainer.log_every_n_steps") else ("trainer.log_every_n_steps=1",)
+    whole = Training(asked, place, "whole", *both)
+    took_s = whole.complete()
+    steps = steps_of(whole.run)
+    tell(f"without interruption: {steps} steps, {took_s:.1f} s")
+    _check_length(steps, settings.kills)
+    every = max(1, steps // (4 * (settings.kills + 1)))
+    dense = () if given(asked.overrides, "checkpoint.every_steps") else (f"checkpoint.every_steps={every}",)
+    patience_s = max(_STALL_S, _STALL_FACTOR * took_s)
+    rng = random.Random(seed)  # noqa: S311 - nothing to be kept secret
+    drill = _Drill(asked, place, whole, (*both, *dense), rng, tell, steps, patience_s)
+    left = ways(drill.rng, settings.kills, whole.plan.topology.world_size)
+    last = steps - MARGIN
+    number = 0
+    while left:
+        number += 1
+        left = _round(drill, number, left, last)
+        last = max(len(left), last * 2 // 3)
+    return Verdict(seed, steps, tuple(drill.hits), tuple(drill.checks), None)
+
+
+def _round(drill: _Drill, number: int, left: list[Way], last: int) -> list[Way]:
+    """Train once with the kills that are left; those that it was too fast for."""
+    training = Training(drill.asked, drill.place, f"killed-{number}", *drill.settled)
+    done = 0
+    earlier: set[int] = set()
+    landed = 0
+    for aim, way in zip(aims(drill.rng, len(left), last), left, strict=True):
+        hit = _attempt(drill, training, max(aim, landed + 1), way, earlier)
+        if hit is None:
+            drill.tell(f"  {way.text} at step {aim} came too late: the training had ended. Once more, earlier.")
+            break
+        drill.hits.append(hit)
+        landed, done = hit.landed, done + 1
+        drill.tell(f"  {_told(hit)}")
+    else:
+        _finish(drill, training)
+    _compare(drill, training, number)
+    return left[done:]
+
+
+def _attempt(drill: _Drill, training: Training, aim: int, way: Way, earlier: set[int]) -> Hit | None:
+    """Start or go on with the training and kill it at `aim`; None where it finished all the same."""
+    process = training.start()
+    with ended_with_us(process):
+        attempt = Attempt(training.plan, training.run, process, earlier)
+        try:
+            landed = attempt.reach(aim, drill.patience_s)
+        except TimeoutError as e:
+            raise training.failure(str(e)) from e
+        if landed is not None:
+            attempt.kill(way)
+        status = _ended(training, process)
+    earlier.update(attempt.ranks.values())
+    if status == 0:
+        training.check_finished(status)
+        return None
+    if landed is None or status != way.exit_status:
+        after = "" if landed is None else f" after {way.text}, which gives {way.exit_status}"
+        raise training.failure(f"ended with status {status}{after}")
+    found = continuation(training.plan, verify=False)
+    return Hit(aim, landed, way, found.step if found else None)
+
+
+def _ended(training: Training, process: subprocess.Popen[bytes]) -> int:
+    try:
+        return process.wait(training.patience_s())
+    except subprocess.TimeoutExpired as e:
+        raise training.failure(f"has not ended {training.patience_s():.0f} s after it was killed") from e
+
+
+def _finish(drill: _Drill, training: Training) -> None:
+    """The last attempt, which nobody kills."""
+    took_s = training.complete()
+    drill.tell(f"  went on to its end, {took_s:.1f} s")
+
+
+def _compare(drill: _Drill, training: Training, number: int) -> None:
+    found = compared(drill.whole.run, training.run)
+    if training.plan.tracking_uri:
+        _await_delivery(training.run, training.patience_s())
+        found.append(recorded(own_store(drill.place.path), training.run, 1 + number))
+    drill.checks += found
+
+
+def _await_delivery(run: RunDir, limit_s: float) -> None:
+    """A shipper whose supervisor was killed may be at it yet, and the last one waits for it."""
+    deadline = time.monotonic() + limit_s
+    while not read_json(run.mlflow).get("delivered") and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _check_length(steps: int, kills: int) -> None:
+    if kills > steps - MARGIN:
+        raise ConfigError(
+            f"drill.kills={kills}: the training has {steps} steps, and the last {MARGIN} are too late for a kill.\n"
+            f"Fix: drill.kills={steps - MARGIN}, or a longer training."
+            if steps > MARGIN
+            else f"The training has {steps} steps: too few to be killed in between.\nFix: trainer.max_epochs=…, more."
+        )
+
+
+def _told(hit: Hit) -> str:
+    goes_on = "from the start: no checkpoint yet" if hit.resumed_at is None else f"from step {hit.resumed_at}"
+    return f"step {hit.landed} (aimed at {hit.aim}): {hit.way.text}, goes on {goes_on}"

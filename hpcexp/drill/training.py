@@ -1,0 +1,176 @@
+"""A training as a user's scheduler starts it: `hpcexp train` in a process of its own, below the drill's directory."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from hpcexp.compose.composer import Composer
+from hpcexp.drill.processes import end_all_in
+from hpcexp.drill.results import own_store
+from hpcexp.errors import ConfigError, JobFailed, RunError
+from hpcexp.plan import Plan
+from hpcexp.prepare import prepare
+from hpcexp.rundir import RunDir
+
+_PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that a process gets when its parent is killed, so that a dead drill leaves no training.
+
+Set between fork and exec, which is safe as the drill has no threads then."""
+_TOLD_LINES = 12
+_SPARE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is drilled: the user's command line without the drill's settings."""
+
+    composer: Composer
+    overrides: tuple[str, ...]
+    flags: tuple[str, ...]
+    """`--config-dir` and `--config-name`, as the training takes them too."""
+
+    def plan(self, *more: str) -> Plan:
+        """The plan of the experiment with further overrides."""
+        overrides = [*self.overrides, *more]
+        command = ["hpcexp", "train", *self.flags, *overrides]
+        return prepare(self.composer.compose(overrides), self.composer.project, command)
+
+
+class Place:
+    """The drill's own directory: its runs and its MLflow store. It goes when the drill is over, unless it is kept."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / ".drills" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        self.is_kept = False
+
+
+@contextmanager
+def place_in(root: Path) -> Iterator[Place]:
+    """A new place below the directory of runs. Whatever still runs in it is ended when it is left."""
+    place = Place(root)
+    made = [path for path in (place.path, *place.path.parents) if not path.exists()]
+    place.path.mkdir(parents=True)
+    try:
+        yield place
+    except JobFailed:
+        place.is_kept = True
+        raise
+    finally:
+        end_all_in(place.path)
+        if not place.is_kept:
+            shutil.rmtree(place.path)
+            for path in made[1:]:
+                with contextlib.suppress(OSError):  # another drill is in it
+                    path.rmdir()
+
+
+class Training:
+    """One planned training; `start` begins it, and goes on with it after it was interrupted."""
+
+    def __init__(self, asked: Asked, place: Place, name: str, *more: str) -> None:
+        here = [f"run.root='{place.path / name}'", "launch.progress=none", *more]
+        self.plan = asked.plan(*here)
+        if self.plan.tracking_uri:
+            here.append(f"tracking.uri='{own_store(place.path)}'")
+            self.plan = asked.plan(*here)
+        self.run = RunDir(Path(self.plan.run_dir))
+        self.log = place.path / f"{name}.log"
+        self._project = asked.composer.project
+        self._arguments = [*asked.flags, *asked.overrides, *here]
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Its supervisor, at work."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "hpcexp", "train", *self._arguments],
+                cwd=self._project,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509
+            )
+
+    def complete(self) -> float:
+        """Run it to its end; the seconds that it took. ConfigError or JobFailed where it does not finish."""
+        began = time.monotonic()
+        process = self.start()
+        with ended_with_us(process):
+            status = process.wait()
+        self.check_finished(status)
+        return time.monotonic() - began
+
+    def check_finished(self, status: int) -> None:
+        """ConfigError for a mistake that only the job could find, JobFailed where it has otherwise not finished."""
+        if status == 2:
+            raise ConfigError(self.last_words())
+        if status:
+            raise self.failure(f"ended with status {status}")
+        if self.run.read_status().get("state") != "finished":
+            raise RunError(
+                f"The training ran as another one than was planned: {self.run.path.name}\n"
+                "Its code or its config files were changed meanwhile.\nFix: leave them alone, and drill again."
+            )
+
+    def failure(self, how: str) -> JobFailed:
+        """What to say of a training that did not do as it should."""
+        return JobFailed(f"failed: the training {how}:\n{self.last_words()}\nIts log: {self.log}")
+
+    def last_words(self) -> str:
+        """The end of what it printed."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-_TOLD_LINES:])
+
+    def patience_s(self) -> float:
+        """How long a training that was told to end may take for it."""
+        config = self.plan.config
+        return float(config["launch"]["grace_s"] + config["tracking"]["wait_s"] + _SPARE_S)
+
+
+@contextmanager
+def ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """No supervisor outlives the block."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the command as Ctrl-C does: with what it has to tidy up."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def local_only(plan: Plan) -> None:
+    """ConfigError where the plan would not run on this machine now."""
+    if plan.config["launch"]["name"] != "local":
+        name = plan.config["launch"]["name"]
+        raise ConfigError(f"launch={name}: a drill kills processes of this machine.\nFix: launch=local")
+
+
+def given(overrides: Sequence[str], key: str) -> bool:
+    """Whether the user has set `key` on the command line."""
+    return any(override.lstrip("+").partition("=")[0] == key for override in overrides)
