@@ -25,8 +25,9 @@ train: $(READY) ## train the default experiment, then say where to look
 	@echo
 	@echo "Look at it:  make ui      Change it:  $(BIN)/hpcexp train optimizer.lr=0.001 seed=2"
 
+# By files: those of a module share what it has set up.
 test: lint ## lint, types, layers, tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

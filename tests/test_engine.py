@@ -47,6 +47,9 @@ class Breaking(MLP):
         while True:
             time.sleep(1)
 
+    def leaves(self):
+        os._exit(0)
+
     def is_stopped(self):
         os.kill(os.getpid(), signal.SIGSTOP)
 """
@@ -78,6 +81,7 @@ def train(project: Path, *overrides: str) -> Said:
         ("raises", r"rank 1 ended with status 1: ValueError: the loss of all hope \(.*breaking.py:\d+\)"),
         ("segfaults", r"rank 1 was killed by SIGSEGV"),
         ("is_killed", r"rank 1 was killed by SIGKILL"),
+        ("leaves", r"rank 1 left with status 0 before the run was complete"),
     ],
 )
 def test_the_rank_that_fails_ends_the_others_and_is_named(

@@ -78,9 +78,8 @@ def test_mistakes_end_it_before_the_first_step(tmp_path: Path) -> None:
     [(status, output)] = run_job(digits_plan(tmp_path, **overrides), HPCEXP_PROGRESS_FD="1")
     assert status == 2
     assert "Traceback" not in output
-    [error] = [
-        said["error"] for line in output.splitlines() if line[0] == "{" and "error" in (said := json.loads(line))
-    ]
+    [told] = [line for line in output.splitlines() if line.startswith('{"rank": 0, "error"')]
+    error = json.loads(told)["error"]
     assert error["kind"] == "config"
     for word in ("torch.optim.SDG", "'SGD'", "model.hiden", "'hidden'"):
         assert word in output

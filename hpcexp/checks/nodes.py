@@ -14,11 +14,17 @@ def nodes_problems(config: dict[str, Any]) -> list[str]:
     if launch["name"] != "nodes":
         if num_nodes == 1:
             return []
+        asked = "launch.nodes" if num_nodes == launch["nodes"] else "hardware.num_nodes"
         return [
-            f"hardware.num_nodes={num_nodes}: launch={launch['name']} starts ranks on this machine only.\n"
+            f"{asked}={num_nodes}: launch={launch['name']} starts ranks on this machine only.\n"
             f"Fix: launch=nodes launch.nodes={num_nodes} launch.rdzv=HOST:PORT on each of the machines."
         ]
     problems = []
+    if launch["nodes"] < 2:
+        problems.append(
+            f"launch.nodes={launch['nodes']}: launch=nodes is for several machines.\n"
+            "Fix: launch.nodes=2, or launch=local."
+        )
     if num_nodes != launch["nodes"]:
         problems.append(
             f"hardware.num_nodes={num_nodes}, but launch.nodes={launch['nodes']}.\nFix: leave hardware.num_nodes out."

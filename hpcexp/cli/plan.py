@@ -135,7 +135,7 @@ def _state(plan: Plan) -> str:
     if state == "running":
         return "running now"
     try:
-        found = continuation(plan, verify=False)
+        found = continuation(plan, verify=True)
         begun = origin(plan) if found is None else None
     except RunError as e:
         return str(e)

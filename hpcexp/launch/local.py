@@ -17,7 +17,7 @@ from hpcexp.launch.adopt import adopt, origin
 from hpcexp.launch.display import display
 from hpcexp.launch.ears import Ears
 from hpcexp.launch.leases import leased
-from hpcexp.launch.nodes import Elsewhere, Node, is_here, seat
+from hpcexp.launch.nodes import JOIN_S, Elsewhere, Node, is_here, seat
 from hpcexp.launch.process import Process, Start, start_fresh
 from hpcexp.launch.ranks import Ranks
 from hpcexp.launch.resume import Continuation, continuation, go_back
@@ -79,6 +79,8 @@ def run_on_nodes(plan: Plan, *, fresh: bool) -> Outcome:
             with devices:
                 return elsewhere.agreed(_supervise(plan, run, Node(plan, told, leads=leads), elsewhere))
 
+        where = plan.config["launch"]["rdzv"]
+        print(f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most", flush=True)
         if not leads:
             stack.enter_context(seat(plan))
             return take_part(RunDir(Path(plan.run_dir)))
@@ -135,7 +137,7 @@ def _lead(plan: Plan, *, fresh: bool, supervise: Callable[[RunDir], Outcome]) ->
     finally:
         ended = {"ended": time.time(), "state": outcome.state, "cause": outcome.cause, "exit": outcome.exit}
         _end(run, {**status, **ended})
-        await_shipper(shipper, run, plan.config["tracking"]["wait_s"])
+        await_shipper(shipper, run, plan.config["tracking"]["wait_s"], is_tracked=plan.tracking_uri is not None)
     return outcome
 
 

@@ -55,6 +55,10 @@ class Node:
         told = re.search(r"rank +: (\d+) .*\n +exitcode +: (-?\d+)", root)
         return {int(told[1]): int(told[2])} if told else {}
 
+    def left(self) -> list[int]:
+        """The agent does not tell of ranks that ended as if all were well."""
+        return []
+
     def trouble(self) -> str | None:
         """Why the agent failed, where it was not for a rank."""
         if not self._agent.poll() or self.failures():

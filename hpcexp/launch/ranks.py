@@ -99,6 +99,10 @@ class Ranks:
         """Rank → exit code of those that ended badly; negative codes are signals."""
         return {rank: code for rank, process in enumerate(self.processes) if (code := process.poll())}
 
+    def left(self) -> list[int]:
+        """Ranks that ended as if all were well."""
+        return [rank for rank, process in enumerate(self.processes) if process.poll() == 0]
+
     def trouble(self) -> str | None:
         """Nothing stands between these and their supervisor."""
         return None

@@ -25,7 +25,7 @@ def start_shipper(run: RunDir) -> subprocess.Popen[bytes]:
         )
 
 
-def await_shipper(shipper: subprocess.Popen[bytes], run: RunDir, wait_s: float) -> None:
+def await_shipper(shipper: subprocess.Popen[bytes], run: RunDir, wait_s: float, *, is_tracked: bool) -> None:
     """Give the shipper its time; it goes on by itself where that is not enough, or where no server answers."""
     deadline = time.monotonic() + wait_s
     told = False
@@ -40,6 +40,8 @@ def await_shipper(shipper: subprocess.Popen[bytes], run: RunDir, wait_s: float) 
                 return
             if not told:
                 told = True
-                print(f"Sending MLflow the rest, {left:.0f} s at most. Ctrl-C leaves it to `hpcexp sync`.", flush=True)
+                what = "Sending MLflow the rest" if is_tracked else "Drawing the pictures"
+                then = "leaves it to `hpcexp sync`" if is_tracked else "does without"
+                print(f"{what}, {left:.0f} s at most. Ctrl-C {then}.", flush=True)
     except KeyboardInterrupt:
         return

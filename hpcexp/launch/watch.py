@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Protocol
 
@@ -43,6 +43,9 @@ class Group(Protocol):
     def failures(self) -> dict[int, int]:
         """Rank → exit status of those that ended badly; negative ones are signals."""
 
+    def left(self) -> list[int]:
+        """Ranks that ended as if all were well."""
+
     def trouble(self) -> str | None:
         """Why they were ended or never began, where none of them could say."""
 
@@ -67,6 +70,8 @@ class Watch:
     hang_s: float | None
     elsewhere: Callable[[], str | None] = lambda: None
     """What has ended the job on another machine."""
+    _left: list[int] = field(default_factory=list)
+    """Ranks that had left in good order before the first failed, and before the run was complete."""
 
     def until_end(self) -> Outcome:
         """Watch until no rank runs any more."""
@@ -90,7 +95,8 @@ class Watch:
         failures: dict[int, int] = {}
         while not self.ranks.are_done():
             self.ears.listen(POLL_S)
-            failures = failures or self.ranks.failures()
+            if not failures and (failures := self.ranks.failures()) and not self.run.summary.exists():
+                self._left = self.ranks.left()
             is_ending = bool(caught or failures or self.ears.stopped)
             if not is_ending and (trouble := self._hang() or self.elsewhere()):
                 return trouble, {}
@@ -132,6 +138,10 @@ class Watch:
         One that said nothing died of itself: the others complain of the connection that it left. Otherwise the one that
         complained first counts.
         """
+        if self._left:
+            rank = self._left[0]
+            cause = f"rank {rank} left with status 0 before the run was complete: something in it called exit."
+            return Outcome("failed", f"{cause}\nIts log: {self.run.rank_log(rank)}", 1)
         errors = self.ears.errors
         silent = [rank for rank in failures if rank not in errors]
         rank = next(iter(silent or errors))

@@ -105,7 +105,11 @@ class Journal:
 
     def _hold(self, data: bytes, error: OSError) -> None:
         """Take back what was written of `data`, so that no line is torn, and keep it for later."""
-        os.ftruncate(self._fd, self._size)
+        try:
+            os.ftruncate(self._fd, self._size)
+        except OSError:  # some file systems need room for this too; readers pass over what is no line
+            self._size = os.fstat(self._fd).st_size
+            data = b"\n" + data
         self._pending = data if len(data) <= _MAX_PENDING else data[: data.rfind(b"\n", 0, _MAX_PENDING) + 1]
         self._complain(error)
 
@@ -113,13 +117,14 @@ class Journal:
         if self._complained:
             return
         self._complained = True
-        print(
-            f"ERROR: {self._path} cannot be written: {error.strerror}.\n"
-            f"Training goes on; up to {_MAX_PENDING >> 20} MiB of metrics wait in memory until it can be.\n"
-            "Fix: make room on that disk.",
-            file=sys.stderr,
-            flush=True,
-        )
+        with contextlib.suppress(OSError):  # the log may lie on the same disk
+            print(
+                f"ERROR: {self._path} cannot be written: {error.strerror}.\n"
+                f"Training goes on; up to {_MAX_PENDING >> 20} MiB of metrics wait in memory until it can be.\n"
+                "Fix: make room on that disk.",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def read_points(path: Path, offset: int = 0, limit: int | None = None) -> tuple[list[Point], int]:
