@@ -28,6 +28,7 @@ class Ears:
         self._fd, self._log, self._shown = fd, log, shown
         self._rest = b""
         self._is_open = True
+        self._is_shown = True
         self._offset = log.stat().st_size if log.exists() else 0
 
     def silent_s(self) -> float:
@@ -70,14 +71,16 @@ class Ears:
 
     def _lines(self) -> list[str]:
         """Whole new lines of the log. Not those that a failing rank writes last: the outcome tells what it says."""
-        if self.errors or not self._log.exists():
+        if self.errors or not self._is_shown or not self._log.exists():
             return []
         with self._log.open("rb") as file:
             file.seek(self._offset)
             data = file.read()
         end = data.rfind(b"\n") + 1
         self._offset += end
-        return data[:end].decode(errors="replace").splitlines()
+        shown, crash, _ = data[:end].partition(b"Fatal Python error: ")
+        self._is_shown = not crash
+        return shown.decode(errors="replace").splitlines()
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
