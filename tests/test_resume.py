@@ -18,12 +18,14 @@ pytestmark = pytest.mark.slow
 KILLER = """
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 
 from hpcexp.rundir import RunDir
+from hpcexp.train.control import Control
 
 
 class Killer(pl.Callback):
@@ -37,6 +39,9 @@ class Killer(pl.Callback):
         step, number, whom = kills[attempt - 1].split()
         if trainer.global_step == int(step) and str(trainer.global_rank) == whom.replace("supervisor", "0"):
             os.kill(os.getppid() if whom == "supervisor" else os.getpid(), getattr(signal, number))
+            [control] = [c for c in trainer.callbacks if isinstance(c, Control)]
+            while control._signals.received is None:  # a supervisor passes it on a little later
+                time.sleep(0.001)
 
 
 class Noise(torch.nn.Module):
