@@ -1,0 +1,86 @@
+"""What a sweep asks, from a command line or from a file in `sweeps/`: a space, how it is searched, and what counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Choices:
+    """An axis of single values."""
+
+    values: tuple[str, ...]
+    """As they are typed in an override."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An axis of numbers between two ends, both of which belong to it."""
+
+    low: float
+    high: float
+    is_log: bool = False
+    """Whether factors count, and not differences."""
+    is_int: bool = False
+    step: float | None = None
+
+
+Axis = Choices | Interval
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric and which way is better."""
+
+    metric: str
+    mode: str
+    """`max` or `min`."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How points of a space are found that is not run through as a whole."""
+
+    sampler: str
+    """`tpe`, `cmaes`, `random`, `grid` or `nsga2`."""
+    pruner: str = "none"
+    """`none`, `median`, `asha` or `hyperband`."""
+    storage: str | None = None
+    """Of the Optuna study; None: a journal file in the sweep's directory."""
+    study: str | None = None
+    """The study's name there; None: the sweep's."""
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Where a sweep stops, over all its continuations; None: not by that."""
+
+    trials: int | None = None
+    hours: float | None = None
+    core_hours: float | None = None
+    gpu_hours: float | None = None
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A sweep."""
+
+    name: str
+    """Of its directory below `<run.root>/sweeps`."""
+    question: str
+    base: tuple[str, ...]
+    """Overrides of every job."""
+    axes: Mapping[str, Axis]
+    points: tuple[tuple[str, ...], ...] = ()
+    """Overrides of points that are given one by one; combined with the axes where there are both."""
+    seeds: tuple[int, ...] = ()
+    """A job for each at every point; empty: the seed is as in the base, or an axis."""
+    objectives: tuple[Objective, ...] = ()
+    """What the points are ranked by; empty: `trainer.monitor`."""
+    search: Search | None = None
+    """None: every combination of the axes' values."""
+    budget: Budget = field(default_factory=Budget)
+    is_fail_fast: bool = False
+    """Whether a failed job ends the sweep."""
