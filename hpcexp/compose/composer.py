@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -110,15 +112,26 @@ def composed(cfg: DictConfig) -> Composed:
     choices = {k: v for k, v in cfg.hydra.runtime.choices.items() if "/" not in k and v is not None}
     given = cast(list[str], OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False))
     overrides = tuple(map(_as_given, given))
-    task = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"])
     try:
-        config = OmegaConf.to_container(task, resolve=True)
+        with without_hydra(cfg):
+            config = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as e:
         from hpcexp.compose.diagnose import node_problem
 
         raise ConfigError(node_problem(e)) from e
     assert isinstance(config, dict)
     return Composed({str(k): v for k, v in config.items()}, overrides, choices)
+
+
+@contextmanager
+def without_hydra(cfg: DictConfig) -> Iterator[None]:
+    """Hydra's node aside: an experiment that refers to it would be another in a sweep than alone."""
+    content = cfg.__dict__["_content"]
+    cfg.__dict__["_content"] = {key: node for key, node in content.items() if key != "hydra"}
+    try:
+        yield
+    finally:
+        cfg.__dict__["_content"] = content
 
 
 def _axes_outside_multirun(cfg: DictConfig) -> tuple[str, ...]:
