@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from hpcexp.checks.machine import Machine, this_machine
 from hpcexp.checks.paths import root_problems
 from hpcexp.checks.source_code import defining_file, imported_roots
 from hpcexp.checks.targets import arguments, node_problems, target_nodes, target_problems
-from hpcexp.checks.values import missing_keys, value_problems
+from hpcexp.checks.values import missing_keys, subject, value_problems
 from hpcexp.compose.composer import Composed
 from hpcexp.data.source import Source
 from hpcexp.errors import ConfigError, DataError, did_you_mean, listed
@@ -54,11 +54,13 @@ def prepare(composed: Composed, project: Path, command: Sequence[str], machine: 
     root = project / config["run"]["root"]
     uri = _tracking_uri(config, root)
     facts, fact_problems = _data_facts(config)
-    shape, shape_problems = _shape(config, machine or this_machine(), facts)
+    wrong = value_problems(config)
+    refused = {subject(problem) for problem in wrong}
+    shape, shape_problems = _shape(config, machine or this_machine(), facts, refused)
     problems = [
         *composed.problems,
-        *value_problems(config),
-        *target_problems(config),
+        *wrong,
+        *(problem for problem in target_problems(config) if subject(problem) not in refused),
         *(_guarded(lambda: root_problems(root)) or []),
         *_uri_problems(config, uri),
         *fact_problems,
@@ -104,10 +106,15 @@ def _planned(
     )
 
 
-def _shape(config: dict[str, Any], machine: Machine, facts: DataFacts | None) -> tuple[Shape | None, list[str]]:
+def _shape(
+    config: dict[str, Any], machine: Machine, facts: DataFacts | None, refused: Set[str]
+) -> tuple[Shape | None, list[str]]:
+    """How the job is spread out, and what stands against that. Of keys that are `refused` enough has been said."""
+    if any(key.startswith("hardware.") for key in refused):
+        return None, []  # from a device count of -1 follows nothing
     ranks, problems = _guarded(lambda: topology(config, machine)) or (None, [])
     if ranks is None:
-        return None, problems
+        return None, [problem for problem in problems if subject(problem) not in refused]
     divided, more = _guarded(lambda: batch(config, ranks)) or (None, [])
     length, most = _guarded(lambda: steps(config, divided, facts)) or (None, [])
     return Shape(ranks, divided, length), [*problems, *more, *most]
