@@ -18,6 +18,7 @@ from hpcexp.checks.devices import topology
 from hpcexp.checks.machine import Machine, this_machine
 from hpcexp.checks.paths import root_problems
 from hpcexp.checks.source_code import defining_file, imported_roots
+from hpcexp.checks.strategies import strategy_warnings
 from hpcexp.checks.targets import arguments, node_problems, target_nodes, target_problems
 from hpcexp.checks.values import missing_keys, subject, value_problems
 from hpcexp.compose.composer import Composed
@@ -102,7 +103,7 @@ def _planned(
         num_params=_num_params(config["model"], facts),
         tracking_uri=uri,
         lineage=lineage,
-        warnings=_warnings(config, uri, shape.topology, facts),
+        warnings=_warnings(config, uri, shape, facts),
     )
 
 
@@ -222,10 +223,11 @@ def _directory(parent: Path, name: str, identity: str) -> Path:
     return parent / name
 
 
-def _warnings(config: dict[str, Any], uri: str | None, topology: Topology, facts: DataFacts | None) -> tuple[str, ...]:
+def _warnings(config: dict[str, Any], uri: str | None, shape: Shape, facts: DataFacts | None) -> tuple[str, ...]:
     """What is legal and yet may not be what was meant."""
-    data = config["data"]
+    data, topology = config["data"], shape.topology
     found = [_silent(uri)] if uri else []
+    found += strategy_warnings(config["strategy"], topology, shape.steps)
     if topology.accelerator == "cpu" and topology.ranks_per_node > 1 and config["strategy"]["name"] == "auto":
         found.append(
             f"{topology.ranks_per_node} processes share one CPU: one process with all cores is often faster "
