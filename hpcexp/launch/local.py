@@ -136,17 +136,22 @@ def _lead(plan: Plan, *, fresh: bool, supervise: Callable[[RunDir], Outcome]) ->
         outcome = supervise(run)
     finally:
         ended = {"ended": time.time(), "state": outcome.state, "cause": outcome.cause, "exit": outcome.exit}
-        _end(run, {**status, **ended})
-        await_shipper(shipper, run, plan.config["tracking"]["wait_s"], is_tracked=plan.tracking_uri is not None)
+        if _end(run, {**status, **ended}):
+            await_shipper(shipper, run, plan.config["tracking"]["wait_s"], is_tracked=plan.tracking_uri is not None)
     return outcome
 
 
-def _end(run: RunDir, status: dict[str, Any]) -> None:
-    """Leave the final state. On a full disk it stays `running` there, and readers see that nobody runs it."""
+def _end(run: RunDir, status: dict[str, Any]) -> bool:
+    """Leave the final state; whether that could be done.
+
+    On a full disk it stays `running` there: readers see that nobody runs it, the shipper once this command has ended.
+    """
     try:
         write_json(run.status, status)
     except OSError as e:
         print(f"{run.status} cannot be written: {e.strerror}. The run {status['state']}.", file=sys.stderr)
+        return False
+    return True
 
 
 def _supervise(plan: Plan, run: RunDir, group: Group, elsewhere: Callable[[], str | None] = lambda: None) -> Outcome:
