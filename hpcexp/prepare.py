@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,8 +18,9 @@ from hpcexp.checks.devices import topology
 from hpcexp.checks.machine import Machine, this_machine
 from hpcexp.checks.paths import root_problems
 from hpcexp.checks.source_code import defining_file, imported_roots
+from hpcexp.checks.strategies import strategy_warnings
 from hpcexp.checks.targets import arguments, node_problems, target_nodes, target_problems
-from hpcexp.checks.values import missing_keys, value_problems
+from hpcexp.checks.values import missing_keys, subject, value_problems
 from hpcexp.compose.composer import Composed
 from hpcexp.data.source import Source
 from hpcexp.errors import ConfigError, DataError, did_you_mean, listed
@@ -54,11 +55,13 @@ def prepare(composed: Composed, project: Path, command: Sequence[str], machine: 
     root = project / config["run"]["root"]
     uri = _tracking_uri(config, root)
     facts, fact_problems = _data_facts(config)
-    shape, shape_problems = _shape(config, machine or this_machine(), facts)
+    wrong = value_problems(config)
+    refused = {subject(problem) for problem in wrong}
+    shape, shape_problems = _shape(config, machine or this_machine(), facts, refused)
     problems = [
         *composed.problems,
-        *value_problems(config),
-        *target_problems(config),
+        *wrong,
+        *(problem for problem in target_problems(config) if subject(problem) not in refused),
         *(_guarded(lambda: root_problems(root)) or []),
         *_uri_problems(config, uri),
         *fact_problems,
@@ -100,14 +103,19 @@ def _planned(
         num_params=_num_params(config["model"], facts),
         tracking_uri=uri,
         lineage=lineage,
-        warnings=_warnings(config, uri, shape.topology, facts),
+        warnings=_warnings(config, uri, shape, facts),
     )
 
 
-def _shape(config: dict[str, Any], machine: Machine, facts: DataFacts | None) -> tuple[Shape | None, list[str]]:
+def _shape(
+    config: dict[str, Any], machine: Machine, facts: DataFacts | None, refused: Set[str]
+) -> tuple[Shape | None, list[str]]:
+    """How the job is spread out, and what stands against that. Of keys that are `refused` enough has been said."""
+    if any(key.startswith("hardware.") for key in refused):
+        return None, []  # from a device count of -1 follows nothing
     ranks, problems = _guarded(lambda: topology(config, machine)) or (None, [])
     if ranks is None:
-        return None, problems
+        return None, [problem for problem in problems if subject(problem) not in refused]
     divided, more = _guarded(lambda: batch(config, ranks)) or (None, [])
     length, most = _guarded(lambda: steps(config, divided, facts)) or (None, [])
     return Shape(ranks, divided, length), [*problems, *more, *most]
@@ -215,10 +223,11 @@ def _directory(parent: Path, name: str, identity: str) -> Path:
     return parent / name
 
 
-def _warnings(config: dict[str, Any], uri: str | None, topology: Topology, facts: DataFacts | None) -> tuple[str, ...]:
+def _warnings(config: dict[str, Any], uri: str | None, shape: Shape, facts: DataFacts | None) -> tuple[str, ...]:
     """What is legal and yet may not be what was meant."""
-    data = config["data"]
+    data, topology = config["data"], shape.topology
     found = [_silent(uri)] if uri else []
+    found += strategy_warnings(config["strategy"], topology, shape.steps)
     if topology.accelerator == "cpu" and topology.ranks_per_node > 1 and config["strategy"]["name"] == "auto":
         found.append(
             f"{topology.ranks_per_node} processes share one CPU: one process with all cores is often faster "

@@ -47,6 +47,11 @@ def value_problems(config: dict[str, Any]) -> list[str]:
     return problems + _name_problems(config["name"])
 
 
+def subject(problem: str) -> str:
+    """The key that a message is about: every one begins with it."""
+    return re.split(r"[^\w.]", problem, maxsplit=1)[0]
+
+
 def typed(value: Any) -> str:
     """A value as it is typed in an override: `null`, `true`, `[0, 2]`."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -20,7 +20,7 @@ from hpcexp.launch.leases import leased
 from hpcexp.launch.nodes import JOIN_S, Elsewhere, Node, is_here, seat
 from hpcexp.launch.process import Process, Start, start_fresh
 from hpcexp.launch.ranks import Ranks
-from hpcexp.launch.resume import Continuation, continuation, go_back
+from hpcexp.launch.resume import Continuation, continuation, go_back, is_blank
 from hpcexp.launch.shipping import await_shipper, start_shipper
 from hpcexp.launch.watch import Group, Outcome, Watch
 from hpcexp.plan import Plan, save_plan
@@ -29,9 +29,9 @@ from hpcexp.rundir import RunDir, held, write_atomic, write_json
 
 
 def freeze(plan: Plan, found: Continuation | None = None) -> RunDir:
-    """Write the plan into its run directory. An earlier try that is not gone on with is kept beside it."""
+    """Write the plan into its run directory. An earlier try that came to anything, and is not gone on with, is kept."""
     run = RunDir(Path(plan.run_dir))
-    if found is None and run.plan.exists():
+    if found is None and run.plan.exists() and not is_blank(run):
         _set_aside(run.path)
     shown = plan.tracking_uri and without_password(plan.tracking_uri)
     try:
@@ -136,17 +136,22 @@ def _lead(plan: Plan, *, fresh: bool, supervise: Callable[[RunDir], Outcome]) ->
         outcome = supervise(run)
     finally:
         ended = {"ended": time.time(), "state": outcome.state, "cause": outcome.cause, "exit": outcome.exit}
-        _end(run, {**status, **ended})
-        await_shipper(shipper, run, plan.config["tracking"]["wait_s"], is_tracked=plan.tracking_uri is not None)
+        if _end(run, {**status, **ended}):
+            await_shipper(shipper, run, plan.config["tracking"]["wait_s"], is_tracked=plan.tracking_uri is not None)
     return outcome
 
 
-def _end(run: RunDir, status: dict[str, Any]) -> None:
-    """Leave the final state. On a full disk it stays `running` there, and readers see that nobody runs it."""
+def _end(run: RunDir, status: dict[str, Any]) -> bool:
+    """Leave the final state; whether that could be done.
+
+    On a full disk it stays `running` there: readers see that nobody runs it, the shipper once this command has ended.
+    """
     try:
         write_json(run.status, status)
     except OSError as e:
         print(f"{run.status} cannot be written: {e.strerror}. The run {status['state']}.", file=sys.stderr)
+        return False
+    return True
 
 
 def _supervise(plan: Plan, run: RunDir, group: Group, elsewhere: Callable[[], str | None] = lambda: None) -> Outcome:

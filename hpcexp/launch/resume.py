@@ -66,6 +66,16 @@ def continuation(plan: Plan, *, verify: bool) -> Continuation | None:
     )
 
 
+def is_blank(run: RunDir) -> bool:
+    """Whether a try came to no step and no checkpoint: in its directory are only our own notes, and logs."""
+    files = [path for path in run.path.rglob("*") if path.is_file() and path.parent != run.logs]
+    return all(path.name in _NOTES or (path == run.journal and not path.stat().st_size) for path in files)
+
+
+_NOTES = ("plan.yaml", "status.json", "mlflow.json", "failed.json", ".tracking", ".shipper.lock")
+"""What another try writes anew or goes on with."""
+
+
 def go_back(run: RunDir, found: Continuation) -> None:
     """Have `last.ckpt` and `best.ckpt` as they were at the checkpoint. Says so where a newer one is damaged."""
     run.summary.unlink(missing_ok=True)  # of an attempt that was ended right after it
