@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpcexp.errors import RunError
@@ -64,6 +64,18 @@ def continuation(plan: Plan, *, verify: bool) -> Continuation | None:
         "or the best weights of that time are.\n"
         "Fix: hpcexp train --fresh … starts over; the damaged run is kept beside."
     )
+
+
+def as_begun(plan: Plan) -> Plan:
+    """The plan with as many threads as its interrupted run had: other numbers of them add up in another order."""
+    run = RunDir(Path(plan.run_dir))
+    if plan.topology.accelerator != "cpu" or not (run.last.exists() or run.previous.exists()):
+        return plan
+    before = load_plan(run.plan)
+    if before.signature != plan.signature or current_state(run.read_status()) == "finished":
+        return plan
+    threads = before.topology.threads_per_rank
+    return replace(plan, topology=replace(plan.topology, threads_per_rank=threads))
 
 
 def go_back(run: RunDir, found: Continuation) -> None:
