@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcexp.cli.output import pairs
 from hpcexp.compose.sources import conf_dirs
 from hpcexp.docs import explain as explained
 from hpcexp.docs import groups, options, sections
+from hpcexp.text import pairs
 
 
 def explain(argv: Sequence[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpcexp.errors import RunError
@@ -74,6 +74,18 @@ def is_blank(run: RunDir) -> bool:
 
 _NOTES = ("plan.yaml", "status.json", "mlflow.json", "failed.json", ".tracking", ".shipper.lock")
 """What another try writes anew or goes on with."""
+
+
+def as_begun(plan: Plan) -> Plan:
+    """The plan with as many threads as its interrupted run had: other numbers of them add up in another order."""
+    run = RunDir(Path(plan.run_dir))
+    if plan.topology.accelerator != "cpu" or not (run.last.exists() or run.previous.exists()):
+        return plan
+    before = load_plan(run.plan)
+    if before.signature != plan.signature or current_state(run.read_status()) == "finished":
+        return plan
+    threads = before.topology.threads_per_rank
+    return replace(plan, topology=replace(plan.topology, threads_per_rank=threads))
 
 
 def go_back(run: RunDir, found: Continuation) -> None:

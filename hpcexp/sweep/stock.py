@@ -95,7 +95,7 @@ class RemoteTask:
             if self.stop.exists():
                 return Ended(plan, Outcome("killed", "not started: the sweep was stopped", 130))
             print(f"{plan.experiment}/{plan.name}", flush=True)
-            outcome = launch(self._shown(plan), fresh=self.fresh, many=False)
+            outcome = launch(self._shown(plan), fresh=self.fresh)
             if self.parent is not None and os.getppid() != self.parent:
                 os._exit(1)  # nobody is left to tell, and joblib's worker would wait for minutes
         except HpcexpError as e:
