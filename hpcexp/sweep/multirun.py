@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.failures import FAILURES
+from hpcexp.compose.many import Many
 from hpcexp.errors import ConfigError
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
@@ -44,9 +45,9 @@ def multirun(composer: Composer, overrides: list[str], command: list[str], polic
     check_installed(overrides)
     cfg = composer.load(overrides, RunMode.MULTIRUN)
     if not (_is_every_combination(cfg) and _is_ours(cfg)):
-        return _by_hydra(composer, overrides, command, policy)
+        return _by_hydra(composer, overrides, cfg, command, policy)
     spec, jobs = combinations(composer, cfg)
-    plans = planned_all(composer.compose, jobs, composer.project, command)
+    plans = planned_all(Many(composer, cfg.hydra.overrides.hydra), jobs, composer.project, command)
     asked = [_on_axes(job, spec) for job in jobs]
     check_in_worker(plans, asked)
     session = Session(spec, Setting(composer.project, " ".join(command), policy, len(jobs)), plans[0])
@@ -61,8 +62,9 @@ def planned(composer: Composer, overrides: list[str], command: list[str]) -> lis
     cfg = composer.load(overrides, RunMode.MULTIRUN)
     if _is_every_combination(cfg):
         _, jobs = combinations(composer, cfg)
-        return planned_all(composer.compose, jobs, composer.project, command)
-    collecting = CollectingLauncher(lambda jobs: _planned_batch(composer, jobs, command))
+        return planned_all(Many(composer, cfg.hydra.overrides.hydra), jobs, composer.project, command)
+    many = Many(composer, cfg.hydra.overrides.hydra)
+    collecting = CollectingLauncher(lambda jobs: planned_all(many, jobs, composer.project, command))
     with TemporaryDirectory() as nowhere:
         _sweep(composer, overrides, Task(composer.project, command, fresh=False), lambda _stock: collecting, nowhere)
     return collecting.plans
@@ -112,18 +114,14 @@ def _is_ours(cfg: DictConfig) -> bool:
     return bool(cfg.hydra.launcher._target_.endswith(f".{BasicLauncher.__name__}"))
 
 
-def _planned_batch(composer: Composer, jobs: Sequence[Sequence[str]], command: list[str]) -> list[Plan]:
-    overrides = [composer.repaired(list(job)) for job in jobs]
-    return planned_all(composer.compose, overrides, composer.project, command)
-
-
-def _by_hydra(composer: Composer, overrides: list[str], command: list[str], policy: Policy) -> int:
+def _by_hydra(composer: Composer, overrides: list[str], cfg: DictConfig, command: list[str], policy: Policy) -> int:
     """A sweeper of Hydra's asks for jobs, or a launcher of Hydra's runs them."""
     task = Task(composer.project, command, policy.fresh)
     launchers: list[PlanLauncher] = []
+    many = Many(composer, cfg.hydra.overrides.hydra)
 
     def plans(jobs: Sequence[Sequence[str]]) -> list[Plan]:
-        return _planned_batch(composer, jobs, command)
+        return planned_all(many, jobs, composer.project, command)
 
     def launcher(stock: Any) -> Launcher:
         if not isinstance(stock, BasicLauncher):

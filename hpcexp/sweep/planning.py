@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from hpcexp.compose.composer import Composed
+from hpcexp.compose.many import Many
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
 from hpcexp.prepare import prepare
 from hpcexp.record.alive import is_done
 
-Compose = Callable[[list[str]], Composed]
 NAMED = 3
 """Jobs that are named where a mistake is in more than one of them."""
 
 
-def planned_all(compose: Compose, jobs: Sequence[list[str]], project: Path, command: Sequence[str]) -> list[Plan]:
+def planned_all(many: Many, jobs: Sequence[Sequence[str]], project: Path, command: Sequence[str]) -> list[Plan]:
     """The plans of jobs that are given by their overrides; ConfigError with the mistakes of all."""
     plans: list[Plan] = []
-    wrong: dict[str, list[list[str]]] = {}
+    wrong: dict[str, list[Sequence[str]]] = {}
     for overrides in jobs:
         try:
-            plans.append(prepare(compose(overrides), project, command))
+            plans.append(prepare(many.compose(overrides), project, command))
         except ConfigError as e:
             for problem in e.problems:
                 wrong.setdefault(problem, []).append(overrides)
@@ -42,10 +41,10 @@ def check_in_worker(plans: Sequence[Plan], asked: Sequence[Sequence[str]]) -> No
     from hpcexp.launch.warm import target_problems
 
     found = target_problems([plans[i].config for i in chosen], Path(plans[0].lineage["project"]))
-    wrong: dict[str, list[list[str]]] = {}
+    wrong: dict[str, list[Sequence[str]]] = {}
     for i, problems in zip(chosen, found, strict=True):
         for problem in problems:
-            wrong.setdefault(problem, []).append(list(asked[i]))
+            wrong.setdefault(problem, []).append(asked[i])
     if wrong:
         raise ConfigError([_told(problem, where, len(plans)) for problem, where in wrong.items()])
 
@@ -55,7 +54,7 @@ def _starts_warm(plan: Plan) -> bool:
     return bool(launch["name"] == "local" and launch["isolation"] != "process")
 
 
-def _told(problem: str, where: Sequence[list[str]], num_jobs: int) -> str:
+def _told(problem: str, where: Sequence[Sequence[str]], num_jobs: int) -> str:
     if len(where) == num_jobs and num_jobs > 1:
         return f"in all {num_jobs} jobs:\n{problem}"
     named = "; ".join(" ".join(override.lstrip("+") for override in overrides) for overrides in where[:NAMED])

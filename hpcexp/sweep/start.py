@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hpcexp.compose.composer import Composer
+from hpcexp.compose.many import Many
 from hpcexp.plan import Plan
 from hpcexp.sweep.driver import Policy
 from hpcexp.sweep.planning import check_in_worker, planned_all
@@ -26,5 +27,5 @@ def run_sweep(composer: Composer, spec: Spec, command: Sequence[str], policy: Po
 
 def planned_jobs(composer: Composer, spec: Spec, command: Sequence[str]) -> list[Plan]:
     """The plans of all jobs of a sweep without a search."""
-    overrides = [composer.repaired([*spec.base, *job]) for job in asked_by(spec)]
-    return planned_all(composer.compose, overrides, composer.project, command)
+    overrides = [[*spec.base, *job] for job in asked_by(spec)]
+    return planned_all(Many(composer), overrides, composer.project, command)
