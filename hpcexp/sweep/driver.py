@@ -69,8 +69,8 @@ class Screen(Protocol):
     def say(self, job: Job | None, text: str) -> None:
         """Tell something, of a job or of the sweep."""
 
-    def ended(self, job: Job, outcome: Outcome) -> None:
-        """A job has ended, or need not run."""
+    def ended(self, job: Job, outcome: Outcome, *, is_old: bool) -> None:
+        """A job has ended. `is_old`: before this driver began, so that it need not run."""
 
     def refresh(self, waiting: int, why: str) -> None:
         """Time has passed. `why`: what the next job waits for."""
@@ -205,12 +205,12 @@ class Driver:
     def _begin(self, job: Job, source: Source, *, has_overtaken: bool) -> None:
         name = str(job.entry.job)
         if (before := self._before(job)) is not None:
-            self._over(job, before, source)
+            self._over(job, before, source, is_old=not job.problem)
         elif self.claims.take(name) is not None:
             self._elsewhere.append(job)
         elif (before := self._before(job)) is not None:  # by another driver, a moment ago
             self.claims.release(name)
-            self._over(job, before, source)
+            self._over(job, before, source, is_old=True)
         else:
             self._run(job, source, has_overtaken=has_overtaken)
 
@@ -285,9 +285,9 @@ class Driver:
         self.claims.release(str(one.job.entry.job))
         self._over(one.job, outcome, source)
 
-    def _over(self, job: Job, outcome: Outcome, source: Source) -> None:
+    def _over(self, job: Job, outcome: Outcome, source: Source, *, is_old: bool = False) -> None:
         source.ended(job, outcome)
-        self.screen.ended(job, outcome)
+        self.screen.ended(job, outcome, is_old=is_old)
         if outcome.state == "failed" and self.policy.is_fail_fast and not self.why_stopped:
             self._halt("a job failed (fail_fast)")
 

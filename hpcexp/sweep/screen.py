@@ -73,11 +73,11 @@ class Lines:
         gauge = self.running[job.entry.job] = Gauge(job, self)
         return gauge
 
-    def ended(self, job: Job, outcome: Outcome, value: str = "") -> None:
+    def ended(self, job: Job, outcome: Outcome, value: str, *, is_old: bool) -> None:
         """Say how, but for what was done before."""
         gauge = self.running.pop(job.entry.job, None)
         self.counts[outcome.state] = self.counts.get(outcome.state, 0) + 1
-        if outcome.state == "skipped":
+        if is_old:
             return
         took = f"  {time.monotonic() - gauge.began:.1f} s" if gauge else ""
         told = value or outcome.cause.partition("\n")[0]
@@ -162,10 +162,9 @@ class Quiet(Lines):
     def began(self, job: Job) -> None:
         """Nothing."""
 
-    def ended(self, job: Job, outcome: Outcome, value: str = "") -> None:
+    def ended(self, job: Job, outcome: Outcome, value: str, *, is_old: bool) -> None:
         """Failures."""
-        if outcome.state == "failed":
-            super().ended(job, outcome, value)
+        super().ended(job, outcome, value, is_old=is_old or outcome.state != "failed")
 
 
 def _cells(gauge: Gauge) -> tuple[str, ...]:

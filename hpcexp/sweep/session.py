@@ -69,6 +69,7 @@ class Session:
         self._setting, self._first = setting, first
         self._entries: dict[int, Entry] = {}
         self._axes_of: dict[str, dict[str, str]] = {}
+        self._old: set[int] = set()
         self._warned: set[str] = set()
         self._stop: list[int] = []
 
@@ -151,7 +152,13 @@ class Session:
     def answer(self) -> str:
         """What came of it, for people."""
         gone = len(self._ledger.entries().keys() - self._entries.keys())
-        return report.answer(self.place, self.spec, self.results(), self.why_stopped, gone)
+        said = [report.answer(self.place, self.spec, self.results(), self.why_stopped, gone)]
+        failed = sum(self.outcomes[number].state == "failed" for number in self._old)
+        if self._old and len(self._old) == len(self.outcomes) and not self.is_stopped:
+            said.insert(0, "nothing to do: every job has been run before (--fresh runs them again).")
+        if failed:
+            said.append(f"{failed} failed before, not tried again: --retry-failed does.")
+        return "\n".join(said)
 
     # What the driver tells:
 
@@ -167,14 +174,16 @@ class Session:
         """Something of a job, or of the sweep."""
         self._screen.say(job, text)
 
-    def ended(self, job: Job, outcome: Outcome) -> None:
+    def ended(self, job: Job, outcome: Outcome, *, is_old: bool) -> None:
         """A job has ended, or need not run."""
         self.outcomes[job.entry.job] = outcome
+        if is_old:
+            self._old.add(job.entry.job)
         if outcome.state == "skipped":
             self.begin(RunDir(Path(job.plan.run_dir)))
-        is_over = outcome.state in ("finished", "pruned")
+        is_over = outcome.state in ("finished", "pruned") and not is_old
         values = read_result(job.entry, self.spec.objectives).values if is_over else ()
-        self._screen.ended(job, outcome, report.values_text(values, self.spec.objectives))
+        self._screen.ended(job, outcome, report.values_text(values, self.spec.objectives), is_old=is_old)
 
     def refresh(self, waiting: int, why: str) -> None:
         """Time has passed."""
