@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,12 +14,14 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from hpcexp.compose.composer import Composer
+from hpcexp.compose.composer import Composer, CompositionError
 from hpcexp.compose.failures import FAILURES
+from hpcexp.compose.many import Many
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
-from hpcexp.sweep.launcher import PlanLauncher, planned_all
+from hpcexp.sweep.axes import hydra_overrides, job_overrides, runs_through_all, task_overrides
+from hpcexp.sweep.launcher import Compose, PlanLauncher, planned_all
 from hpcexp.sweep.stock import StockLauncher, check_installed
 from hpcexp.sweep.task import Planning, Stopped, Task, best_value
 
@@ -40,9 +41,24 @@ def multirun(composer: Composer, overrides: list[str], command: list[str], *, fr
 def planned(composer: Composer, overrides: list[str], command: list[str]) -> list[Plan]:
     """The plans of every combination of `overrides`, none of them started."""
     task = Planning(composer.project, command, fresh=False)
+    cfg = composer.load(overrides, RunMode.MULTIRUN)
+    if runs_through_all(cfg):
+        return _planned_here(composer, overrides, task, cfg)
     with TemporaryDirectory() as nowhere:
         _sweep(composer, overrides, task, Path(nowhere))
     return [plan for plan, _ in task.done]
+
+
+def _planned_here(composer: Composer, overrides: list[str], task: Task, cfg: DictConfig) -> list[Plan]:
+    try:
+        return planned_all(task, _compose(composer, cfg), job_overrides(composer, cfg))
+    except CompositionError as e:
+        raise composer.diagnosis(overrides, RunMode.MULTIRUN, e) from e
+
+
+def _compose(composer: Composer, cfg: DictConfig) -> Compose:
+    """How the jobs of the command line `cfg` are composed."""
+    return Many(composer, hydra_overrides(cfg)).compose
 
 
 def _sweep_dir(parent: Path) -> Path:
@@ -60,26 +76,21 @@ def _sweep(composer: Composer, overrides: list[str], task: Task, sweep_dir: Path
     callbacks = Callbacks(cfg)
     context = HydraContext(config_loader=composer.loader, callbacks=callbacks)
     sweeper: Any = Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=task)
-    sweeper.launcher = _launcher(sweeper.launcher, task, context, cfg)
+    sweeper.launcher = _launcher(sweeper.launcher, task, _compose(composer, cfg))
     sweeper.launcher.setup(hydra_context=context, task_function=task, config=cfg)
     callbacks.on_multirun_start(config=cfg, config_name=composer.config_name)
     try:
-        sweeper.sweep(arguments=composer.repaired(list(cfg.hydra.overrides.task)))
-    except FAILURES as e:
+        sweeper.sweep(arguments=composer.repaired(task_overrides(cfg)))
+    except (*FAILURES, CompositionError) as e:
         raise composer.diagnosis(overrides, RunMode.MULTIRUN, e) from e
     finally:
         callbacks.on_multirun_end(config=cfg, config_name=composer.config_name)
 
 
-def _launcher(stock: Any, task: Task, context: HydraContext, cfg: DictConfig) -> Launcher:
+def _launcher(stock: Any, task: Task, compose: Compose) -> Launcher:
     if isinstance(stock, BasicLauncher) or isinstance(task, Planning):
-        return PlanLauncher()
-
-    def plans(job_overrides: Sequence[Sequence[str]]) -> list[Plan]:
-        configs = [context.config_loader.load_sweep_config(cfg, list(overrides)) for overrides in job_overrides]
-        return planned_all(task, configs, job_overrides)
-
-    return StockLauncher(stock, plans)
+        return PlanLauncher(compose)
+    return StockLauncher(stock, lambda job_overrides: planned_all(task, compose, job_overrides))
 
 
 def _line(plan: Plan, outcome: Outcome) -> str:

@@ -13,6 +13,7 @@ from hpcexp.compose.composer import Composed, composed
 from hpcexp.errors import HpcexpError, JobFailed
 from hpcexp.launch.job import launch
 from hpcexp.launch.watch import Outcome
+from hpcexp.once import Once
 from hpcexp.plan import Plan
 from hpcexp.prepare import prepare
 from hpcexp.rundir import RunDir, read_json
@@ -43,9 +44,9 @@ class Task:
         """Plan and run one job; the value of `trainer.monitor` at its best, for sweepers that optimise it."""
         return self.run(self.plan(composed(cfg)))
 
-    def plan(self, job: Composed) -> Plan:
+    def plan(self, job: Composed, once: Once | None = None) -> Plan:
         """The job's plan."""
-        return prepare(job, self.project, self.command)
+        return prepare(job, self.project, self.command, once=once)
 
     def run(self, plan: Plan, label: str = "") -> float | None:
         """Run a plan; JobFailed where it did not finish."""
