@@ -41,8 +41,9 @@ Finding = tuple[str, bool, str]
 
 
 def _packages() -> Iterator[Finding]:
+    known = installed()
     for package in PACKAGES:
-        found = installed().get(package)
+        found = known.get(package)
         yield package, found is not None, found or f"not installed.\nFix: pip install {package}"
 
 

@@ -23,8 +23,8 @@ from omegaconf import DictConfig, Node, OmegaConf, ValueNode
 from hpcexp.compose.composer import Composed, Composer, as_given, choices
 from hpcexp.compose.failures import FAILURES
 
-TREES = 64
-"""How many trees are held at a time, of half a megabyte each."""
+TREES = 256
+"""How many trees are held at a time, each of a hundred kilobytes."""
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*)(?:\.[A-Za-z_]\w*)*\}")
 """An interpolation that is no more than the absolute name of another key."""

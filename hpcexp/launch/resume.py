@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpcexp.errors import RunError
-from hpcexp.plan import Plan, load_plan
+from hpcexp.plan import Plan, load_plan, load_signature
 from hpcexp.record.alive import current_state
 from hpcexp.rundir import RunDir, second_name
 from hpcexp.seal import is_intact, read_note
@@ -44,7 +44,7 @@ def continuation(plan: Plan, *, verify: bool) -> Continuation | None:
     run = RunDir(Path(plan.run_dir))
     status = run.read_status()
     state = current_state(status)
-    if not run.plan.exists() or state == "finished" or load_plan(run.plan).signature != plan.signature:
+    if not run.plan.exists() or state == "finished" or load_signature(run.plan) != plan.signature:
         return None
     present = [path for path in (run.last, run.previous) if path.exists()]
     for number, path in enumerate(present):

@@ -12,7 +12,6 @@ from typing import Any
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -20,13 +19,13 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from hpcexp.compose.composer import Composer
+from hpcexp.compose.composer import Composer, CompositionError, as_given
 from hpcexp.compose.failures import FAILURES
 from hpcexp.compose.many import Many
-from hpcexp.errors import ConfigError
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
+from hpcexp.sweep.axes import hydra_overrides, job_overrides, runs_through_all, task_overrides
 from hpcexp.sweep.driver import Policy
 from hpcexp.sweep.launcher import CollectingLauncher, PlanLauncher
 from hpcexp.sweep.place import sweeps_dir
@@ -44,10 +43,10 @@ def multirun(composer: Composer, overrides: list[str], command: list[str], polic
     """Exit status: 0 when every job finished, 1 when one failed, 128 + n when signal n stopped the sweep."""
     check_installed(overrides)
     cfg = composer.load(overrides, RunMode.MULTIRUN)
-    if not (_is_every_combination(cfg) and _is_ours(cfg)):
+    if not (runs_through_all(cfg) and _is_ours(cfg)):
         return _by_hydra(composer, overrides, cfg, command, policy)
     spec, jobs = combinations(composer, cfg)
-    plans = planned_all(Many(composer, cfg.hydra.overrides.hydra), jobs, composer.project, command)
+    plans = _planned(composer, overrides, cfg, jobs, command)
     asked = [_on_axes(job, spec) for job in jobs]
     check_in_worker(plans, asked)
     session = Session(spec, Setting(composer.project, " ".join(command), policy, len(jobs)), plans[0])
@@ -60,10 +59,10 @@ def multirun(composer: Composer, overrides: list[str], command: list[str], polic
 def planned(composer: Composer, overrides: list[str], command: list[str]) -> list[Plan]:
     """The plans of every combination of `overrides`, none of them started."""
     cfg = composer.load(overrides, RunMode.MULTIRUN)
-    if _is_every_combination(cfg):
+    if runs_through_all(cfg):
         _, jobs = combinations(composer, cfg)
-        return planned_all(Many(composer, cfg.hydra.overrides.hydra), jobs, composer.project, command)
-    many = Many(composer, cfg.hydra.overrides.hydra)
+        return _planned(composer, overrides, cfg, jobs, command)
+    many = Many(composer, hydra_overrides(cfg))
     collecting = CollectingLauncher(lambda jobs: planned_all(many, jobs, composer.project, command))
     with TemporaryDirectory() as nowhere:
         _sweep(composer, overrides, Task(composer.project, command, fresh=False), lambda _stock: collecting, nowhere)
@@ -72,16 +71,26 @@ def planned(composer: Composer, overrides: list[str], command: list[str]) -> lis
 
 def combinations(composer: Composer, cfg: DictConfig) -> tuple[Spec, list[list[str]]]:
     """What the command line asks, and the overrides of every job."""
-    given = [*(f"{k}={v}" for k, v in (cfg.hydra.sweeper.get("params") or {}).items()), *cfg.hydra.overrides.task]
-    parsed = OverridesParser.create(config_loader=composer.loader).parse_overrides(composer.repaired(given))
-    continuous = [o for o in parsed if o.is_sweep_override() and not o.is_discrete_sweep()]
-    if continuous:
-        raise ConfigError([_without_end(override) for override in continuous])
-    [jobs] = BasicSweeper.split_arguments(parsed, None)
-    axes = {o.key_or_group: Choices(tuple(o.sweep_string_iterator())) for o in parsed if o.is_sweep_override()}
-    base = tuple(text for text, o in zip(given, parsed, strict=True) if not o.is_sweep_override())
-    name = _name(str(cfg.name), list(axes), [*given, composer.config_name])
+    params = [f"{key}={values}" for key, values in (cfg.hydra.sweeper.get("params") or {}).items()]
+    given = {o.get_key_element(): o for o in _parsed(composer, [*params, *task_overrides(cfg)])}.values()
+    axes = {o.key_or_group: Choices(tuple(o.sweep_string_iterator())) for o in given if o.is_discrete_sweep()}
+    base = tuple(as_given(str(o.input_line)) for o in given if not o.is_sweep_override())
+    jobs = job_overrides(composer, cfg)
+    name = _name(str(cfg.name), list(axes), [*(str(o.input_line) for o in given), composer.config_name])
     return Spec(name, str(cfg.get("notes") or ""), base, axes), jobs
+
+
+def _parsed(composer: Composer, overrides: list[str]) -> list[Override]:
+    return OverridesParser.create(composer.loader).parse_overrides(overrides)
+
+
+def _planned(
+    composer: Composer, overrides: list[str], cfg: DictConfig, jobs: list[list[str]], command: list[str]
+) -> list[Plan]:
+    try:
+        return planned_all(Many(composer, hydra_overrides(cfg)), jobs, composer.project, command)
+    except CompositionError as e:
+        raise composer.diagnosis(overrides, RunMode.MULTIRUN, e) from e
 
 
 def _name(experiment: str, axes: Sequence[str], given: Sequence[str]) -> str:
@@ -92,21 +101,9 @@ def _name(experiment: str, axes: Sequence[str], given: Sequence[str]) -> str:
     return f"{words[:80]}-{digest}"
 
 
-def _without_end(override: Override) -> str:
-    key, line = override.key_or_group, override.input_line
-    return (
-        f"{line}: an interval has no end of values to run through.\n"
-        f"Fix: hydra/sweeper=optuna searches it; {key}=range(…) or {key}=1,2,3 are values."
-    )
-
-
 def _on_axes(job: Sequence[str], spec: Spec) -> tuple[str, ...]:
     """The overrides of a job that belong to an axis."""
     return tuple(o.lstrip("+") for o in job if o.lstrip("+").partition("=")[0].partition("@")[0] in spec.axes)
-
-
-def _is_every_combination(cfg: DictConfig) -> bool:
-    return bool(cfg.hydra.sweeper._target_.endswith(".BasicSweeper"))
 
 
 def _is_ours(cfg: DictConfig) -> bool:
@@ -118,7 +115,7 @@ def _by_hydra(composer: Composer, overrides: list[str], cfg: DictConfig, command
     """A sweeper of Hydra's asks for jobs, or a launcher of Hydra's runs them."""
     task = Task(composer.project, command, policy.fresh)
     launchers: list[PlanLauncher] = []
-    many = Many(composer, cfg.hydra.overrides.hydra)
+    many = Many(composer, hydra_overrides(cfg))
 
     def plans(jobs: Sequence[Sequence[str]]) -> list[Plan]:
         return planned_all(many, jobs, composer.project, command)
@@ -160,8 +157,8 @@ def _sweep(
         sweeper.launcher = launcher(sweeper.launcher)
         sweeper.launcher.setup(hydra_context=context, task_function=task, config=cfg)
         try:
-            sweeper.sweep(arguments=composer.repaired(list(cfg.hydra.overrides.task)))
-        except FAILURES as e:
+            sweeper.sweep(arguments=composer.repaired(task_overrides(cfg)))
+        except (*FAILURES, CompositionError) as e:
             raise composer.diagnosis(overrides, RunMode.MULTIRUN, e) from e
 
 

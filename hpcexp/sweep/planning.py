@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpcexp.compose.composer import CompositionError
 from hpcexp.compose.many import Many
 from hpcexp.errors import ConfigError
+from hpcexp.once import Once
 from hpcexp.plan import Plan
 from hpcexp.prepare import prepare
 from hpcexp.record.alive import is_done
@@ -16,12 +18,20 @@ NAMED = 3
 
 
 def planned_all(many: Many, jobs: Sequence[Sequence[str]], project: Path, command: Sequence[str]) -> list[Plan]:
-    """The plans of jobs that are given by their overrides; ConfigError with the mistakes of all."""
+    """The plans of jobs that are given by their overrides; ConfigError with the mistakes of all.
+
+    What they have in common is looked up once, and anew the next time that jobs are planned. CompositionError at the
+    first that does not compose: others would not for the same reason.
+    """
     plans: list[Plan] = []
     wrong: dict[str, list[Sequence[str]]] = {}
+    once = Once()
     for overrides in jobs:
+        composed = many.compose(overrides)
+        if composed.problems:
+            raise CompositionError(list(composed.problems), None)
         try:
-            plans.append(prepare(many.compose(overrides), project, command))
+            plans.append(prepare(composed, project, command, once=once))
         except ConfigError as e:
             for problem in e.problems:
                 wrong.setdefault(problem, []).append(overrides)
