@@ -144,7 +144,7 @@ def test_finished_jobs_are_known_by_the_head_of_their_plan(hpcexp: Callable[...,
         plan.write_text(f"{head}config: {{[")
         write_json(plan.with_name("status.json"), {"state": "finished"})
     said = hpcexp("plan", "-m", "seed=1,2,3")
-    assert ["done", "done", "runs"] == [line.split()[0] for line in said.out.splitlines()]
+    assert ["done", "done", "runs", "3"] == [line.split()[0] for line in said.out.splitlines()]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def planned_all(many: Many, jobs: Sequence[Sequence[str]], project: Path, comman
     for overrides in jobs:
         composed = many.compose(overrides)
         if composed.problems:
-            raise CompositionError(list(composed.problems), None)
+            raise CompositionError([_told(problem, [overrides], len(jobs)) for problem in composed.problems], None)
         try:
             plans.append(prepare(composed, project, command, once=once))
         except ConfigError as e:
