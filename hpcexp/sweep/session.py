@@ -62,12 +62,13 @@ class Session:
     def __init__(self, spec: Spec, setting: Setting, first: Plan) -> None:
         """`first`: the plan of any of its jobs, for what all have in common."""
         monitored = Objective(first.config["trainer"]["monitor"], first.config["trainer"]["mode"])
-        self.spec = spec if spec.objectives else replace(spec, objectives=(monitored,))
+        self.objectives = spec.objectives or (monitored,)
+        self.spec = replace(spec, objectives=self.objectives)
         self.place = Place(sweeps_dir(setting.project / first.config["run"]["root"]) / spec.name)
         self.outcomes: dict[int, Outcome] = {}
         self.why_stopped = ""
         self._setting, self._first = setting, first
-        self._entries: dict[int, Entry] = {}
+        self.entries: dict[int, Entry] = {}
         self._axes_of: dict[str, dict[str, str]] = {}
         self._old: set[int] = set()
         self._warned: set[str] = set()
@@ -125,13 +126,17 @@ class Session:
             for job, plan in zip(jobs, plans, strict=True)
         ]
         entries = self._ledger.enter(wanted)
-        self._entries.update({entry.job: entry for entry in entries})
+        self.entries.update({entry.job: entry for entry in entries})
         self._axes_of.update({entry.run: report.values_of(entry.asked) for entry in entries})
         for warning in dict.fromkeys(warning for plan in plans for warning in plan.warnings):
             if warning not in self._warned:
                 self._warned.add(warning)
                 print(f"warning: {warning}", file=sys.stderr, flush=True)
         return [Job(entry, plan, job.problem) for entry, plan, job in zip(entries, plans, jobs, strict=True)]
+
+    def is_held(self, number: int) -> bool:
+        """Whether a driver that lives has the job of that number."""
+        return self._claims.holder(str(number)) is not None
 
     @property
     def is_stopped(self) -> bool:
@@ -147,11 +152,11 @@ class Session:
 
     def results(self) -> list[Result]:
         """Of all jobs that this command was for, in the order of their numbers."""
-        return [self._result(entry) for _, entry in sorted(self._entries.items())]
+        return [self._result(entry) for _, entry in sorted(self.entries.items())]
 
     def answer(self) -> str:
         """What came of it, for people."""
-        gone = len(self._ledger.entries().keys() - self._entries.keys())
+        gone = len(self._ledger.entries().keys() - self.entries.keys())
         said = [report.answer(self.place, self.spec, self.results(), self.why_stopped, gone)]
         failed = sum(self.outcomes[number].state == "failed" for number in self._old)
         if self._old and len(self._old) == len(self.outcomes) and not self.is_stopped:
@@ -182,8 +187,8 @@ class Session:
         if outcome.state == "skipped":
             self.begin(RunDir(Path(job.plan.run_dir)))
         is_over = outcome.state in ("finished", "pruned") and not is_old
-        values = read_result(job.entry, self.spec.objectives).values if is_over else ()
-        self._screen.ended(job, outcome, report.values_text(values, self.spec.objectives), is_old=is_old)
+        values = read_result(job.entry, self.objectives).values if is_over else ()
+        self._screen.ended(job, outcome, report.values_text(values, self.objectives), is_old=is_old)
 
     def refresh(self, waiting: int, why: str) -> None:
         """Time has passed."""
@@ -217,10 +222,10 @@ class Session:
         """Leave the answer in the directory, and the sweep's state where no other driver goes on with it."""
         results = self.results()
         self._meter.write()
-        points, axes = ranked(results, self.spec.objectives), report.columns(self.spec)
-        write_atomic(self.place.table_csv, report.as_csv(results, axes, self.spec.objectives))
-        write_atomic(self.place.table_md, report.as_markdown(points, axes, self.spec.objectives))
-        if best := report.best(points, self.spec.objectives):
+        points, axes = ranked(results, self.objectives), report.columns(self.spec)
+        write_atomic(self.place.table_csv, report.as_csv(results, axes, self.objectives))
+        write_atomic(self.place.table_md, report.as_markdown(points, axes, self.objectives))
+        if best := report.best(points, self.objectives):
             write_json(self.place.best, best)
         if self._claims.others():
             return
@@ -235,5 +240,5 @@ class Session:
         if outcome is None:
             return replace(read_result(entry, ()), state="not run")
         if outcome.state == "failed":
-            return replace(read_result(entry, self.spec.objectives), state="failed", cause=outcome.cause)
-        return read_result(entry, self.spec.objectives)
+            return replace(read_result(entry, self.objectives), state="failed", cause=outcome.cause)
+        return read_result(entry, self.objectives)
