@@ -16,6 +16,7 @@ from hpcexp.errors import RunError
 from hpcexp.launch.adopt import adopt, origin
 from hpcexp.launch.display import display
 from hpcexp.launch.ears import Ears
+from hpcexp.launch.judge import Judge
 from hpcexp.launch.leases import leased
 from hpcexp.launch.nodes import JOIN_S, Elsewhere, Node, is_here, seat
 from hpcexp.launch.process import Process, Start, start_fresh
@@ -51,8 +52,8 @@ def claimed(plan: Plan) -> AbstractContextManager[None]:
     return held(path.parent / f".{path.name}.lock", f"{path} is being written by")
 
 
-def run_job(plan: Plan, *, fresh: bool, many: bool = False) -> Outcome:
-    """Run the plan on this machine. `many`: it is one of many."""
+def run_job(plan: Plan, *, fresh: bool, many: bool = False, judge: Judge | None = None) -> Outcome:
+    """Run the plan on this machine. `many`: it is one of many. `judge`: asked whether it is to end before its time."""
     starter = _starter(plan.config["launch"]["isolation"], many=many)
     gc.enable()
     with claimed(plan), ExitStack() as devices:
@@ -60,7 +61,8 @@ def run_job(plan: Plan, *, fresh: bool, many: bool = False) -> Outcome:
 
         def supervise(run: RunDir) -> Outcome:
             with devices:  # free again before the shipper is waited for
-                return _supervise(plan, run, Ranks(plan, starter, told))
+                ranks = Ranks(plan, starter, told, judge.metric if judge else None)
+                return _supervise(plan, run, ranks, reported=judge.answering(ranks.answer) if judge else None)
 
         return _lead(plan, fresh=fresh, supervise=supervise)
 
@@ -149,12 +151,18 @@ def _end(run: RunDir, status: dict[str, Any]) -> None:
         print(f"{run.status} cannot be written: {e.strerror}. The run {status['state']}.", file=sys.stderr)
 
 
-def _supervise(plan: Plan, run: RunDir, group: Group, elsewhere: Callable[[], str | None] = lambda: None) -> Outcome:
+def _supervise(
+    plan: Plan,
+    run: RunDir,
+    group: Group,
+    elsewhere: Callable[[], str | None] = lambda: None,
+    reported: Callable[[int, float], None] | None = None,
+) -> Outcome:
     launch = plan.config["launch"]
     try:
         shown = display(launch["progress"])
         try:
-            ears = Ears(group.progress_fd, run.rank_log(0), shown)
+            ears = Ears(group.progress_fd, run.rank_log(0), shown, reported)
             return Watch(group, ears, run, launch["grace_s"], launch["hang_s"], elsewhere).until_end()
         finally:
             shown.close()
