@@ -58,13 +58,17 @@ def _run(run: RunDir) -> int:
     from hpcexp.train.quiet import import_lightning
 
     import_lightning()
-    from hpcexp.train.control import Interrupted, Signals
+    from hpcexp.train.control import Interrupted, Pruned, Signals
     from hpcexp.train.fit import train
+    from hpcexp.train.pruning import judged
 
     signals = Signals()
     signals.install()
     try:
-        train(plan, run, _this_rank(plan), signals, started=started, progress_fd=_fd("HPCEXP_PROGRESS_FD"))
+        rank, progress_fd = _this_rank(plan), _fd("HPCEXP_PROGRESS_FD")
+        train(plan, run, rank, signals, started=started, progress_fd=progress_fd, judged=judged(os.environ))
+    except Pruned:
+        return 0  # the summary tells
     except Interrupted as e:
         _say(stopped=int(e.signum))
         return 128 + e.signum

@@ -17,7 +17,7 @@ from typing import Any
 
 from hpcexp.errors import InUseError
 
-FINAL_STATES = ("finished", "failed", "killed")
+FINAL_STATES = ("finished", "pruned", "failed", "killed")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from hpcexp.launch.display import Display
 class Ears:
     """Shows what the ranks say, and keeps what they fail of."""
 
-    def __init__(self, fd: int, log: Path, shown: Display) -> None:
+    def __init__(
+        self, fd: int, log: Path, shown: Display, reported: Callable[[int, float], None] | None = None
+    ) -> None:
         self.errors: dict[int, dict[str, Any]] = {}
         """Rank → kind and message of what it failed of."""
         self.stopped: dict[int, int] = {}
@@ -24,7 +27,7 @@ class Ears:
         self.steps: dict[int, int] = {}
         """Rank → the newest optimizer step that it has told of."""
         self._heard_at = time.monotonic()
-        self._fd, self._log, self._shown = fd, log, shown
+        self._fd, self._log, self._shown, self._reported = fd, log, shown, reported
         self._rest = b""
         self._is_open = True
         self._is_shown = True
@@ -58,6 +61,9 @@ class Ears:
                 self.stopped.setdefault(rank, number)
             case {"pid": pid}:
                 self.pids[rank] = pid
+            case {"report": {"step": step, "value": value}} if self._reported is not None:
+                self._reported(step, value)
+                self._heard_at = time.monotonic()  # the answer may have taken its time
             case {"step": step}:
                 self.steps[rank] = step
 

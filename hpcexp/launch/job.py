@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable
 from pathlib import Path
 
+from hpcexp.errors import ConfigError
 from hpcexp.launch.display import display
 from hpcexp.launch.local import claimed, freeze, run_job, run_on_nodes
 from hpcexp.launch.process import Process, Start, start_fresh
@@ -47,6 +48,8 @@ def started(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
                 freeze(plan)
         return Outcome("planned", "", 0)
     if plan.config["launch"]["name"] == "nodes":
+        if terms.judge is not None:
+            raise ConfigError("launch=nodes: trials on several machines cannot be pruned.\nFix: search.pruner=none")
         return (yield from run_on_nodes(plan, terms, fresh=fresh))
     return (yield from run_job(plan, terms, fresh=fresh))
 

@@ -56,7 +56,10 @@ def run_job(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
 
         def supervise(run: RunDir) -> Turns[Outcome]:
             with devices:  # free again before the shipper is waited for
-                return (yield from _supervise(plan, run, Ranks(plan, terms.start, told), terms))
+                judge = terms.judge
+                ranks = Ranks(plan, terms.start, told, judge.metric if judge else None)
+                reported = judge.answering(ranks.answer) if judge else None
+                return (yield from _supervise(plan, run, ranks, terms, reported=reported))
 
         return (yield from _lead(plan, terms, fresh=fresh, supervise=supervise))
 
@@ -152,13 +155,18 @@ def _end(run: RunDir, status: dict[str, Any]) -> bool:
 
 
 def _supervise(
-    plan: Plan, run: RunDir, group: Group, terms: Terms, elsewhere: Callable[[], str | None] = lambda: None
+    plan: Plan,
+    run: RunDir,
+    group: Group,
+    terms: Terms,
+    elsewhere: Callable[[], str | None] = lambda: None,
+    reported: Callable[[int, float], None] | None = None,
 ) -> Turns[Outcome]:
     launch = plan.config["launch"]
     try:
         shown = terms.display(plan)
         try:
-            ears = Ears(group.progress_fd, run.rank_log(0), shown)
+            ears = Ears(group.progress_fd, run.rank_log(0), shown, reported)
             watch = Watch(group, ears, run, launch["grace_s"], launch["hang_s"], terms.stop, elsewhere)
             return (yield from watch.until_end())
         finally:

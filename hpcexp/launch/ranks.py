@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import socket
@@ -23,6 +25,8 @@ INHERITED = (
     "MASTER_PORT",
     "PL_GLOBAL_SEED",
     "PL_SEED_WORKERS",
+    "HPCEXP_JUDGED",
+    "HPCEXP_ANSWER_FD",
 )
 """Variables of another job around this one; a rank that saw them would join the wrong group."""
 
@@ -72,28 +76,37 @@ def visible_devices(topology: Topology, outer: str | None) -> str:
 class Ranks:
     """A job's processes. Each leads a session of its own, so that a terminal's Ctrl-C reaches only the supervisor."""
 
-    def __init__(self, plan: Plan, start: Callable[[Start], Process], devices: Mapping[str, str]) -> None:
+    def __init__(
+        self, plan: Plan, start: Callable[[Start], Process], devices: Mapping[str, str], judged: str | None = None
+    ) -> None:
+        """Start them. `judged`: the metric that rank 0 reports after each validation, and waits for an `answer`."""
         run, project = RunDir(Path(plan.run_dir)), Path(plan.lineage["project"])
         run.logs.mkdir(parents=True, exist_ok=True)
         alive_read, self._alive_write = os.pipe()
         self.progress_fd, progress_write = os.pipe()
         os.set_blocking(self.progress_fd, False)
+        answer_read, self._answer_write = os.pipe()
+        os.set_blocking(self._answer_write, False)
         self.processes: list[Process] = []
         with socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG) as meeting:
             try:
                 shared = {**job_environment(plan.topology, project, os.environ), **devices}
+                if judged is not None:
+                    shared["HPCEXP_JUDGED"] = judged
                 for rank in range(plan.topology.world_size):
                     env = {**shared, **rank_environment(plan.topology, rank, meeting.getsockname()[1])}
                     fds = {"HPCEXP_PARENT_FD": alive_read, "HPCEXP_PROGRESS_FD": progress_write}
                     if rank == 0 and plan.topology.world_size > 1:
                         fds["HPCEXP_MEETING_FD"] = meeting.fileno()
+                    if rank == 0 and judged is not None:
+                        fds["HPCEXP_ANSWER_FD"] = answer_read
                     self.processes.append(start(Start(plan.run_dir, env, run.rank_log(rank), project, fds)))
             except BaseException:
                 self.close()
                 raise
             finally:
-                os.close(progress_write)
-                os.close(alive_read)
+                for fd in (progress_write, alive_read, answer_read):
+                    os.close(fd)
 
     def failures(self) -> dict[int, int]:
         """Rank → exit code of those that ended badly; negative codes are signals."""
@@ -102,6 +115,11 @@ class Ranks:
     def left(self) -> list[int]:
         """Ranks that ended as if all were well."""
         return [rank for rank, process in enumerate(self.processes) if process.poll() == 0]
+
+    def answer(self, epoch: int, is_to_end: bool) -> None:
+        """Tell rank 0 whether the job is to end, which it has asked after `epoch`."""
+        with contextlib.suppress(OSError):  # it does not wait any more
+            os.write(self._answer_write, (json.dumps({"step": epoch, "prune": is_to_end}) + "\n").encode())
 
     def trouble(self) -> str | None:
         """Nothing stands between these and their supervisor."""
@@ -126,5 +144,5 @@ class Ranks:
         self.signal(signal.SIGKILL)
         for process in self.processes:
             process.wait()
-        os.close(self.progress_fd)
-        os.close(self._alive_write)
+        for fd in (self.progress_fd, self._alive_write, self._answer_write):
+            os.close(fd)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hpcexp.launch.display import Display
+from hpcexp.launch.judge import Judge
 from hpcexp.launch.process import Process, Start
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
@@ -35,5 +36,7 @@ class Terms:
     say: Callable[[Plan, str], None]
     """Tells what is to be known of a job beside its progress."""
     shipping: Shipping
+    judge: Judge | None = None
+    """Asked after each validation whether the job is to end."""
     is_one_of_many: bool = False
     """Whether a job that finds no free devices is left for later, where a single one would say so or share cores."""

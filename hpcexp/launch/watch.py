@@ -12,7 +12,7 @@ from hpcexp.launch.ears import Ears
 from hpcexp.launch.memory import oom_kills
 from hpcexp.launch.stacks import stacks
 from hpcexp.launch.turns import Turns
-from hpcexp.rundir import RunDir
+from hpcexp.rundir import RunDir, read_json
 
 START_S = 600.0
 """At least so long may a rank import, read its data and make its first step."""
@@ -25,7 +25,7 @@ class Outcome:
     """How a job ended."""
 
     state: str
-    """finished, failed or killed; skipped or planned where nothing ran."""
+    """finished, pruned, failed or killed; skipped or planned where nothing ran."""
     cause: str
     """Why it did not finish, in the words of the rank that failed first; empty where it did."""
     exit: int
@@ -79,7 +79,7 @@ class Watch:
         if trouble:
             return Outcome("failed", trouble, 1)
         if not failures and self.run.summary.exists():
-            return Outcome("finished", "", 0)
+            return _complete(self.run)
         if number := self.stop[0] if self.stop else self._stopped_by(failures):
             return Outcome("killed", f"stopped by {signal.Signals(number).name}", 128 + number)
         if not failures:
@@ -156,3 +156,9 @@ class Watch:
                 "Fix: data.global_batch_size, data.num_workers, a smaller model, or fewer jobs at once"
             )
         return Outcome("failed", f"rank {rank} {how}{what}\nIts log: {self.run.rank_log(rank)}", 1)
+
+
+def _complete(run: RunDir) -> Outcome:
+    """Of a run that has ended as it should, by its summary."""
+    epoch = read_json(run.summary).get("pruned")
+    return Outcome("finished", "", 0) if epoch is None else Outcome("pruned", f"pruned at epoch {epoch}", 0)

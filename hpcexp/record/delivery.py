@@ -16,7 +16,7 @@ from hpcexp.record.store import MAX_METRICS, Store, connect
 from hpcexp.record.ui import artifact_root
 from hpcexp.rundir import FINAL_STATES, RunDir, read_json, sha256, write_json
 
-_STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+_STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "killed": "KILLED"}
 _MODEL_LIMIT_BYTES = 100_000_000
 """Up to this size `tracking.model=auto` uploads the best weights."""
 
@@ -133,6 +133,8 @@ class Delivery:
         cause = self._run.read_status().get("cause")
         note = describe.note(self._plan, describe.final_metrics(summary))
         tags = {"mlflow.note.content": note, **({"hpcexp.cause": str(cause)} if cause else {})}
+        if "pruned" in (self._state, self._note.get("state")):  # it may have been gone on with since
+            tags["hpcexp.pruned"] = str(self._state == "pruned").lower()
         if "world_size" in summary:  # as measured, in the place of the planned one
             tags["hpcexp.world_size"] = str(summary["world_size"])
         return tags

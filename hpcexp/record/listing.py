@@ -14,7 +14,7 @@ from hpcexp.record.alive import current_state
 from hpcexp.record.describe import final_metrics
 from hpcexp.rundir import RunDir, find_runs, read_json
 
-STATES = ("planned", "running", "finished", "failed", "killed")
+STATES = ("planned", "running", "finished", "pruned", "failed", "killed")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RunRow:
     metrics: dict[str, float] = field(default_factory=dict)
     """Final metrics by their names (`test/acc`); empty until the run has finished."""
     cause: str | None = None
-    """Why the run failed, where it did."""
+    """Why the run did not finish, where it did not."""
     delivered: bool | None = None
     """Whether MLflow has everything; None where nothing was sent yet."""
 

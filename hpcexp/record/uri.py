@@ -1,4 +1,4 @@
-"""Which MLflow store a run goes to, and whether that can be."""
+"""Which MLflow store a run goes to, or database a study, and whether that can be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from hpcexp.errors import listed, suggest
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _SCHEMES = (*_PORTS, "sqlite")
 _EXAMPLES = "tracking.uri=sqlite:////data/mlflow.db, or tracking.uri=http://host:5000"
-_POSTGRES_DRIVERS = {"": "psycopg", "psycopg": "psycopg", "psycopg2": "psycopg2"}
+_DRIVERS = {
+    "postgresql": {"": "psycopg", "psycopg": "psycopg", "psycopg2": "psycopg2"},
+    "mysql": {"": "MySQLdb", "mysqldb": "MySQLdb", "pymysql": "pymysql"},
+}
+"""Database → driver that a URI names → its Python module. `postgresql://` means psycopg 3, as in SQLAlchemy 2.1."""
+_PACKAGES = {"psycopg": "'psycopg[binary]'", "MySQLdb": "mysqlclient"}
+"""Module → what pip installs it by, where that is another name."""
 
 
 def resolve_uri(configured: str | None, root: Path, environ: Mapping[str, str]) -> str:
@@ -34,7 +40,7 @@ def uri_problem(uri: str) -> str | None:
     """Why MLflow could not use `uri`, and the way out; None where it can."""
     shown = without_password(uri)
     scheme, separator, _ = uri.partition("://")
-    dialect, _, driver = scheme.partition("+")
+    dialect = scheme.partition("+")[0]
     if not separator or dialect == "file":
         return (
             f"tracking.uri={shown} names a directory. MLflow 3 refuses to record into plain files.\nFix: {_EXAMPLES}."
@@ -46,12 +52,31 @@ def uri_problem(uri: str) -> str | None:
             f"MLflow stores have one of: {listed(_SCHEMES)}.\nFix: {_EXAMPLES}."
         )
     if dialect == "sqlite":
-        return _sqlite_problem(uri)
+        return _sqlite_problem(uri, "tracking.uri", "mlflow.db")
     if not _host_and_port(uri):
         return (
             f"tracking.uri={shown} names no host, or a port that is no number.\nFix: tracking.uri={scheme}://host:5000."
         )
-    return _driver_problem(uri, driver) if dialect == "postgresql" else None
+    return _driver_problem(uri, "tracking.uri") if dialect == "postgresql" else None
+
+
+def database_problem(uri: str, setting: str) -> str | None:
+    """Why the value of `setting` is no database that SQLAlchemy could use, and the way out; None where it can."""
+    scheme, separator, _ = uri.partition("://")
+    dialect = scheme.partition("+")[0]
+    if not separator or dialect not in ("sqlite", *_DRIVERS):
+        return (
+            f"{setting}={without_password(uri)} is no database.\n"
+            f"Fix: {setting}=sqlite:///study.db, or {setting}=postgresql://user@host/database."
+        )
+    if dialect == "sqlite":
+        return _sqlite_problem(uri, setting, "study.db")
+    return _driver_problem(uri, setting)
+
+
+def with_driver(uri: str) -> str:
+    """`uri` as every version of SQLAlchemy understands it: `postgresql+psycopg://` for `postgresql://`."""
+    return uri.replace("postgresql://", "postgresql+psycopg://", 1) if uri.startswith("postgresql://") else uri
 
 
 def unreachable(uri: str, timeout_s: float = 1.0) -> str | None:
@@ -81,23 +106,23 @@ def without_password(uri: str) -> str:
     return f"{head}{separator}{user.partition(':')[0]}{at}{host}"
 
 
-def _sqlite_problem(uri: str) -> str | None:
+def _sqlite_problem(uri: str, setting: str, file: str) -> str | None:
     path = sqlite_path(uri)
     if path is None:
-        return f"tracking.uri={uri} names no database file.\nFix: {_EXAMPLES}."
+        return f"{setting}={uri} names no database file.\nFix: {setting}=sqlite:////data/{file}."
     if path.is_dir():
-        return f"tracking.uri={uri} is a directory, not a database file.\nFix: tracking.uri=sqlite:///{path}/mlflow.db."
+        return f"{setting}={uri} is a directory, not a database file.\nFix: {setting}=sqlite:///{path}/{file}."
     return None
 
 
-def _driver_problem(uri: str, driver: str) -> str | None:
-    package = _POSTGRES_DRIVERS.get(driver, driver)
-    if find_spec(package) is not None:
+def _driver_problem(uri: str, setting: str) -> str | None:
+    dialect, _, driver = uri.partition("://")[0].partition("+")
+    module = _DRIVERS[dialect].get(driver, driver)
+    if find_spec(module) is not None:
         return None
-    install = "'psycopg[binary]'" if package == "psycopg" else package
     return (
-        f"tracking.uri={without_password(uri)} needs the Python package {package}, which is not installed.\n"
-        f"Fix: pip install {install}."
+        f"{setting}={without_password(uri)} needs the Python package {module}, which is not installed.\n"
+        f"Fix: pip install {_PACKAGES.get(module, module)}."
     )
 
 

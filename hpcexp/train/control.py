@@ -14,7 +14,7 @@ from hpcexp.train.keeper import Keeper
 from hpcexp.train.lean import LeanCallback
 from hpcexp.train.resume import can_save, is_resumable
 
-NOTHING, CHECKPOINT, STOP, FAIL = 0, 1, 2, 3
+NOTHING, CHECKPOINT, PRUNE, STOP, FAIL = range(5)
 
 
 class Interrupted(Exception):  # noqa: N818 - the name says what happened
@@ -23,6 +23,15 @@ class Interrupted(Exception):  # noqa: N818 - the name says what happened
     def __init__(self, signum: int) -> None:
         self.signum = signum
         super().__init__(f"ended by {signal.Signals(signum).name}")
+
+
+class Pruned(Exception):  # noqa: N818 - as above
+    """Training was ended by a search that knows better trials, with a checkpoint."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        """From 1: the one whose validation decided it."""
+        super().__init__(f"pruned at epoch {epoch}")
 
 
 class Signals:
@@ -47,7 +56,7 @@ class Signals:
 class Control(LeanCallback):
     """Ends training after a step when a signal came, and saves when a checkpoint is due.
 
-    Training also ends where rank 0 cannot write a checkpoint and `checkpoint.on_error` says so.
+    Training also ends where rank 0 cannot write a checkpoint and `checkpoint.on_error` says so, and where it is pruned.
 
     Signals and checkpoints wait for a step from whose end training can go on exactly, or for the start of the next
     epoch. Where the data cannot go on from inside an epoch, a signal ends training at once, and the run goes on from
@@ -63,6 +72,20 @@ class Control(LeanCallback):
         self._group: Any = None
         self._pending: tuple[Any, torch.Tensor] | None = None
         self._decided = NOTHING
+        self._pruned_at = 0
+
+    def prune(self, epoch: int, *, is_wished: bool) -> None:
+        """End training on all ranks where one of them wishes it, once a checkpoint can be taken.
+
+        All must call it, after the validation of `epoch`. At the end of the last epoch there is nothing left to end.
+        """
+        if self._group is not None:
+            wishes = torch.tensor([int(is_wished)])
+            torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX, group=self._group)
+            is_wished = bool(wishes.item())
+        if is_wished:
+            self._decided, self._pruned_at = max(self._decided, PRUNE), epoch
+            self._keeper.is_wanted = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals back from Lightning's own handler."""
@@ -128,3 +151,6 @@ class Control(LeanCallback):
         if decided == STOP:
             self._keeper.settle(trainer)
             raise Interrupted(self._signals.received or signal.SIGTERM)
+        if decided == PRUNE:
+            self._keeper.settle(trainer)
+            raise Pruned(self._pruned_at)

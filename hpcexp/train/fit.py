@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -20,7 +21,7 @@ from hpcexp.record.lightning import JournalLogger
 from hpcexp.rundir import RunDir, sha256, write_json
 from hpcexp.seal import read_note
 from hpcexp.train.checkpoint import read_checkpoint, weights_digest
-from hpcexp.train.control import Control, Signals
+from hpcexp.train.control import Control, Pruned, Signals
 from hpcexp.train.datamodule import SourceData
 from hpcexp.train.experiment import Rank, make_callbacks, make_data, make_module, with_facts
 from hpcexp.train.group import join, leave, world_size
@@ -28,6 +29,7 @@ from hpcexp.train.keeper import Keeper, check_monitor
 from hpcexp.train.lean import LeanCallback
 from hpcexp.train.module import Supervised
 from hpcexp.train.progress import Progress
+from hpcexp.train.pruning import OBJECTIVE, Judged, Pruning
 from hpcexp.train.resume import Resume
 from hpcexp.train.seeds import seed_everything, seed_rank
 from hpcexp.train.strategies import load_whole_weights, whole_weights
@@ -58,15 +60,25 @@ class Clock(LeanCallback):
 
 
 def train(
-    plan: Plan, run: RunDir, rank: Rank, signals: Signals, *, started: float, progress_fd: int | None = None
+    plan: Plan,
+    run: RunDir,
+    rank: Rank,
+    signals: Signals,
+    *,
+    started: float,
+    progress_fd: int | None = None,
+    judged: Judged | None = None,
 ) -> dict[str, Any]:
-    """Train and test on this rank; the summary, which rank 0 also writes. ConfigError before the first step."""
+    """Train and test on this rank; the summary, which rank 0 also writes. ConfigError before the first step.
+
+    Pruned, with a summary of what there is and without a test, where it is `judged` not worth going on with.
+    """
     if problems := check_targets(plan.config):
         raise ConfigError(problems)
     note = read_note(run.last) or {}
     journal = Journal(run.journal, redone_from=note.get("step")) if rank.rank == 0 else None
     try:
-        return _train(plan, run, rank, signals, journal, Clock(started), progress_fd)
+        return _train(plan, run, rank, signals, journal, Clock(started), progress_fd, judged)
     finally:
         if journal is not None:
             journal.close()
@@ -80,6 +92,7 @@ def _train(
     journal: Journal | None,
     clock: Clock,
     progress_fd: int | None,
+    judged: Judged | None,
 ) -> dict[str, Any]:
     seed = plan.config["seed"]
     if rank.world_size > 1:
@@ -88,35 +101,60 @@ def _train(
     data = make_data(plan, rank)
     plan = with_facts(plan, data)
     module = make_module(plan, journal)
-    if isinstance(module, Supervised):
-        check_monitor(plan.config["trainer"]["monitor"], module.monitors())
+    _check_metrics(plan, module, judged)
     seed_rank(seed, rank.rank)
     if isinstance(module, Supervised):
         module.plain_batches = isinstance(data, SourceData)
     keeper = Keeper(plan, run, write=rank.rank == 0)
-    callbacks = [*make_callbacks(plan, keeper), Control(signals, keeper, rank=rank.rank), clock]
-    if progress_fd is not None:
-        steps, epochs = (plan.steps.total, plan.steps.epochs) if plan.steps else (None, None)
-        callbacks.append(Progress(progress_fd, epochs or plan.config["trainer"]["max_epochs"], steps, rank=rank.rank))
+    control = Control(signals, keeper, rank=rank.rank)
+    callbacks = [*make_callbacks(plan, keeper), control, clock, *_reporting(plan, rank, control, progress_fd, judged)]
     adopted = bool((plan.config.get("run") or {}).get("resume_from"))
     callbacks.append(Resume(keeper.best_step, plan.signature, seed, adopted=adopted))
     logger = JournalLogger(journal, plan.experiment, plan.name, run.path)
     trainer = make_trainer(plan, run, callbacks=callbacks, logger=logger)
     goes_on_from = run.last if run.last.is_file() else None
-    trainer.fit(module, datamodule=data, ckpt_path=goes_on_from, weights_only=True)
-    fitted = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=goes_on_from, weights_only=True)
+    except Pruned as e:
+        _end(rank, run, {**_summary(plan, run, trainer, keeper, clock), "test": {}, "pruned": e.epoch})
+        raise
     if keeper.best is not None:
         load_whole_weights(trainer, read_checkpoint(run.best)["state_dict"])
     tested = {} if plan.data and not plan.data.num_test else _test(trainer, module, data)
-    summary = {**fitted, **_summary(plan, run, trainer, keeper, clock), "test": tested}
+    digest = weights_digest(whole_weights(trainer))
+    summary = {**_summary(plan, run, trainer, keeper, clock), "weights_sha256": digest, "test": tested}
+    if rank.rank == 0 and isinstance(module, Supervised) and module.confusion is not None and plan.data is not None:
+        write_json(run.confusion, {"labels": list(plan.data.class_names), "matrix": module.confusion})
+    _end(rank, run, summary)
+    keeper.tidy()
+    return summary
+
+
+def _check_metrics(plan: Plan, module: pl.LightningModule, judged: Judged | None) -> None:
+    if not isinstance(module, Supervised):
+        return
+    check_monitor(plan.config["trainer"]["monitor"], module.monitors())
+    if judged is not None:
+        check_monitor(judged.metric, module.monitors(), what=OBJECTIVE)
+
+
+def _reporting(
+    plan: Plan, rank: Rank, control: Control, progress_fd: int | None, judged: Judged | None
+) -> Iterator[pl.Callback]:
+    """What tells the supervisor of training."""
+    if judged is not None:
+        yield Pruning(judged, control)
+    if progress_fd is not None:
+        steps, epochs = (plan.steps.total, plan.steps.epochs) if plan.steps else (None, None)
+        yield Progress(progress_fd, epochs or plan.config["trainer"]["max_epochs"], steps, rank=rank.rank)
+
+
+def _end(rank: Rank, run: RunDir, summary: dict[str, Any]) -> None:
+    """Leave the summary, which says that the run is complete, and the group."""
     if rank.rank == 0:
         write_json(run.summary, summary)
-        keeper.tidy()
-        if isinstance(module, Supervised) and module.confusion is not None and plan.data is not None:
-            write_json(run.confusion, {"labels": list(plan.data.class_names), "matrix": module.confusion})
     if rank.world_size > 1:
         leave()
-    return summary
 
 
 def _test(trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> dict[str, float]:
@@ -141,13 +179,14 @@ def _summary(plan: Plan, run: RunDir, trainer: pl.Trainer, keeper: Keeper, clock
             "bytes": run.best.stat().st_size,
         }
     return {
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
         "best": best,
         "diverged": module.diverged if isinstance(module, Supervised) else False,
         "durations": {"until_first_step_s": clock.until_first_step_s, "fit_s": clock.fit_s},
         "num_params": sum(p.numel() for p in module.parameters()),
         "signature": plan.signature,
         "world_size": world_size(),
-        "weights_sha256": weights_digest(whole_weights(trainer)),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

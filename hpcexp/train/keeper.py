@@ -89,7 +89,7 @@ class Keeper(LeanCallback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self._judged_at = trainer.global_step
-        self._judge(trainer, float(_monitored(trainer, self.monitor)))
+        self._judge(trainer, float(monitored(trainer, self.monitor)))
 
     def _judge(self, trainer: pl.Trainer, value: float) -> None:
         # Of equals the later: on a small validation set the first of many perfect epochs is a lucky one.
@@ -284,26 +284,27 @@ def _is_of_the_disk(error: Exception) -> bool:
     return isinstance(error, RunError | OSError)
 
 
-def check_monitor(monitor: str, known: list[str]) -> None:
-    """ConfigError where `trainer.monitor` is none of the metrics that a validation gives."""
+def check_monitor(monitor: str, known: list[str], *, what: str = "trainer.monitor") -> None:
+    """ConfigError where a metric that is to be monitored is none of those that a validation gives."""
     if monitor in known:
         return
     near = suggest(monitor, known)
     raise ConfigError(
-        f"trainer.monitor={monitor} is no metric of this task{f'; {near}' if near else ''}.\n"
-        f"A validation gives: {', '.join(known)}.\nFix: trainer.monitor={known[-1]}, or add the metric to task.metrics."
+        f"{what}={monitor} is no metric of this task{f'; {near}' if near else ''}.\n"
+        f"A validation gives: {', '.join(known)}.\nFix: {what}={known[-1]}, or add the metric to task.metrics."
     )
 
 
-def _monitored(trainer: pl.Trainer, monitor: str) -> Tensor:
+def monitored(trainer: pl.Trainer, monitor: str, *, what: str = "trainer.monitor") -> Tensor:
+    """The metric's newest value, not a number where it is no single one; ConfigError where it was not logged."""
     value = trainer.callback_metrics.get(monitor)
     if value is None:
         logged = sorted(trainer.callback_metrics)
         near = suggest(monitor, logged)
         raise ConfigError(
-            f"trainer.monitor={monitor} was not logged by the first validation{f'; {near}' if near else ''}.\n"
+            f"{what}={monitor} was not logged by the first validation{f'; {near}' if near else ''}.\n"
             f"{type(trainer.lightning_module).__name__} has logged: {', '.join(logged) or 'nothing'}.\n"
-            f"Fix: trainer.monitor={logged[-1] if logged else 'NAME'}, or self.log('{monitor}', …) in validation_step."
+            f"Fix: {what}={logged[-1] if logged else 'NAME'}, or self.log('{monitor}', …) in validation_step."
         )
     return value if isinstance(value, Tensor) else torch.tensor(float("nan"))
 

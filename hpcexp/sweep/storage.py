@@ -1,0 +1,138 @@
+"""Where an Optuna study is kept: a journal file, SQLite, or a database server."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.exc import SQLAlchemyError
+
+from hpcexp.errors import RunError
+from hpcexp.record.store import held_within, problem_of
+from hpcexp.record.uri import sqlite_path, with_driver, without_password
+
+_SQLITE = {"timeout": 30}
+"""Seconds to wait while another process writes."""
+_POSTGRES = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""libpq: a machine that is gone must not hold a call for the quarter of an hour of TCP's own patience."""
+_TRIES = 5
+_PAUSE_S = 0.1
+
+
+def storage_uri(configured: str | None, project: Path) -> str | None:
+    """`search.storage`, a relative SQLite path being one of the project's; None for a journal file."""
+    path = sqlite_path(configured) if configured else None
+    return configured if path is None else f"sqlite:///{project.absolute() / path}"
+
+
+def open_storage(uri: str | None, journal: Path) -> BaseStorage:
+    """The storage at `uri`, or in the file `journal`, made where there is none. RunError where it cannot be used."""
+    if uri is None:
+        return _explained(lambda: _journal_storage(journal), f"The study's journal {journal}", _JOURNAL_FIX)
+    path = sqlite_path(uri)
+    what = f"The study's storage {without_password(uri)}"
+    if path is not None:
+        return _explained(lambda: _sqlite_storage(uri, path), what, _SQLITE_FIX)
+    return _explained(lambda: _server_storage(uri), what, _SERVER_FIX)
+
+
+def close_storage(storage: BaseStorage) -> None:
+    """Close its connections."""
+    if isinstance(storage, RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+class LineJournal(JournalFileBackend):
+    """Optuna's journal, in which a line that a full disk has left torn does not spoil the lines after it.
+
+    The lock is a file made with O_EXCL, which is atomic on NFS from version 3 on. Where its holder died, it is broken
+    after 30 seconds by its own age; Optuna's other lock, a symbolic link, is judged by the age of the journal, so that
+    two processes that wait for it can break each other's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._own_lock = path, JournalFileOpenLock(str(path))
+        super().__init__(str(path), self._own_lock)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write lines, after what is whole."""
+        self._own_lock.acquire()
+        try:
+            _drop_torn_line(self._path)
+        finally:
+            self._own_lock.release()
+        super().append_logs(logs)
+
+
+def _drop_torn_line(path: Path) -> None:
+    with path.open("rb+") as file:
+        file.seek(max(0, path.stat().st_size - 1))
+        if file.read(1) in (b"", b"\n"):
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _journal_storage(path: Path) -> BaseStorage:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(LineJournal(path.absolute()))
+
+
+def _sqlite_storage(uri: str, path: Path) -> BaseStorage:
+    """Made by one process at a time. In WAL mode, which stays in the file, one can read while another writes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with held_within(math.inf, path.with_name(f".{path.name}.lock"), f"{path} is being made by"):
+        with closing(sqlite3.connect(path, timeout=30)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        return RDBStorage(_as_template(uri), engine_kwargs={"connect_args": _SQLITE})
+
+
+def _server_storage(uri: str) -> BaseStorage:
+    """Tried several times: processes that make the tables at the same time hinder each other."""
+    arguments = {"connect_args": _POSTGRES} if uri.startswith("postgresql") else {}
+    for number in range(_TRIES):
+        try:
+            return RDBStorage(_as_template(with_driver(uri)), engine_kwargs={"pool_pre_ping": True, **arguments})
+        except SQLAlchemyError:
+            if number == _TRIES - 1:
+                raise
+            time.sleep(_PAUSE_S * 2**number)
+    raise AssertionError
+
+
+def _as_template(uri: str) -> str:
+    """Optuna puts its schema's version where braces are, of which a password may have some."""
+    return uri.replace("{", "{{").replace("}", "}}")
+
+
+_JOURNAL_FIX = "let hpcexp write there, or search.storage=sqlite:///study.db elsewhere."
+_SQLITE_FIX = "let hpcexp write there, or leave search.storage out: the study is then a file in the sweep's directory."
+_SERVER_FIX = (
+    "start the database, and see that its name, user and password are right; "
+    "or leave search.storage out: the study is then a file in the sweep's directory."
+)
+
+
+def _explained(opened: Callable[[], BaseStorage], what: str, fix: str) -> BaseStorage:
+    try:
+        return opened()
+    except ValueError as e:
+        raise RunError(f"{what} is damaged: {e}.\nFix: take it away; the sweep's runs stay.") from e
+    except RuntimeError as e:  # Optuna's word on a schema of another version
+        raise RunError(f"{what}: {e}") from e
+    except (SQLAlchemyError, sqlite3.Error, OSError) as e:
+        raise RunError(f"{what} cannot be used: {problem_of(e, '').removeprefix(': ')}.\nFix: {fix}") from e

@@ -1,0 +1,174 @@
+"""A search ends a run that is not worth going on with: on all ranks, at the same step, with a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import Said, python
+from record_support import make_run, query, set_state
+
+from hpcexp.compose.composer import Composed
+from hpcexp.errors import ConfigError
+from hpcexp.launch.job import launch
+from hpcexp.launch.judge import Judge
+from hpcexp.prepare import prepare
+from hpcexp.record.journal import read_points
+from hpcexp.record.shipper import sync
+from hpcexp.rundir import RunDir, read_json, write_json
+from hpcexp.seal import read_note
+from hpcexp.train.pruning import Question, judged
+
+SMALL = ("trainer.max_epochs=4", "trainer.limit_train_batches=3", "tracking=off", "launch.progress=none")
+TWO = ("strategy=ddp", "hardware=cpu", "hardware.devices=2")
+
+LAUNCHES = """
+import json, shutil
+from pathlib import Path
+from hpcexp.compose.composer import Composer
+from hpcexp.launch.job import launch
+from hpcexp.launch.judge import Judge
+from hpcexp.prepare import prepare
+
+def launched(root, judge):
+    plan = prepare(Composer(Path.cwd()).compose([*{overrides!r}, f"run.root={{root}}"]), Path.cwd(), [])
+    return launch(plan, fresh=False, many=True, judge=judge)
+
+heard = []
+def is_to_end(epoch, value):
+    heard.append((epoch, value))
+    return epoch >= 2
+
+outcomes = [launched("judged", Judge({metric!r}, is_to_end))]
+if outcomes[0].state == "pruned":
+    shutil.copytree("judged", "judged-then")
+    outcomes += [launched("judged", None), launched("whole", None)]
+print(json.dumps([heard, [vars(outcome) for outcome in outcomes]]))
+"""
+
+
+def launches(
+    project: Path, *overrides: str, metric: str = "val/loss"
+) -> tuple[list[list[float]], list[dict[str, Any]]]:
+    """What a judge heard who ends a run after two epochs, and the outcomes: judged, gone on with, never judged."""
+    said = python(LAUNCHES.format(overrides=[*SMALL, *overrides], metric=metric), project)
+    assert 0 == said.status, said
+    heard, outcomes = json.loads(said.out.splitlines()[-1])
+    return heard, outcomes
+
+
+def values(run: RunDir, metric: str) -> list[tuple[int, float]]:
+    """Step and value of a metric in the journal."""
+    points, _ = read_points(run.journal)
+    return [(point.step, point.metrics[metric]) for point in points if metric in point.metrics]
+
+
+def run_in(root: Path) -> RunDir:
+    [plan] = root.glob("*/*/plan.yaml")
+    return RunDir(plan.parent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [(), TWO], ids=["1 rank", "2 ranks"])
+def test_a_pruned_run_ends_at_one_step_and_can_be_gone_on_with(
+    project: Path, hpcexp: Callable[..., Said], ranks: tuple[str, ...]
+) -> None:
+    """Its end is then that of a run that was never judged, to the bit."""
+    heard, outcomes = launches(project, *ranks)
+    assert {"state": "pruned", "cause": "pruned at epoch 2", "exit": 0} == outcomes[0]
+    then = run_in(project / "judged-then")
+    losses = values(then, "val/loss")
+    assert [3, 6] == [step for step, _ in losses]
+    assert [[epoch, value] for epoch, (_, value) in enumerate(losses, 1)] == heard
+    status, summary = then.read_status(), read_json(then.summary)
+    assert ("pruned", "pruned at epoch 2") == (status["state"], status["cause"])
+    assert (2, 6, {}) == (summary["epochs"], summary["steps"], summary["test"])
+    assert max(value for _, value in values(then, "val/acc")) == summary["best"]["value"]
+    assert 6 == (read_note(then.last) or {})["step"]
+    assert "pruned at epoch 2" in hpcexp("runs", "--root", "judged-then", "--state", "pruned").out
+    assert "pruned at epoch 2" in hpcexp("show", "last", "--root", "judged-then").out
+
+    assert ["finished", "finished"] == [outcome["state"] for outcome in outcomes[1:]]
+    gone_on, whole = run_in(project / "judged"), run_in(project / "whole")
+    assert values(whole, "val/loss") == values(gone_on, "val/loss")
+    assert read_json(whole.summary)["weights_sha256"] == read_json(gone_on.summary)["weights_sha256"]
+
+
+@pytest.mark.slow
+def test_a_run_is_not_pruned_at_its_end(project: Path) -> None:
+    """It is trained to the end by then, and is tested."""
+    heard, [outcome] = launches(project, "trainer.max_epochs=2")
+    assert (2, "finished") == (len(heard), outcome["state"])
+    assert "test/acc" in read_json(run_in(project / "judged").summary)["test"]
+
+
+@pytest.mark.slow
+def test_a_metric_that_no_validation_gives_is_refused_before_training(project: Path) -> None:
+    """With those that there are."""
+    heard, [outcome] = launches(project, metric="val/accuracy")
+    assert ([], "failed", 2) == (heard, outcome["state"], outcome["exit"])
+    assert "objective=val/accuracy is no metric of this task; did you mean 'val/acc'?" in outcome["cause"]
+
+
+def test_trials_on_several_machines_are_not_judged(project: Path, compose: Callable[..., Composed]) -> None:
+    """Nobody could be asked there."""
+    plan = prepare(compose("launch=nodes", "launch.nodes=2", "launch.rdzv=ada:29400"), project, [])
+    with pytest.raises(ConfigError, match=r"Fix: search\.pruner=none"):
+        launch(plan, fresh=False, judge=Judge("val/acc", lambda epoch, value: False))
+
+
+@pytest.fixture
+def pipes() -> Iterator[tuple[int, int, Question]]:
+    """Where a question is heard, where it is answered, and who asks it."""
+    (heard, asked), (hears, answer) = os.pipe(), os.pipe()
+    yield heard, answer, Question(asked, hears)
+    for fd in (heard, asked, hears):
+        os.close(fd)
+
+
+def test_a_question_takes_its_own_answer(pipes: tuple[int, int, Question], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one that came too late for the question before; without any, or without a supervisor, training goes on."""
+    heard, answer, question = pipes
+    monkeypatch.setattr("hpcexp.train.pruning.ANSWER_S", 0.0)
+    assert not question(1, 0.5)
+    monkeypatch.setattr("hpcexp.train.pruning.ANSWER_S", 60.0)
+    os.write(answer, b'{"step": 1, "prune": true}\n{"step": 2, "pru')
+    os.write(answer, b'ne": false}\n')
+    assert not question(2, 0.5)
+    os.write(answer, b'{"step": 3, "prune": true}\n')
+    assert question(3, float("nan"))
+    told = [json.loads(line)["report"]["step"] for line in os.read(heard, 4096).splitlines()]
+    assert [1, 2, 3] == told
+    os.close(answer)
+    assert not question(4, 0.5)
+
+
+def test_only_rank_0_of_a_judged_job_asks() -> None:
+    """The others know that they are judged."""
+    assert judged({"HPCEXP_PROGRESS_FD": "3"}) is None
+    other = judged({"HPCEXP_JUDGED": "val/acc", "HPCEXP_PROGRESS_FD": "3"})
+    assert other is not None
+    assert ("val/acc", None) == (other.metric, other.ask)
+    first = judged({"HPCEXP_JUDGED": "val/acc", "HPCEXP_PROGRESS_FD": "3", "HPCEXP_ANSWER_FD": "4"})
+    assert first is not None
+    assert first.ask is not None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
+def test_mlflow_is_told_of_a_pruned_run(tmp_path: Path) -> None:
+    """KILLED, with a tag, which a run that is gone on with loses."""
+    run = make_run(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", steps=3)
+    told = []
+    for state in ("pruned", "finished"):
+        write_json(run.summary, {"test": {}, "best": {}})
+        set_state(run, state)
+        assert sync(run.path) is None
+        [(status,)] = query(tmp_path / "mlflow.db", "SELECT status FROM runs")
+        [(tag,)] = query(tmp_path / "mlflow.db", "SELECT value FROM tags WHERE key = 'hpcexp.pruned'")
+        told.append((status, tag))
+    assert [("KILLED", "true"), ("FINISHED", "false")] == told
