@@ -15,6 +15,7 @@ from hpcexp.checks.machine import Machine
 from hpcexp.errors import HpcexpError, InUseError
 from hpcexp.launch.display import Display
 from hpcexp.launch.job import started, starter
+from hpcexp.launch.judge import Judge
 from hpcexp.launch.leases import NoRoomError
 from hpcexp.launch.packing import Need, Running, need_of, next_to_start, room_of
 from hpcexp.launch.terms import Terms
@@ -52,6 +53,9 @@ class Source(Protocol):
 
     def is_over(self) -> bool:
         """Whether there will be no more."""
+
+    def judge(self, job: Job) -> Judge | None:
+        """Who says whether a job is to end early."""
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         """What became of a job, whoever ran it."""
@@ -218,7 +222,7 @@ class Driver:
         if not has_overtaken:
             for other in self._running:  # they have overtaken nobody that still waits
                 other.has_overtaken = False
-        turns = started(job.plan, self._terms(job), fresh=self.policy.fresh)
+        turns = started(job.plan, self._terms(job, source.judge(job)), fresh=self.policy.fresh)
         one = _Running(job, turns, None, need_of(job.plan), time.monotonic(), has_overtaken)
         try:
             one.fd = next(turns)
@@ -236,9 +240,10 @@ class Driver:
             self._running.append(one)
             self.screen.began(job)
 
-    def _terms(self, job: Job) -> Terms:
+    def _terms(self, job: Job, judge: Judge | None) -> Terms:
         return replace(
             self.terms,
+            judge=judge,
             start=starter(job.plan, many=True),
             display=lambda _plan: self.screen.display(job),
             say=lambda _plan, text: self.screen.say(job, text),
@@ -342,8 +347,6 @@ class Fixed:
 
     jobs: Sequence[Job]
     is_known = True
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-    """Job number → what became of it."""
     _given: int = 0
 
     def next(self) -> Job | None:
@@ -356,5 +359,8 @@ class Fixed:
     def is_over(self) -> bool:
         return self._given >= len(self.jobs)
 
+    def judge(self, job: Job) -> None:
+        """Every job runs to its end."""
+
     def ended(self, job: Job, outcome: Outcome) -> None:
-        self.outcomes[job.entry.job] = outcome
+        """Nobody asks."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from hpcexp.errors import ConfigError
+from hpcexp.launch.judge import Judge
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.sweep.driver import Job
@@ -64,12 +66,11 @@ class Searching:
         state = next(s for s in ("finished", "pruned", "failed") if s in states)
         self.study.tell(trial, state, self._means(ended) if state == "finished" else ())
 
-    def judge(self, job: Job) -> Callable[[int, float], bool] | None:
-        """Whether the job is to end, by what it reports; None where trials are of several jobs."""
-        if self.seeds:
+    def judge(self, job: Job) -> Judge | None:
+        """The study, where it prunes."""
+        if self.session.spec.search is None or self.session.spec.search.pruner == "none":
             return None
-        trial = self._trials[job.entry.job]
-        return lambda step, value: self.study.report(trial, step, value)
+        return Judge(self.session.objectives[0].metric, partial(self.study.report, self._trials[job.entry.job]))
 
     def _next_trial(self) -> Trial | None:
         while self._left:
@@ -83,7 +84,7 @@ class Searching:
         return None if self._is_exhausted else self.study.ask()
 
     def _jobs(self, trial: Trial) -> list[Job]:
-        seeds = [(f"seed={seed}",) for seed in self.seeds] or [()]
+        seeds: list[list[str]] = [[f"seed={seed}"] for seed in self.seeds] or [[]]
         entered = self.session.entered([self._asked((*trial.overrides, *seed), trial.number) for seed in seeds])
         self._ended[trial.number] = {}
         for job in entered:
