@@ -37,6 +37,15 @@ def tags(plan: Plan) -> dict[str, str]:
     return {**facts, "mlflow.source.type": "LOCAL", **known, "mlflow.runName": plan.name, **own}
 
 
+def sweep_tags(name: str, axes: Mapping[str, str], parent: str | None) -> dict[str, str]:
+    """What a run of a sweep is grouped and found by: the sweep, its value on each axis, the MLflow run above it.
+
+    MLflow's interface nests a run below the one that `mlflow.parentRunId` names.
+    """
+    above = {} if parent is None else {"mlflow.parentRunId": parent}
+    return {"hpcexp.sweep": name, **{f"axis.{key}": value for key, value in axes.items()}, **above}
+
+
 def note(plan: Plan, results: Mapping[str, float]) -> str:
     """The run's description (Markdown): what it is about, what it gave, where it lies, how to repeat it."""
     facts = plan.lineage
