@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,14 +12,17 @@ from hpcexp.checks.values import typed
 from hpcexp.plan import Plan
 from hpcexp.record import describe
 from hpcexp.record.journal import Point, read_points
+from hpcexp.record.note import Note, have_run
 from hpcexp.record.store import Model, Store, Stores
 from hpcexp.record.ui import artifact_root
-from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, sha256, write_json
+from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, sha256
 
 STATUS = {"finished": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 """Final state → MLflow's status."""
 MAX_POINTS = 1000
 """Steps whose metrics are sent in one go."""
+_BATCH_BYTES = 256 << 10
+"""About as many bytes of a journal."""
 _MODEL_LIMIT_BYTES = 100_000_000
 """Up to this size `tracking.model=auto` uploads the best weights."""
 
@@ -46,8 +48,7 @@ class Delivery:
         self._plan = plan
         self._stores = stores
         self.uri = run.secret_uri.read_text().strip() if run.secret_uri.exists() else plan.tracking_uri or ""
-        self._saved: dict[str, Any] = read_json(run.mlflow)
-        self._note = dict(self._saved)
+        self._note = Note(run.mlflow)
         self._store: Store | None = None
         self._is_new = False
         """Whether this delivery has made the MLflow run: then it has nothing yet."""
@@ -59,25 +60,27 @@ class Delivery:
     @property
     def is_complete(self) -> bool:
         """Whether MLflow has everything that the directory holds now, in its place below its sweep."""
-        is_noted = self._note == self._saved and bool(self._note.get("pictured"))
+        is_noted = self._note.is_saved and bool(self._note.get("pictured"))
         return is_noted and self._is_delivered and self._parent() in (None, self._note.get("parent"))
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the journal has far more than MLflow."""
+        return self._size - int(self._note.get("offset", 0)) > _BATCH_BYTES
 
     def start(self) -> Store:
         """Have the MLflow run, with its tags, new or going on."""
         if self._store is not None:
             return self._store
-        is_first = "token" not in self._note
-        token = self._note.get("token") or uuid.uuid4().hex
-        self._remember(tracking_uri=self._plan.tracking_uri, delivered=False, pictured=False, token=token)
-        store = self._connected()
-        known = self._note.get("run_id")
-        if known is None or not store.has_run(known):
-            self._make(store, is_first=is_first, is_lost=known is not None)
-        else:
-            self._is_new = False
-        run_id, parent = self._note["run_id"], self._parent()
+        self._note.update(tracking_uri=self._plan.tracking_uri, delivered=False, pictured=False)
+        store, parent = self._connected(), self._parent()
+        tags = self._tags(parent)
+        started = self._run.read_status().get("started") or time.time()
+        experiment = str(self._plan.config["tracking"]["experiment"])
+        self._is_new = have_run(self._note, store, experiment, round(started * 1000), tags)
+        run_id = self._note["run_id"]
         if not self._is_new:
-            store.log(run_id, tags=self._tags(parent))
+            store.log(run_id, tags=tags)
             if self._state not in FINAL_STATES:
                 store.set_running(run_id)
         self._note["parent"] = parent
@@ -90,7 +93,7 @@ class Delivery:
         """Send the next metrics of the journal; whether there were any."""
         if not self._send({}):
             return False
-        self._remember()
+        self._note.save()
         return True
 
     def finish(self) -> None:
@@ -113,41 +116,31 @@ class Delivery:
         store = self._connected()
         for picture in sorted(self._run.plots.glob("*.png")):
             store.log_artifact(self._note["run_id"], picture, self._run.plots.name)
-        self._remember(pictured=True, problem=None)
+        self._note.save(pictured=True, problem=None)
 
     def failed(self, problem: str) -> None:
         """Keep why MLflow did not take something, and connect anew at the next try."""
         self._store = None
         self._stores.forget(self.uri)
-        self._remember(problem=problem)
+        self._note.save(problem=problem)
 
     @property
     def _state(self) -> str:
         return str(self._run.read_status().get("state", ""))
 
     @property
+    def _size(self) -> int:
+        """Of the journal, in bytes."""
+        return self._run.journal.stat().st_size if self._run.journal.exists() else 0
+
+    @property
     def _is_delivered(self) -> bool:
         """Whether MLflow has everything but the pictures."""
-        size = self._run.journal.stat().st_size if self._run.journal.exists() else 0
         noted = [bool(self._note.get("delivered")), self._note.get("offset"), self._note.get("state")]
-        return noted == [True, size, self._state]
+        return noted == [True, self._size, self._state]
 
     def _connected(self) -> Store:
         return self._stores.at(self.uri, artifact_root(Path(self._plan.run_dir).parent.parent))
-
-    def _make(self, store: Store, *, is_first: bool, is_lost: bool) -> None:
-        """A run that is gone from MLflow is made anew and gets the whole journal."""
-        if is_lost:
-            self._remember(token=uuid.uuid4().hex, run_id=None)
-        token, parent = self._note["token"], self._parent()
-        experiment_id = store.experiment(str(self._plan.config["tracking"]["experiment"]))
-        run_id = None if is_first or is_lost else store.find_run(experiment_id, "hpcexp.token", token)
-        self._is_new = run_id is None
-        if run_id is None:
-            started = self._run.read_status().get("started") or time.time()
-            tags = {"hpcexp.token": token, **self._tags(parent)}
-            run_id = store.create_run(experiment_id, tags["mlflow.runName"], round(started * 1000), tags)
-        self._remember(experiment_id=experiment_id, run_id=run_id, offset=0)
 
     def _tags(self, parent: str | None) -> dict[str, str]:
         tags = {**describe.tags(self._plan), "mlflow.note.content": describe.note(self._plan, {})}
@@ -174,7 +167,7 @@ class Delivery:
                 return False
             store.log(run_id, tags=self._sweep_tags(parent))
             self._note["parent"] = parent
-        self._remember()
+        self._note.save()
         return True
 
     def _log_dataset(self, store: Store, run_id: str) -> None:
@@ -185,8 +178,10 @@ class Delivery:
     def _send(self, tags: Mapping[str, str]) -> bool:
         """Send the next metrics, with the parameters if they have not been and with `tags`; whether there were any."""
         store = self.start()
-        before = self._note["offset"]
+        before = self._note.get("offset", 0)
         points, offset = read_points(self._run.journal, before, MAX_POINTS)
+        if offset == before and not tags and not self._params:
+            return False
         store.log(self._note["run_id"], points, self._params, tags)
         self._params = {}
         self._note["offset"] = offset
@@ -201,7 +196,7 @@ class Delivery:
             self._log_model(store, summary)
         ended = self._run.read_status().get("ended") or time.time()
         store.set_ended(run_id, STATUS[state], round(ended * 1000))
-        self._remember(delivered=True, problem=None, state=state)
+        self._note.save(delivered=True, problem=None, state=state)
 
     @property
     def _has_model(self) -> bool:
@@ -231,13 +226,6 @@ class Delivery:
         if "world_size" in summary:  # as measured, in the place of the planned one
             tags["hpcexp.world_size"] = str(summary["world_size"])
         return tags | (self._model_tags(summary) if self._has_model else {})
-
-    def _remember(self, **news: Any) -> None:
-        """Change `mlflow.json`, if that changes anything."""
-        self._note.update(news)
-        if self._note != self._saved:
-            write_json(self._run.mlflow, self._note)
-            self._saved = dict(self._note)
 
 
 def _artifacts(run: RunDir) -> Iterator[tuple[Path, str | None]]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from hpcexp.errors import RunError
+from hpcexp.errors import InUseError
 from hpcexp.plan import load_plan
 from hpcexp.record.alive import supervisor_alive
 from hpcexp.record.delivery import Delivery, Membership
@@ -22,7 +22,6 @@ SHARE = 5.0
 """Sending what running jobs log may take this part of the time: a fifth."""
 _NICENESS = 10
 """Below training, yet not starved by it: MLflow's import alone takes 2 to 3 s of CPU."""
-_MAX_BACKOFF_S = 30.0
 
 
 class Shipment:
@@ -45,11 +44,21 @@ class Shipment:
         return self.run.read_status().get("state") in FINAL_STATES
 
     @property
+    def is_undrawn(self) -> bool:
+        """Whether the run has ended and this process has not tried to draw its pictures."""
+        return not self._is_drawn and self.is_over
+
+    @property
     def is_complete(self) -> bool:
         """Whether nothing is left to do for what the directory holds now."""
         if self._delivery is None:
             return self.is_over and are_drawn(self.run)
         return self._delivery.is_complete
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is more than one batch of metrics to be sent."""
+        return self._delivery is not None and self._delivery.is_behind
 
     def has_ended(self, *, is_orphan: bool) -> bool:
         """Whether the run is over; one that nobody is left to end is over as `killed`."""
@@ -80,7 +89,7 @@ class Shipment:
 
     def draw(self) -> None:
         """Have the pictures of a run that has ended; it is not undelivered for want of them."""
-        if self._is_drawn or not self.is_over:
+        if not self.is_undrawn:
             return
         self._is_drawn = True
         try:
@@ -119,12 +128,12 @@ def end_if_abandoned(record: RecordDir, what: str, *, is_orphan: bool) -> None:
             if status.get("state") not in FINAL_STATES and supervisor_alive(status) is not True:
                 cause = f"the process that supervised the {what} died"
                 write_json(record.status, {**status, "state": "killed", "ended": time.time(), "cause": cause})
-    except RunError:
+    except InUseError:
         return
 
 
 def alone(record: RecordDir, timeout_s: float) -> AbstractContextManager[None]:
-    """Held by the one process that delivers a directory; RunError names it, if it still does after `timeout_s`."""
+    """Held by the one process that delivers a directory; InUseError names it, if it still does after `timeout_s`."""
     return held_within(timeout_s, record.path / ".shipper.lock", f"{record.path} is being delivered by")
 
 
@@ -138,11 +147,6 @@ def settle(record: RecordDir) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-
-
-def backoff(failures: int) -> float:
-    """Seconds until the next try after so many in vain."""
-    return min(POLL_S * 2.0 ** min(failures, 30), _MAX_BACKOFF_S)
 
 
 def say(text: str) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import select
@@ -14,12 +15,15 @@ import sys
 import time
 from pathlib import Path
 
-from hpcexp.errors import HpcexpError
+from hpcexp.errors import HpcexpError, RunError
 from hpcexp.plan import load_plan
+from hpcexp.record.alive import is_driven
 from hpcexp.record.delivery import Membership
-from hpcexp.record.shipment import POLL_S, SHARE, Shipment, alone, backoff, say, settle
+from hpcexp.record.parent import Parent, members
+from hpcexp.record.servers import backoff
+from hpcexp.record.shipment import POLL_S, SHARE, Shipment, alone, end_if_abandoned, say, settle
 from hpcexp.record.store import Stores
-from hpcexp.rundir import RunDir
+from hpcexp.rundir import RunDir, SweepDir
 
 _SYNC_LOCK_S = 5.0
 
@@ -37,6 +41,28 @@ def sync(path: Path, stores: Stores | None = None, sweep: Membership | None = No
             return None
         shipment.has_ended(is_orphan=False)
         return shipment.attempt(shipment.complete)
+
+
+def sync_sweep(path: Path, stores: Stores) -> str | None:
+    """Deliver what MLflow lacks of the sweep in `path`, but not its runs; what hinders it, or None.
+
+    InUseError where a shipper is at work on it.
+    """
+    sweep = SweepDir(path)
+    with alone(sweep, _SYNC_LOCK_S):
+        if not is_driven(sweep):
+            end_if_abandoned(sweep, "sweep", is_orphan=False)
+        parent = Parent(sweep, stores)
+        if parent.uri is None:
+            _go_with_any_run(parent, sweep, stores)
+        if parent.uri is None or parent.is_complete:
+            return None
+        try:
+            parent.start()
+            parent.finish()
+        except Exception as e:  # noqa: BLE001 - as above
+            return parent.failed(e)
+    return None
 
 
 def follow(path: Path) -> str | None:
@@ -75,6 +101,16 @@ def main(argv: list[str] | None = None) -> int:
         say(f"not delivered: {problem}")
         return 1
     return 0
+
+
+def _go_with_any_run(parent: Parent, sweep: SweepDir, stores: Stores) -> None:
+    """Have a sweep go where its runs go, of which no shipper could tell."""
+    for run, place in members(sweep):
+        with contextlib.suppress(RunError):
+            shipment = Shipment(run, stores, place)
+            if shipment.uri is not None:
+                parent.go_with(shipment.plan, shipment.uri)
+                return
 
 
 def _accompany(shipment: Shipment) -> None:

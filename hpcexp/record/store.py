@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcexp.errors import RunError
+from hpcexp.errors import InUseError, RunError
 from hpcexp.record.journal import Point
 from hpcexp.record.sqlite import MetricTables, Value, metric_tables
 from hpcexp.record.uri import sqlite_path, without_password
@@ -267,7 +267,7 @@ def held_within(timeout_s: float, lock: Path, what: str) -> Iterator[None]:
             try:
                 stack.enter_context(held(lock, what))
                 break
-            except RunError:
+            except InUseError:
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(0.05)
