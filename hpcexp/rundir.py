@@ -21,30 +21,14 @@ FINAL_STATES = ("finished", "pruned", "failed", "killed")
 
 
 @dataclass(frozen=True)
-class RunDir:
-    """Paths of one run. Making one touches nothing on disk."""
+class RecordDir:
+    """Paths that a run's directory and a sweep's have in common. Making one touches nothing on disk."""
 
     path: Path
 
     @property
-    def plan(self) -> Path:
-        return self.path / "plan.yaml"
-
-    @property
     def status(self) -> Path:
         return self.path / "status.json"
-
-    @property
-    def journal(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def summary(self) -> Path:
-        return self.path / "summary.json"
-
-    @property
-    def confusion(self) -> Path:
-        return self.path / "confusion.json"
 
     @property
     def mlflow(self) -> Path:
@@ -59,6 +43,36 @@ class RunDir:
         return self.path / "plots"
 
     @property
+    def secret_uri(self) -> Path:
+        """The tracking URI where it has a password, for its owner alone."""
+        return self.path / ".tracking"
+
+    def read_status(self) -> dict[str, Any]:
+        """What `status.json` says; empty where it has not started."""
+        return read_json(self.status)
+
+
+@dataclass(frozen=True)
+class RunDir(RecordDir):
+    """Paths of one run."""
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.yaml"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def confusion(self) -> Path:
+        return self.path / "confusion.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -69,11 +83,6 @@ class RunDir:
     @property
     def last(self) -> Path:
         return self.checkpoints / "last.ckpt"
-
-    @property
-    def secret_uri(self) -> Path:
-        """The tracking URI where it has a password, for its owner alone."""
-        return self.path / ".tracking"
 
     @property
     def previous(self) -> Path:
@@ -87,9 +96,38 @@ class RunDir:
     def rank_log(self, rank: int) -> Path:
         return self.logs / f"rank-{rank}.log"
 
-    def read_status(self) -> dict[str, Any]:
-        """What `status.json` says; empty where the run has not started."""
-        return read_json(self.status)
+
+@dataclass(frozen=True)
+class SweepDir(RecordDir):
+    """Paths of one sweep."""
+
+    @property
+    def asked(self) -> Path:
+        """What is asked: question, axes, objectives."""
+        return self.path / "sweep.json"
+
+    @property
+    def jobs(self) -> Path:
+        """The ledger of its jobs."""
+        return self.path / "jobs.jsonl"
+
+    @property
+    def table_csv(self) -> Path:
+        return self.path / "table.csv"
+
+    @property
+    def table_md(self) -> Path:
+        return self.path / "table.md"
+
+    @property
+    def best(self) -> Path:
+        """The job that did best: its run, parameters and metrics."""
+        return self.path / "best.json"
+
+    @property
+    def cancel(self) -> Path:
+        """A file whose presence asks every driver of the sweep to stop."""
+        return self.path / "cancel"
 
 
 def write_atomic(path: Path, content: str | bytes, mode: int = 0o666) -> None:
@@ -148,6 +186,12 @@ def find_runs(root: Path) -> Iterator[RunDir]:
     """Every run below `root` (`root/EXPERIMENT/NAME`), in the order of their paths."""
     for plan in sorted(root.glob("*/*/plan.yaml")):
         yield RunDir(plan.parent)
+
+
+def find_sweeps(root: Path) -> Iterator[SweepDir]:
+    """Every sweep below `root` (`root/sweeps/NAME`), in the order of their paths."""
+    for asked in sorted(root.glob("sweeps/*/sweep.json")):
+        yield SweepDir(asked.parent)
 
 
 @contextmanager

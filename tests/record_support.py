@@ -15,7 +15,7 @@ from typing import Any
 
 from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, save_plan
 from hpcexp.record.journal import Journal, read_points
-from hpcexp.rundir import RunDir, write_json
+from hpcexp.rundir import RecordDir, RunDir, SweepDir, write_json
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -89,8 +89,8 @@ def finish(run: RunDir) -> None:
     set_state(run, "finished")
 
 
-def set_state(run: RunDir, state: str, pid: int | None = None) -> None:
-    """Write `status.json` as launch does: of a run of this process, or of an old run of process `pid`."""
+def set_state(run: RecordDir, state: str, pid: int | None = None) -> None:
+    """Write `status.json` as launch does: of a run or sweep of this process, or of an old one of process `pid`."""
     started = time.time() if pid is None else 1_700_000_000.0
     status = {"state": state, "started": started, "pid": pid or os.getpid(), "host": socket.gethostname()}
     if state != "running":
@@ -158,3 +158,34 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def make_sweep(root: Path, name: str = "lr") -> SweepDir:
+    """A sweep's directory as its driver leaves it at the beginning, in state `running` under this process."""
+    sweep = SweepDir(root / "sweeps" / name)
+    axes = {"optimizer.lr": {"values": ["0.1", "0.01"]}, "model.width": {"low": 16, "high": 64, "is_log": True}}
+    asked = {
+        "name": name,
+        "question": "Which rate learns fastest?",
+        "axes": axes,
+        "objectives": [{"metric": "val/acc", "mode": "max"}],
+        "command": f"hpcexp sweep {name}",
+    }
+    write_json(sweep.asked, asked)
+    set_state(sweep, "running")
+    return sweep
+
+
+def end_sweep(sweep: SweepDir, best: RunDir, state: str = "finished") -> None:
+    """What a sweep's driver leaves behind: the answer, then the state."""
+    sweep.table_csv.write_text(f"job,optimizer.lr,state,run\n1,0.1,finished,{best.path}\n2,0.01,failed,\n")
+    sweep.table_md.write_text("| # | optimizer.lr | val/acc |\n|---|---|---|\n| 1 | 0.1 | 0.97 |\n")
+    write_json(sweep.best, {"run": str(best.path), "params": {"optimizer.lr": "0.1"}, "metrics": {"val/acc": 0.97}})
+    sweep.plots.mkdir(exist_ok=True)
+    (sweep.plots / "axes.png").write_bytes(b"\x89PNG")
+    set_state(sweep, state)
+
+
+def told_of(run: RunDir, **axes: str) -> dict[str, Any]:
+    """What a driver tells the fleet of a run."""
+    return {"run": str(run.path), "axes": {key.replace("__", "."): value for key, value in axes.items()}}

@@ -15,8 +15,8 @@ import pytest
 from helpers import Said, command, ended, start, wait_until, write_conf, write_module
 from record_support import query
 
-from hpcexp.rundir import find_runs, read_json
-from hpcexp.sweep.place import Place, find_sweeps
+from hpcexp.rundir import SweepDir, find_runs, read_json
+from hpcexp.sweep.place import find_sweeps
 
 pytestmark = pytest.mark.slow
 
@@ -57,12 +57,12 @@ def opened(project: Path, *gates: int) -> None:
         (project / "gates" / str(gate)).touch()
 
 
-def only_sweep(project: Path) -> Place:
+def only_sweep(project: Path) -> SweepDir:
     [place] = find_sweeps(project / "runs")
     return place
 
 
-def numbers(place: Place) -> dict[str, int]:
+def numbers(place: SweepDir) -> dict[str, int]:
     """Run directory → number of its job."""
     lines = [json.loads(line) for line in (place.path / "jobs.jsonl").read_text().splitlines()]
     return {line["run"]: line["job"] for line in lines}

@@ -11,12 +11,12 @@ from hpcexp.compose.composer import Composer
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.prepare import on_path
 from hpcexp.record.alive import current_state
-from hpcexp.rundir import read_json
+from hpcexp.rundir import SweepDir, read_json
 from hpcexp.sweep.claims import Claims
 from hpcexp.sweep.driver import Policy
 from hpcexp.sweep.file import read_sweep, sweep_files
 from hpcexp.sweep.look import results_at, spec_at
-from hpcexp.sweep.place import Place, find_sweep, find_sweeps, sweeps_dir
+from hpcexp.sweep.place import find_sweep, find_sweeps, sweeps_dir
 from hpcexp.sweep.report import answer, counts_text
 from hpcexp.sweep.spec import Spec
 from hpcexp.sweep.start import planned_jobs, run_sweep
@@ -51,7 +51,7 @@ def _plan(composer: Composer, spec: Spec, command: Sequence[str]) -> int:
     return 0
 
 
-def _status(place: Place) -> int:
+def _status(place: SweepDir) -> int:
     """How the sweep stands; exit status 1 where a job has failed."""
     spec, told = spec_at(place), read_json(place.status)
     results, dropped = results_at(place, spec)
@@ -62,7 +62,7 @@ def _status(place: Place) -> int:
     return int(any(result.state == "failed" for result in results))
 
 
-def _cancel(place: Place) -> int:
+def _cancel(place: SweepDir) -> int:
     """Ask every driver to stop, and wait for none."""
     drivers = Claims(place.path).others()
     if not drivers:
@@ -90,7 +90,7 @@ def _question(file: Path) -> str:
     return asked.removeprefix("question:").strip().strip("\"'") or text.partition("\n")[0]
 
 
-def _standing(place: Place) -> str:
+def _standing(place: SweepDir) -> str:
     results, _ = results_at(place, spec_at(place))
     return f"{current_state(read_json(place.status))}; {counts_text(results)}"
 

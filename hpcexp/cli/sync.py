@@ -1,39 +1,72 @@
-"""`hpcexp sync`: what MLflow did not get during a run."""
+"""`hpcexp sync`: what MLflow did not get during a run or a sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
 from hpcexp.errors import RunError
-from hpcexp.record.alive import current_state
-from hpcexp.rundir import RunDir, find_runs
+from hpcexp.record.alive import current_state, is_driven
+from hpcexp.rundir import RunDir, SweepDir, find_runs, find_sweeps, read_json
+
+if TYPE_CHECKING:
+    from hpcexp.record.delivery import Membership
+    from hpcexp.record.store import Stores
 
 
 def sync(argv: Sequence[str]) -> int:
     """Exit status 0 when MLflow has everything, 1 when something could not be delivered."""
-    p = parser("sync", "Send MLflow what it lacks of runs that have ended. Safe to repeat.")
+    from hpcexp.record.parent import members
+    from hpcexp.record.store import Stores
+
+    p = parser("sync", "Send MLflow what it lacks of runs and sweeps that have ended. Safe to repeat.")
     p.add_argument("runs", nargs="*", help=f"{RUN_HELP}; without any, all of them")
     a = p.parse_args(argv)
-    chosen = [find_run(a.root, word) for word in a.runs] or list(find_runs(a.root.resolve()))
-    if not chosen:
-        raise RunError(f"There are no runs in {a.root.resolve()}.\nFix: hpcexp train, or --root DIR.")
-    problems = [_synced(run) for run in chosen if current_state(run.read_status()) not in ("planned", "running")]
-    undelivered = [p for p in problems if p is not None]
-    print(f"{len(problems) - len(undelivered)} of {len(problems)} ended runs are in MLflow or need not be.")
-    return 1 if undelivered else 0
+    root = a.root.resolve()
+    runs = [find_run(a.root, word) for word in a.runs] or list(find_runs(root))
+    if not runs:
+        raise RunError(f"There are no runs in {root}.\nFix: hpcexp train, or --root DIR.")
+    stores, wanted = Stores(), {run.path for run in runs}
+    places = {sweep: {run.path: place for run, place in members(sweep)} for sweep in find_sweeps(root)}
+    # The sweeps first, as their runs are shown below them.
+    sweeps = [_synced_sweep(s, stores) for s in places if wanted & places[s].keys() and not _goes_on(s)]
+    place_of = {path: place for found in places.values() for path, place in found.items()}
+    ended = [run for run in runs if current_state(run.read_status()) not in ("planned", "running")]
+    problems = [_synced(run, stores, place_of.get(run.path)) for run in ended]
+    if sweeps:
+        _tell(sweeps, "sweeps")
+    _tell(problems, "runs")
+    return int(any([*sweeps, *problems]))
 
 
-def _synced(run: RunDir) -> str | None:
-    """Deliver one run; what hinders it."""
+def _synced(run: RunDir, stores: Stores, place: Membership | None) -> str | None:
+    """Deliver one run, below its sweep if it has a `place` in one; what hinders it."""
     from hpcexp.record.shipper import sync as deliver
 
-    name = Path(run.path.parent.name) / run.path.name
+    told = None if read_json(run.mlflow).get("sweep") else place
+    return _tried(f"{run.path.parent.name}/{run.path.name}", lambda: deliver(run.path, stores, told))
+
+
+def _synced_sweep(sweep: SweepDir, stores: Stores) -> str | None:
+    from hpcexp.record.shipper import sync_sweep
+
+    return _tried(f"sweeps/{sweep.path.name}", lambda: sync_sweep(sweep.path, stores))
+
+
+def _tried(name: str, deliver: Callable[[], str | None]) -> str | None:
     try:
-        problem = deliver(run.path)
+        problem = deliver()
     except RunError as e:
         problem = str(e)
     if problem is not None:
         print(f"{name}: {problem}")
     return problem
+
+
+def _goes_on(sweep: SweepDir) -> bool:
+    return is_driven(sweep) or current_state(sweep.read_status()) == "running"
+
+
+def _tell(problems: Sequence[str | None], what: str) -> None:
+    print(f"{problems.count(None)} of {len(problems)} ended {what} are in MLflow or need not be.")

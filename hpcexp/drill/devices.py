@@ -11,7 +11,7 @@ from pathlib import Path
 from hpcexp.drill.causes import causes
 from hpcexp.drill.results import losses
 from hpcexp.drill.settings import Devices
-from hpcexp.drill.training import Asked, Place, Training, given, local_only, place_in
+from hpcexp.drill.training import Asked, SweepDir, Training, given, local_only, place_in
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
 
@@ -120,7 +120,7 @@ def _on(number: int) -> str:
     return f"hardware.devices={number}"
 
 
-def _trained(asked: Asked, settings: Devices, place: Place, tell: Tell) -> dict[int, dict[Loss, float]]:
+def _trained(asked: Asked, settings: Devices, place: SweepDir, tell: Tell) -> dict[int, dict[Loss, float]]:
     often = () if given(asked.overrides, "trainer.log_every_n_steps") else ("trainer.log_every_n_steps=1",)
     found = {}
     for number in settings.devices:

@@ -15,7 +15,7 @@ from hpcexp.drill.attempt import Attempt
 from hpcexp.drill.kills import MARGIN, Way, aims, ways
 from hpcexp.drill.results import Check, compared, own_store, recorded, steps_of
 from hpcexp.drill.settings import Preempt
-from hpcexp.drill.training import Asked, Place, Training, ended_with_us, given, local_only, place_in
+from hpcexp.drill.training import Asked, SweepDir, Training, ended_with_us, given, local_only, place_in
 from hpcexp.errors import ConfigError
 from hpcexp.launch.resume import continuation
 from hpcexp.rundir import RunDir, read_json
@@ -66,7 +66,7 @@ class _Drill:
     """What is to be done yet, and what was found. A training that ends before its last kill is followed by another."""
 
     asked: Asked
-    place: Place
+    place: SweepDir
     whole: Training
     settled: tuple[str, ...]
     rng: random.Random
@@ -92,7 +92,7 @@ def preempt(asked: Asked, settings: Preempt, tell: Tell) -> Verdict:
         return Verdict(seed, verdict.steps, verdict.hits, verdict.checks, place.path if place.is_kept else None)
 
 
-def _drilled(asked: Asked, settings: Preempt, place: Place, seed: int, tell: Tell) -> Verdict:
+def _drilled(asked: Asked, settings: Preempt, place: SweepDir, seed: int, tell: Tell) -> Verdict:
     both = () if given(asked.overrides, "trainer.log_every_n_steps") else ("trainer.log_every_n_steps=1",)
     whole = Training(asked, place, "whole", *both)
     took_s = whole.complete()

@@ -48,7 +48,7 @@ class Asked:
         return prepare(self.composer.compose(overrides), self.composer.project, command)
 
 
-class Place:
+class SweepDir:
     """The drill's own directory: its runs and its MLflow store. It goes when the drill is over, unless it is kept."""
 
     def __init__(self, root: Path) -> None:
@@ -57,9 +57,9 @@ class Place:
 
 
 @contextmanager
-def place_in(root: Path) -> Iterator[Place]:
+def place_in(root: Path) -> Iterator[SweepDir]:
     """A new place below the directory of runs. Whatever still runs in it is ended when it is left."""
-    place = Place(root)
+    place = SweepDir(root)
     made = [path for path in (place.path, *place.path.parents) if not path.exists()]
     place.path.mkdir(parents=True)
     try:
@@ -79,7 +79,7 @@ def place_in(root: Path) -> Iterator[Place]:
 class Training:
     """One planned training; `start` begins it, and goes on with it after it was interrupted."""
 
-    def __init__(self, asked: Asked, place: Place, name: str, *more: str) -> None:
+    def __init__(self, asked: Asked, place: SweepDir, name: str, *more: str) -> None:
         here = [f"run.root='{place.path / name}'", "launch.progress=none", *more]
         self.plan = asked.plan(*here)
         if self.plan.tracking_uri:

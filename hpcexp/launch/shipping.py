@@ -1,18 +1,25 @@
-"""The shipper beside a job: started with it, given some time at its end."""
+"""The shipper beside a job or a sweep: started with it, given some time at its end."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import select
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hpcexp.plan import Plan
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RecordDir, RunDir, SweepDir, read_json
 
 PATIENCE_S = 5.0
 """After which the command says what it is still waiting for."""
+_RESTART_S = 10.0
+"""A fleet that has died is started again as often."""
 
 
 class OneShipper:
@@ -28,35 +35,12 @@ class OneShipper:
         await_shipper(self._process, run, plan.config["tracking"]["wait_s"], is_tracked=is_tracked)
 
 
-class Fleet:
-    """Interim."""
-
-    def __init__(self, place: Path) -> None:
-        self._place = place
-        self._all: list[tuple[RunDir, subprocess.Popen[bytes]]] = []
-
-    def add(self, run: RunDir, axes: Mapping[str, str]) -> None:
-        self._all.append((run, start_shipper(run)))
-
-    def close(self, wait_s: float, *, is_tracked: bool) -> None:
-        for run, process in self._all:
-            await_shipper(process, run, wait_s, is_tracked=is_tracked)
-
-
 def start_shipper(run: RunDir) -> subprocess.Popen[bytes]:
     """A process that outlives this one, and takes its end for the job's."""
-    run.logs.mkdir(exist_ok=True)
-    with (run.logs / "shipper.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "hpcexp.record.shipper", str(run.path)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    return _started("hpcexp.record.shipper", run)
 
 
-def await_shipper(shipper: subprocess.Popen[bytes], run: RunDir, wait_s: float, *, is_tracked: bool) -> None:
+def await_shipper(shipper: subprocess.Popen[bytes], record: RecordDir, wait_s: float, *, is_tracked: bool) -> None:
     """Give the shipper its time; it goes on by itself where that is not enough, or where no server answers."""
     deadline = time.monotonic() + wait_s
     told = False
@@ -66,7 +50,7 @@ def await_shipper(shipper: subprocess.Popen[bytes], run: RunDir, wait_s: float, 
                 shipper.wait(timeout=min(left, PATIENCE_S))
                 return
             except subprocess.TimeoutExpired:
-                note = read_json(run.mlflow)
+                note = read_json(record.mlflow)
             if note.get("problem") and not note.get("run_id"):
                 return
             if not told:
@@ -76,3 +60,93 @@ def await_shipper(shipper: subprocess.Popen[bytes], run: RunDir, wait_s: float, 
                 print(f"{what}, {left:.0f} s at most. Ctrl-C {then}.", flush=True)
     except KeyboardInterrupt:
         return
+
+
+class Fleet:
+    """The one process that delivers all runs of a sweep: started with the first, and again where it has died."""
+
+    def __init__(self, sweep_dir: Path) -> None:
+        self._sweep = SweepDir(sweep_dir)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._next_start = 0.0
+        self._lines: list[bytes] = []
+        """All that a process is to be told, from its start."""
+        self._untold = b""
+        """What the present one is still to be told."""
+
+    def add(self, run: RunDir, axes: Mapping[str, str]) -> None:
+        """Have a run delivered, as it goes on or as it is. `axes`: its value on each axis, as typed. Never waits."""
+        self._tell({"run": str(run.path.absolute()), "axes": dict(axes)})
+
+    def tend(self) -> None:
+        """Start the process where there is none, and tell it what it does not know. Never waits."""
+        if self._lines and self._is_dead and time.monotonic() >= self._next_start:
+            self._start()
+        self._write()
+
+    def close(self, wait_s: float, *, is_tracked: bool) -> None:
+        """Give it the time to deliver the rest; it goes on by itself where that is not enough, or no server answers."""
+        if not self._lines:
+            return
+        self._next_start = 0.0
+        self._tell({"end": True})
+        deadline = time.monotonic() + wait_s
+        try:
+            while self._untold and not self._is_dead and time.monotonic() < deadline:
+                select.select([], [self._pipe], [], 0.1)
+                self._write()
+        except KeyboardInterrupt:
+            deadline = 0.0
+        if self._process is None:
+            return
+        self._let_go()
+        await_shipper(self._process, self._sweep, deadline - time.monotonic(), is_tracked=is_tracked)
+        if self._process.poll() not in (None, 0):
+            why = read_json(self._sweep.mlflow).get("problem") or f"{self._sweep.logs / 'shipper.log'} says why"
+            print(f"MLflow lacks some of it ({why}): `hpcexp sync` sends it.", flush=True)
+
+    @property
+    def _is_dead(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    @property
+    def _pipe(self) -> int:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        return self._process.stdin.fileno()
+
+    def _tell(self, what: Mapping[str, Any]) -> None:
+        line = json.dumps(what).encode() + b"\n"
+        self._lines.append(line)
+        self._untold += line
+        self.tend()
+
+    def _start(self) -> None:
+        self._next_start = time.monotonic() + _RESTART_S
+        self._let_go()
+        with contextlib.suppress(OSError):  # no memory or no disk for it now; the runs' directories keep everything
+            self._process = _started("hpcexp.record.fleet", self._sweep)
+            os.set_blocking(self._pipe, False)
+            self._untold = b"".join(self._lines)
+
+    def _write(self) -> None:
+        if not self._is_dead and self._untold:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                self._untold = self._untold[os.write(self._pipe, self._untold) :]
+
+    def _let_go(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+
+
+def _started(module: str, record: RecordDir) -> subprocess.Popen[bytes]:
+    record.logs.mkdir(exist_ok=True)
+    with (record.logs / "shipper.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, str(record.path)],
+            stdin=subprocess.PIPE,
+            bufsize=0,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.plan import Plan, load_signature
-from hpcexp.rundir import RunDir
+from hpcexp.rundir import RunDir, SweepDir, read_json
 
 _SLACK_S = 60.0
 """How far the clocks of `status.json` and the kernel may be apart."""
+_STALE_S = 60.0
+"""A driver on another machine that has not touched its file for so long is gone."""
 
 
 def supervisor_alive(status: Mapping[str, Any]) -> bool | None:
@@ -30,10 +32,23 @@ def current_state(status: Mapping[str, Any]) -> str:
     return "killed" if state == "running" and supervisor_alive(status) is False else state
 
 
+def is_driven(sweep: SweepDir) -> bool:
+    """Whether some driver is at work on a sweep: each has a file in `drivers/`, and touches it while it lives."""
+    return any(map(_is_driver, (sweep.path / "drivers").glob("*.json")))
+
+
 def is_done(plan: Plan) -> bool:
     """Whether a run of the plan's identity has finished in its directory."""
     run = RunDir(Path(plan.run_dir))
     return current_state(run.read_status()) == "finished" and load_signature(run.plan) == plan.signature
+
+
+def _is_driver(file: Path) -> bool:
+    try:
+        alive = supervisor_alive(read_json(file))
+        return time.time() - file.stat().st_mtime < _STALE_S if alive is None else alive
+    except OSError:
+        return False
 
 
 def _is_process(pid: int, started: float | None) -> bool:

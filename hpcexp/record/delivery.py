@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,139 +12,222 @@ from hpcexp.checks.values import typed
 from hpcexp.plan import Plan
 from hpcexp.record import describe
 from hpcexp.record.journal import Point, read_points
-from hpcexp.record.store import MAX_METRICS, Store, connect
+from hpcexp.record.note import Note, have_run
+from hpcexp.record.store import Model, Store, Stores
 from hpcexp.record.ui import artifact_root
-from hpcexp.rundir import FINAL_STATES, RunDir, read_json, sha256, write_json
+from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, sha256
 
-_STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "killed": "KILLED"}
+STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "killed": "KILLED"}
+"""Final state → MLflow's status."""
+MAX_POINTS = 1000
+"""Steps whose metrics are sent in one go."""
+_BATCH_BYTES = 256 << 10
+"""About as many bytes of a journal."""
 _MODEL_LIMIT_BYTES = 100_000_000
 """Up to this size `tracking.model=auto` uploads the best weights."""
 
 
-class Delivery:
-    """Sends what the directory of a run has, and keeps in `mlflow.json` how far that is."""
+@dataclass(frozen=True)
+class Membership:
+    """The sweep that a run belongs to."""
 
-    def __init__(self, run: RunDir, plan: Plan) -> None:
+    path: str
+    """The sweep's directory."""
+    axes: Mapping[str, str]
+    """The run's value on each axis, as it is typed."""
+
+
+class Delivery:
+    """Sends what the directory of a run has, and keeps in `mlflow.json` how far that is.
+
+    `sweep`: the one that the run belongs to from now on; without, it stays where it is.
+    """
+
+    def __init__(self, run: RunDir, plan: Plan, stores: Stores, sweep: Membership | None = None) -> None:
         self._run = run
         self._plan = plan
-        self._uri = run.secret_uri.read_text().strip() if run.secret_uri.exists() else plan.tracking_uri or ""
-        self._note: dict[str, Any] = read_json(run.mlflow)
+        self._stores = stores
+        self.uri = run.secret_uri.read_text().strip() if run.secret_uri.exists() else plan.tracking_uri or ""
+        self._note = Note(run.mlflow)
         self._store: Store | None = None
+        self._is_new = False
+        """Whether this delivery has made the MLflow run: then it has nothing yet."""
+        self._params: dict[str, str] = {}
+        """Those that are yet to be sent."""
+        if sweep is not None and self._note.get("sweep") != asdict(sweep):
+            self._note.update(sweep=asdict(sweep), parent=None)
 
     @property
     def is_complete(self) -> bool:
-        """Whether MLflow has everything that the directory holds now."""
-        size = self._run.journal.stat().st_size if self._run.journal.exists() else 0
-        state = self._run.read_status().get("state")
-        return (
-            bool(self._note.get("delivered")) and self._note.get("offset") == size and self._note.get("state") == state
-        )
+        """Whether MLflow has everything that the directory holds now, in its place below its sweep."""
+        is_noted = self._note.is_saved and bool(self._note.get("pictured"))
+        return is_noted and self._is_delivered and self._parent() in (None, self._note.get("parent"))
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the journal has far more than MLflow."""
+        return self._size - int(self._note.get("offset", 0)) > _BATCH_BYTES
 
     def start(self) -> Store:
-        """Have the MLflow run, with its parameters and tags, new or going on."""
+        """Have the MLflow run, with its tags, new or going on."""
         if self._store is not None:
             return self._store
-        token = self._note.get("token") or uuid.uuid4().hex
-        self._remember(tracking_uri=self._plan.tracking_uri, delivered=False, token=token)
-        store = connect(self._uri, artifact_root(Path(self._plan.run_dir).parent.parent))
-        known = self._note.get("run_id")
-        if known is None or not store.has_run(known):
-            self._create(store, lost=known is not None)
+        self._note.update(tracking_uri=self._plan.tracking_uri, delivered=False, pictured=False)
+        store, parent = self._connected(), self._parent()
+        tags = self._tags(parent)
+        started = self._run.read_status().get("started") or time.time()
+        experiment = str(self._plan.config["tracking"]["experiment"])
+        self._is_new = have_run(self._note, store, experiment, round(started * 1000), tags)
         run_id = self._note["run_id"]
-        store.log_params(run_id, describe.params(self._plan))
-        store.set_tags(run_id, {**describe.tags(self._plan), "mlflow.note.content": describe.note(self._plan, {})})
+        if not self._is_new:
+            store.log(run_id, tags=tags)
+            if self._state not in FINAL_STATES:
+                store.set_running(run_id)
+        self._note["parent"] = parent
+        self._params = describe.params(self._plan)
         self._log_dataset(store, run_id)
-        if self._state not in FINAL_STATES:
-            store.set_running(run_id)
         self._store = store
         return store
 
     def send_metrics(self) -> bool:
         """Send the next metrics of the journal; whether there were any."""
-        store = self.start()
-        before = self._note.get("offset", 0)
-        points, offset = read_points(self._run.journal, before, MAX_METRICS)
-        if offset == before:
+        if not self._send({}):
             return False
-        store.log_points(self._note["run_id"], points)
-        self._remember(offset=offset)
+        self._note.save()
         return True
 
     def finish(self) -> None:
         """Send all the rest and, where the run has ended, its artifacts, model, description and status."""
+        if self._is_delivered and self._link():
+            return
+        state = self._state
+        is_over = state in FINAL_STATES
+        summary = read_json(self._run.summary) if is_over else {}
+        self._send(self._final_tags(state, summary) if is_over else {})
         while self.send_metrics():
             pass
-        state = self._state
-        if state not in FINAL_STATES:
+        if is_over:
+            self._end(state, summary)
+
+    def add_pictures(self) -> None:
+        """Send the pictures of a run that is delivered."""
+        if self._note.get("pictured"):
             return
-        store, run_id = self.start(), self._note["run_id"]
-        summary = read_json(self._run.summary)
-        for file, folder in _artifacts(self._run):
-            store.log_artifact(run_id, file, folder)
-        store.log_text(run_id, "".join(f"{override}\n" for override in self._plan.overrides), "overrides.txt")
-        self._log_model(store, summary)
-        store.set_tags(run_id, self._final_tags(summary))
-        ended = self._run.read_status().get("ended") or time.time()
-        store.set_ended(run_id, _STATUS[state], round(ended * 1000))
-        self._remember(delivered=True, problem=None, state=state)
+        store = self._connected()
+        for picture in sorted(self._run.plots.glob("*.png")):
+            store.log_artifact(self._note["run_id"], picture, self._run.plots.name)
+        self._note.save(pictured=True, problem=None)
 
     def failed(self, problem: str) -> None:
         """Keep why MLflow did not take something, and connect anew at the next try."""
         self._store = None
-        self._remember(delivered=False, problem=problem)
+        self._stores.forget(self.uri)
+        self._note.save(problem=problem)
 
     @property
     def _state(self) -> str:
         return str(self._run.read_status().get("state", ""))
 
-    def _create(self, store: Store, lost: bool) -> None:
-        """A run that is gone from MLflow is made anew and gets the whole journal."""
-        token = uuid.uuid4().hex if lost else self._note["token"]
-        self._remember(token=token, offset=0, run_id=None)
-        experiment_id = store.experiment(str(self._plan.config["tracking"]["experiment"]))
-        started = self._run.read_status().get("started") or time.time()
-        tags = {"mlflow.user": str(self._plan.lineage.get("user", ""))}
-        run_id = store.run(experiment_id, token, self._plan.name, round(started * 1000), tags)
-        self._remember(experiment_id=experiment_id, run_id=run_id)
+    @property
+    def _size(self) -> int:
+        """Of the journal, in bytes."""
+        return self._run.journal.stat().st_size if self._run.journal.exists() else 0
+
+    @property
+    def _is_delivered(self) -> bool:
+        """Whether MLflow has everything but the pictures."""
+        noted = [bool(self._note.get("delivered")), self._note.get("offset"), self._note.get("state")]
+        return noted == [True, self._size, self._state]
+
+    def _connected(self) -> Store:
+        return self._stores.at(self.uri, artifact_root(Path(self._plan.run_dir).parent.parent))
+
+    def _tags(self, parent: str | None) -> dict[str, str]:
+        tags = {**describe.tags(self._plan), "mlflow.note.content": describe.note(self._plan, {})}
+        return tags | self._sweep_tags(parent)
+
+    def _sweep_tags(self, parent: str | None) -> dict[str, str]:
+        """What puts the run below its sweep."""
+        sweep = self._note.get("sweep")
+        return {} if sweep is None else describe.sweep_tags(Path(sweep["path"]).name, sweep["axes"], parent)
+
+    def _parent(self) -> str | None:
+        """The MLflow run of its sweep, where that is in the same store."""
+        if (sweep := self._note.get("sweep")) is None:
+            return None
+        note = read_json(SweepDir(Path(sweep["path"])).mlflow)
+        return note.get("run_id") if note.get("tracking_uri") == self._plan.tracking_uri else None
+
+    def _link(self) -> bool:
+        """Have a delivered run below its sweep; whether MLflow still has the run."""
+        parent = self._parent()
+        if parent not in (None, self._note.get("parent")):
+            store, run_id = self._connected(), self._note["run_id"]
+            if not store.has_run(run_id):
+                return False
+            store.log(run_id, tags=self._sweep_tags(parent))
+            self._note["parent"] = parent
+        self._note.save()
+        return True
 
     def _log_dataset(self, store: Store, run_id: str) -> None:
         if self._plan.data is not None:
             source = typed(describe.flatten(self._plan.config.get("data", {})))
             store.log_dataset(run_id, self._plan.choices.get("data", "data"), self._plan.data.fingerprint, source)
 
-    def _log_model(self, store: Store, summary: dict[str, Any]) -> None:
-        wanted = self._plan.config["tracking"]["model"]
-        checkpoint = self._run.best
-        if wanted == "never" or not checkpoint.exists():
-            return
-        run_id = self._note["run_id"]
-        uploads = wanted == "always" or checkpoint.stat().st_size <= _MODEL_LIMIT_BYTES
-        digest = summary.get("best", {}).get("sha256") or sha256(checkpoint)
-        tags = {"hpcexp.checkpoint": str(checkpoint.absolute()), "hpcexp.checkpoint.sha256": digest}
-        results = _last_results(self._run.journal)
-        step = max((point.step for point in results), default=0)
-        name = str(self._plan.config["tracking"]["experiment"])
-        model_id = store.model(run_id, name, describe.params(self._plan), step)
-        store.fill_model(run_id, model_id, [checkpoint, self._run.plan] if uploads else [], tags, results)
-        store.set_tags(run_id, tags)
-        self._remember(model_id=model_id)
+    def _send(self, tags: Mapping[str, str]) -> bool:
+        """Send the next metrics, with the parameters if they have not been and with `tags`; whether there were any."""
+        store = self.start()
+        before = self._note.get("offset", 0)
+        points, offset = read_points(self._run.journal, before, MAX_POINTS)
+        if offset == before and not tags and not self._params:
+            return False
+        store.log(self._note["run_id"], points, self._params, tags)
+        self._params = {}
+        self._note["offset"] = offset
+        return bool(offset != before)
 
-    def _final_tags(self, summary: dict[str, Any]) -> dict[str, str]:
+    def _end(self, state: str, summary: Mapping[str, Any]) -> None:
+        store, run_id = self.start(), self._note["run_id"]
+        for file, folder in _artifacts(self._run):
+            store.log_artifact(run_id, file, folder)
+        store.log_text(run_id, "".join(f"{override}\n" for override in self._plan.overrides), "overrides.txt")
+        if self._has_model:
+            self._log_model(store, summary)
+        ended = self._run.read_status().get("ended") or time.time()
+        store.set_ended(run_id, STATUS[state], round(ended * 1000))
+        self._note.save(delivered=True, problem=None, state=state)
+
+    @property
+    def _has_model(self) -> bool:
+        return self._plan.config["tracking"]["model"] != "never" and self._run.best.exists()
+
+    def _log_model(self, store: Store, summary: Mapping[str, Any]) -> None:
+        checkpoint, wanted = self._run.best, self._plan.config["tracking"]["model"]
+        uploads = wanted == "always" or checkpoint.stat().st_size <= _MODEL_LIMIT_BYTES
+        name = str(self._plan.config["tracking"]["experiment"])
+        results = tuple(_last_results(self._run.journal))
+        model = Model(name, describe.params(self._plan), self._model_tags(summary), results)
+        run_id, experiment_id = self._note["run_id"], self._note["experiment_id"]
+        model_id = store.model(run_id, experiment_id, model, is_new=self._is_new)
+        store.fill_model(run_id, model_id, model, [checkpoint, self._run.plan] if uploads else [])
+        self._note["model_id"] = model_id
+
+    def _model_tags(self, summary: Mapping[str, Any]) -> dict[str, str]:
+        """Where the best weights lie, and their digest."""
+        checkpoint = self._run.best
+        digest = summary.get("best", {}).get("sha256") or sha256(checkpoint)
+        return {"hpcexp.checkpoint": str(checkpoint.absolute()), "hpcexp.checkpoint.sha256": digest}
+
+    def _final_tags(self, state: str, summary: Mapping[str, Any]) -> dict[str, str]:
         cause = self._run.read_status().get("cause")
         note = describe.note(self._plan, describe.final_metrics(summary))
-        tags = {"mlflow.note.content": note, **({"hpcexp.cause": str(cause)} if cause else {})}
-        if "pruned" in (self._state, self._note.get("state")):  # it may have been gone on with since
-            tags["hpcexp.pruned"] = str(self._state == "pruned").lower()
+        tags = {"mlflow.note.content": note, "hpcexp.state": state, **({"hpcexp.cause": str(cause)} if cause else {})}
+        if "pruned" in (state, self._note.get("state")):  # it may have been gone on with since
+            tags["hpcexp.pruned"] = str(state == "pruned").lower()
         if "world_size" in summary:  # as measured, in the place of the planned one
             tags["hpcexp.world_size"] = str(summary["world_size"])
-        return tags
-
-    def _remember(self, **news: Any) -> None:
-        """Change `mlflow.json`, if that changes anything."""
-        note = {**self._note, **news}
-        if note != self._note:
-            self._note = note
-            write_json(self._run.mlflow, note)
+        return tags | (self._model_tags(summary) if self._has_model else {})
 
 
 def _artifacts(run: RunDir) -> Iterator[tuple[Path, str | None]]:
@@ -152,10 +235,9 @@ def _artifacts(run: RunDir) -> Iterator[tuple[Path, str | None]]:
     for file in (run.plan, run.summary, run.confusion):
         if file.exists():
             yield file, None
-    for folder in (run.plots, run.logs):
-        for file in sorted(folder.glob("*")):
-            if file.suffix in (".png", ".log") and file.name != "shipper.log":
-                yield file, folder.name
+    for file in sorted(run.logs.glob("*.log")):
+        if file.name != "shipper.log":
+            yield file, run.logs.name
 
 
 def _last_results(journal: Path) -> list[Point]:

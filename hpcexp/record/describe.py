@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 from hpcexp.checks.values import typed
 from hpcexp.plan import Plan
 
+NOTE_LIMIT = 7500
+"""Characters of a description; MLflow cuts what is longer at 8,000."""
 NOT_PARAMS = ("tracking", "launch", "run")
 """Sections of the configuration that don't change what is computed."""
 
@@ -37,6 +40,15 @@ def tags(plan: Plan) -> dict[str, str]:
     return {**facts, "mlflow.source.type": "LOCAL", **known, "mlflow.runName": plan.name, **own}
 
 
+def sweep_tags(name: str, axes: Mapping[str, str], parent: str | None) -> dict[str, str]:
+    """What a run of a sweep is grouped and found by: the sweep, its value on each axis, the MLflow run above it.
+
+    MLflow's interface nests a run below the one that `mlflow.parentRunId` names.
+    """
+    above = {} if parent is None else {"mlflow.parentRunId": parent}
+    return {"hpcexp.sweep": name, **{f"axis.{key}": value for key, value in axes.items()}, **above}
+
+
 def note(plan: Plan, results: Mapping[str, float]) -> str:
     """The run's description (Markdown): what it is about, what it gave, where it lies, how to repeat it."""
     facts = plan.lineage
@@ -54,9 +66,45 @@ def note(plan: Plan, results: Mapping[str, float]) -> str:
     return "\n\n".join(line for line in lines if line)
 
 
+def axis_text(axis: Any) -> str:
+    """An axis of `sweep.json` for people: `0.1, 0.01`, or the ends of an interval."""
+    if isinstance(axis, Mapping) and "low" in axis:
+        return f"{axis['low']} … {axis['high']}" + (" (log)" if axis.get("is_log") else "")
+    values = axis["values"] if isinstance(axis, Mapping) else axis
+    return ", ".join(map(str, values))
+
+
+def sweep_params(asked: Mapping[str, Any]) -> dict[str, str]:
+    """The axes of a sweep."""
+    return {key: axis_text(axis) for key, axis in asked.get("axes", {}).items()}
+
+
+def sweep_note(asked: Mapping[str, Any], best: str, table: str, path: str) -> str:
+    """A sweep's description (Markdown): question, axes, the `best` job, the head of the `table`, where it lies."""
+    axes = [f"- `{key}`: {text}" for key, text in sweep_params(asked).items()]
+    command = str(asked.get("command") or "")
+    lines = [
+        str(asked.get("question") or ""),
+        "\n".join(["**Axes:**", "", *axes]) if axes else "",
+        f"**Best:** {best}" if best else "",
+        f"**Sweep directory:** `{path}`",
+        f"**Go on with it:** `{command}`" if command else "",
+    ]
+    text = "\n\n".join(line for line in lines if line)
+    return "\n\n".join(filter(None, [text, _head_of(table, NOTE_LIMIT - len(text))]))
+
+
 def final_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     """Test metrics of `summary.json` under their names (`test/acc`)."""
     return {key: float(value) for key, value in summary.get("test", {}).items()}
+
+
+def _head_of(table: str, room: int) -> str:
+    """As many whole rows of a Markdown table as fit, and how many do not."""
+    rows = table.strip().splitlines()
+    kept = [row for row, size in zip(rows, accumulate(len(row) + 1 for row in rows), strict=True) if size <= room - 40]
+    left = len(rows) - len(kept)
+    return "\n".join(kept) + (f"\n\n… and {left} more in table.md" if left else "")
 
 
 def _leaves(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

@@ -45,6 +45,13 @@ def draw_pictures(run: RunDir, title: str) -> list[Path]:
     return drawn
 
 
+def are_drawn(run: RunDir) -> bool:
+    """Whether the pictures are as new as what they show."""
+    drawn = [picture.stat().st_mtime for picture in run.plots.glob("*.png")]
+    shown = [file.stat().st_mtime for file in (run.journal, run.confusion) if file.exists()]
+    return not shown or (bool(drawn) and min(drawn) >= max(shown))
+
+
 def _by_metric(series: Mapping[str, Series]) -> dict[str, dict[str, Series]]:
     """`train/loss` and `val/loss` as one picture `loss` with two curves; metrics of no split are left out."""
     metrics: dict[str, dict[str, Series]] = {}

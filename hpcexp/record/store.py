@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
 import re
 import sqlite3
+import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from hpcexp.errors import RunError
+from hpcexp.errors import InUseError, RunError
 from hpcexp.record.journal import Point
+from hpcexp.record.sqlite import MetricTables, Value, metric_tables
 from hpcexp.record.uri import sqlite_path, without_password
 from hpcexp.rundir import held
 
@@ -23,11 +26,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-_T = TypeVar("_T")
-
-MAX_METRICS = 1000
-"""Metrics that MLflow takes in one batch."""
-_MAX_PAIRS = 100
 _MAX_PARAM = 6000
 _MAX_TAG = 8000
 _MAX_KEY = 250
@@ -41,15 +39,134 @@ _ENVIRONMENT = {
 }
 
 
-class Store:
-    """One MLflow store, reached with its client. Everything here may be called again with the same result."""
+@dataclass(frozen=True)
+class Model:
+    """What MLflow is told about a trained model."""
 
-    def __init__(self, client: MlflowClient, artifacts: Path | None) -> None:
+    name: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    results: tuple[Point, ...]
+    """Its metrics, each as the run has it."""
+
+    @property
+    def step(self) -> int:
+        """The one that it was trained to."""
+        return max((point.step for point in self.results), default=0)
+
+
+class Store:
+    """One MLflow store, reached with its client. All but `create_run` may be called again with the same result."""
+
+    def __init__(self, client: MlflowClient, artifacts: Path | None, tables: MetricTables | None = None) -> None:
         self._client = client
         self._artifacts = artifacts
+        self._tables = tables
+        self._experiments: dict[str, str] = {}
 
     def experiment(self, name: str) -> str:
         """Id of the experiment, made where there is none; RunError where it was deleted in MLflow."""
+        if name not in self._experiments:
+            self._experiments[name] = self._experiment(name)
+        return self._experiments[name]
+
+    def create_run(self, experiment_id: str, name: str, start_ms: int, tags: Mapping[str, str]) -> str:
+        """Id of a new run."""
+        run = self._client.create_run(experiment_id, start_ms, dict(_texts(tags, _MAX_TAG)), name)
+        return str(run.info.run_id)
+
+    def find_run(self, experiment_id: str, tag: str, value: str) -> str | None:
+        """Id of a run that has this tag; None where there is none."""
+        found = self._client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether the run is there and was not deleted."""
+        return self.params(run_id) is not None
+
+    def params(self, run_id: str) -> dict[str, str] | None:
+        """The parameters that a run has; None where it is not there or was deleted."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as e:
+            if e.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return dict(run.data.params) if run.info.lifecycle_stage == "active" else None
+
+    def log(
+        self,
+        run_id: str,
+        points: Iterable[Point] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Metrics under their own times and steps, parameters and tags; what is too long for MLflow is cut."""
+        from mlflow.entities import Param, RunTag
+
+        values = list(_values(points))
+        if self._tables is not None and values:
+            self._tables.insert(run_id, values)
+            values = []
+        self._client.log_batch(
+            run_id,
+            metrics=[_metric(value) for value in values],
+            params=[Param(*pair) for pair in _texts(params or {}, _MAX_PARAM)],
+            tags=[RunTag(*pair) for pair in _texts(tags or {}, _MAX_TAG)],
+            synchronous=True,
+        )
+
+    def log_dataset(self, run_id: str, name: str, digest: str, source: str) -> None:
+        """The data set the run was trained on."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
+
+        dataset = Dataset(name, digest[:36], source_type="local", source=source)
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+        try:
+            self._client.log_inputs(run_id, inputs)
+        except MlflowException:
+            self._client.log_inputs(run_id, inputs)  # another process was first to enter the same data
+
+    def log_artifact(self, run_id: str, file: Path, folder: str | None = None) -> None:
+        """A file, kept with the run under its name in `folder`."""
+        self._client.log_artifact(run_id, str(file), folder)
+
+    def set_running(self, run_id: str) -> None:
+        """The run goes on."""
+        self._client.update_run(run_id, status="RUNNING")
+
+    def set_ended(self, run_id: str, status: str, end_ms: int) -> None:
+        """The run is over: FINISHED, FAILED or KILLED."""
+        self._client.set_terminated(run_id, status, end_ms)
+
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """A text, kept with the run under `name`."""
+        self._client.log_text(run_id, text, name)
+
+    def model(self, run_id: str, experiment_id: str, model: Model, *, is_new: bool) -> str:
+        """Id of the run's LoggedModel, made where there is none. `is_new`: the run is, so that it cannot have one."""
+        from mlflow.entities import LoggedModelOutput
+
+        found = None if is_new else self._find_model(run_id, experiment_id)
+        model_id = found or self._create_model(run_id, experiment_id, model)
+        if found is not None:
+            self._client.set_logged_model_tags(model_id, dict(_texts(model.tags, _MAX_TAG)))
+        if found is None or not self._is_output(run_id, model_id):
+            self._client.log_outputs(run_id, [LoggedModelOutput(model_id, model.step)])
+        return model_id
+
+    def fill_model(self, run_id: str, model_id: str, model: Model, files: Iterable[Path]) -> None:
+        """Give the LoggedModel its results and files; it is ready then."""
+        metrics = [_metric(value, model_id, run_id) for value in _values(model.results)]
+        self._client.log_batch(run_id, metrics=metrics, synchronous=True)
+        for file in files:
+            self._client.log_model_artifact(model_id, str(file))
+        self._client.finalize_logged_model(model_id, "READY")
+
+    def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
         found = self._client.get_experiment_by_name(name)
@@ -68,102 +185,43 @@ class Store:
             )
         return str(found.experiment_id)
 
-    def run(self, experiment_id: str, token: str, name: str, start_ms: int, tags: Mapping[str, str]) -> str:
-        """Id of the run tagged with `token`, made where there is none."""
-        found = self._client.search_runs([experiment_id], f"tags.`hpcexp.token` = '{token}'", max_results=1)
-        if found:
-            return str(found[0].info.run_id)
-        first = dict(islice(_texts({"hpcexp.token": token, **tags}, _MAX_TAG), _MAX_PAIRS))
-        run = self._client.create_run(experiment_id, start_ms, first, name)
-        return str(run.info.run_id)
-
-    def has_run(self, run_id: str) -> bool:
-        """Whether the run is there and was not deleted."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
-        except MlflowException as e:
-            if e.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
-            raise
-
-    def log_points(self, run_id: str, points: Iterable[Point]) -> None:
-        """Metrics under their own times and steps."""
-        for batch in _batches((metric for point in points for metric in _metrics(point)), MAX_METRICS):
-            self._client.log_batch(run_id, metrics=batch, synchronous=True)
-
-    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        """Parameters; what is too long for MLflow is cut."""
-        from mlflow.entities import Param
-
-        for batch in _batches(_texts(params, _MAX_PARAM), _MAX_PAIRS):
-            self._client.log_batch(run_id, params=[Param(*pair) for pair in batch], synchronous=True)
-
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Tags; what is too long for MLflow is cut."""
-        from mlflow.entities import RunTag
-
-        for batch in _batches(_texts(tags, _MAX_TAG), _MAX_PAIRS):
-            self._client.log_batch(run_id, tags=[RunTag(*pair) for pair in batch], synchronous=True)
-
-    def log_dataset(self, run_id: str, name: str, digest: str, source: str) -> None:
-        """The data set the run was trained on."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        dataset = Dataset(name, digest[:36], source_type="local", source=source)
-        self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-
-    def log_artifact(self, run_id: str, file: Path, folder: str | None = None) -> None:
-        """A file, kept with the run under its name in `folder`."""
-        self._client.log_artifact(run_id, str(file), folder)
-
-    def set_running(self, run_id: str) -> None:
-        """The run goes on."""
-        self._client.update_run(run_id, status="RUNNING")
-
-    def set_ended(self, run_id: str, status: str, end_ms: int) -> None:
-        """The run is over: FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(run_id, status, end_ms)
-
-    def log_text(self, run_id: str, text: str, name: str) -> None:
-        """A text, kept with the run under `name`."""
-        self._client.log_text(run_id, text, name)
-
-    def model(self, run_id: str, name: str, params: Mapping[str, str], step: int) -> str:
-        """Id of the run's LoggedModel, made where there is none; `step` is the one it was trained to."""
-        from mlflow.entities import LoggedModelOutput
-
-        run = self._client.get_run(run_id)
-        experiment_id = str(run.info.experiment_id)
+    def _find_model(self, run_id: str, experiment_id: str) -> str | None:
         found = self._client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
-        if found:
-            model_id = str(found[0].model_id)
-        else:
-            texts = dict(_texts(params, _MAX_PARAM))
-            made = self._client.create_logged_model(experiment_id, legal_model_name(name), run_id, params=texts)
-            model_id = str(made.model_id)
-        outputs = run.outputs.model_outputs if run.outputs else []
-        if model_id not in [output.model_id for output in outputs]:
-            self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
-        return model_id
+        return str(found[0].model_id) if found else None
 
-    def fill_model(
-        self, run_id: str, model_id: str, files: Iterable[Path], tags: Mapping[str, str], results: Iterable[Point]
-    ) -> None:
-        """Give the LoggedModel its `results`, tags and files; it is ready then."""
-        self._client.set_logged_model_tags(model_id, dict(_texts(tags, _MAX_TAG)))
-        metrics = [metric for point in results for metric in _metrics(point, model_id, run_id)]
-        self._client.log_batch(run_id, metrics=metrics, synchronous=True)
-        for file in files:
-            self._client.log_model_artifact(model_id, str(file))
-        self._client.finalize_logged_model(model_id, "READY")
+    def _create_model(self, run_id: str, experiment_id: str, model: Model) -> str:
+        params, tags = dict(_texts(model.params, _MAX_PARAM)), dict(_texts(model.tags, _MAX_TAG))
+        name = legal_model_name(model.name)
+        return str(self._client.create_logged_model(experiment_id, name, run_id, tags, params).model_id)
+
+    def _is_output(self, run_id: str, model_id: str) -> bool:
+        outputs = self._client.get_run(run_id).outputs
+        return outputs is not None and model_id in [output.model_id for output in outputs.model_outputs]
+
+
+class Stores:
+    """The stores that several deliveries have in common, each connected to once."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[str, Path], Store] = {}
+
+    def at(self, uri: str, artifacts: Path) -> Store:
+        """The store at `uri`. `artifacts`: where the files of a database store go; a server keeps them itself."""
+        key = uri, artifacts
+        if key not in self._open:
+            self._open[key] = connect(uri, artifacts)
+        return self._open[key]
+
+    def forget(self, uri: str) -> None:
+        """Connect anew next time."""
+        self._open = {key: store for key, store in self._open.items() if key[0] != uri}
 
 
 def connect(uri: str, artifacts: Path) -> Store:
     """The store at `uri`. `artifacts`: where the files of a database store go; a server keeps them itself."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    is_first = "mlflow" not in sys.modules
     from mlflow import MlflowClient
 
     # MLflow logs a traceback for an error that it raises as well.
@@ -172,7 +230,10 @@ def connect(uri: str, artifacts: Path) -> Store:
     if path is not None:
         _create_sqlite(uri, path, artifacts)
     is_server = uri.startswith(("http://", "https://"))
-    return Store(MlflowClient(tracking_uri=uri, registry_uri=uri), None if is_server else artifacts)
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    if is_first:
+        gc.freeze()  # the 300,000 objects that came with MLflow: looking through them is a third of a batch's time
+    return Store(client, None if is_server else artifacts, None if path is None else metric_tables(path))
 
 
 def legal_key(key: str) -> str:
@@ -206,7 +267,7 @@ def held_within(timeout_s: float, lock: Path, what: str) -> Iterator[None]:
             try:
                 stack.enter_context(held(lock, what))
                 break
-            except RunError:
+            except InUseError:
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(0.05)
@@ -236,23 +297,22 @@ def _has_schema(path: Path) -> bool:
             return False
 
 
-def _metrics(point: Point, model_id: str | None = None, run_id: str | None = None) -> Iterator[Metric]:
+def _values(points: Iterable[Point]) -> Iterator[Value]:
+    for point in points:
+        for key, value in point.metrics.items():
+            yield Value(legal_key(key), point.time_ms, point.step, value)
+
+
+def _metric(value: Value, model_id: str | None = None, run_id: str | None = None) -> Metric:
     from mlflow.entities import Metric
 
-    for key, value in point.metrics.items():
-        yield Metric(legal_key(key), value, point.time_ms, point.step, model_id=model_id, run_id=run_id)
+    return Metric(value.key, value.value, value.time_ms, value.step, model_id=model_id, run_id=run_id)
 
 
 def _texts(pairs: Mapping[str, Any], longest: int) -> Iterator[tuple[str, str]]:
     for key, value in pairs.items():
         text = str(value)
         yield legal_key(key), text if len(text) <= longest else text[: longest - 1] + "…"
-
-
-def _batches(items: Iterable[_T], size: int) -> Iterator[Sequence[_T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def _safe_file_name(name: str) -> str:

@@ -23,10 +23,9 @@ from hpcexp.launch.turns import Turns, wait
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.record.alive import current_state, is_done
-from hpcexp.rundir import FINAL_STATES, RunDir
+from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
 from hpcexp.sweep.claims import Claims
 from hpcexp.sweep.ledger import Entry
-from hpcexp.sweep.place import Place
 
 LOOK_EVERY_S = 1.0
 """How often the driver looks for what files tell it: a wish to cancel, jobs of other drivers, devices that got free."""
@@ -309,7 +308,7 @@ class Driver:
         self._next_look = time.monotonic() + LOOK_EVERY_S
         for name in self.claims.beat():
             self._lost(name)
-        if not self.why_stopped and not self.stop and Place(self.claims.place).cancel.exists():
+        if not self.why_stopped and not self.stop and SweepDir(self.claims.place).cancel.exists():
             self._halt("cancelled")
         if not self.why_stopped and (why := self.is_spent(self._core_s, self._gpu_s)):
             self.why_stopped = why  # what runs may end

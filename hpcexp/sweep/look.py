@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hpcexp.rundir import read_json
+from hpcexp.rundir import SweepDir, read_json
 from hpcexp.sweep.claims import Claims
 from hpcexp.sweep.ledger import Entry, Ledger
-from hpcexp.sweep.place import Place, from_dict
+from hpcexp.sweep.place import from_dict
 from hpcexp.sweep.results import Result, read_result
 from hpcexp.sweep.spec import Spec, asked_by
 
 
-def spec_at(place: Place) -> Spec:
+def spec_at(place: SweepDir) -> Spec:
     """What was asked last."""
     return from_dict(read_json(place.asked))
 
 
-def results_at(place: Place, spec: Spec) -> tuple[list[Result], list[Entry]]:
+def results_at(place: SweepDir, spec: Spec) -> tuple[list[Result], list[Entry]]:
     """The jobs that are asked for, and those that were before."""
     claims = Claims(place.path)
     entries = sorted(Ledger(place.path, claims).entries().values(), key=lambda entry: entry.job)

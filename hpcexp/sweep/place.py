@@ -1,54 +1,16 @@
-"""A sweep's directory, `<run.root>/sweeps/NAME`: the names in it, and what it holds of what was asked."""
+"""Where sweeps are, `<run.root>/sweeps/NAME`, and what their directories hold of what was asked."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError, listed, suggest
-from hpcexp.rundir import read_json, write_atomic
+from hpcexp.rundir import SweepDir, read_json, write_atomic
 from hpcexp.sweep.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
-
-
-@dataclass(frozen=True)
-class Place:
-    """Paths of one sweep. Making one touches nothing on disk."""
-
-    path: Path
-
-    @property
-    def asked(self) -> Path:
-        """What is asked, with its axes in full."""
-        return self.path / "sweep.json"
-
-    @property
-    def status(self) -> Path:
-        """As a run's `status.json`."""
-        return self.path / "status.json"
-
-    @property
-    def table_csv(self) -> Path:
-        return self.path / "table.csv"
-
-    @property
-    def table_md(self) -> Path:
-        return self.path / "table.md"
-
-    @property
-    def best(self) -> Path:
-        return self.path / "best.json"
-
-    @property
-    def plots(self) -> Path:
-        return self.path / "plots"
-
-    @property
-    def cancel(self) -> Path:
-        """A file whose presence asks every driver of the sweep to stop."""
-        return self.path / "cancel"
 
 
 def sweeps_dir(root: Path) -> Path:
@@ -56,13 +18,13 @@ def sweeps_dir(root: Path) -> Path:
     return root / "sweeps"
 
 
-def find_sweeps(root: Path) -> list[Place]:
+def find_sweeps(root: Path) -> list[SweepDir]:
     """Every sweep beside the runs in `root`, the one that was begun last at the end."""
-    places = [Place(path.parent) for path in sweeps_dir(root).glob("*/sweep.json")]
+    places = [SweepDir(path.parent) for path in sweeps_dir(root).glob("*/sweep.json")]
     return sorted(places, key=lambda place: (read_json(place.status).get("started", 0.0), place.path))
 
 
-def find_sweep(root: Path, name: str) -> Place:
+def find_sweep(root: Path, name: str) -> SweepDir:
     """The sweep of that name, or `last`; RunError where there is none."""
     found = find_sweeps(root)
     if name == "last" and found:
@@ -79,7 +41,7 @@ def find_sweep(root: Path, name: str) -> Place:
     )
 
 
-def ask(place: Place, spec: Spec, project: Path, command: str) -> list[str]:
+def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
     """Leave in the directory what is asked; how that differs from what was asked there before.
 
     RunError where the directory belongs to something else.

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcexp.sweep.place import Place
+from hpcexp.rundir import SweepDir
 from hpcexp.sweep.results import Point, Result, half_width, ranked
 from hpcexp.sweep.spec import Objective, Spec
 from hpcexp.text import table
@@ -18,7 +18,7 @@ TOP = 15
 """Points that are shown on the command line."""
 
 
-def answer(place: Place, spec: Spec, results: Sequence[Result], why_stopped: str, num_dropped: int) -> str:
+def answer(place: SweepDir, spec: Spec, results: Sequence[Result], why_stopped: str, num_dropped: int) -> str:
     """What came of a sweep, for people."""
     points, axes, objectives = ranked(results, spec.objectives), columns(spec), spec.objectives
     lines = [f"{spec.name}: {counts_text(results)}"]

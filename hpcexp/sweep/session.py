@@ -21,13 +21,13 @@ from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import signals_caught
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
-from hpcexp.rundir import RunDir, read_json, write_atomic, write_json
+from hpcexp.rundir import RunDir, SweepDir, read_json, write_atomic, write_json
 from hpcexp.sweep import report
 from hpcexp.sweep.budget import Meter
 from hpcexp.sweep.claims import Claims
 from hpcexp.sweep.driver import Driver, Fixed, Job, Policy, Source
 from hpcexp.sweep.ledger import Entry, Ledger
-from hpcexp.sweep.place import Place, ask, sweeps_dir
+from hpcexp.sweep.place import ask, sweeps_dir
 from hpcexp.sweep.results import Result, ranked, read_result
 from hpcexp.sweep.screen import screen_for
 from hpcexp.sweep.spec import Objective, Spec
@@ -64,7 +64,7 @@ class Session:
         monitored = Objective(first.config["trainer"]["monitor"], first.config["trainer"]["mode"])
         self.objectives = spec.objectives or (monitored,)
         self.spec = replace(spec, objectives=self.objectives)
-        self.place = Place(sweeps_dir(setting.project / first.config["run"]["root"]) / spec.name)
+        self.place = SweepDir(sweeps_dir(setting.project / first.config["run"]["root"]) / spec.name)
         self.outcomes: dict[int, Outcome] = {}
         self.why_stopped = ""
         self._setting, self._first = setting, first
@@ -192,6 +192,7 @@ class Session:
 
     def refresh(self, waiting: int, why: str) -> None:
         """Time has passed."""
+        self._fleet.tend()
         self._screen.refresh(waiting, why)
 
     # What a job's supervisor tells:

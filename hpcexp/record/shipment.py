@@ -1,0 +1,163 @@
+"""A run on its way to MLflow: what the shipper of one run, that of a sweep and `sync` do with it alike."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from hpcexp.errors import InUseError
+from hpcexp.plan import load_plan
+from hpcexp.record.alive import supervisor_alive
+from hpcexp.record.delivery import Delivery, Membership
+from hpcexp.record.pictures import are_drawn, draw_pictures
+from hpcexp.record.store import Stores, held_within, problem_of
+from hpcexp.rundir import FINAL_STATES, RecordDir, RunDir, held, write_json
+
+POLL_S = 0.5
+SHARE = 5.0
+"""Sending what running jobs log may take this part of the time: a fifth."""
+_NICENESS = 10
+"""Below training, yet not starved by it: MLflow's import alone takes 2 to 3 s of CPU."""
+
+
+class Shipment:
+    """A run that this process alone delivers. RunError where its plan cannot be read."""
+
+    def __init__(self, run: RunDir, stores: Stores, sweep: Membership | None = None) -> None:
+        self.run = run
+        self.plan = load_plan(run.plan)
+        self._delivery = None if self.plan.tracking_uri is None else Delivery(run, self.plan, stores, sweep)
+        self._is_drawn = False
+
+    @property
+    def uri(self) -> str | None:
+        """Where it goes; None where it is not tracked."""
+        return None if self._delivery is None else self._delivery.uri
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended."""
+        return self.run.read_status().get("state") in FINAL_STATES
+
+    @property
+    def is_undrawn(self) -> bool:
+        """Whether the run has ended and this process has not tried to draw its pictures."""
+        return not self._is_drawn and self.is_over
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do for what the directory holds now."""
+        if self._delivery is None:
+            return self.is_over and are_drawn(self.run)
+        return self._delivery.is_complete
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is more than one batch of metrics to be sent."""
+        return self._delivery is not None and self._delivery.is_behind
+
+    def has_ended(self, *, is_orphan: bool) -> bool:
+        """Whether the run is over; one that nobody is left to end is over as `killed`."""
+        end_if_abandoned(self.run, "run", is_orphan=is_orphan)
+        return self.is_over
+
+    def send(self) -> float:
+        """Send the next metrics; the seconds that took, not counting the first connection."""
+        if self._delivery is None:
+            return 0.0
+        self._delivery.start()
+        began = time.monotonic()
+        self._delivery.send_metrics()
+        return time.monotonic() - began
+
+    def deliver(self) -> None:
+        """Send all that is there, without the pictures."""
+        if self._delivery is not None:
+            self._delivery.finish()
+
+    def complete(self) -> None:
+        """Send all that is there; of a run that has ended also its pictures."""
+        self.deliver()
+        if self.is_over:
+            self.draw()
+            if self._delivery is not None:
+                self._delivery.add_pictures()
+
+    def draw(self) -> None:
+        """Have the pictures of a run that has ended; it is not undelivered for want of them."""
+        if not self.is_undrawn:
+            return
+        self._is_drawn = True
+        try:
+            draw_pictures(self.run, f"{self.plan.experiment} · {self.plan.name}")
+        except Exception as e:  # noqa: BLE001 - a picture is worth no run
+            say(f"pictures of {self.plan.name} could not be drawn: {type(e).__name__}: {e}")
+
+    def attempt(self, step: Callable[[], object]) -> str | None:
+        """Take a step of the delivery; what hinders it, or None."""
+        try:
+            step()
+        except Exception as e:  # noqa: BLE001 - whatever a server or a database does must not reach the run
+            return self.failed(e)
+        return None
+
+    def failed(self, error: Exception) -> str:
+        """Keep in the run's directory, and tell, why something could not be delivered."""
+        problem = problem_of(error, self.plan.tracking_uri or "")
+        say(f"{self.plan.name}: {problem}")
+        if self._delivery is not None:
+            self._delivery.failed(problem)
+        return problem
+
+
+def end_if_abandoned(record: RecordDir, what: str, *, is_orphan: bool) -> None:
+    """Write the final state that a dead supervisor could not, unless another one goes on by now.
+
+    `is_orphan`: the supervisor is known to be gone, where its process cannot be looked at.
+    """
+    if not _is_abandoned(record, is_orphan=is_orphan):
+        return
+    path = record.path.resolve()
+    try:
+        with held(path.parent / f".{path.name}.lock", f"the {what} is continued by"):
+            status = record.read_status()
+            if status.get("state") not in FINAL_STATES and supervisor_alive(status) is not True:
+                cause = f"the process that supervised the {what} died"
+                write_json(record.status, {**status, "state": "killed", "ended": time.time(), "cause": cause})
+    except InUseError:
+        return
+
+
+def alone(record: RecordDir, timeout_s: float) -> AbstractContextManager[None]:
+    """Held by the one process that delivers a directory; InUseError names it, if it still does after `timeout_s`."""
+    return held_within(timeout_s, record.path / ".shipper.lock", f"{record.path} is being delivered by")
+
+
+def settle(record: RecordDir) -> None:
+    """Step back behind the training, and write to the shipper's own log."""
+    os.nice(_NICENESS)
+    # Ctrl-C is for the supervisor: it ends the run, and the run's end ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    record.logs.mkdir(parents=True, exist_ok=True)
+    log = os.open(record.logs / "shipper.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def say(text: str) -> None:
+    """A line of the shipper's log."""
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def _is_abandoned(record: RecordDir, *, is_orphan: bool) -> bool:
+    """Whether nobody is left to write the final state."""
+    status = record.read_status()
+    if status.get("state") != "running":
+        return is_orphan and status.get("state") not in FINAL_STATES
+    alive = supervisor_alive(status)
+    return is_orphan if alive is None else not alive

@@ -1,0 +1,251 @@
+"""One process delivers all runs of a sweep, below the sweep's own MLflow run; whatever one of them does to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from record_support import (
+    REPOSITORY,
+    end_sweep,
+    finish,
+    journalled,
+    make_run,
+    make_sweep,
+    query,
+    set_state,
+    stored,
+    told_of,
+    wait_until,
+    write_steps,
+)
+
+from hpcexp.record.fleet import Fleet, Inbox
+from hpcexp.record.shipper import sync, sync_sweep
+from hpcexp.record.store import Stores
+from hpcexp.rundir import RecordDir, RunDir, SweepDir, read_json, write_json
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
+"""Of SQLAlchemy about MLflow."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of runs whose database is made once for all tests of this file."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def database(root: Path) -> Path:
+    """Its file."""
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def uri(database: Path) -> str:
+    """Its address."""
+    return f"sqlite:///{database}"
+
+
+@pytest.fixture(autouse=True)
+def _stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fleet changes the working directory of its process."""
+    monkeypatch.chdir(Path.cwd())
+
+
+def noted(record: RecordDir, key: str) -> Any:
+    """An entry of `mlflow.json`."""
+    return read_json(record.mlflow).get(key)
+
+
+def client(uri: str) -> Any:
+    """MLflow's own client; imported here as it takes seconds."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def in_mlflow(uri: str, record: RecordDir) -> Any:
+    """What MLflow says of a run or a sweep."""
+    return client(uri).get_run(noted(record, "run_id"))
+
+
+def delivered(sweep: SweepDir, *told: dict[str, Any], ends: bool = True) -> int:
+    """Exit status of a fleet that is told this and then left by its driver; in this process, which is faster."""
+    read, write = os.pipe()
+    lines = [*told, *([{"end": True}] if ends else [])]
+    os.write(write, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    os.close(write)
+    try:
+        return Fleet(sweep, Inbox(read, sweep)).run()
+    finally:
+        os.close(read)
+
+
+def finished_run(root: Path, uri: str | None, name: str, steps: int = 5, **tracking: Any) -> RunDir:
+    """A run that went well."""
+    run = make_run(root, uri, name=name, steps=steps, **tracking)
+    finish(run)
+    return run
+
+
+@contextmanager
+def fleet(sweep: SweepDir) -> Iterator[subprocess.Popen[bytes]]:
+    """The real process, with the pipe that the driver gives it; killed if it is still there afterwards."""
+    command = [sys.executable, "-m", "hpcexp.record.fleet", str(sweep.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0, cwd=REPOSITORY) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def tell(process: subprocess.Popen[bytes], *told: dict[str, Any]) -> None:
+    """As a driver does."""
+    assert process.stdin is not None
+    for line in told:
+        process.stdin.write(json.dumps(line).encode() + b"\n")
+
+
+def test_a_sweep_is_one_run_above_those_of_its_jobs(root: Path, uri: str, database: Path) -> None:
+    """With its question, axes, answer and table; the jobs found by their values without typing."""
+    sweep = make_sweep(root, "whole")
+    runs = [finished_run(root, uri, f"whole-{lr}") for lr in ("0.1", "0.01")]
+    end_sweep(sweep, best=runs[0])
+    assert delivered(sweep, *(told_of(r, optimizer__lr=r.path.name[6:]) for r in runs)) == 0
+    parent = in_mlflow(uri, sweep)
+    assert (parent.info.run_name, parent.info.status) == ("whole", "FINISHED")
+    assert parent.data.params == {"optimizer.lr": "0.1, 0.01", "model.width": "16 … 64 (log)"}
+    assert parent.data.metrics == {"best/val/acc": 0.97, "jobs/finished": 1.0, "jobs/failed": 1.0}
+    expected = {"hpcexp.sweep": "whole", "mlflow.user": "ada", "mlflow.source.name": "hpcexp sweep whole"}
+    assert expected.items() <= parent.data.tags.items()
+    best = f"[whole-0.1](#/experiments/{noted(runs[0], 'experiment_id')}/runs/{noted(runs[0], 'run_id')})"
+    for words in ("Which rate learns fastest?", "- `optimizer.lr`: 0.1, 0.01", best, "| 1 | 0.1 | 0.97 |"):
+        assert words in parent.data.tags["mlflow.note.content"]
+    files = {f.path for folder in (None, "plots") for f in client(uri).list_artifacts(parent.info.run_id, folder)}
+    assert {"sweep.json", "table.csv", "table.md", "best.json", "plots/axes.png"} <= files
+    found = client(uri).search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    assert {run.info.run_name: run.data.tags["axis.optimizer.lr"] for run in found} == {
+        "whole-0.1": "0.1",
+        "whole-0.01": "0.01",
+    }
+    for run in runs:
+        assert stored(database, noted(run, "run_id")) == journalled(run)
+        assert (noted(run, "delivered"), noted(run, "pictured")) == (True, True)
+        assert (run.plots / "loss.png").exists()
+
+
+def test_delivering_a_sweep_again_changes_nothing(root: Path, uri: str, database: Path) -> None:
+    """By another fleet, or by `sync`."""
+    sweep = make_sweep(root, "again")
+    run = finished_run(root, uri, "again-1")
+    end_sweep(sweep, best=run)
+    assert delivered(sweep, told_of(run, optimizer__lr="0.1")) == 0
+    before = query(database, "SELECT * FROM runs ORDER BY run_uuid"), run.mlflow.read_text(), sweep.mlflow.read_text()
+    assert delivered(sweep, told_of(run, optimizer__lr="0.1")) == 0
+    assert (sync(run.path), sync_sweep(sweep.path, Stores())) == (None, None)
+    after = query(database, "SELECT * FROM runs ORDER BY run_uuid"), run.mlflow.read_text(), sweep.mlflow.read_text()
+    assert after == before
+
+
+def test_a_sweep_that_goes_on_keeps_its_run(root: Path, uri: str, database: Path) -> None:
+    """RUNNING again meanwhile; its axes may have been edited, and a killed driver's run is found by its token."""
+    sweep = make_sweep(root, "longer")
+    first, second = (finished_run(root, uri, f"longer-{i}") for i in (1, 2))
+    set_state(sweep, "killed")
+    assert delivered(sweep, told_of(first, optimizer__lr="0.1")) == 0
+    run_id = noted(sweep, "run_id")
+    assert in_mlflow(uri, sweep).info.status == "KILLED"
+    set_state(sweep, "running")
+    write_json(sweep.asked, {**read_json(sweep.asked), "axes": {"optimizer.lr": ["1"], "seed": ["1", "2"]}})
+    write_json(sweep.mlflow, {k: v for k, v in read_json(sweep.mlflow).items() if k != "run_id"})
+    told = [told_of(run, optimizer__lr="0.1") for run in (first, second)]
+    assert delivered(sweep, *told) == 0
+    assert (noted(sweep, "run_id"), in_mlflow(uri, sweep).info.status) == (run_id, "RUNNING")
+    end_sweep(sweep, best=second)
+    assert delivered(sweep, *told) == 0
+    made = in_mlflow(uri, sweep)
+    assert (made.info.run_id, made.info.status) == (run_id, "FINISHED")
+    assert made.data.params["optimizer.lr"] == "0.1, 0.01"  # MLflow changes no parameter
+    assert made.data.params["seed"] == "1, 2"
+    assert "- `optimizer.lr`: 1\n" in made.data.tags["mlflow.note.content"]
+    assert query(database, "SELECT count(*) FROM runs WHERE name = 'longer'") == [(1,)]
+    assert {noted(run, "parent") for run in (first, second)} == {run_id}
+
+
+def test_a_finished_run_is_put_below_the_sweep_that_it_comes_to_belong_to(root: Path, uri: str) -> None:
+    """Nothing else of it is delivered again; `sync` leaves it there."""
+    run = finished_run(root, uri, "joins")
+    assert sync(run.path) is None
+    before = in_mlflow(uri, run)
+    assert "mlflow.parentRunId" not in before.data.tags
+    sweep = make_sweep(root, "joined")
+    assert delivered(sweep, told_of(run, optimizer__lr="0.1")) == 0
+    after = in_mlflow(uri, run)
+    news = {"mlflow.parentRunId": noted(sweep, "run_id"), "hpcexp.sweep": "joined", "axis.optimizer.lr": "0.1"}
+    assert after.data.tags == {**before.data.tags, **news}
+    assert after.info == before.info
+    assert sync(run.path) is None
+    assert in_mlflow(uri, run).data.tags == after.data.tags
+
+
+def test_a_sweep_deleted_in_mlflow_is_made_anew_above_its_runs(root: Path, uri: str) -> None:
+    """Also above those that this fleet was not told of."""
+    sweep = make_sweep(root, "deleted")
+    first, second = (finished_run(root, uri, f"deleted-{i}") for i in (1, 2))
+    ledger = [{"job": i, "asked": [f"seed={i}"], "run": str(r.path), "t": 1} for i, r in enumerate((first, second), 1)]
+    sweep.jobs.write_text("".join(json.dumps(entry) + "\n" for entry in ledger) + '{"job": 3, "as')
+    assert delivered(sweep, told_of(first, seed="1"), told_of(second, seed="2")) == 0
+    gone = noted(sweep, "run_id")
+    client(uri).delete_run(gone)
+    assert delivered(sweep, told_of(first, seed="1")) == 0
+    parent = noted(sweep, "run_id")
+    assert parent != gone
+    assert [in_mlflow(uri, run).data.tags["mlflow.parentRunId"] for run in (first, second)] == [parent, parent]
+
+
+def test_a_run_deleted_in_mlflow_comes_back_below_its_sweep(root: Path, uri: str, database: Path) -> None:
+    """With its whole journal."""
+    sweep = make_sweep(root, "lost-child")
+    run = make_run(root, uri, name="lost-child-1", steps=5)
+    with fleet(sweep) as process:
+        tell(process, told_of(run, seed="1"))
+        wait_until(lambda: noted(run, "offset"), "the first metrics are delivered")
+        gone = noted(run, "run_id")
+        client(uri).delete_run(gone)
+        write_steps(run, 5, first=6)
+        finish(run)
+        tell(process, {"end": True})
+        process.stdin.close()  # type: ignore[union-attr]
+        assert process.wait(60) == 0
+    assert noted(run, "run_id") != gone
+    assert stored(database, noted(run, "run_id")) == journalled(run)
+    assert in_mlflow(uri, run).data.tags["mlflow.parentRunId"] == noted(sweep, "run_id")
+
+
+def test_a_run_that_cannot_be_delivered_costs_the_others_nothing(root: Path, uri: str, database: Path) -> None:
+    """A directory that is not there, one without or with a damaged plan, a deleted experiment, nonsense."""
+    sweep = make_sweep(root, "mixed")
+    good = [finished_run(root, uri, f"good-{i}") for i in range(3)]
+    damaged, refused = (finished_run(root, uri, name) for name in ("damaged", "refused"))
+    damaged.plan.write_text("- no plan")
+    made = client(uri).create_experiment("deleted-one")
+    client(uri).delete_experiment(made)
+    refused.plan.write_text(
+        refused.plan.read_text().replace("experiment: digits_mlp\n    tags", "experiment: deleted-one\n    tags")
+    )
+    (root / "digits_mlp" / "planless").mkdir()
+    bad = [root / "nowhere", root / "digits_mlp" / "planless", damaged.path, refused.path]
+    told = [{"run": str(path), "axes": {}} for path in bad] + [told_of(run, seed="1") for run in good]
+    assert delivered(sweep, {"nonsense": 1}, *told) == 1
+    for run in good:
+        assert noted(run, "delivered")
+        assert stored(database, noted(run, "run_id")) == journalled(run)
+    assert "was deleted" in noted(refused, "problem")
