@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,12 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+import yaml
+
 from hpcexp import schema
-from hpcexp.checks.values import field_types, typed
+from hpcexp.checks.values import GLOBAL_GROUPS, field_types, typed
 from hpcexp.compose.sources import packaged_conf
-from hpcexp.errors import ConfigError, listed, suggest
+from hpcexp.errors import ConfigError, did_you_mean, listed, suggest
 from hpcexp.rundir import write_atomic
 
 
@@ -70,17 +73,45 @@ def page(topic: str) -> str:
 
 
 def explain(word: str, dirs: Sequence[Path]) -> str:
-    """Plain text on a group, section or key; ConfigError where there is none of that name."""
+    """Plain text on a group, option (`model=cnn`), section or key; ConfigError where there is none of that name."""
     everything = {k.name: k for section in sections() for k in keys(section)}
+    group, equals, option = word.partition("=")
+    if equals and (group in everything or group in groups(dirs)):
+        return _explained(everything[group]) if group in everything else _explained_option(group, option, dirs)
     if word in everything:
         return _explained(everything[word])
     told = [_explained(k) for k in everything.values() if k.name.startswith(f"{word}.")]
     told += [f"{word}={name}\n{indent(text, '    ')}" for name, text in options(word, dirs).items()]
     if told:
         return "\n".join(told)
-    near = suggest(word, [*everything, *groups(dirs)])
+    near = suggest(group, [*everything, *groups(dirs)])
     unknown = f"There is no group or key '{word}'{'; ' + near if near else '.'}"
     raise ConfigError(f"{unknown}\nGroups: {listed(groups(dirs))}.")
+
+
+def _explained_option(group: str, option: str, dirs: Sequence[Path]) -> str:
+    """An option's file, and what the keys in it mean."""
+    there = options(group, dirs)
+    if option not in there:
+        raise ConfigError(
+            f"{group}={option}: there is no option '{option}' in {group}.\n"
+            f"Fix: {did_you_mean(option, there)}Options: {listed(there)}."
+        )
+    said = set(_names(there[option], "" if group in GLOBAL_GROUPS else f"{group}."))
+    told = [_explained(k) for section in sections() for k in keys(section) if k.name in said]
+    return "\n".join([f"{group}={option}", indent(there[option], "    "), *told])
+
+
+def _names(text: str, prefix: str) -> Iterator[str]:
+    """Dotted names of all keys in a config file; none where it is no YAML, which composing tells."""
+    with contextlib.suppress(yaml.YAMLError):
+        yield from _below(yaml.safe_load(text), prefix)
+
+
+def _below(node: Any, prefix: str) -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _below(value, f"{prefix}{key}.")
 
 
 def _explained(key: Key) -> str:

@@ -22,6 +22,10 @@ class RunError(HpcexpError):
     """A run directory that is missing, damaged, or held by somebody else."""
 
 
+class InUseError(RunError):
+    """Something that one process at a time may have, and another one has."""
+
+
 class DataError(HpcexpError):
     """Data that is missing, damaged, or not what the configuration says."""
 

@@ -36,7 +36,15 @@ def _is_told(override: str) -> bool:
 
 def _short(override: str) -> str:
     key, equals, value = override.lstrip("+").partition("=")
-    return f"{key.rpartition('.')[2]}{equals}{value}"
+    return f"{key.rpartition('.')[2]}{equals}{_LONG.sub(_rounded, value)}"
+
+
+_LONG = re.compile(r"\d*\.\d{6,}(?:e-?\d+)?", re.IGNORECASE)
+"""A number with more digits than a person compares, as a search draws them."""
+
+
+def _rounded(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.4g}"
 
 
 def _legal(text: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +145,33 @@ def save_plan(plan: Plan, path: Path) -> None:
 
 def load_plan(path: Path) -> Plan:
     """The frozen plan in `path`; RunError where there is none or it is of another version."""
+    data = _checked(path, lambda: yaml.load(path.read_text(), Loader=_LOADER))  # noqa: S506 - a safe loader
     try:
-        data = yaml.load(path.read_text(), Loader=_LOADER)  # noqa: S506 - a safe loader
+        return from_dict(data)
+    except (KeyError, TypeError, AttributeError) as e:
+        raise RunError(_damaged(path)) from e
+
+
+def load_signature(path: Path) -> str:
+    """The signature of the frozen plan in `path`, without its long rest; RunError as of `load_plan`."""
+    signature = _checked(path, lambda: load_head(path)).get("signature")
+    if not isinstance(signature, str):
+        raise RunError(_damaged(path))
+    return signature
+
+
+def load_head(path: Path) -> dict[str, Any]:
+    """The first entries of a plan, before its configuration; empty where it does not begin as one."""
+    with path.open() as file:
+        text = "".join(takewhile(lambda line: not line.startswith("config:"), file))
+    head = yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader
+    return head if isinstance(head, dict) else {}
+
+
+def _checked(path: Path, read: Callable[[], Any]) -> Any:
+    """What is read of a plan; RunError where there is none or it is of another version."""
+    try:
+        data = read()
     except FileNotFoundError as e:
         raise RunError(f"No run in {path.parent}: it has no {path.name}.\nFix: `hpcexp runs` lists the runs.") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
@@ -152,10 +179,7 @@ def load_plan(path: Path) -> Plan:
     version = data.get("version") if isinstance(data, dict) else None
     if isinstance(version, int) and version != VERSION:
         raise RunError(f"{path} is of another version of hpcexp (plan version {version}).\nFix: use that version.")
-    try:
-        return from_dict(data)
-    except (KeyError, TypeError, AttributeError) as e:
-        raise RunError(_damaged(path)) from e
+    return data
 
 
 def _damaged(path: Path) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
+import json
 import os
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,24 +16,23 @@ from hpcexp.checks.data import data_problems, metric_problems
 from hpcexp.checks.devices import topology
 from hpcexp.checks.machine import Machine, this_machine
 from hpcexp.checks.paths import root_problems
-from hpcexp.checks.source_code import defining_file, imported_roots
+from hpcexp.checks.source_code import Found, defining_file, imported_roots, parameters
+from hpcexp.checks.strategies import strategy_warnings
 from hpcexp.checks.targets import arguments, node_problems, target_nodes, target_problems
-from hpcexp.checks.values import missing_keys, value_problems
+from hpcexp.checks.values import missing_keys, subject, value_problems
 from hpcexp.compose.composer import Composed
-from hpcexp.data.source import Source
-from hpcexp.errors import ConfigError, DataError, did_you_mean, listed
+from hpcexp.data.facts import data_facts
+from hpcexp.errors import ConfigError, did_you_mean, listed
 from hpcexp.lineage.code import code_digest, git_commit
 from hpcexp.lineage.environment import environment
 from hpcexp.lineage.signature import signature
 from hpcexp.models.sizes import num_params
 from hpcexp.naming import SIGNATURE_LENGTH, run_name
-from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, load_plan
+from hpcexp.once import Once
+from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, load_signature
 from hpcexp.record.uri import resolve_uri, unreachable, uri_problem, without_password
 from hpcexp.rundir import RunDir
 from hpcexp.schema import MISSING
-
-HEAVY = frozenset({"torch", "pytorch_lightning", "lightning", "numpy", "pandas", "sklearn", "scipy", "PIL", "mlflow"})
-"""A data set whose file imports one of these is not asked for its facts before the job runs."""
 
 _T = TypeVar("_T")
 
@@ -48,18 +46,30 @@ class Shape:
     steps: Steps | None
 
 
-def prepare(composed: Composed, project: Path, command: Sequence[str], machine: Machine | None = None) -> Plan:
-    """The plan of one job; ConfigError with every mistake in it."""
-    config = composed.config
+def prepare(
+    composed: Composed,
+    project: Path,
+    command: Sequence[str],
+    machine: Machine | None = None,
+    once: Once | None = None,
+) -> Plan:
+    """The plan of one job; ConfigError with every mistake in it. `once`: what jobs that are planned together share."""
+    config, look = composed.config, once or Once()
     root = project / config["run"]["root"]
     uri = _tracking_uri(config, root)
-    facts, fact_problems = _data_facts(config)
-    shape, shape_problems = _shape(config, machine or this_machine(), facts)
+
+    def parameters_of(target: str) -> Found:
+        return look(("parameters", target), lambda: parameters(target))
+
+    facts, fact_problems = _data_facts(config, parameters_of, look)
+    wrong = value_problems(config)
+    refused = {subject(problem) for problem in wrong}
+    shape, shape_problems = _shape(config, machine or look("machine", this_machine), facts, refused)
     problems = [
         *composed.problems,
-        *value_problems(config),
-        *target_problems(config),
-        *(_guarded(lambda: root_problems(root)) or []),
+        *wrong,
+        *(problem for problem in target_problems(config, parameters_of) if subject(problem) not in refused),
+        *(_guarded(lambda: look(("root", root), lambda: root_problems(root))) or []),
         *_uri_problems(config, uri),
         *fact_problems,
         *shape_problems,
@@ -68,21 +78,32 @@ def prepare(composed: Composed, project: Path, command: Sequence[str], machine: 
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     assert shape is not None
-    return _planned(composed, project, command, uri, facts, shape)
+    return _planned(composed, project, command, uri, facts, shape, look)
 
 
 def _planned(
-    composed: Composed, project: Path, command: Sequence[str], uri: str | None, facts: DataFacts | None, shape: Shape
+    composed: Composed,
+    project: Path,
+    command: Sequence[str],
+    uri: str | None,
+    facts: DataFacts | None,
+    shape: Shape,
+    once: Once,
 ) -> Plan:
     """The plan, now that nothing is wrong with it."""
     config = composed.config
-    code = _code(project, config)
+    code = _code(project, config, once)
     fingerprint = facts.fingerprint if facts else ""
     identity = signature(config, shape.topology, shape.batch, shape.steps, code=code["code.digest"], data=fingerprint)
     name = run_name(composed.overrides, config["seed"], identity, config["run"]["label"])
-    directory = _directory(project / config["run"]["root"] / config["name"], name, identity)
+    directory = _directory(project / config["run"]["root"] / config["name"], name, identity, once)
     public = _without_secret(config["tracking"]["uri"])
-    lineage = {**code, **environment(), "command": public(" ".join(command)), "project": str(project)}
+    lineage = {
+        **code,
+        **once("environment", environment),
+        "command": public(" ".join(command)),
+        "project": str(project),
+    }
     tracking = {**config["tracking"], "uri": config["tracking"]["uri"] and public(config["tracking"]["uri"])}
     return Plan(
         version=VERSION,
@@ -100,14 +121,19 @@ def _planned(
         num_params=_num_params(config["model"], facts),
         tracking_uri=uri,
         lineage=lineage,
-        warnings=_warnings(config, uri, shape.topology, facts),
+        warnings=_warnings(config, uri, shape, facts),
     )
 
 
-def _shape(config: dict[str, Any], machine: Machine, facts: DataFacts | None) -> tuple[Shape | None, list[str]]:
+def _shape(
+    config: dict[str, Any], machine: Machine, facts: DataFacts | None, refused: Set[str]
+) -> tuple[Shape | None, list[str]]:
+    """How the job is spread out, and what stands against that. Of keys that are `refused` enough has been said."""
+    if any(key.startswith("hardware.") for key in refused):
+        return None, []  # from a device count of -1 follows nothing
     ranks, problems = _guarded(lambda: topology(config, machine)) or (None, [])
     if ranks is None:
-        return None, problems
+        return None, [problem for problem in problems if subject(problem) not in refused]
     divided, more = _guarded(lambda: batch(config, ranks)) or (None, [])
     length, most = _guarded(lambda: steps(config, divided, facts)) or (None, [])
     return Shape(ranks, divided, length), [*problems, *more, *most]
@@ -121,35 +147,15 @@ def _guarded(check: Callable[[], _T]) -> _T | None:
         return None
 
 
-def _data_facts(config: dict[str, Any]) -> tuple[DataFacts | None, list[str]]:
-    """What is known of the data, where the data set can tell without heavy imports."""
-    node = config["data"]
-    target = node.get("_target_")
-    file = defining_file(target) if isinstance(target, str) else None
-    unfit = [*missing_keys(arguments("data", node)), *node_problems("data", node)] if isinstance(target, str) else []
-    if file is None or imported_roots(file) & HEAVY or unfit:
+def _data_facts(
+    config: dict[str, Any], parameters_of: Callable[[str], Found], once: Once
+) -> tuple[DataFacts | None, list[str]]:
+    """What is known of the data; nothing where its arguments are wrong, which is reported elsewhere."""
+    target, given = config["data"].get("_target_"), arguments("data", config["data"])
+    if not isinstance(target, str) or [*missing_keys(given), *node_problems("data", config["data"], parameters_of)]:
         return None, []
-    try:
-        cls = _imported(target)
-        if not (isinstance(cls, type) and issubclass(cls, Source)):
-            return None, []
-        source = cls(**arguments("data", node))
-        problems = source.problems()
-        facts = None if problems else source.facts()
-        if not problems and not isinstance(facts, DataFacts):
-            problems = [f"data: {target}.facts() gives {type(facts).__name__}, not hpcexp.plan.DataFacts."]
-        return facts, problems
-    except DataError as e:
-        return None, [str(e)]
-    except Exception as e:  # noqa: BLE001 - it is the user's code that is asked, or ours with the user's arguments
-        where = traceback.extract_tb(e.__traceback__)[-1]
-        told = f"{type(e).__name__}: {e} ({where.filename}:{where.lineno})"
-        return None, [f"data: {target} cannot be made of these arguments, or cannot tell its facts.\n{told}"]
-
-
-def _imported(target: str) -> Any:
-    module, _, name = target.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    question = ("data", target, json.dumps(given, default=repr))
+    return once(question, lambda: data_facts(target, given))
 
 
 def _tracking_uri(config: dict[str, Any], root: Path) -> str | None:
@@ -199,26 +205,36 @@ def _num_params(model: dict[str, Any], facts: DataFacts | None) -> int | None:
     return num_params(model["_target_"], in_shape, num_classes, **given)
 
 
-def _code(project: Path, config: dict[str, Any]) -> dict[str, Any]:
-    targets = {node["_target_"] for _, node in target_nodes(config)}
-    files = [f for f in map(defining_file, sorted(targets)) if f is not None]
-    commit = git_commit(project)
+def _code(project: Path, config: dict[str, Any], once: Once) -> dict[str, Any]:
+    targets = sorted({node["_target_"] for _, node in target_nodes(config)})
+    files = tuple(f for f in (once(("file", t), partial(defining_file, t)) for t in targets) if f is not None)
+    commit = once(("commit", project), lambda: git_commit(project))
     git = {"git.commit": commit.commit, "git.dirty": commit.dirty, "git.remote": commit.remote} if commit else {}
-    return {**git, "code.digest": code_digest(files, project, imported_roots)}
+    return {**git, "code.digest": once(("code", project, files), lambda: code_digest(files, project, imported_roots))}
 
 
-def _directory(parent: Path, name: str, identity: str) -> Path:
+def _directory(parent: Path, name: str, identity: str, once: Once) -> Path:
     """The run's directory: where this identity has run before, under whatever name, or a new one."""
-    for found in sorted(parent.glob(f"*-{identity[:SIGNATURE_LENGTH]}")):
-        if (found / "plan.yaml").exists() and load_plan(RunDir(found).plan).signature == identity:
+    ending = identity[:SIGNATURE_LENGTH]
+    for found in once(("runs", parent), lambda: _by_ending(parent)).get(ending, []):
+        if (found / "plan.yaml").exists() and load_signature(RunDir(found).plan) == identity:
             return found
     return parent / name
 
 
-def _warnings(config: dict[str, Any], uri: str | None, topology: Topology, facts: DataFacts | None) -> tuple[str, ...]:
+def _by_ending(parent: Path) -> dict[str, list[Path]]:
+    """Directories in `parent`, in order, by what follows the last hyphen in their names."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(parent.glob("*-*")):
+        found.setdefault(path.name.rpartition("-")[2], []).append(path)
+    return found
+
+
+def _warnings(config: dict[str, Any], uri: str | None, shape: Shape, facts: DataFacts | None) -> tuple[str, ...]:
     """What is legal and yet may not be what was meant."""
-    data = config["data"]
+    data, topology = config["data"], shape.topology
     found = [_silent(uri)] if uri else []
+    found += strategy_warnings(config["strategy"], topology, shape.steps)
     if topology.accelerator == "cpu" and topology.ranks_per_node > 1 and config["strategy"]["name"] == "auto":
         found.append(
             f"{topology.ranks_per_node} processes share one CPU: one process with all cores is often faster "

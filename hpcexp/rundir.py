@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcexp.errors import RunError
+from hpcexp.errors import InUseError
 
 FINAL_STATES = ("finished", "pruned", "failed", "killed")
 
@@ -152,7 +152,7 @@ def find_runs(root: Path) -> Iterator[RunDir]:
 
 @contextmanager
 def held(lock: Path, what: str) -> Iterator[None]:
-    """Hold `lock` against other processes of this machine; RunError names the one that has it."""
+    """Hold `lock` against other processes of this machine; InUseError names the one that has it."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as file:
         try:
@@ -160,7 +160,7 @@ def held(lock: Path, what: str) -> Iterator[None]:
         except BlockingIOError as e:
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise RunError(f"{what} {holder}.\nFix: wait for it, or end it.") from e
+            raise InUseError(f"{what} {holder}.\nFix: wait for it, or end it.") from e
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

@@ -231,8 +231,12 @@ class Launch:
     isolation: str = choice("auto", "auto", "warm", "process")
     """`warm`: ranks are forked from a server that has imported what they need; `process`: each starts from nothing;
     `auto`: warm where a command runs more than one job."""
+    max_jobs: int | None = number(None, least=1)
+    """Jobs of a sweep that run at once on this machine; empty: as many as find devices, on CPUs as many as there are
+    cores for the threads of all their ranks."""
     progress: str = choice("auto", "auto", "bar", "lines", "none")
-    """`auto`: a bar on a terminal, a line every few seconds elsewhere."""
+    """`auto`: a bar on a terminal, a line every few seconds elsewhere; of a sweep a table on a terminal, a line for
+    each job that begins or ends elsewhere."""
 
 
 @dataclass(eq=False, repr=False)
@@ -273,6 +277,65 @@ class Config:
     tracking: Tracking = field(default_factory=Tracking)
     launch: Launch = field(default_factory=Launch)
     run: Run = field(default_factory=Run)
+
+
+@dataclass(eq=False, repr=False)
+class Search:
+    """How a sweep finds its points where it does not run through all of them."""
+
+    sampler: str = choice(MISSING, "tpe", "cmaes", "random", "grid", "nsga2")
+    """How the next point is chosen: `tpe` learns from those before, `cmaes` too, for numbers alone; `random`; `grid`
+    runs through all in a shuffled order; `nsga2` for several metrics."""
+    pruner: str = choice("none", "none", "median", "asha", "hyperband")
+    """Ends a training early that does worse than others at the same epoch."""
+    storage: str | None = None
+    """Database of the Optuna study, as `sqlite:///study.db` or `postgresql://user@host/name`; empty: a file in the
+    sweep's directory."""
+    study: str | None = None
+    """Name of the study in its storage; empty: the sweep's."""
+    seed: int | None = number(None, least=0, most=2**31 - 1)
+    """Of the choice of points; empty: another one every time."""
+
+
+@dataclass(eq=False, repr=False)
+class Budget:
+    """Where a sweep stops, counted over all its continuations. What runs by then runs to its end."""
+
+    trials: int | None = number(None, least=1)
+    """Points that a search tries in all."""
+    hours: float | None = number(None, above=0)
+    """Hours of work on it."""
+    core_hours: float | None = number(None, above=0)
+    """Hours of its jobs on CPU cores."""
+    gpu_hours: float | None = number(None, above=0)
+    """Hours of its jobs on GPUs."""
+
+
+@dataclass(eq=False, repr=False)
+class SweepFile:
+    """A sweep in a file, `sweeps/NAME.yaml`, that `hpcexp sweep NAME` starts or goes on with."""
+
+    question: str = MISSING
+    """What it is to find out; it heads the sweep's page in MLflow."""
+    base: list[Any] = field(default_factory=list)
+    """Overrides of every job: `[experiment=digits_mlp, trainer.max_epochs=10]`."""
+    axes: dict[str, Any] = field(default_factory=dict)
+    """Key or config group → its values: a list; text as after `-m` (`range(1,5)`, `glob(*)`); or, for a search,
+    `{low: 1e-4, high: 0.1, log: true}` with `int: true` or `step: …`. All combinations are run, or searched."""
+    points: list[Any] = field(default_factory=list)
+    """Points given one by one, each a mapping `{key: value, …}`; every one is combined with the axes."""
+    seeds: Any = None
+    """Seeds that every point is run with: how many (`5` for 1 to 5), or which (`[1, 7]`); empty: that of the base."""
+    metric: Any = None
+    """What points are ranked by: `val/acc`, `test/loss`, a number of `summary.json` (`num_params`, `durations.fit_s`),
+    or several: `{val/acc: max, num_params: min}`; empty: `trainer.monitor`."""
+    mode: str | None = choice(None, "max", "min")
+    """Whether more or less of `metric` is better; empty: as `trainer.mode` for `trainer.monitor`."""
+    search: Search | None = None
+    """Empty: every combination."""
+    budget: Budget = field(default_factory=Budget)
+    on_failure: str = choice("continue", "continue", "stop")
+    """What a failed job does to the others."""
 
 
 OPEN_SECTIONS: dict[str, type] = {

@@ -205,7 +205,6 @@ class Filler(pl.Callback):
 
 FULL = (
     "tracking=off",
-    "tracking.wait_s=0",
     "launch.progress=none",
     "model.hidden=[512]",
     "trainer.limit_train_batches=10",
@@ -259,6 +258,8 @@ def test_a_run_whose_last_checkpoint_fails_has_failed(small_disk: Path, backgrou
     said = command("train", *asked, cwd=small_disk)
     assert said.status not in (0, None), said
     assert "could not be written (No space left on device; 0 MB are free there)" in said.out + said.err
+    assert "status.json cannot be written: No space left on device. The run failed." in said.err
+    assert "at most" not in said.out  # waiting for a shipper that waits for the end of this command
     run = only_run(small_disk)
     assert 8 == (read_note(run.last) or {})["step"]
     assert is_intact(run.last)

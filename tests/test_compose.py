@@ -77,6 +77,21 @@ def test_arguments_of_targets_need_no_plus(compose: Callable[..., Composed]) -> 
     assert "model.in_shape=[3]" == made.overrides[0]
 
 
+def test_values_that_are_looked_up_have_the_type_of_their_key(
+    compose: Callable[..., Composed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment variable is text, and a seed a number; both are known wherever it is referred to."""
+    monkeypatch.setenv("SEED", "11")
+    made = compose("seed=${oc.env:SEED}", "trainer.patience=${seed}")
+    assert (11, 11) == (made.config["seed"], made.config["trainer"]["patience"])
+
+
+def test_an_experiment_cannot_refer_to_hydras_node(compose: Callable[..., Composed]) -> None:
+    """It would be another one in a sweep than alone."""
+    with pytest.raises(ConfigError, match=r"notes: .*'hydra.job.name' not found"):
+        compose("notes=${hydra.job.name}")
+
+
 def test_overrides_that_do_not_compose_are_told_beside_the_rest(compose: Callable[..., Composed]) -> None:
     """So that the checks see everything else."""
     made = compose("sed=2", "model=cnn", "trainer.max_epochs=x", "trainer.patience=3")

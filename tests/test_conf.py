@@ -174,6 +174,20 @@ def test_help_lists_groups_and_sections(hpcexp: Callable[..., Said]) -> None:
     assert "(int, ≥ 1" in hpcexp("help", "trainer.max_epochs").out
 
 
+def test_help_tells_of_one_option(hpcexp: Callable[..., Said]) -> None:
+    """Its file, and the keys that it sets; a key with a value is told of as the key alone."""
+    said = hpcexp("help", "strategy=ddp").out
+    assert said.startswith("strategy=ddp\n    # DistributedDataParallel: ")
+    assert "strategy.bucket_cap_mb  (float, > 0; default" in said
+    assert "strategy.min_params" not in said
+    assert "trainer.limit_train_batches  (" in hpcexp("help", "debug=fast").out
+    assert hpcexp("help", "trainer.max_epochs") == hpcexp("help", "trainer.max_epochs=3")
+    wrong = hpcexp("help", "strategy=dpp")
+    assert 2 == wrong.status
+    assert "strategy=dpp: there is no option 'dpp' in strategy.\nFix: Did you mean 'ddp'? Options: auto" in wrong.err
+    assert "did you mean 'strategy'?" in hpcexp("help", "strateg=ddp").err
+
+
 def test_defaults_of_the_schema_are_not_said_twice() -> None:
     """A group's file says what the schema leaves open or what differs from it."""
     twice = []

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import Said, ended, start, write_module
 
+from hpcexp.checks.machine import num_cores
 from hpcexp.drill.kills import aims, ways
 from hpcexp.drill.results import Check, compared
 from hpcexp.drill.settings import Devices, Preempt, split
@@ -190,9 +191,24 @@ def test_layers_and_random_numbers_that_ranks_differ_by_are_named(project: Path)
         assert f"As was to be expected: {cause}" in after
 
 
-def test_a_number_of_devices_that_is_not_there_is_a_mistake(project: Path, hpcexp: Callable[..., Said]) -> None:
-    """Known before anything starts; so is a batch that does not divide."""
-    said = hpcexp("drill", "devices", "hardware=cpu", "drill.devices=1,4096")
+@pytest.mark.parametrize(("devices", "fix"), [("1,4096", "1,{cores}"), ("4096,4097", "1,{cores}"), ("1,2,4096", "1,2")])
+def test_a_number_of_devices_that_is_not_there_is_a_mistake(
+    project: Path, hpcexp: Callable[..., Said], devices: str, fix: str
+) -> None:
+    """Known before anything starts, and told of the setting that has asked for it."""
+    if (cores := num_cores()) < 2:
+        pytest.skip("one core has no two numbers of devices")
+    said = hpcexp("drill", "devices", "hardware=cpu", f"drill.devices={devices}")
     assert 2 == said.status
-    assert "drill.devices=4096: hardware.devices=4096, but " in said.err
+    assert "drill.devices=4096, but " in said.err
+    assert f"\nFix: drill.devices={fix.format(cores=cores)}\n" in said.err
+    assert "hardware.devices" not in said.err
     assert [] == left_in(project)
+
+
+def test_what_is_wrong_on_any_number_of_devices_is_told_once(hpcexp: Callable[..., Said]) -> None:
+    """What is wrong on one of them is told of that one."""
+    said = hpcexp("drill", "devices", "hardware=cpu", "optimizer.lr=-1", "data.global_batch_size=65")
+    assert 2 == said.status
+    assert "2 problems:\n\noptimizer.lr=-1 is out of range" in said.err
+    assert "\n\ndrill.devices=2: data.global_batch_size=65 does not divide over 2 ranks (drill.devices=2)." in said.err

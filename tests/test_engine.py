@@ -167,14 +167,15 @@ def test_a_module_edited_between_warm_jobs_counts(project: Path) -> None:
             here.write_text(here.read_text().replace('"' + "VERSION" + '"', '"later"'))
     """
     write_module(project, "edits", code)
-    assert 0 == command("train", "-m", "seed=1,2", "callbacks.e._target_=edits.Edits", *FAST, cwd=project).status
+    asked = ("-m", "seed=1,2", "callbacks.e._target_=edits.Edits", "launch.max_jobs=1")
+    assert 0 == command("train", *asked, *FAST, cwd=project).status
     assert {"VERSION", "later"} == {(run.path / "version.txt").read_text() for run in find_runs(project / "runs")}
 
 
 def test_the_server_of_warm_workers_may_die(project: Path) -> None:
     """The job that runs then fails or finishes, nothing is left behind, and the next one has a new server."""
     longer = ("trainer.max_epochs=1000", "trainer.max_steps=1000", "trainer.val_every_epochs=1000")
-    shown = ("tracking=off", "launch.progress=none", "trainer.log_every_n_steps=1")
+    shown = ("tracking=off", "launch.progress=none", "trainer.log_every_n_steps=1", "launch.max_jobs=1")
     supervisor = start("train", "-m", "seed=1,2", "data=synthetic", *longer, *shown, cwd=project)
     wait_until(lambda: any(run.journal.exists() for run in find_runs(project / "runs")), "a step")
     below = psutil.Process(supervisor.pid).children(recursive=True)

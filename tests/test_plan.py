@@ -17,7 +17,7 @@ from hpcexp.lineage.code import code_digest, git_commit
 from hpcexp.naming import MAX_LENGTH, run_name
 from hpcexp.plan import Batch, Plan, Steps, load_plan, save_plan
 from hpcexp.prepare import on_path, prepare
-from hpcexp.rundir import RunDir, write_json
+from hpcexp.rundir import RunDir, find_runs, write_json
 
 Planned = Callable[..., Plan]
 
@@ -239,6 +239,30 @@ def test_the_command_says_what_became_of_earlier_tries(
     write_json(run.status, {"state": state, "started": 1.0, "pid": no_process})
     write_json(run.summary, {"best": {"monitor": "val/acc", "value": 0.9}})
     assert expected in hpcexp("plan").out
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        ({"logs/rank-0.log": "Traceback", "mlflow.json": "{}", "metrics.jsonl": "", ".shipper.lock": ""}, False),
+        ({"metrics.jsonl": '{"t": 1, "s": 1, "m": {}}\n'}, True),
+        ({"checkpoints/last.ckpt": "damaged"}, True),
+        ({"notes.txt": "mine"}, True),
+    ],
+    ids=["nothing", "a step", "a checkpoint", "a file of the user's"],
+)
+def test_an_earlier_try_is_kept_if_it_came_to_anything(
+    hpcexp: Callable[..., Said], project: Path, left: dict[str, str], kept: bool
+) -> None:
+    """Otherwise its directory, log and MLflow run are those of the next one: an early Ctrl-C leaves nothing beside."""
+    hpcexp("train", "launch=dry")
+    run = only_run(project)
+    for name, text in left.items():
+        (run.path / name).parent.mkdir(exist_ok=True)
+        (run.path / name).write_text(text)
+    assert 0 == hpcexp("train", "--fresh", "launch=dry").status
+    assert ([f"{run.path.name}~1"] if kept else []) == [r.path.name for r in find_runs(project / "runs")][1:]
+    assert kept != all((run.path / name).exists() for name in left)
 
 
 def test_all_jobs_of_a_sweep_are_shown(hpcexp: Callable[..., Said], project: Path) -> None:

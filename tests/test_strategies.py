@@ -60,6 +60,26 @@ def test_mistakes_are_said_before_anything_starts(
     assert [] == [part for part in said if part not in answer.err]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "warned"),
+    [
+        (["strategy.compression=powersgd"], "powersgd never begins: strategy.powersgd_start=1000 steps"),
+        (["strategy.compression=powersgd", "strategy.powersgd_start=570"], "and the training has 570."),
+        (["strategy.compression=powersgd", "strategy.powersgd_start=569"], ""),
+        (["strategy.powersgd_start=1000"], ""),
+        (["strategy.static_graph=true", "strategy.find_unused_parameters=true"], "_parameters=true does nothing"),
+        (["strategy.find_unused_parameters=true"], ""),
+        (["hardware.devices=1", "strategy.compression=powersgd"], ""),
+    ],
+)
+def test_settings_that_do_nothing_are_warned_of(hpcexp: Callable[..., Said], overrides: list[str], warned: str) -> None:
+    """In 570 steps of the default experiment."""
+    said = hpcexp("plan", *TWO, *overrides)
+    assert 0 == said.status
+    assert bool(warned) == ("warning: strategy." in said.err)
+    assert warned in said.err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_a_compressed_run_is_continued_to_the_bit(tmp_path: Path, ranks: int) -> None:

@@ -103,7 +103,6 @@ def imported_roots(file: Path) -> set[str]:
     return roots
 
 
-@cache
 def locate(target: str) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | Missing | Unknown:
     """The definition behind a dotted name, followed through re-exports."""
     if not all(part.isidentifier() for part in target.split(".")):
@@ -146,8 +145,14 @@ def _module(spec: ModuleSpec) -> Module:
     return Module(spec.name, Path(spec.origin), spec.submodule_search_locations is not None)
 
 
-@cache
 def _parse(file: Path, name: str) -> ast.Module:
+    stat = file.stat()
+    return _parsed(file, name, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+
+
+@cache
+def _parsed(file: Path, name: str, _version: tuple[int, int, int]) -> ast.Module:
+    """The tree of a file that has not changed: a command may plan for days, while somebody edits."""
     source = file.read_text(encoding="utf-8")
     try:
         return ast.parse(outline(source, name))

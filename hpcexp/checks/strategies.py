@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hpcexp.errors import listed
+from hpcexp.plan import Steps, Topology
 from hpcexp.schema import Strategy
 
 FSDP_PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
@@ -20,6 +21,25 @@ def strategy_problems(config: dict[str, Any], strategy: str, accelerator: str) -
             "strategy.compression=bf16: torch can do this between GPUs only.\nFix: strategy.compression=fp16, or none."
         )
     return [*problems, *_fsdp_problems(config["trainer"])] if strategy == "fsdp" else problems
+
+
+def strategy_warnings(section: dict[str, Any], topology: Topology, steps: Steps | None) -> list[str]:
+    """Settings of DDP that do nothing in this run."""
+    if topology.strategy != "ddp":
+        return []
+    warnings = []
+    start = section.get("powersgd_start", 0)
+    if section.get("compression") == "powersgd" and steps is not None and steps.total <= start:
+        warnings.append(
+            f"strategy.compression=powersgd never begins: strategy.powersgd_start={start} steps are sent in full, "
+            f"and the training has {steps.total}."
+        )
+    if section.get("static_graph") and section.get("find_unused_parameters"):
+        warnings.append(
+            "strategy.find_unused_parameters=true does nothing beside strategy.static_graph=true, which finds unused "
+            "parameters in the first step, and takes them for unused in all."
+        )
+    return warnings
 
 
 def _fsdp_problems(trainer: dict[str, Any]) -> list[str]:

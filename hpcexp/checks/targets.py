@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from hpcexp.checks.source_code import Missing, Parameters, Unknown, parameters
+from hpcexp.checks.source_code import Found, Missing, Parameters, Unknown, parameters
 from hpcexp.checks.values import type_problem
 from hpcexp.errors import did_you_mean, listed
 from hpcexp.schema import FILLED_IN, MISSING, OWN_KEYS
@@ -13,9 +13,12 @@ from hpcexp.schema import FILLED_IN, MISSING, OWN_KEYS
 _HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
 
 
-def target_problems(config: dict[str, Any]) -> list[str]:
+Lookup = Callable[[str], Found]
+
+
+def target_problems(config: dict[str, Any], parameters_of: Lookup = parameters) -> list[str]:
     """Every `_target_` that does not exist, and every argument it does not take."""
-    return [problem for path, node in target_nodes(config) for problem in node_problems(path, node)]
+    return [problem for path, node in target_nodes(config) for problem in node_problems(path, node, parameters_of)]
 
 
 def target_nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -33,7 +36,7 @@ def arguments(path: str, node: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in node.items() if k not in _HYDRA_KEYS and k not in own}
 
 
-def node_problems(path: str, node: dict[str, Any]) -> Iterator[str]:
+def node_problems(path: str, node: dict[str, Any], parameters_of: Lookup = parameters) -> Iterator[str]:
     """What is wrong with one node, without those inside it."""
     target = node["_target_"]
     if target == MISSING:
@@ -41,7 +44,7 @@ def node_problems(path: str, node: dict[str, Any]) -> Iterator[str]:
     if not isinstance(target, str):
         yield f"{path}._target_={target}: not the dotted name of a class or function."
         return
-    found = parameters(target)
+    found = parameters_of(target)
     if isinstance(found, Missing):
         yield f"{path}._target_={target}: {found.reason}" + ("" if found.reason.endswith("?") else ".")
     elif not isinstance(found, Unknown):

@@ -37,7 +37,7 @@ def value_problems(config: dict[str, Any]) -> list[str]:
             "Fix: begin its defaults list with `- schema`, as hpcexp's own does."
         )
     problems = [f"{key}: a value is required (???).\nFix: {key}=…" for key in missing_keys(config)]
-    problems += _closed(Config, config, "")
+    problems += schema_problems(Config, config)
     for section, cls in OPEN_SECTIONS.items():
         problems += _open(cls, config[section], section)
     for key in _left_out(config):
@@ -45,6 +45,11 @@ def value_problems(config: dict[str, Any]) -> list[str]:
         choose = f", or {group}=OPTION" if group != "callbacks" else ""
         problems.append(f"{key}: it is needed.\nFix: {key}=…{choose}")
     return problems + _name_problems(config["name"])
+
+
+def subject(problem: str) -> str:
+    """The key that a message is about: every one begins with it."""
+    return re.split(r"[^\w.]", problem, maxsplit=1)[0]
 
 
 def typed(value: Any) -> str:
@@ -67,14 +72,15 @@ def field_types(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _closed(cls: type, values: dict[str, Any], prefix: str) -> Iterator[str]:
+def schema_problems(cls: type, values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Keys of `values` that a class of the schema has not, and values that it does not take."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in fields:
             yield unknown_key(name, fields)
         elif dataclasses.is_dataclass(field_types(cls)[key]):
-            yield from _closed(field_types(cls)[key], value, f"{name}.")
+            yield from schema_problems(field_types(cls)[key], value, f"{name}.")
         else:
             yield from _field(name, value, field_types(cls)[key], fields[key])
 

@@ -15,12 +15,12 @@ from hpcexp.checks.gpus import Gpu, Survey, processes_text, survey
 from hpcexp.checks.machine import cores, this_machine
 from hpcexp.checks.paths import root_problems
 from hpcexp.cli.arguments import parser
-from hpcexp.cli.output import pairs
 from hpcexp.compose.sources import conf_dirs
 from hpcexp.launch.cpus import Node, cores_text, read_nodes
 from hpcexp.launch.leases import leases_text
 from hpcexp.lineage.environment import PACKAGES, installed
 from hpcexp.record.uri import resolve_uri, unreachable, uri_problem, without_password
+from hpcexp.text import pairs
 
 _TORCH = "import torch; print(torch.__version__, torch.cuda.is_available(), torch.cuda.device_count())"
 
@@ -41,8 +41,9 @@ Finding = tuple[str, bool, str]
 
 
 def _packages() -> Iterator[Finding]:
+    known = installed()
     for package in PACKAGES:
-        found = installed().get(package)
+        found = known.get(package)
         yield package, found is not None, found or f"not installed.\nFix: pip install {package}"
 
 

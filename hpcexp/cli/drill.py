@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hpcexp.cli.output import near, pairs, table
 from hpcexp.compose.composer import Composer
 from hpcexp.drill import devices, preempt
 from hpcexp.drill.settings import Devices, Preempt, described, split
 from hpcexp.drill.training import Asked, ending_on_signals
 from hpcexp.prepare import on_path
+from hpcexp.text import near, pairs, table
 
 SUMMARY = """\
 preempt  trains without interruption, then again with kills at random steps, going on each time as `hpcexp train`

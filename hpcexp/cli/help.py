@@ -6,16 +6,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcexp.cli.output import pairs
 from hpcexp.compose.sources import conf_dirs
 from hpcexp.docs import explain as explained
 from hpcexp.docs import groups, options, sections
+from hpcexp.text import pairs
 
 
 def explain(argv: Sequence[str]) -> int:
-    """What a group, section or key means; without one, the list of them."""
-    p = argparse.ArgumentParser(prog="hpcexp help", description="What a config group, section or key means.")
-    p.add_argument("word", nargs="?", help="for example: optimizer, trainer, trainer.max_epochs")
+    """What a group, option, section or key means; without one, the list of them."""
+    p = argparse.ArgumentParser(prog="hpcexp help", description="What a config group, option, section or key means.")
+    p.add_argument("word", nargs="?", help="for example: optimizer, strategy=ddp, trainer, trainer.max_epochs")
     a = p.parse_args(argv)
     dirs = conf_dirs(Path.cwd(), None)
     if a.word:

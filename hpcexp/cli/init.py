@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from hpcexp.cli.output import near, pairs
 from hpcexp.errors import ConfigError, HpcexpError
+from hpcexp.text import near, pairs
 
 TEMPLATE = Path(__file__).parents[1] / "template"
 PLACEHOLDER = "__NAME__"

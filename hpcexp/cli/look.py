@@ -10,11 +10,12 @@ from dataclasses import asdict
 import yaml
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
-from hpcexp.cli.output import duration, metric, pairs, summary_text, table
+from hpcexp.cli.output import summary_text
 from hpcexp.cli.plan import devices_text
 from hpcexp.plan import Plan, load_plan
 from hpcexp.record.listing import STATES, RunRow, list_runs, read_row
 from hpcexp.rundir import RunDir
+from hpcexp.text import duration, metric, pairs, table
 
 
 def runs(argv: Sequence[str]) -> int:

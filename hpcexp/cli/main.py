@@ -15,6 +15,7 @@ from hpcexp.errors import ConfigError, HpcexpError, JobFailed, listed, suggest
 VERBS = {
     "train": ("train", "run an experiment, or with -m every combination of several"),
     "plan": ("plan", "check everything and show what would run; starts nothing"),
+    "sweep": ("sweep", "run the sweep of a file in sweeps/, go on with it, see how it stands, stop it"),
     "runs": ("look", "list runs"),
     "show": ("look", "one run: state, results, configuration, files"),
     "test": ("use", "evaluate a trained model again"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from hpcexp.checks.values import typed
 from hpcexp.cli.compose import opened
-from hpcexp.cli.output import metric, near, pairs
 from hpcexp.compose.composer import Composer
 from hpcexp.errors import RunError
 from hpcexp.launch.adopt import origin
@@ -20,6 +20,7 @@ from hpcexp.record.alive import current_state, is_done
 from hpcexp.record.uri import without_password
 from hpcexp.rundir import RunDir, read_json
 from hpcexp.schema import Strategy
+from hpcexp.text import metric, near, pairs
 
 SUMMARY = "Check everything and show what would run, where, how big it is and whether it is done. Starts nothing."
 
@@ -33,8 +34,7 @@ def plan(argv: Sequence[str]) -> int:
     if arguments.multirun:
         from hpcexp.sweep.multirun import planned
 
-        for job in planned(composer, overrides, ["hpcexp", "train", *argv]):
-            print(f"{'done' if is_done(job) else 'runs':<5} {job.experiment}/{job.name}")
+        print(jobs_text(planned(composer, overrides, ["hpcexp", "train", *argv])))
         return 0
     composed = composer.compose(overrides)
     if arguments.blame:
@@ -46,6 +46,21 @@ def plan(argv: Sequence[str]) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     print(plan_text(made))
     return 0
+
+
+def jobs_text(plans: Sequence[Plan]) -> str:
+    """The jobs of a sweep, a line each, and how many of them would run."""
+    states = [_job_state(plan) for plan in plans]
+    counts = ", ".join(f"{number} {state}" for state, number in Counter(states).items())
+    lines = [f"{state:<5} {plan.experiment}/{plan.name}" for state, plan in zip(states, plans, strict=True)]
+    return "\n".join([*lines, f"{len(plans)} jobs: {counts}"])
+
+
+def _job_state(plan: Plan) -> str:
+    """What the command would do with the job: it runs, or it need not."""
+    if is_done(plan):
+        return "done"
+    return "failed" if current_state(RunDir(Path(plan.run_dir)).read_status()) == "failed" else "runs"
 
 
 def plan_text(plan: Plan) -> str:

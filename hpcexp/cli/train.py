@@ -24,9 +24,11 @@ def train(argv: Sequence[str]) -> int:
         return 0
     command = ["hpcexp", "train", *argv]
     if arguments.multirun:
+        from hpcexp.sweep.driver import Policy
         from hpcexp.sweep.multirun import multirun
 
-        return multirun(composer, list(arguments.overrides), command, fresh=arguments.fresh)
+        policy = Policy(arguments.fresh, arguments.retry_failed, arguments.fail_fast)
+        return multirun(composer, list(arguments.overrides), command, policy)
     plan = prepare(composer.compose(list(arguments.overrides)), composer.project, command)
     return run_one(plan, fresh=arguments.fresh)
 

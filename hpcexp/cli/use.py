@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
-from hpcexp.cli.output import metric, near, pairs, table
 from hpcexp.errors import RunError
 from hpcexp.plan import Plan, load_plan
 from hpcexp.prepare import on_path
 from hpcexp.rundir import RunDir
+from hpcexp.text import metric, near, pairs, table
 
 if TYPE_CHECKING:
     from hpcexp.train.trained import Prediction, Trained

@@ -29,6 +29,8 @@ def parser(verb: str, summary: str) -> argparse.ArgumentParser:
         add("--blame", action="append", default=[], metavar="KEY", help="where the value of KEY comes from")
     else:
         add("--fresh", action="store_true", help="start over, whether the same run has finished or was interrupted")
+        add("--retry-failed", action="store_true", help="with -m: run jobs again that have failed before")
+        add("--fail-fast", action="store_true", help="with -m: stop at the first job that fails")
     return p
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -81,11 +83,14 @@ class Composer:
         found = diagnose(self.loader, self.config_name, self.repaired(overrides), mode, error)
         return CompositionError(found.problems, found.good)
 
-    def compose(self, overrides: list[str]) -> Composed:
-        """The experiment these overrides ask for. What does not compose is left out and told in `problems`."""
+    def compose(self, overrides: list[str], *, in_sweep: bool = False) -> Composed:
+        """The experiment these overrides ask for. What does not compose is left out and told in `problems`.
+
+        Axes of `hydra.sweeper.params` are a problem of one run, and none of a sweep's job.
+        """
         try:
             cfg = self.load(overrides)
-            return replace(composed(cfg), problems=_axes_outside_multirun(cfg))
+            return replace(composed(cfg), problems=() if in_sweep else _axes_outside_multirun(cfg))
         except CompositionError as e:
             if e.good is None:
                 raise
@@ -107,18 +112,39 @@ class Composer:
 
 def composed(cfg: DictConfig) -> Composed:
     """Hydra's result as plain, resolved data."""
-    choices = {k: v for k, v in cfg.hydra.runtime.choices.items() if "/" not in k and v is not None}
     given = cast(list[str], OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False))
-    overrides = tuple(map(_as_given, given))
-    task = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"])
+    overrides = tuple(map(as_given, given))
     try:
-        config = OmegaConf.to_container(task, resolve=True)
+        with without_hydra(cfg):
+            config = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as e:
         from hpcexp.compose.diagnose import node_problem
 
         raise ConfigError(node_problem(e)) from e
     assert isinstance(config, dict)
-    return Composed({str(k): v for k, v in config.items()}, overrides, choices)
+    return Composed({str(k): v for k, v in config.items()}, overrides, choices(cfg))
+
+
+@contextmanager
+def without_hydra(cfg: DictConfig) -> Iterator[None]:
+    """Hydra's node aside: an experiment that refers to it would be another in a sweep than alone."""
+    content = cfg.__dict__["_content"]
+    cfg.__dict__["_content"] = {key: node for key, node in content.items() if key != "hydra"}
+    try:
+        yield
+    finally:
+        cfg.__dict__["_content"] = content
+
+
+def choices(cfg: DictConfig) -> dict[str, str]:
+    """Config group → chosen option, of Hydra's result."""
+    return {k: v for k, v in cfg.hydra.runtime.choices.items() if "/" not in k and v is not None}
+
+
+def as_given(override: str) -> str:
+    """The override without what `Composer.repaired` put before it."""
+    plain = override.removeprefix("++")
+    return plain if _as_addition(plain) == override else override
 
 
 def _axes_outside_multirun(cfg: DictConfig) -> tuple[str, ...]:
@@ -144,8 +170,3 @@ def _search_path(dirs: tuple[Path, ...]) -> ConfigSearchPathImpl:
 def _as_addition(override: str) -> str:
     key = override.partition("=")[0]
     return f"++{override}" if key.startswith(OPEN) else override
-
-
-def _as_given(override: str) -> str:
-    plain = override.removeprefix("++")
-    return plain if _as_addition(plain) == override else override

@@ -162,7 +162,10 @@ def _group_problem(loader: ConfigLoaderImpl, override: Override) -> str | None:
 
 def _value_problem(override: Override, base: DictConfig, groups: list[str]) -> str | None:
     if override.is_sweep_override():
-        return _sweep_problem(override, lambda o: _value_problem(o, deepcopy(base), groups))
+        one = deepcopy(base)
+        # What was added by one value would be in the way of the next.
+        is_added = override.is_add()
+        return _sweep_problem(override, lambda o: _value_problem(o, deepcopy(base) if is_added else one, groups))
     try:
         ConfigLoaderImpl._apply_overrides_to_config([override], base)
     except FAILURES as e:

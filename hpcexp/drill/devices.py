@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,16 +84,36 @@ def devices(asked: Asked, settings: Devices, tell: Tell) -> Verdict:
 
 
 def _plans(asked: Asked, settings: Devices) -> list[Plan]:
-    plans, problems = [], []
+    plans: list[Plan] = []
+    problems: dict[int, list[str]] = {}
     for number in settings.devices:
         try:
             plans.append(asked.plan(_on(number)))
             local_only(plans[-1])
         except ConfigError as e:
-            problems += [f"drill.devices={number}: {problem}" for problem in e.problems]
+            problems[number] = e.problems
     if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+        raise ConfigError(_told(problems, settings.devices))
     return plans
+
+
+def _told(problems: dict[int, list[str]], numbers: tuple[int, ...]) -> list[str]:
+    """Each problem once, and of the number of devices that it comes from, unless it comes of all."""
+    of_all = [p for p in problems[min(problems)] if all(p in problems.get(number, ()) for number in numbers)]
+    of_one = [_of(number, p, numbers) for number, found in problems.items() for p in found if p not in of_all]
+    return [*of_all, *of_one]
+
+
+def _of(number: int, problem: str, numbers: tuple[int, ...]) -> str:
+    """A problem in terms of the drill's setting, which is what has asked for so many devices."""
+    text = problem.replace(_on(number), f"drill.devices={number}")
+    if fix := re.search(r"Fix: hardware\.devices=(\d+)$", text):
+        most = int(fix[1])
+        fewer = [n for n in numbers if n <= most]
+        fits = fewer if len(fewer) > 1 else [1, most]
+        remedy = f"drill.devices={','.join(map(str, fits))}" if most > 1 else "a machine that has them."
+        text = f"{text[: fix.start()]}Fix: {remedy}"
+    return text if text.startswith("drill.") else f"drill.devices={number}: {text}"
 
 
 def _on(number: int) -> str:

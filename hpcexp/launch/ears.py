@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,9 +37,13 @@ class Ears:
         """Seconds since any rank has given a sign of life."""
         return time.monotonic() - self._heard_at
 
-    def listen(self, wait_s: float) -> None:
-        """Show what has come since, or comes within `wait_s`."""
-        select.select([self._fd] if self._is_open else [], [], [], wait_s)
+    @property
+    def fd(self) -> int | None:
+        """The file on which ranks may be heard; None once all have closed it."""
+        return self._fd if self._is_open else None
+
+    def listen(self) -> None:
+        """Show what has come since."""
         for event in self._events():
             self._heard_at = time.monotonic()
             if event.get("rank") == 0 and "steps" in event:

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
 from pathlib import Path
 
 from hpcexp.errors import ConfigError
-from hpcexp.launch.judge import Judge
+from hpcexp.launch.display import display
 from hpcexp.launch.local import claimed, freeze, run_job, run_on_nodes
+from hpcexp.launch.process import Process, Start, start_fresh
 from hpcexp.launch.resume import continuation
+from hpcexp.launch.shipping import OneShipper
+from hpcexp.launch.terms import Terms
+from hpcexp.launch.turns import Turns, alone, signals_caught
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.record.alive import is_done
 from hpcexp.rundir import RunDir
 
 
-def launch(plan: Plan, *, fresh: bool, many: bool = False, judge: Judge | None = None) -> Outcome:
-    """Run the plan, or go on with its interrupted run.
+def launch(plan: Plan, *, fresh: bool) -> Outcome:
+    """Run the plan as the one job of this process, or go on with its interrupted run."""
+    gc.enable()
+    with signals_caught() as stop:
+        terms = Terms(
+            start=starter(plan, many=False),
+            stop=stop,
+            display=lambda plan: display(plan.config["launch"]["progress"]),
+            say=lambda _plan, text: print(text, flush=True),
+            shipping=OneShipper(),
+        )
+        return alone(started(plan, terms, fresh=fresh))
+
+
+def started(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
+    """Run the plan, or go on with its interrupted run, taking turns with other jobs of the process.
 
     `skipped` where the same identity has finished before. With `fresh` neither counts: it starts over.
-    `many`: it is one of many jobs of a command. `judge`: asked after each validation whether it is to end; ConfigError
-    where it runs on several machines, as nobody can be asked there.
     """
     run = RunDir(Path(plan.run_dir))
     if not fresh and is_done(plan):
@@ -30,7 +48,17 @@ def launch(plan: Plan, *, fresh: bool, many: bool = False, judge: Judge | None =
                 freeze(plan)
         return Outcome("planned", "", 0)
     if plan.config["launch"]["name"] == "nodes":
-        if judge is not None:
+        if terms.judge is not None:
             raise ConfigError("launch=nodes: trials on several machines cannot be pruned.\nFix: search.pruner=none")
-        return run_on_nodes(plan, fresh=fresh)
-    return run_job(plan, fresh=fresh, many=many, judge=judge)
+        return (yield from run_on_nodes(plan, terms, fresh=fresh))
+    return (yield from run_job(plan, terms, fresh=fresh))
+
+
+def starter(plan: Plan, *, many: bool) -> Callable[[Start], Process]:
+    """How ranks are started: a server of warm workers costs more than it saves where there is one job alone."""
+    isolation = plan.config["launch"]["isolation"]
+    if isolation == "process" or (isolation == "auto" and not many):
+        return start_fresh
+    from hpcexp.launch.warm import start_warm
+
+    return start_warm

@@ -54,6 +54,7 @@ class Wish:
 
     plan: Plan
     look: Look
+    is_one_of_many: bool = False
 
     @property
     def hardware(self) -> dict[str, Any]:
@@ -93,10 +94,17 @@ class Obstacle:
     """Processes are on it that nobody has leased it for."""
 
 
+class NoRoomError(RunError):
+    """Others are on the devices of a job that can wait for them."""
+
+
 @contextmanager
-def leased(plan: Plan, look: Look = gpus_now) -> Iterator[Leased]:
-    """Hold the devices of a job while it runs; RunError names who is on them where they are taken."""
-    wish = Wish(plan, look)
+def leased(plan: Plan, look: Look = gpus_now, *, is_one_of_many: bool = False) -> Iterator[Leased]:
+    """Hold the devices of a job while it runs; RunError names who is on them where they are taken.
+
+    A job that is one of many is told so at once, as NoRoomError, also where only its cores are taken.
+    """
+    wish = Wish(plan, look, is_one_of_many)
     with ExitStack() as held:
         try:
             got = _lease(wish, held)
@@ -164,6 +172,8 @@ def _lease(wish: Wish, held: ExitStack) -> Leased:
             if not blocked:
                 on = [gpus[p] for p in chosen] if wish.on_gpus else []
                 return _take(wish, chosen, on, shared, holders, held)
+        if wish.is_one_of_many:
+            raise NoRoomError(_taken_text(wish, blocked))
         if not _is_foreign(blocked) or time.monotonic() > deadline:
             raise RunError(_taken_text(wish, blocked))
         time.sleep(0.2)
@@ -173,6 +183,8 @@ def _take(
     wish: Wish, chosen: tuple[int, ...], on: Sequence[Gpu], shared: Slots, holders: Holders, held: ExitStack
 ) -> Leased:
     shares = choose_cores(wish, [gpu.cores for gpu in on], holders)
+    if shares is None and wish.is_one_of_many and not wish.on_gpus and (crowd := _crowd(holders)):
+        raise NoRoomError(crowd)
     if shares is None and wish.needs_cores:
         raise RunError(
             f"hardware.share={wish.share}: too few cores have room for this job. {_crowd(holders)}.\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import time
@@ -14,15 +13,13 @@ from typing import Any
 
 from hpcexp.errors import RunError
 from hpcexp.launch.adopt import adopt, origin
-from hpcexp.launch.display import display
 from hpcexp.launch.ears import Ears
-from hpcexp.launch.judge import Judge
 from hpcexp.launch.leases import leased
 from hpcexp.launch.nodes import JOIN_S, Elsewhere, Node, is_here, seat
-from hpcexp.launch.process import Process, Start, start_fresh
 from hpcexp.launch.ranks import Ranks
-from hpcexp.launch.resume import Continuation, continuation, go_back
-from hpcexp.launch.shipping import await_shipper, start_shipper
+from hpcexp.launch.resume import Continuation, continuation, go_back, is_blank
+from hpcexp.launch.terms import Terms
+from hpcexp.launch.turns import Turns
 from hpcexp.launch.watch import Group, Outcome, Watch
 from hpcexp.plan import Plan, save_plan
 from hpcexp.record.uri import without_password
@@ -30,9 +27,9 @@ from hpcexp.rundir import RunDir, held, write_atomic, write_json
 
 
 def freeze(plan: Plan, found: Continuation | None = None) -> RunDir:
-    """Write the plan into its run directory. An earlier try that is not gone on with is kept beside it."""
+    """Write the plan into its run directory. An earlier try that came to anything, and is not gone on with, is kept."""
     run = RunDir(Path(plan.run_dir))
-    if found is None and run.plan.exists():
+    if found is None and run.plan.exists() and not is_blank(run):
         _set_aside(run.path)
     shown = plan.tracking_uri and without_password(plan.tracking_uri)
     try:
@@ -52,49 +49,50 @@ def claimed(plan: Plan) -> AbstractContextManager[None]:
     return held(path.parent / f".{path.name}.lock", f"{path} is being written by")
 
 
-def run_job(plan: Plan, *, fresh: bool, many: bool = False, judge: Judge | None = None) -> Outcome:
-    """Run the plan on this machine. `many`: it is one of many. `judge`: asked whether it is to end before its time."""
-    starter = _starter(plan.config["launch"]["isolation"], many=many)
-    gc.enable()
+def run_job(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
+    """Run the plan on this machine. NoRoomError where it is to wait for devices."""
     with claimed(plan), ExitStack() as devices:
-        plan, told = _on_devices(plan, devices)
+        plan, told = _on_devices(plan, devices, terms)
 
-        def supervise(run: RunDir) -> Outcome:
+        def supervise(run: RunDir) -> Turns[Outcome]:
             with devices:  # free again before the shipper is waited for
-                ranks = Ranks(plan, starter, told, judge.metric if judge else None)
-                return _supervise(plan, run, ranks, reported=judge.answering(ranks.answer) if judge else None)
+                judge = terms.judge
+                ranks = Ranks(plan, terms.start, told, judge.metric if judge else None)
+                reported = judge.answering(ranks.answer) if judge else None
+                return (yield from _supervise(plan, run, ranks, terms, reported=reported))
 
-        return _lead(plan, fresh=fresh, supervise=supervise)
+        return (yield from _lead(plan, terms, fresh=fresh, supervise=supervise))
 
 
-def run_on_nodes(plan: Plan, *, fresh: bool) -> Outcome:
+def run_on_nodes(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
     """Run this machine's part of the plan. The host of `launch.rdzv` leads: it freezes the plan and keeps its state."""
-    gc.enable()
     elsewhere = Elsewhere(RunDir(Path(plan.run_dir)))
 
     with ExitStack() as stack:
         leads = _leads(plan, stack)
         devices = stack.enter_context(ExitStack())
-        plan, told = _on_devices(plan, devices)
+        plan, told = _on_devices(plan, devices, terms)
 
-        def take_part(run: RunDir) -> Outcome:
+        def take_part(run: RunDir) -> Turns[Outcome]:
             with devices:
-                return elsewhere.agreed(_supervise(plan, run, Node(plan, told, leads=leads), elsewhere))
+                node = Node(plan, told, leads=leads)
+                outcome = yield from _supervise(plan, run, node, terms, elsewhere)
+                return elsewhere.agreed(outcome)
 
         where = plan.config["launch"]["rdzv"]
-        print(f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most", flush=True)
+        terms.say(plan, f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most")
         if not leads:
             stack.enter_context(seat(plan))
-            return take_part(RunDir(Path(plan.run_dir)))
+            return (yield from take_part(RunDir(Path(plan.run_dir))))
         elsewhere.forget()
-        return _lead(plan, fresh=fresh, supervise=take_part)
+        return (yield from _lead(plan, terms, fresh=fresh, supervise=take_part))
 
 
-def _on_devices(plan: Plan, stack: ExitStack) -> tuple[Plan, Mapping[str, str]]:
+def _on_devices(plan: Plan, stack: ExitStack, terms: Terms) -> tuple[Plan, Mapping[str, str]]:
     """The plan with the devices that the job holds until `stack` ends, and what its ranks are told of them."""
-    got = stack.enter_context(leased(plan))
+    got = stack.enter_context(leased(plan, is_one_of_many=terms.is_one_of_many))
     for warning in got.warnings:
-        print(warning, flush=True)
+        terms.say(plan, warning)
     topology = replace(plan.topology, device_ids=got.device_ids)
     return replace(plan, topology=topology), got.environment()
 
@@ -110,7 +108,7 @@ def _leads(plan: Plan, stack: ExitStack) -> bool:
     return True
 
 
-def _lead(plan: Plan, *, fresh: bool, supervise: Callable[[RunDir], Outcome]) -> Outcome:
+def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: Callable[[RunDir], Turns[Outcome]]) -> Turns[Outcome]:
     """Freeze the plan, have its ranks run, and leave a final state behind whatever happens.
 
     An interrupted run is gone on with, in its directory and its MLflow run, unless `fresh`. One that has no checkpoint
@@ -119,10 +117,10 @@ def _lead(plan: Plan, *, fresh: bool, supervise: Callable[[RunDir], Outcome]) ->
     found = None if fresh else continuation(plan, verify=True)
     begun = origin(plan) if found is None else None
     if found is not None:
-        print(f"Continuing from {found.text(plan)} (--fresh starts over)", flush=True)
+        terms.say(plan, f"Continuing from {found.text(plan)} (--fresh starts over)")
     run = freeze(plan, found)
     if begun is not None:
-        print(f"Going on from {begun.text(plan)}", flush=True)
+        terms.say(plan, f"Going on from {begun.text(plan)}")
         adopt(begun, run)
     status = {
         "state": "running",
@@ -132,51 +130,49 @@ def _lead(plan: Plan, *, fresh: bool, supervise: Callable[[RunDir], Outcome]) ->
         "host": plan.lineage["host"],
     }
     write_json(run.status, status)
-    shipper = start_shipper(run)
+    terms.shipping.begin(run)
     outcome = Outcome("failed", "the supervisor itself failed", 1)
     try:
-        outcome = supervise(run)
+        outcome = yield from supervise(run)
     finally:
         ended = {"ended": time.time(), "state": outcome.state, "cause": outcome.cause, "exit": outcome.exit}
-        _end(run, {**status, **ended})
-        await_shipper(shipper, run, plan.config["tracking"]["wait_s"], is_tracked=plan.tracking_uri is not None)
+        if _end(run, {**status, **ended}):
+            terms.shipping.end(run, plan)
     return outcome
 
 
-def _end(run: RunDir, status: dict[str, Any]) -> None:
-    """Leave the final state. On a full disk it stays `running` there, and readers see that nobody runs it."""
+def _end(run: RunDir, status: dict[str, Any]) -> bool:
+    """Leave the final state; whether that could be done.
+
+    On a full disk it stays `running` there: readers see that nobody runs it, the shipper once this command has ended.
+    """
     try:
         write_json(run.status, status)
     except OSError as e:
         print(f"{run.status} cannot be written: {e.strerror}. The run {status['state']}.", file=sys.stderr)
+        return False
+    return True
 
 
 def _supervise(
     plan: Plan,
     run: RunDir,
     group: Group,
+    terms: Terms,
     elsewhere: Callable[[], str | None] = lambda: None,
     reported: Callable[[int, float], None] | None = None,
-) -> Outcome:
+) -> Turns[Outcome]:
     launch = plan.config["launch"]
     try:
-        shown = display(launch["progress"])
+        shown = terms.display(plan)
         try:
             ears = Ears(group.progress_fd, run.rank_log(0), shown, reported)
-            return Watch(group, ears, run, launch["grace_s"], launch["hang_s"], elsewhere).until_end()
+            watch = Watch(group, ears, run, launch["grace_s"], launch["hang_s"], terms.stop, elsewhere)
+            return (yield from watch.until_end())
         finally:
             shown.close()
     finally:
         group.close()
-
-
-def _starter(isolation: str, *, many: bool) -> Callable[[Start], Process]:
-    """How ranks are started: a server of warm workers costs more than it saves where there is one job alone."""
-    if isolation == "process" or (isolation == "auto" and not many):
-        return start_fresh
-    from hpcexp.launch.warm import start_warm
-
-    return start_warm
 
 
 def _set_aside(path: Path) -> None:

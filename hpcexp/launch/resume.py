@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpcexp.errors import RunError
-from hpcexp.plan import Plan, load_plan
+from hpcexp.plan import Plan, load_plan, load_signature
 from hpcexp.record.alive import current_state
 from hpcexp.rundir import RunDir, second_name
 from hpcexp.seal import is_intact, read_note
@@ -44,7 +44,7 @@ def continuation(plan: Plan, *, verify: bool) -> Continuation | None:
     run = RunDir(Path(plan.run_dir))
     status = run.read_status()
     state = current_state(status)
-    if not run.plan.exists() or state == "finished" or load_plan(run.plan).signature != plan.signature:
+    if not run.plan.exists() or state == "finished" or load_signature(run.plan) != plan.signature:
         return None
     present = [path for path in (run.last, run.previous) if path.exists()]
     for number, path in enumerate(present):
@@ -64,6 +64,28 @@ def continuation(plan: Plan, *, verify: bool) -> Continuation | None:
         "or the best weights of that time are.\n"
         "Fix: hpcexp train --fresh … starts over; the damaged run is kept beside."
     )
+
+
+def is_blank(run: RunDir) -> bool:
+    """Whether a try came to no step and no checkpoint: in its directory are only our own notes, and logs."""
+    files = [path for path in run.path.rglob("*") if path.is_file() and path.parent != run.logs]
+    return all(path.name in _NOTES or (path == run.journal and not path.stat().st_size) for path in files)
+
+
+_NOTES = ("plan.yaml", "status.json", "mlflow.json", "failed.json", ".tracking", ".shipper.lock")
+"""What another try writes anew or goes on with."""
+
+
+def as_begun(plan: Plan) -> Plan:
+    """The plan with as many threads as its interrupted run had: other numbers of them add up in another order."""
+    run = RunDir(Path(plan.run_dir))
+    if plan.topology.accelerator != "cpu" or not (run.last.exists() or run.previous.exists()):
+        return plan
+    before = load_plan(run.plan)
+    if before.signature != plan.signature or current_state(run.read_status()) == "finished":
+        return plan
+    threads = before.topology.threads_per_rank
+    return replace(plan, topology=replace(plan.topology, threads_per_rank=threads))
 
 
 def go_back(run: RunDir, found: Continuation) -> None:

@@ -5,11 +5,42 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
 
+from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir, read_json
 
 PATIENCE_S = 5.0
 """After which the command says what it is still waiting for."""
+
+
+class OneShipper:
+    """A shipper for the one run of a command, which waits for it."""
+
+    def begin(self, run: RunDir) -> None:
+        """Start it."""
+        self._process = start_shipper(run)
+
+    def end(self, run: RunDir, plan: Plan) -> None:
+        """Give it `tracking.wait_s`."""
+        is_tracked = plan.tracking_uri is not None
+        await_shipper(self._process, run, plan.config["tracking"]["wait_s"], is_tracked=is_tracked)
+
+
+class Fleet:
+    """Interim."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._all: list[tuple[RunDir, subprocess.Popen[bytes]]] = []
+
+    def add(self, run: RunDir, axes: Mapping[str, str]) -> None:
+        self._all.append((run, start_shipper(run)))
+
+    def close(self, wait_s: float, *, is_tracked: bool) -> None:
+        for run, process in self._all:
+            await_shipper(process, run, wait_s, is_tracked=is_tracked)
 
 
 def start_shipper(run: RunDir) -> subprocess.Popen[bytes]:

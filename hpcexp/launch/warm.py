@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, reduction
@@ -58,6 +58,22 @@ def idle_memory() -> Memory:
     tell.close()
     try:
         return Memory(*told.recv())
+    finally:
+        worker.join()
+
+
+def target_problems(configs: Sequence[Mapping[str, Any]], project: Path) -> list[list[str]]:
+    """What is wrong with the targets of each configuration, by real signatures, which only a worker can import."""
+    warm_up()
+    told, tell = multiprocessing.Pipe(duplex=False)
+    worker = ForkServerProcess(target=_check, args=(tell, configs, project))
+    worker.start()
+    tell.close()
+    try:
+        found: list[list[str]] = told.recv()
+        return found
+    except EOFError:
+        return [[] for _ in configs]  # it died of what it imported; the jobs will say of what
     finally:
         worker.join()
 
@@ -124,6 +140,17 @@ def _begin(start: Start, fds: Mapping[str, int], log: int) -> None:
     sys.path[:0] = start.env["PYTHONPATH"].split(os.pathsep)
     sys.argv = ["hpcexp.job", start.run_dir]
     sys.exit(importlib.import_module("hpcexp.job").main([start.run_dir]))
+
+
+def _check(tell: Any, configs: Sequence[Mapping[str, Any]], project: Path) -> None:
+    """In the forked process: import what the targets name, and compare."""
+    os.chdir(project)
+    sys.path.insert(0, str(project))
+    check = importlib.import_module("hpcexp.build.check").check_targets
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        tell.send([check(config) for config in configs])
 
 
 def _measure(tell: Any) -> None:

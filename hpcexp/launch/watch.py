@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Protocol
 
 from hpcexp.launch.ears import Ears
 from hpcexp.launch.memory import oom_kills
 from hpcexp.launch.stacks import stacks
+from hpcexp.launch.turns import Turns
 from hpcexp.rundir import RunDir, read_json
 
-POLL_S = 0.05
 START_S = 600.0
 """At least so long may a rank import, read its data and make its first step."""
 MISTAKES = ("config", "data")
 """Kinds of errors in a rank that the user can mend in what was asked for."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -68,45 +65,47 @@ class Watch:
     run: RunDir
     grace_s: float
     hang_s: float | None
+    stop: Sequence[int]
+    """Signals that ask the job to end, as they come; at a second one its ranks are killed."""
     elsewhere: Callable[[], str | None] = lambda: None
     """What has ended the job on another machine."""
     _left: list[int] = field(default_factory=list)
     """Ranks that had left in good order before the first failed, and before the run was complete."""
 
-    def until_end(self) -> Outcome:
+    def until_end(self) -> Turns[Outcome]:
         """Watch until no rank runs any more."""
         oom_before = oom_kills()
-        with _caught() as caught:
-            trouble, failures = self._until_end(caught)
+        trouble, failures = yield from self._until_end()
         if trouble:
             return Outcome("failed", trouble, 1)
         if not failures and self.run.summary.exists():
             return _complete(self.run)
-        if number := caught[0] if caught else self._stopped_by(failures):
+        if number := self.stop[0] if self.stop else self._stopped_by(failures):
             return Outcome("killed", f"stopped by {signal.Signals(number).name}", 128 + number)
         if not failures:
             cause = "its ranks ended before the run was complete: something called exit."
             return Outcome("failed", f"{cause}\nIts log: {self.run.rank_log(0)}", 1)
         return self._failed(failures, oom_kills() > oom_before)
 
-    def _until_end(self, caught: list[int]) -> tuple[str | None, dict[int, int]]:
+    def _until_end(self) -> Turns[tuple[str | None, dict[int, int]]]:
         """What the ranks cannot tell themselves; and the first that failed, with their exit codes."""
         deadline: float | None = None
         failures: dict[int, int] = {}
         while not self.ranks.are_done():
-            self.ears.listen(POLL_S)
+            yield self.ears.fd
+            self.ears.listen()
             if not failures and (failures := self.ranks.failures()) and not self.run.summary.exists():
                 self._left = self.ranks.left()
-            is_ending = bool(caught or failures or self.ears.stopped)
+            is_ending = bool(self.stop or failures or self.ears.stopped)
             if not is_ending and (trouble := self._hang() or self.elsewhere()):
                 return trouble, {}
-            if deadline is None and (caught or failures):
+            if deadline is None and (self.stop or failures):
                 self.ranks.signal(signal.SIGTERM)
                 deadline = time.monotonic() + self.grace_s
-            elif deadline is not None and (time.monotonic() > deadline or len(caught) > 1):
+            elif deadline is not None and (time.monotonic() > deadline or len(self.stop) > 1):
                 self.ranks.signal(signal.SIGKILL)
-        self.ears.listen(0)
-        trouble = None if caught or self.ears.stopped else self.elsewhere() or self.ranks.trouble()
+        self.ears.listen()
+        trouble = None if self.stop or self.ears.stopped else self.elsewhere() or self.ranks.trouble()
         return trouble, failures or self.ranks.failures()
 
     def _hang(self) -> str | None:
@@ -163,20 +162,3 @@ def _complete(run: RunDir) -> Outcome:
     """Of a run that has ended as it should, by its summary."""
     epoch = read_json(run.summary).get("pruned")
     return Outcome("finished", "", 0) if epoch is None else Outcome("pruned", f"pruned at epoch {epoch}", 0)
-
-
-@contextmanager
-def _caught() -> Iterator[list[int]]:
-    """Signals that arrive meanwhile, in their order, instead of what they would do."""
-    caught: list[int] = []
-
-    def catch(number: int, _frame: FrameType | None) -> None:
-        caught.append(number)
-
-    # What nohup or a shell's `&` has them ignore stays ignored.
-    before = {s: signal.signal(s, catch) for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

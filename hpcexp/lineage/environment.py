@@ -9,7 +9,6 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
-from functools import cache
 
 PACKAGES = ("hpcexp", "torch", "pytorch-lightning", "hydra-core", "omegaconf", "mlflow", "numpy")
 
@@ -18,11 +17,10 @@ def environment() -> dict[str, str]:
     """Flat facts: host, user, platform and versions."""
     facts = {"host": socket.gethostname(), "user": _user(), "platform": platform.platform(terse=True)}
     facts["version.python"] = platform.python_version()
-    found = {package: installed().get(package) for package in PACKAGES}
-    return facts | {f"version.{package}": version for package, version in found.items() if version}
+    known = installed()
+    return facts | {f"version.{package}": known[package] for package in PACKAGES if package in known}
 
 
-@cache
 def installed() -> dict[str, str]:
     """Package → version, from the names of installed metadata directories.
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpcexp.plan import Plan, load_plan
+from hpcexp.plan import Plan, load_signature
 from hpcexp.rundir import RunDir
 
 _SLACK_S = 60.0
@@ -33,7 +33,7 @@ def current_state(status: Mapping[str, Any]) -> str:
 def is_done(plan: Plan) -> bool:
     """Whether a run of the plan's identity has finished in its directory."""
     run = RunDir(Path(plan.run_dir))
-    return current_state(run.read_status()) == "finished" and load_plan(run.plan).signature == plan.signature
+    return current_state(run.read_status()) == "finished" and load_signature(run.plan) == plan.signature
 
 
 def _is_process(pid: int, started: float | None) -> bool:

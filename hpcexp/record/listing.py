@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from hpcexp.plan import load_head
 from hpcexp.record.alive import current_state
 from hpcexp.record.describe import final_metrics
 from hpcexp.rundir import RunDir, find_runs, read_json
@@ -48,7 +47,7 @@ def list_runs(root: Path) -> list[RunRow]:
 
 def read_row(run: RunDir) -> RunRow:
     """What the directory of `run` tells."""
-    status, head = run.read_status(), _plan_head(run.plan)
+    status, head = run.read_status(), load_head(run.plan)
     state = current_state(status)
     return RunRow(
         path=run.path,
@@ -70,13 +69,6 @@ def _row_or_none(run: RunDir) -> RunRow | None:
         return read_row(run)
     except (OSError, json.JSONDecodeError, yaml.YAMLError):
         return None
-
-
-def _plan_head(path: Path) -> dict[str, Any]:
-    """The plan's first entries, without parsing its long rest."""
-    with path.open() as file:
-        head = yaml.safe_load("".join(takewhile(lambda line: not line.startswith("config:"), file)))
-    return head if isinstance(head, dict) else {}
 
 
 def _duration(state: str, started: float | None, ended: float | None) -> float | None:

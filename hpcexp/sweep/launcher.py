@@ -1,66 +1,75 @@
-"""Hydra's launcher for hpcexp: all jobs are planned before the first starts, and a failure does not stop the rest."""
+"""hpcexp's launcher for Hydra's sweepers: what they ask for at a time is planned as a whole, and run side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from hpcexp.compose.composer import composed
-from hpcexp.errors import ConfigError, JobFailed
+from hpcexp.errors import JobFailed
+from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
-from hpcexp.sweep.task import Task
+from hpcexp.sweep.session import Asked, Session
+from hpcexp.sweep.task import Stopped, best_value
+
+Planner = Callable[[Sequence[Sequence[str]]], list[Plan]]
 
 
 class PlanLauncher(Launcher):
-    """Runs the jobs of a sweep one after the other on this machine."""
+    """Runs the jobs of a sweeper in a session that begins with its first ones."""
 
-    config: DictConfig
-    context: HydraContext
-    task: Task
+    def __init__(self, planned: Planner, session_of: Callable[[Plan], Session]) -> None:
+        self._planned, self._session_of = planned, session_of
+        self._stack = ExitStack()
+        self.session: Session | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra before the first batch."""
-        assert isinstance(task_function, Task)
-        self.config, self.context, self.task = config, hydra_context, task_function
+        """Called by Hydra before the first batch; everything is known by then."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Plan all, then run all."""
-        # A sweeper that asks for one job at a time, as an optimiser does, will ask for more.
-        self.task.many = len(job_overrides) > 1 or initial_job_idx > 0
-        configs = [
-            self.context.config_loader.load_sweep_config(self.config, list(overrides)) for overrides in job_overrides
-        ]
-        plans = planned_all(self.task, configs, job_overrides)
-        total = initial_job_idx + len(plans)
-        return [
-            self._job(overrides, cfg, plan, f"[{initial_job_idx + i + 1}/{total}] ")
-            for i, (overrides, cfg, plan) in enumerate(zip(job_overrides, configs, plans, strict=True))
-        ]
+        plans = self._planned(job_overrides)
+        if self.session is None:
+            self.session = self._session_of(plans[0])
+            self._stack.enter_context(self.session.opened())
+        asked = [Asked(tuple(job), plan) for job, plan in zip(job_overrides, plans, strict=True)]
+        outcomes = self.session.run_all(asked)
+        if self.session.is_stopped:
+            raise Stopped(self.session.exit_status)
+        return [_returned(*job) for job in zip(job_overrides, plans, outcomes, strict=True)]
 
-    def _job(self, overrides: Sequence[str], cfg: DictConfig, plan: Plan, label: str) -> JobReturn:
-        job = JobReturn(overrides=overrides, cfg=cfg, task_name="hpcexp", status=JobStatus.COMPLETED)
-        try:
-            job.return_value = self.task.run(plan, label)
-        except JobFailed as e:
-            # Hydra's own sweeper would raise the first failure at once; others want to know what failed.
-            if not self.config.hydra.sweeper._target_.endswith(".BasicSweeper"):
-                job.return_value, job.status = e, JobStatus.FAILED
-        return job
+    def close(self) -> None:
+        """End the session."""
+        self._stack.close()
 
 
-def planned_all(task: Task, configs: Sequence[DictConfig], job_overrides: Sequence[Sequence[str]]) -> list[Plan]:
-    """The plans of all jobs; ConfigError with the mistakes of all."""
-    plans, problems = [], []
-    for overrides, cfg in zip(job_overrides, configs, strict=True):
-        try:
-            plans.append(task.plan(composed(cfg)))
-        except ConfigError as e:
-            asked = " ".join(override.lstrip("+") for override in overrides)
-            problems += [f"{asked}\n{problem}" for problem in e.problems]
-    if problems:
-        raise ConfigError(problems)
-    return plans
+class CollectingLauncher(Launcher):
+    """Plans what a sweeper asks for, and runs none of it."""
+
+    def __init__(self, planned: Planner) -> None:
+        self._planned = planned
+        self.plans: list[Plan] = []
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Nothing is needed."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Keep the plans."""
+        plans = self._planned(job_overrides)
+        self.plans += plans
+        not_run = Outcome("planned", "", 0)
+        return [_returned(job, plan, not_run) for job, plan in zip(job_overrides, plans, strict=True)]
+
+
+def _returned(overrides: Sequence[str], plan: Plan, outcome: Outcome) -> JobReturn:
+    """As a sweeper wants it: a failure is told, and not raised."""
+    job = JobReturn(overrides=overrides, task_name="hpcexp", status=JobStatus.COMPLETED)
+    if outcome.state in ("failed", "killed", "not run"):
+        job.return_value, job.status = JobFailed(outcome.cause), JobStatus.FAILED
+    else:
+        job.return_value = best_value(plan)
+    return job

@@ -1,85 +1,176 @@
-"""`-m`: every combination of the command line's values, by Hydra's sweepers and launchers."""
+"""`-m`: every combination of the command line's values, or what a sweeper of Hydra's asks for."""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from hpcexp.compose.composer import Composer
+from hpcexp.compose.composer import Composer, CompositionError, as_given
 from hpcexp.compose.failures import FAILURES
+from hpcexp.compose.many import Many
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
-from hpcexp.sweep.launcher import PlanLauncher, planned_all
+from hpcexp.sweep.axes import hydra_overrides, job_overrides, runs_through_all, task_overrides
+from hpcexp.sweep.driver import Policy
+from hpcexp.sweep.launcher import CollectingLauncher, PlanLauncher
+from hpcexp.sweep.place import sweeps_dir
+from hpcexp.sweep.planning import check_in_worker, planned_all
+from hpcexp.sweep.session import Asked, Session, Setting
+from hpcexp.sweep.spec import Choices, Spec
 from hpcexp.sweep.stock import StockLauncher, check_installed
-from hpcexp.sweep.task import Planning, Stopped, Task, best_value
+from hpcexp.sweep.task import Stopped, Task, best_value
+
+_NOT_ASKED = ("hydra", "tracking", "launch", "run", "checkpoint", "notes")
+"""Sections whose values make no other sweep."""
 
 
-def multirun(composer: Composer, overrides: list[str], command: list[str], *, fresh: bool) -> int:
+def multirun(composer: Composer, overrides: list[str], command: list[str], policy: Policy) -> int:
     """Exit status: 0 when every job finished, 1 when one failed, 128 + n when signal n stopped the sweep."""
-    task = Task(composer.project, command, fresh)
-    status = 0
-    try:
-        _sweep(composer, overrides, task)
-    except Stopped as e:
-        status = e.exit_status
-    print("\n".join(["", *(_line(plan, outcome) for plan, outcome in task.done)]))
-    return status or int(any(outcome.state in ("failed", "killed") for _, outcome in task.done))
+    check_installed(overrides)
+    cfg = composer.load(overrides, RunMode.MULTIRUN)
+    if not (runs_through_all(cfg) and _is_ours(cfg)):
+        return _by_hydra(composer, overrides, cfg, command, policy)
+    spec, jobs = combinations(composer, cfg)
+    plans = _planned(composer, overrides, cfg, jobs, command)
+    asked = [_on_axes(job, spec) for job in jobs]
+    check_in_worker(plans, asked)
+    session = Session(spec, Setting(composer.project, " ".join(command), policy, len(jobs)), plans[0])
+    with _told_callbacks(composer, cfg), session.opened():
+        session.run_all([Asked(job, plan) for job, plan in zip(asked, plans, strict=True)])
+    print(f"\n{session.answer()}", flush=True)
+    return session.exit_status
 
 
 def planned(composer: Composer, overrides: list[str], command: list[str]) -> list[Plan]:
     """The plans of every combination of `overrides`, none of them started."""
-    task = Planning(composer.project, command, fresh=False)
-    with TemporaryDirectory() as nowhere:
-        _sweep(composer, overrides, task, Path(nowhere))
-    return [plan for plan, _ in task.done]
-
-
-def _sweep_dir(parent: Path) -> Path:
-    """Where Hydra's sweepers leave what they write."""
-    return parent / ".sweeps" / time.strftime("%Y%m%d-%H%M%S")
-
-
-def _sweep(composer: Composer, overrides: list[str], task: Task, sweep_dir: Path | None = None) -> None:
-    """Hydra's `multirun`, with hpcexp's launcher in the place of its basic one and around others."""
-    check_installed(overrides)
     cfg = composer.load(overrides, RunMode.MULTIRUN)
-    place = sweep_dir or _sweep_dir(composer.project / cfg.run.root / str(cfg.name))
+    if runs_through_all(cfg):
+        _, jobs = combinations(composer, cfg)
+        return _planned(composer, overrides, cfg, jobs, command)
+    many = Many(composer, hydra_overrides(cfg))
+    collecting = CollectingLauncher(lambda jobs: planned_all(many, jobs, composer.project, command))
+    with TemporaryDirectory() as nowhere:
+        _sweep(composer, overrides, Task(composer.project, command, fresh=False), lambda _stock: collecting, nowhere)
+    return collecting.plans
+
+
+def combinations(composer: Composer, cfg: DictConfig) -> tuple[Spec, list[list[str]]]:
+    """What the command line asks, and the overrides of every job."""
+    params = [f"{key}={values}" for key, values in (cfg.hydra.sweeper.get("params") or {}).items()]
+    given = {o.get_key_element(): o for o in _parsed(composer, [*params, *task_overrides(cfg)])}.values()
+    axes = {o.key_or_group: Choices(tuple(o.sweep_string_iterator())) for o in given if o.is_discrete_sweep()}
+    base = tuple(as_given(str(o.input_line)) for o in given if not o.is_sweep_override())
+    jobs = job_overrides(composer, cfg)
+    name = _name(str(cfg.name), list(axes), [*(str(o.input_line) for o in given), composer.config_name])
+    return Spec(name, str(cfg.get("notes") or ""), base, axes), jobs
+
+
+def _parsed(composer: Composer, overrides: list[str]) -> list[Override]:
+    return OverridesParser.create(composer.loader).parse_overrides(overrides)
+
+
+def _planned(
+    composer: Composer, overrides: list[str], cfg: DictConfig, jobs: list[list[str]], command: list[str]
+) -> list[Plan]:
+    try:
+        return planned_all(Many(composer, hydra_overrides(cfg)), jobs, composer.project, command)
+    except CompositionError as e:
+        raise composer.diagnosis(overrides, RunMode.MULTIRUN, e) from e
+
+
+def _name(experiment: str, axes: Sequence[str], given: Sequence[str]) -> str:
+    """Of the sweep that these overrides ask for, in whatever order."""
+    asked = [o for o in given if o.lstrip("+~").partition("=")[0].partition(".")[0].partition("/")[0] not in _NOT_ASKED]
+    digest = hashlib.sha256("\n".join(sorted(asked)).encode()).hexdigest()[:8]
+    words = "-".join([experiment, *(axis.rpartition(".")[2] for axis in axes)])
+    return f"{words[:80]}-{digest}"
+
+
+def _on_axes(job: Sequence[str], spec: Spec) -> tuple[str, ...]:
+    """The overrides of a job that belong to an axis."""
+    return tuple(o.lstrip("+") for o in job if o.lstrip("+").partition("=")[0].partition("@")[0] in spec.axes)
+
+
+def _is_ours(cfg: DictConfig) -> bool:
+    """Whether no launcher of Hydra's was asked for."""
+    return bool(cfg.hydra.launcher._target_.endswith(f".{BasicLauncher.__name__}"))
+
+
+def _by_hydra(composer: Composer, overrides: list[str], cfg: DictConfig, command: list[str], policy: Policy) -> int:
+    """A sweeper of Hydra's asks for jobs, or a launcher of Hydra's runs them."""
+    task = Task(composer.project, command, policy.fresh)
+    launchers: list[PlanLauncher] = []
+    many = Many(composer, hydra_overrides(cfg))
+
+    def plans(jobs: Sequence[Sequence[str]]) -> list[Plan]:
+        return planned_all(many, jobs, composer.project, command)
+
+    def launcher(stock: Any) -> Launcher:
+        if not isinstance(stock, BasicLauncher):
+            return StockLauncher(stock, plans)
+        setting = Setting(composer.project, " ".join(command), policy, None)
+        spec = Spec(_name("hydra", [], overrides), "", tuple(overrides), {})
+        launchers.append(PlanLauncher(plans, lambda first: Session(spec, setting, first)))
+        return launchers[0]
+
+    status = 0
+    try:
+        _sweep(composer, overrides, task, launcher)
+    except Stopped as e:
+        status = e.exit_status
+    finally:
+        for ours in launchers:
+            ours.close()
+    for session in [ours.session for ours in launchers if ours.session]:
+        print(f"\n{session.answer()}", flush=True)
+        return status or session.exit_status
+    print("\n".join(["", *(_line(plan, outcome) for plan, outcome in task.done)]))
+    return status or int(any(outcome.state in ("failed", "killed") for _, outcome in task.done))
+
+
+def _sweep(
+    composer: Composer, overrides: list[str], task: Task, launcher: Any, sweep_dir: Path | str | None = None
+) -> None:
+    """Hydra's `multirun`, with hpcexp's launcher in the place of its basic one and around others."""
+    cfg = composer.load(overrides, RunMode.MULTIRUN)
+    place = sweep_dir or sweeps_dir(composer.project / cfg.run.root) / ".hydra" / time.strftime("%Y%m%d-%H%M%S")
     hydras = [f"hydra.sweep.dir='{place}'", "hydra.sweep.subdir=${hydra.job.num}", "hydra.mode=MULTIRUN"]
     cfg = composer.load([*hydras, *overrides], RunMode.MULTIRUN)
+    with _told_callbacks(composer, cfg) as callbacks:
+        context = HydraContext(config_loader=composer.loader, callbacks=callbacks)
+        sweeper: Any = Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=task)
+        sweeper.launcher = launcher(sweeper.launcher)
+        sweeper.launcher.setup(hydra_context=context, task_function=task, config=cfg)
+        try:
+            sweeper.sweep(arguments=composer.repaired(task_overrides(cfg)))
+        except (*FAILURES, CompositionError) as e:
+            raise composer.diagnosis(overrides, RunMode.MULTIRUN, e) from e
+
+
+@contextmanager
+def _told_callbacks(composer: Composer, cfg: DictConfig) -> Iterator[Callbacks]:
+    """Hydra's callbacks, told of the beginning and the end of a multirun."""
     callbacks = Callbacks(cfg)
-    context = HydraContext(config_loader=composer.loader, callbacks=callbacks)
-    sweeper: Any = Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=task)
-    sweeper.launcher = _launcher(sweeper.launcher, task, context, cfg)
-    sweeper.launcher.setup(hydra_context=context, task_function=task, config=cfg)
     callbacks.on_multirun_start(config=cfg, config_name=composer.config_name)
     try:
-        sweeper.sweep(arguments=composer.repaired(list(cfg.hydra.overrides.task)))
-    except FAILURES as e:
-        raise composer.diagnosis(overrides, RunMode.MULTIRUN, e) from e
+        yield callbacks
     finally:
         callbacks.on_multirun_end(config=cfg, config_name=composer.config_name)
-
-
-def _launcher(stock: Any, task: Task, context: HydraContext, cfg: DictConfig) -> Launcher:
-    if isinstance(stock, BasicLauncher) or isinstance(task, Planning):
-        return PlanLauncher()
-
-    def plans(job_overrides: Sequence[Sequence[str]]) -> list[Plan]:
-        configs = [context.config_loader.load_sweep_config(cfg, list(overrides)) for overrides in job_overrides]
-        return planned_all(task, configs, job_overrides)
-
-    return StockLauncher(stock, plans)
 
 
 def _line(plan: Plan, outcome: Outcome) -> str:

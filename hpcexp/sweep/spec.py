@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -84,3 +85,11 @@ class Spec:
     budget: Budget = field(default_factory=Budget)
     is_fail_fast: bool = False
     """Whether a failed job ends the sweep."""
+
+
+def asked_by(spec: Spec) -> list[tuple[str, ...]]:
+    """What each job of a sweep without a search is asked beside the base: points × axes × seeds, the last fastest."""
+    axes = [[f"{key}={value}" for value in axis.values] for key, axis in spec.axes.items() if isinstance(axis, Choices)]
+    seeds = [[f"seed={seed}" for seed in spec.seeds]] if spec.seeds else []
+    points: Sequence[tuple[str, ...]] = spec.points or ((),)
+    return [(*point, *rest) for point in points for rest in itertools.product(*axes, *seeds)]

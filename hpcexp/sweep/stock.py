@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, open_dict, read_write
 
 from hpcexp.compose.composer import composed
 from hpcexp.errors import ConfigError, HpcexpError, JobFailed
@@ -94,7 +95,7 @@ class RemoteTask:
             if self.stop.exists():
                 return Ended(plan, Outcome("killed", "not started: the sweep was stopped", 130))
             print(f"{plan.experiment}/{plan.name}", flush=True)
-            outcome = launch(self._shown(plan), fresh=self.fresh, many=False)
+            outcome = launch(self._shown(plan), fresh=self.fresh)
             if self.parent is not None and os.getppid() != self.parent:
                 os._exit(1)  # nobody is left to tell, and joblib's worker would wait for minutes
         except HpcexpError as e:
@@ -264,10 +265,9 @@ def _group(pid: int) -> int | None:
 
 def _with_hydra(cfg: DictConfig, hydra: HydraConf) -> DictConfig:
     """A job's configuration with the node that Hydra takes out of it."""
-    whole = OmegaConf.masked_copy(cfg, [str(key) for key in cfg])
-    OmegaConf.set_readonly(whole, False)
-    OmegaConf.set_struct(whole, False)
-    whole["hydra"] = hydra
+    whole = deepcopy(cfg)
+    with read_write(whole), open_dict(whole):
+        whole["hydra"] = hydra
     return whole
 
 

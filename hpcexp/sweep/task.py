@@ -1,4 +1,4 @@
-"""What is done for each job of a sweep, by hpcexp's launcher."""
+"""Hydra's task function, and what became of its jobs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from hpcexp.compose.composer import Composed, composed
-from hpcexp.errors import HpcexpError, JobFailed
-from hpcexp.launch.job import launch
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
-from hpcexp.prepare import prepare
 from hpcexp.rundir import RunDir, read_json
 
 
@@ -28,40 +24,18 @@ class Stopped(BaseException):
 
 @dataclass
 class Task:
-    """Hydra's task function, and what became of its jobs."""
+    """What all jobs of a command have in common."""
 
     project: Path
     command: list[str]
     fresh: bool
-    many: bool = False
-    """Whether several jobs run from this process."""
     done: list[tuple[Plan, Outcome]] = field(default_factory=list)
-    """Jobs that ended, where they ran in this process."""
+    """Jobs that ended, where a launcher of Hydra's ran them."""
     _told: set[str] = field(default_factory=set)
 
-    def __call__(self, cfg: DictConfig) -> float | None:
-        """Plan and run one job; the value of `trainer.monitor` at its best, for sweepers that optimise it."""
-        return self.run(self.plan(composed(cfg)))
-
-    def plan(self, job: Composed) -> Plan:
-        """The job's plan."""
-        return prepare(job, self.project, self.command)
-
-    def run(self, plan: Plan, label: str = "") -> float | None:
-        """Run a plan; JobFailed where it did not finish."""
-        print(f"{label}{plan.experiment}/{plan.name}", flush=True)
-        self.warn_of([plan])
-        try:
-            outcome = launch(plan, fresh=self.fresh, many=self.many)
-        except HpcexpError as e:
-            outcome = Outcome("failed", str(e), 2)
-        self.done.append((plan, outcome))
-        if outcome.state == "killed":
-            raise Stopped(outcome.exit)
-        if outcome.state == "failed":
-            print(f"failed: {outcome.cause}", flush=True)
-            raise JobFailed(outcome.cause)
-        return best_value(plan)
+    def __call__(self, cfg: DictConfig) -> None:
+        """Hydra asks for a function; launchers get one of their own."""
+        raise AssertionError("launchers run jobs by plans")
 
     def warn_of(self, plans: Iterable[Plan]) -> None:
         """Say a warning once for all jobs."""
@@ -69,14 +43,6 @@ class Task:
             if warning not in self._told:
                 self._told.add(warning)
                 print(f"warning: {warning}", file=sys.stderr)
-
-
-class Planning(Task):
-    """Collects the plans of a sweep and runs none of them."""
-
-    def run(self, plan: Plan, label: str = "") -> None:
-        """Keep the plan."""
-        self.done.append((plan, Outcome("planned", "", 0)))
 
 
 def best_value(plan: Plan) -> float | None:

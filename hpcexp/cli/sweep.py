@@ -1,0 +1,121 @@
+"""`hpcexp sweep`: starts the sweep of a file or goes on with it, tells how it stands, stops it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpcexp.cli.plan import jobs_text
+from hpcexp.compose.composer import Composer
+from hpcexp.errors import ConfigError, RunError
+from hpcexp.prepare import on_path
+from hpcexp.record.alive import current_state
+from hpcexp.rundir import read_json
+from hpcexp.sweep.claims import Claims
+from hpcexp.sweep.driver import Policy
+from hpcexp.sweep.file import read_sweep, sweep_files
+from hpcexp.sweep.look import results_at, spec_at
+from hpcexp.sweep.place import Place, find_sweep, find_sweeps, sweeps_dir
+from hpcexp.sweep.report import answer, counts_text
+from hpcexp.sweep.spec import Spec
+from hpcexp.sweep.start import planned_jobs, run_sweep
+from hpcexp.text import near, pairs
+
+
+def sweep(argv: Sequence[str]) -> int:
+    """Exit status: 0 done, 1 a job failed, 2 a mistake, 128 + n stopped by signal n."""
+    a = _parser().parse_intermixed_args(list(argv))
+    root = a.root.resolve()
+    if a.name is None:
+        print(_listed(Path.cwd(), root))
+        return 0
+    if a.status or a.cancel:
+        if a.overrides:
+            raise ConfigError(f"{a.overrides[0]}: --status and --cancel take no overrides.\nFix: leave them out.")
+        place = find_sweep(root, a.called or a.name)
+        return _cancel(place) if a.cancel else _status(place)
+    project = Path.cwd()
+    on_path(project)
+    composer = Composer(project, a.config_dir)
+    spec = read_sweep(a.name, composer, a.overrides, a.called)
+    command = ["hpcexp", "sweep", *argv]
+    if a.plan:
+        return _plan(composer, spec, command)
+    return run_sweep(composer, spec, command, Policy(a.fresh, a.retry_failed, a.fail_fast or spec.is_fail_fast))
+
+
+def _plan(composer: Composer, spec: Spec, command: Sequence[str]) -> int:
+    print(f"{spec.name}: {spec.question}")
+    print(jobs_text(planned_jobs(composer, spec, command)))
+    return 0
+
+
+def _status(place: Place) -> int:
+    """How the sweep stands; exit status 1 where a job has failed."""
+    spec, told = spec_at(place), read_json(place.status)
+    results, dropped = results_at(place, spec)
+    drivers = Claims(place.path).others()
+    by = f" by {', '.join(map(str, drivers))}" if drivers else ""
+    print(f"{spec.question}\n{current_state(told)}{by}")
+    print(answer(place, spec, results, str(told.get("cause") or ""), len(dropped)))
+    return int(any(result.state == "failed" for result in results))
+
+
+def _cancel(place: Place) -> int:
+    """Ask every driver to stop, and wait for none."""
+    drivers = Claims(place.path).others()
+    if not drivers:
+        raise RunError(f"Nobody is at work on {place.path.name}: there is nothing to cancel.")
+    place.cancel.touch()
+    print(f"Asked {', '.join(map(str, drivers))} to stop: what runs writes a checkpoint and ends.")
+    print(f"`hpcexp sweep {place.path.name} --status` shows how far it is; the same command as before goes on.")
+    return 0
+
+
+def _listed(project: Path, root: Path) -> str:
+    """The sweeps that can be started, and those that were."""
+    files = [(name, _question(file)) for name, file in sweep_files(project).items()]
+    begun = [(place.path.name, _standing(place)) for place in find_sweeps(root)]
+    lines = ["Files, started by hpcexp sweep NAME:", pairs(files) if files else "  none"]
+    if begun:
+        lines += ["", f"Begun, in {near(sweeps_dir(root))}:", pairs(begun)]
+    return "\n".join(lines)
+
+
+def _question(file: Path) -> str:
+    """The file's question; its first line where it has none."""
+    text = file.read_text(encoding="utf-8")
+    asked = next((line for line in text.splitlines() if line.startswith("question:")), "")
+    return asked.removeprefix("question:").strip().strip("\"'") or text.partition("\n")[0]
+
+
+def _standing(place: Place) -> str:
+    results, _ = results_at(place, spec_at(place))
+    return f"{current_state(read_json(place.status))}; {counts_text(results)}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="hpcexp sweep",
+        description="Start the sweep of sweeps/NAME.yaml, or go on with it: what has finished is not run again.",
+        epilog="The keys of a sweep's file: `hpcexp help sweep`. Without NAME: the sweeps there are.",
+    )
+    add = p.add_argument
+    add("name", nargs="?", metavar="NAME", help="a file in sweeps/; with --status and --cancel a sweep that was begun")
+    add("overrides", nargs="*", metavar="OVERRIDE", help="key=value for all jobs, or budget.trials=50, seeds=3, …")
+    add("--plan", action="store_true", help="check all and show the jobs; start nothing")
+    add("--status", action="store_true", help="show how it stands")
+    add("--cancel", action="store_true", help="stop it, wherever it runs; the same command goes on later")
+    add("--retry-failed", action="store_true", help="run jobs again that have failed")
+    add("--fail-fast", action="store_true", help="stop at the first job that fails")
+    add("--fresh", action="store_true", help="run all jobs again, also finished ones")
+    add("--as", dest="called", metavar="OTHER", help="keep its jobs apart from those of NAME, under this name")
+    add("-cd", "--config-dir", type=Path, help="a directory of config files that add to and shadow all others")
+    add(
+        "--root",
+        type=Path,
+        default=Path("runs"),
+        help="directory of the runs for --status and --cancel (default: runs)",
+    )
+    return p

@@ -1,0 +1,44 @@
+"""What planning is told by a data set, where it can tell without heavy imports."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from hpcexp.checks.source_code import defining_file, imported_roots
+from hpcexp.data.source import Source
+from hpcexp.errors import DataError
+from hpcexp.plan import DataFacts
+
+HEAVY = frozenset({"torch", "pytorch_lightning", "lightning", "numpy", "pandas", "sklearn", "scipy", "PIL", "mlflow"})
+"""A data set whose file imports one of these is not asked for its facts before the job runs."""
+
+
+def data_facts(target: str, arguments: Mapping[str, Any]) -> tuple[DataFacts | None, list[str]]:
+    """What the data set `target` tells of itself, and what is wrong with its arguments; nothing where it is heavy."""
+    file = defining_file(target)
+    if file is None or imported_roots(file) & HEAVY:
+        return None, []
+    try:
+        cls = _imported(target)
+        if not (isinstance(cls, type) and issubclass(cls, Source)):
+            return None, []
+        source = cls(**arguments)
+        problems = source.problems()
+        facts = None if problems else source.facts()
+        if not problems and not isinstance(facts, DataFacts):
+            problems = [f"data: {target}.facts() gives {type(facts).__name__}, not hpcexp.plan.DataFacts."]
+        return facts, problems
+    except DataError as e:
+        return None, [str(e)]
+    except Exception as e:  # noqa: BLE001 - it is the user's code that is asked, or ours with the user's arguments
+        where = traceback.extract_tb(e.__traceback__)[-1]
+        told = f"{type(e).__name__}: {e} ({where.filename}:{where.lineno})"
+        return None, [f"data: {target} cannot be made of these arguments, or cannot tell its facts.\n{told}"]
+
+
+def _imported(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    return getattr(importlib.import_module(module), name)

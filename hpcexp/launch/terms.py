@@ -1,0 +1,42 @@
+"""What a command arranges for the jobs that it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hpcexp.launch.display import Display
+from hpcexp.launch.judge import Judge
+from hpcexp.launch.process import Process, Start
+from hpcexp.plan import Plan
+from hpcexp.rundir import RunDir
+
+
+class Shipping(Protocol):
+    """Delivers what runs record."""
+
+    def begin(self, run: RunDir) -> None:
+        """A run goes off: its directory has its plan and its state."""
+
+    def end(self, run: RunDir, plan: Plan) -> None:
+        """The run has its final state."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The same for all jobs of a command."""
+
+    start: Callable[[Start], Process]
+    """How ranks are started."""
+    stop: Sequence[int]
+    """Signals that ask the jobs to end, as they come; at a second one ranks are killed."""
+    display: Callable[[Plan], Display]
+    """What shows a job's progress."""
+    say: Callable[[Plan, str], None]
+    """Tells what is to be known of a job beside its progress."""
+    shipping: Shipping
+    judge: Judge | None = None
+    """Asked after each validation whether the job is to end."""
+    is_one_of_many: bool = False
+    """Whether a job that finds no free devices is left for later, where a single one would say so or share cores."""

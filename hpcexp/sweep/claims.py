@@ -1,0 +1,172 @@
+"""Who works on what, told by files alone: on any file system that several machines share, with locks or without.
+
+Each driver has a file in `drivers/` that it touches while it lives. A claim is a file in `claims/` with the driver's
+token, made by link(2), which exactly one process can do. A claim whose driver is gone may be taken over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hpcexp.record.alive import supervisor_alive
+from hpcexp.rundir import read_json, write_json
+
+BEAT_S = 5.0
+"""How often a driver touches its file."""
+STALE_S = 60.0
+"""A driver on another machine that has not touched its file for so long is gone."""
+
+
+@dataclass(frozen=True)
+class Driver:
+    """A process that works on a sweep."""
+
+    host: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+@dataclass
+class Claims:
+    """The claims of one driver among those of others."""
+
+    place: Path
+    """The sweep's directory."""
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    _held: set[str] = field(default_factory=set)
+    _next_beat: float = 0.0
+
+    def open(self) -> None:
+        """Be there for others. OSError where the directory cannot be written."""
+        told = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+        self._claims.mkdir(parents=True, exist_ok=True)
+        write_json(self._driver(self.token), told)
+        self._next_beat = time.monotonic() + BEAT_S
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for name in list(self._held):
+            self.release(name)
+        self._driver(self.token).unlink(missing_ok=True)
+
+    def take(self, name: str) -> Driver | None:
+        """Claim `name`; None where that succeeded, otherwise the driver that has it."""
+        path = self._claims / name
+        own = self._claims / f".{name}.{self.token}"
+        own.write_text(self.token)
+        try:
+            while True:
+                try:
+                    os.link(own, path)
+                except FileExistsError:
+                    if (holder := self.holder(name)) is not None:
+                        return holder
+                    self._take_over(path, own)
+                if _read(path) == self.token:
+                    self._held.add(name)
+                    return None
+        finally:
+            own.unlink(missing_ok=True)
+
+    def release(self, name: str) -> None:
+        """Let others have `name`."""
+        self._held.discard(name)
+        if _read(self._claims / name) == self.token:
+            (self._claims / name).unlink(missing_ok=True)
+
+    def holder(self, name: str) -> Driver | None:
+        """Who has `name` and lives."""
+        token = _read(self._claims / name)
+        return self._living(token) if token else None
+
+    def others(self) -> list[Driver]:
+        """Other drivers that are at work on the sweep."""
+        tokens = sorted(path.stem for path in (self.place / "drivers").glob("*.json"))
+        return [driver for token in tokens if token != self.token and (driver := self._living(token))]
+
+    def beat(self) -> list[str]:
+        """Show that this driver lives, where that is due; claims that it has lost since, having slept for too long."""
+        if time.monotonic() < self._next_beat:
+            return []
+        self._next_beat = time.monotonic() + BEAT_S
+        with contextlib.suppress(OSError):  # a full disk takes it later
+            os.utime(self._driver(self.token))
+        lost = [name for name in self._held if _read(self._claims / name) not in (self.token, None)]
+        self._held.difference_update(lost)
+        return lost
+
+    @contextmanager
+    def holding(self, name: str) -> Iterator[None]:
+        """Hold `name` for a moment, once whoever has it has let go."""
+        while self.take(name) is not None:
+            time.sleep(0.02)
+        try:
+            yield
+        finally:
+            self.release(name)
+
+    @property
+    def _claims(self) -> Path:
+        return self.place / "claims"
+
+    def _driver(self, token: str) -> Path:
+        return self.place / "drivers" / f"{token}.json"
+
+    def _living(self, token: str) -> Driver | None:
+        path = self._driver(token)
+        told = read_json(path)
+        alive = supervisor_alive(told) if told else False
+        if alive is None:
+            try:
+                alive = self._age_s(path) < STALE_S
+            except FileNotFoundError:
+                alive = False
+        return Driver(str(told["host"]), int(told["pid"])) if alive else None
+
+    def _age_s(self, path: Path) -> float:
+        """Seconds since `path` was touched, by the clock of the file server."""
+        now = self.place / f".now.{self.token}"
+        now.touch()
+        try:
+            return now.stat().st_mtime - path.stat().st_mtime
+        finally:
+            now.unlink(missing_ok=True)
+
+    def _take_over(self, path: Path, own: Path) -> None:
+        """Put `own` in the place of a claim whose driver is gone, unless another driver does."""
+        gone = _read(path)
+        if gone is None:
+            return
+        # One name for the right to replace this very claim: whoever makes it, has it.
+        right = path.with_name(f".{path.name}.after-{gone}")
+        try:
+            os.link(own, right)
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                if self._age_s(right) > STALE_S:  # who had the right died with it
+                    right.unlink(missing_ok=True)
+            time.sleep(0.02)
+            return
+        if _read(path) == gone:
+            with_token = path.with_name(f".{path.name}.{self.token}.new")
+            os.link(own, with_token)
+            os.replace(with_token, path)
+        right.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> str | None:
+    """The token in a claim; None where there is no claim."""
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return None

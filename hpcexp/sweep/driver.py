@@ -1,0 +1,366 @@
+"""The driver of a sweep: one process that has jobs run side by side on what devices there are, and counts them."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from hpcexp.checks.machine import Machine
+from hpcexp.errors import HpcexpError, InUseError
+from hpcexp.launch.display import Display
+from hpcexp.launch.job import started, starter
+from hpcexp.launch.judge import Judge
+from hpcexp.launch.leases import NoRoomError
+from hpcexp.launch.packing import Need, Running, need_of, next_to_start, room_of
+from hpcexp.launch.terms import Terms
+from hpcexp.launch.turns import Turns, wait
+from hpcexp.launch.watch import Outcome
+from hpcexp.plan import Plan
+from hpcexp.record.alive import current_state, is_done
+from hpcexp.rundir import FINAL_STATES, RunDir
+from hpcexp.sweep.claims import Claims
+from hpcexp.sweep.ledger import Entry
+from hpcexp.sweep.place import Place
+
+LOOK_EVERY_S = 1.0
+"""How often the driver looks for what files tell it: a wish to cancel, jobs of other drivers, devices that got free."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A planned job."""
+
+    entry: Entry
+    plan: Plan
+    problem: str = ""
+    """Why it cannot be run; its plan is then another job's."""
+
+
+class Source(Protocol):
+    """Where jobs come from."""
+
+    is_known: bool
+    """Whether jobs are known beforehand; otherwise the next one is better thought of late."""
+
+    def next(self) -> Job | None:
+        """The next job; None where there is none now."""
+
+    def is_over(self) -> bool:
+        """Whether there will be no more."""
+
+    def judge(self, job: Job) -> Judge | None:
+        """Who says whether a job is to end early."""
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """What became of a job, whoever ran it."""
+
+
+class Screen(Protocol):
+    """Shows a sweep at work."""
+
+    def began(self, job: Job) -> None:
+        """A job was started."""
+
+    def display(self, job: Job) -> Display:
+        """What shows a job's progress."""
+
+    def say(self, job: Job | None, text: str) -> None:
+        """Tell something, of a job or of the sweep."""
+
+    def ended(self, job: Job, outcome: Outcome, *, is_old: bool) -> None:
+        """A job has ended. `is_old`: before this driver began, so that it need not run."""
+
+    def refresh(self, waiting: int, why: str) -> None:
+        """Time has passed. `why`: what the next job waits for."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a sweep is driven."""
+
+    fresh: bool = False
+    """Whether finished jobs are run again."""
+    retries_failed: bool = False
+    """Whether jobs that failed before are run again."""
+    is_fail_fast: bool = False
+    max_jobs: int | None = None
+    """Jobs at once."""
+
+
+@dataclass
+class _Running:
+    job: Job
+    turns: Turns[Outcome]
+    fd: int | None
+    need: Need
+    since: float
+    has_overtaken: bool
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """That a job found too few devices, although no job of this driver is on them."""
+
+    width: int
+    why: str
+    until: float
+    """By the monotonic clock: when to try again. Until then narrower jobs may go first."""
+
+
+@dataclass
+class Driver:
+    """Runs the jobs of a source. What files hold survives it: started again, it goes on."""
+
+    claims: Claims
+    machine: Machine
+    terms: Terms
+    screen: Screen
+    policy: Policy
+    is_spent: Callable[[float, float], str]
+    """Why the budget is used up by core and GPU seconds of this driver; empty while it is not."""
+    stop: list[int] = field(default_factory=list)
+    """Signals that ended the sweep; the same list as in `terms`."""
+    why_stopped: str = ""
+    _waiting: list[Job] = field(default_factory=list)
+    _running: list[_Running] = field(default_factory=list)
+    _elsewhere: list[Job] = field(default_factory=list)
+    _since: float = field(default_factory=time.time)
+    _next_look: float = 0.0
+    _taken: dict[str, _Taken] = field(default_factory=dict)
+    """By kind of device."""
+    _core_s: float = 0.0
+    _gpu_s: float = 0.0
+
+    def run(self, source: Source) -> None:
+        """Run all that comes from `source`, until it has no more or the sweep is stopped."""
+        try:
+            while self._goes_on(source):
+                self._start(source)
+                wait([one.fd for one in self._running] or [])
+                self._advance(source)
+                self._look(source)
+        finally:
+            for one in self._running:
+                one.turns.close()
+                self.claims.release(str(one.job.entry.job))
+
+    def _goes_on(self, source: Source) -> bool:
+        if self._running:
+            return True
+        if self.stop or self.why_stopped:
+            return False
+        return bool(self._waiting or self._elsewhere or not source.is_over())
+
+    def _start(self, source: Source) -> None:
+        """Start what fits."""
+        while not self.stop and not self.why_stopped:
+            if self.policy.max_jobs is not None and len(self._running) >= self.policy.max_jobs:
+                return
+            self._fetch(source)
+            position = self._position()
+            if position is None:
+                return
+            self._begin(self._waiting.pop(position), source, has_overtaken=position > 0)
+
+    def _fetch(self, source: Source) -> None:
+        """Have jobs in the row: all that are known; of a search the next one, once it could start."""
+        if source.is_known:
+            while (job := source.next()) is not None:
+                self._waiting.append(job)
+        elif not self._waiting and self._has_free() and (job := source.next()) is not None:
+            self._waiting.append(job)
+
+    def _has_free(self) -> bool:
+        """Whether there are devices of the newest job's kind that no job of this driver is on."""
+        if not self._running:
+            return True
+        newest = self._running[-1]
+        return self._free(newest.need.kind, room_of(newest.job.plan, self.machine)) > 0
+
+    def _free(self, kind: str, room: int) -> int:
+        return room - sum(one.need.width for one in self._running if one.need.kind == kind)
+
+    def _position(self) -> int | None:
+        """In the row, of the job to start now."""
+        needs = [need_of(job.plan) for job in self._waiting]
+        for kind in dict.fromkeys(need.kind for need in needs):
+            most = self._most(kind)
+            row = [i for i, need in enumerate(needs) if need.kind == kind and need.width <= most]
+            if not row:
+                continue
+            room = room_of(self._waiting[row[0]].plan, self.machine)
+            running = [Running(one.need, one.has_overtaken) for one in self._running if one.need.kind == kind]
+            found = next_to_start([needs[i] for i in row], running, room)
+            if found is not None:
+                return row[found]
+        return None
+
+    def _most(self, kind: str) -> float:
+        """The widest job that may find room."""
+        taken = self._taken.get(kind)
+        return taken.width - 1 if taken and time.monotonic() < taken.until else math.inf
+
+    def _begin(self, job: Job, source: Source, *, has_overtaken: bool) -> None:
+        name = str(job.entry.job)
+        if (before := self._before(job)) is not None:
+            self._over(job, before, source, is_old=not job.problem)
+        elif self.claims.take(name) is not None:
+            self._elsewhere.append(job)
+        elif (before := self._before(job)) is not None:  # by another driver, a moment ago
+            self.claims.release(name)
+            self._over(job, before, source, is_old=True)
+        else:
+            self._run(job, source, has_overtaken=has_overtaken)
+
+    def _run(self, job: Job, source: Source, *, has_overtaken: bool) -> None:
+        if not has_overtaken:
+            for other in self._running:  # they have overtaken nobody that still waits
+                other.has_overtaken = False
+        turns = started(job.plan, self._terms(job, source.judge(job)), fresh=self.policy.fresh)
+        one = _Running(job, turns, None, need_of(job.plan), time.monotonic(), has_overtaken)
+        try:
+            one.fd = next(turns)
+        except StopIteration as e:
+            self._finish(one, e.value, source)
+        except NoRoomError as e:
+            self._put_back(job, str(e))
+        except InUseError:
+            self.claims.release(str(job.entry.job))
+            self._elsewhere.append(job)
+        except HpcexpError as e:
+            self._finish(one, Outcome("failed", str(e), 2), source)
+        else:
+            self._taken.pop(one.need.kind, None)
+            self._running.append(one)
+            self.screen.began(job)
+
+    def _terms(self, job: Job, judge: Judge | None) -> Terms:
+        return replace(
+            self.terms,
+            judge=judge,
+            start=starter(job.plan, many=True),
+            display=lambda _plan: self.screen.display(job),
+            say=lambda _plan, text: self.screen.say(job, text),
+        )
+
+    def _put_back(self, job: Job, why: str) -> None:
+        """To where it was in the row, as others are on its devices."""
+        self.claims.release(str(job.entry.job))
+        need = need_of(job.plan)
+        self._taken[need.kind] = _Taken(need.width, why, time.monotonic() + LOOK_EVERY_S)
+        bisect.insort(self._waiting, job, key=lambda other: other.entry.job)
+
+    def _before(self, job: Job) -> Outcome | None:
+        """What became of the job already; None where it is to run."""
+        if job.problem:
+            return Outcome("failed", job.problem, 2)
+        status = RunDir(Path(job.plan.run_dir)).read_status()
+        state, cause = current_state(status), str(status.get("cause") or "")
+        is_old = status.get("ended", 0.0) < self._since
+        if state == "finished" and not (self.policy.fresh and is_old) and is_done(job.plan):
+            return Outcome("skipped", "", 0)
+        if state == "failed" and not ((self.policy.fresh or self.policy.retries_failed) and is_old):
+            return Outcome("failed", cause, int(status.get("exit") or 1))
+        if state == "pruned" and not (self.policy.fresh and is_old):
+            return Outcome("pruned", cause, 0)
+        return None
+
+    def _advance(self, source: Source) -> None:
+        """Have every job that runs take its turn."""
+        for one in list(self._running):
+            try:
+                one.fd = next(one.turns)
+            except StopIteration as e:
+                self._finish(one, e.value, source)
+            except HpcexpError as e:
+                self._finish(one, Outcome("failed", str(e), 2), source)
+
+    def _finish(self, one: _Running, outcome: Outcome, source: Source) -> None:
+        if one in self._running:
+            self._running.remove(one)
+            spent = (time.monotonic() - one.since) * one.need.width
+            self._gpu_s += spent if one.need.kind == "cuda" else 0.0
+            self._core_s += spent if one.need.kind == "cpu" else 0.0
+        self.claims.release(str(one.job.entry.job))
+        self._over(one.job, outcome, source)
+
+    def _over(self, job: Job, outcome: Outcome, source: Source, *, is_old: bool = False) -> None:
+        source.ended(job, outcome)
+        self.screen.ended(job, outcome, is_old=is_old)
+        if outcome.state == "failed" and self.policy.is_fail_fast and not self.why_stopped:
+            self._halt("a job failed (fail_fast)")
+
+    def _halt(self, why: str) -> None:
+        """Start nothing more, and have what runs write a checkpoint and end."""
+        self.why_stopped = why
+        if not self.stop:
+            self.stop.append(signal.SIGTERM)
+
+    def _look(self, source: Source) -> None:
+        """What files and the clock tell."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_EVERY_S
+        for name in self.claims.beat():
+            self._lost(name)
+        if not self.why_stopped and not self.stop and Place(self.claims.place).cancel.exists():
+            self._halt("cancelled")
+        if not self.why_stopped and (why := self.is_spent(self._core_s, self._gpu_s)):
+            self.why_stopped = why  # what runs may end
+        for job in list(self._elsewhere):
+            self._look_elsewhere(job, source)
+        why = next((taken.why for taken in self._taken.values()), "")
+        self.screen.refresh(len(self._waiting), why)
+
+    def _look_elsewhere(self, job: Job, source: Source) -> None:
+        """Count a job that another process has ended; take back one that it has let go."""
+        if self.claims.holder(str(job.entry.job)) is not None:
+            return
+        status = RunDir(Path(job.plan.run_dir)).read_status()
+        if current_state(status) == "running":
+            return
+        self._elsewhere.remove(job)
+        if current_state(status) in FINAL_STATES and status.get("ended", 0.0) > self._since:
+            exit_status = int(status.get("exit") or 0)
+            self._over(job, Outcome(current_state(status), str(status.get("cause") or ""), exit_status), source)
+        else:
+            bisect.insort(self._waiting, job, key=lambda other: other.entry.job)
+
+    def _lost(self, name: str) -> None:
+        """Leave a job to the driver that has taken it over while this one slept."""
+        for one in [one for one in self._running if str(one.job.entry.job) == name]:
+            one.turns.close()
+            self._running.remove(one)
+            self._elsewhere.append(one.job)
+            self.screen.say(one.job, "taken over by another driver while this one stood still")
+
+
+@dataclass
+class Fixed:
+    """A source of jobs that are known beforehand."""
+
+    jobs: Sequence[Job]
+    is_known = True
+    _given: int = 0
+
+    def next(self) -> Job | None:
+        """In their order."""
+        if self.is_over():
+            return None
+        self._given += 1
+        return self.jobs[self._given - 1]
+
+    def is_over(self) -> bool:
+        return self._given >= len(self.jobs)
+
+    def judge(self, job: Job) -> None:
+        """Every job runs to its end."""
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """Nobody asks."""

@@ -1,0 +1,111 @@
+"""The jobs of a sweep, numbered once: `jobs.jsonl`, a line for each time that a job is planned to run somewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hpcexp.errors import RunError
+from hpcexp.sweep.claims import Claims
+
+_LOCK = "ledger"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A job as the ledger has it."""
+
+    job: int
+    """Its number, from 1."""
+    asked: tuple[str, ...]
+    """The overrides that make it another job than its neighbours."""
+    base: tuple[str, ...]
+    """Overrides that the jobs of its time had in common."""
+    trial: int | None
+    """Of an Optuna study."""
+    signature: str
+    run: str
+    """Its run directory."""
+
+    @property
+    def key(self) -> tuple[tuple[str, ...], int | None]:
+        """What a job is recognised by: a search may ask for a point twice, as two trials."""
+        return self.asked, self.trial
+
+
+class Ledger:
+    """The file, and what this process has read of it."""
+
+    def __init__(self, place: Path, claims: Claims) -> None:
+        self.path = place / "jobs.jsonl"
+        self._claims = claims
+        self._offset = 0
+        self._entries: dict[int, Entry] = {}
+
+    def entries(self) -> Mapping[int, Entry]:
+        """Job number → its newest entry."""
+        for entry in self._new():
+            self._entries[entry.job] = entry
+        return self._entries
+
+    def enter(self, wanted: Sequence[Entry]) -> list[Entry]:
+        """The entries with their numbers: those of before where a job is known, the next ones otherwise.
+
+        Safe against other drivers that do the same. What stands in the ledger already is not written again.
+        """
+        with self._claims.holding(_LOCK):
+            known = {entry.key: entry for entry in self.entries().values()}
+            numbered, new = [], []
+            free = max(self._entries, default=0) + 1
+            for want in wanted:
+                before = known.get(want.key)
+                entry = replace(want, job=before.job if before else free)
+                free += before is None
+                known[entry.key] = entry
+                numbered.append(entry)
+                if entry != before:
+                    new.append(entry)
+            self._append(new)
+        return numbered
+
+    def _append(self, entries: Iterable[Entry]) -> None:
+        now = round(time.time(), 3)
+        text = "".join(json.dumps({**asdict(entry), "t": now}, ensure_ascii=False) + "\n" for entry in entries)
+        if not text:
+            return
+        fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            os.ftruncate(fd, self._offset)  # a line that a dead driver left torn
+            os.write(fd, text.encode())
+            os.fsync(fd)
+        except OSError as e:
+            raise RunError(f"{self.path} cannot be written: {e.strerror}.\nFix: make room on that disk.") from e
+        finally:
+            os.close(fd)
+
+    def _new(self) -> Iterator[Entry]:
+        """What has come to the file since. A last line without its end is left for later."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for number, line in enumerate(whole.splitlines(), 1):
+            yield _entry(line, f"{self.path}, line {number}")
+
+
+def _entry(line: bytes, where: str) -> Entry:
+    try:
+        told: dict[str, Any] = json.loads(line)
+        del told["t"]
+        return Entry(**{**told, "asked": tuple(told["asked"]), "base": tuple(told["base"])})
+    except (ValueError, KeyError, TypeError) as e:
+        raise RunError(f"{where} is damaged: it is no job.\nFix: remove that line; its run directory stays.") from e

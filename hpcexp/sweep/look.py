@@ -1,0 +1,33 @@
+"""A sweep as its directory tells of it, whoever is at work on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hpcexp.rundir import read_json
+from hpcexp.sweep.claims import Claims
+from hpcexp.sweep.ledger import Entry, Ledger
+from hpcexp.sweep.place import Place, from_dict
+from hpcexp.sweep.results import Result, read_result
+from hpcexp.sweep.spec import Spec, asked_by
+
+
+def spec_at(place: Place) -> Spec:
+    """What was asked last."""
+    return from_dict(read_json(place.asked))
+
+
+def results_at(place: Place, spec: Spec) -> tuple[list[Result], list[Entry]]:
+    """The jobs that are asked for, and those that were before."""
+    claims = Claims(place.path)
+    entries = sorted(Ledger(place.path, claims).entries().values(), key=lambda entry: entry.job)
+    is_open = spec.search is not None or not (spec.axes or spec.points or spec.seeds)
+    asked = set() if is_open else set(asked_by(spec))
+    active = [entry for entry in entries if is_open or entry.asked in asked]
+    results = []
+    for entry in active:
+        result = read_result(entry, spec.objectives)
+        if result.state in ("waiting", "killed") and claims.holder(str(entry.job)) is not None:
+            result = replace(result, state="running")
+        results.append(result)
+    return results, [entry for entry in entries if entry not in active]

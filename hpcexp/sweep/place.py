@@ -1,0 +1,156 @@
+"""A sweep's directory, `<run.root>/sweeps/NAME`: the names in it, and what it holds of what was asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcexp.errors import RunError, listed, suggest
+from hpcexp.rundir import read_json, write_atomic
+from hpcexp.sweep.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
+
+
+@dataclass(frozen=True)
+class Place:
+    """Paths of one sweep. Making one touches nothing on disk."""
+
+    path: Path
+
+    @property
+    def asked(self) -> Path:
+        """What is asked, with its axes in full."""
+        return self.path / "sweep.json"
+
+    @property
+    def status(self) -> Path:
+        """As a run's `status.json`."""
+        return self.path / "status.json"
+
+    @property
+    def table_csv(self) -> Path:
+        return self.path / "table.csv"
+
+    @property
+    def table_md(self) -> Path:
+        return self.path / "table.md"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.json"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    @property
+    def cancel(self) -> Path:
+        """A file whose presence asks every driver of the sweep to stop."""
+        return self.path / "cancel"
+
+
+def sweeps_dir(root: Path) -> Path:
+    """The directory of all sweeps beside the runs in `root`."""
+    return root / "sweeps"
+
+
+def find_sweeps(root: Path) -> list[Place]:
+    """Every sweep beside the runs in `root`, the one that was begun last at the end."""
+    places = [Place(path.parent) for path in sweeps_dir(root).glob("*/sweep.json")]
+    return sorted(places, key=lambda place: (read_json(place.status).get("started", 0.0), place.path))
+
+
+def find_sweep(root: Path, name: str) -> Place:
+    """The sweep of that name, or `last`; RunError where there is none."""
+    found = find_sweeps(root)
+    if name == "last" and found:
+        return found[-1]
+    named = [place for place in found if place.path.name == name] or [
+        place for place in found if place.path.name.endswith(name)
+    ]
+    if len(named) == 1:
+        return named[0]
+    names = [place.path.name for place in found]
+    near = suggest(name, names)
+    raise RunError(
+        f"No sweep in {sweeps_dir(root)} is named '{name}'{'; ' + near if near else '.'}\nSweeps: {listed(names)}."
+    )
+
+
+def ask(place: Place, spec: Spec, project: Path, command: str) -> list[str]:
+    """Leave in the directory what is asked; how that differs from what was asked there before.
+
+    RunError where the directory belongs to something else.
+    """
+    before = read_json(place.asked)
+    if not before and place.path.is_dir() and any(place.path.iterdir()):
+        raise RunError(
+            f"{place.path} is there and holds no sweep.\nFix: move it away, or give the sweep another name (--as NAME)."
+        )
+    if before and before.get("project") != str(project):
+        raise RunError(
+            f"{place.path} holds a sweep of the project {before.get('project')}, and this is {project}.\n"
+            "Fix: run.root=…, or --as NAME."
+        )
+    now = {**to_dict(spec), "project": str(project), "command": command}
+    try:
+        if now != before:
+            write_atomic(place.asked, json.dumps(now, indent=2, ensure_ascii=False) + "\n")  # in the order of the axes
+    except OSError as e:
+        raise RunError(f"{place.path} cannot be written: {e.strerror}.\nFix: run.root=… where there is room.") from e
+    return changes(before, now) if before else []
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What was edited, a line each."""
+    lines = [
+        f"base: without {' '.join(gone)}" for gone in [[o for o in before["base"] if o not in now["base"]]] if gone
+    ]
+    lines += [f"base: with {' '.join(new)}" for new in [[o for o in now["base"] if o not in before["base"]]] if new]
+    for key in dict.fromkeys([*before["axes"], *now["axes"]]):
+        old, new = before["axes"].get(key), now["axes"].get(key)
+        if old != new:
+            lines.append(f"axis {key}: {_shown(old)} → {_shown(new)}")
+    for key in ("seeds", "objectives", "search", "budget"):
+        if before.get(key) != now[key]:
+            lines.append(f"{key}: {_shown(before.get(key))} → {_shown(now[key])}")
+    return lines
+
+
+def to_dict(spec: Spec) -> dict[str, Any]:
+    """The sweep as plain data, as `sweep.json` holds it."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
+    return plain
+
+
+def from_dict(told: Mapping[str, Any]) -> Spec:
+    """The sweep that `to_dict` gave."""
+    search = told["search"]
+    return Spec(
+        name=told["name"],
+        question=told["question"],
+        base=tuple(told["base"]),
+        axes={key: _axis(axis) for key, axis in told["axes"].items()},
+        points=tuple(map(tuple, told["points"])),
+        seeds=tuple(told["seeds"]),
+        objectives=tuple(Objective(**o) for o in told["objectives"]),
+        search=Search(**search) if search else None,
+        budget=Budget(**told["budget"]),
+        is_fail_fast=told["is_fail_fast"],
+    )
+
+
+def _axis(told: Mapping[str, Any]) -> Axis:
+    return Choices(tuple(told["values"])) if "values" in told else Interval(**told)
+
+
+def _shown(value: Any) -> str:
+    if value in (None, [], {}):
+        return "none"
+    if isinstance(value, Mapping) and "values" in value:
+        return ",".join(value["values"])
+    if isinstance(value, Mapping):
+        return " ".join(f"{k}={_shown(v)}" for k, v in value.items() if v not in (None, False))
+    return ",".join(map(_shown, value)) if isinstance(value, list) else str(value)

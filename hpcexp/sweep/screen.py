@@ -1,0 +1,181 @@
+"""What a person sees of a sweep at work: a table that is redrawn on a terminal, a line for each event elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpcexp.launch.display import Display, metrics_text
+from hpcexp.launch.watch import Outcome
+from hpcexp.sweep.driver import Job
+
+SHOWN = 20
+"""Running jobs in the table; of more, their number is said."""
+
+
+@dataclass
+class Gauge:
+    """Keeps what a job has last said of its progress. A Display that shows nothing itself."""
+
+    job: Job
+    owner: Lines
+    began: float = field(default_factory=time.monotonic)
+    event: dict[str, Any] = field(default_factory=dict)
+    _first: tuple[float, int] | None = None
+
+    def progress(self, event: dict[str, Any]) -> None:
+        """Keep the newest."""
+        self.event = event
+        if self._first is None:
+            self._first = (time.monotonic(), event["step"])
+
+    def line(self, text: str) -> None:
+        """What the job prints, with its number before it."""
+        self.owner.say(self.job, text)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def speed(self) -> float | None:
+        """Steps in a second since the first that was told."""
+        if self._first is None or not self.event:
+            return None
+        since, step = self._first
+        seconds = time.monotonic() - since
+        return (self.event["step"] - step) / seconds if seconds > 0 and self.event["step"] > step else None
+
+    def seconds_left(self) -> float | None:
+        speed, steps = self.speed(), self.event.get("steps")
+        return (steps - self.event["step"]) / speed if speed and steps else None
+
+
+class Lines:
+    """A line for each job that begins or ends."""
+
+    def __init__(self, total: int | None) -> None:
+        self.total = total
+        """Jobs in all; None where nobody knows."""
+        self.counts: dict[str, int] = {}
+        self.running: dict[int, Gauge] = {}
+        self._why = ""
+
+    def began(self, job: Job) -> None:
+        """Say which."""
+        if job.entry.job not in self.running:
+            self.display(job)
+        self.say(job, f"{job.plan.experiment}/{job.plan.name}")
+
+    def display(self, job: Job) -> Display:
+        """Keeps the job's progress for the table."""
+        gauge = self.running[job.entry.job] = Gauge(job, self)
+        return gauge
+
+    def ended(self, job: Job, outcome: Outcome, value: str, *, is_old: bool) -> None:
+        """Say how, but for what was done before."""
+        gauge = self.running.pop(job.entry.job, None)
+        self.counts[outcome.state] = self.counts.get(outcome.state, 0) + 1
+        if is_old:
+            return
+        took = f"  {time.monotonic() - gauge.began:.1f} s" if gauge else ""
+        told = value or outcome.cause.partition("\n")[0]
+        self.say(job, f"{outcome.state}{took}  {told}".rstrip())
+
+    def say(self, job: Job | None, text: str) -> None:
+        """One or more lines, with the job's number before each."""
+        of = f"/{self.total}" if self.total else ""
+        head = f"[{job.entry.job}{of}] " if job else ""
+        self._print("\n".join(f"{head}{line}" for line in text.splitlines()))
+
+    def refresh(self, waiting: int, why: str) -> None:
+        """Say once what the next job waits for."""
+        if why and why != self._why:
+            self.say(None, f"{waiting} jobs wait: {why}")
+        self._why = why
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _print(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody reads any more; the sweep goes on
+            print(text, flush=True)
+
+
+class Table(Lines):
+    """Running jobs with metric, speed and time left, and how many wait and have ended, below what has been printed."""
+
+    def __init__(self, total: int | None) -> None:
+        from rich.live import Live
+
+        super().__init__(total)
+        self._waiting = 0
+        self._live = Live(get_renderable=self._table, refresh_per_second=4, transient=True)
+        self._live.start()
+
+    def began(self, job: Job) -> None:
+        """The table shows it."""
+        if job.entry.job not in self.running:
+            self.display(job)
+
+    def refresh(self, waiting: int, why: str) -> None:
+        """Keep what the table shows."""
+        self._waiting, self._why = waiting, why
+
+    def close(self) -> None:
+        """Take the table away."""
+        self._live.stop()
+
+    def _print(self, text: str) -> None:
+        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _table(self) -> Any:
+        from rich.table import Table as RichTable
+
+        table = RichTable(box=None, pad_edge=False, title=self._title(), title_justify="left", title_style="bold")
+        for name in ("job", "run", "progress", "metric", "steps/s", "left"):
+            table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=3 if name == "run" else None)
+        for number, gauge in sorted(self.running.items())[:SHOWN]:
+            table.add_row(str(number), gauge.job.plan.name, *_cells(gauge))
+        if len(self.running) > SHOWN:
+            table.add_row("", f"and {len(self.running) - SHOWN} more")
+        return table
+
+    def _title(self) -> str:
+        ended = [f"{number} {state}" for state, number in self.counts.items()]
+        parts = [*ended, f"{len(self.running)} running", f"{self._waiting} waiting"]
+        why = f" ({self._why.partition(chr(10))[0]})" if self._why else ""
+        return " · ".join(parts) + why
+
+
+def screen_for(kind: str, total: int | None) -> Lines:
+    """By `launch.progress`: `auto`, `bar` (a table), `lines` or `none`."""
+    if kind == "bar" or (kind == "auto" and sys.stdout.isatty()):
+        return Table(total)
+    return Quiet(total) if kind == "none" else Lines(total)
+
+
+class Quiet(Lines):
+    """Only what jobs print, and those that fail."""
+
+    def began(self, job: Job) -> None:
+        """Nothing."""
+
+    def ended(self, job: Job, outcome: Outcome, value: str, *, is_old: bool) -> None:
+        """Failures."""
+        super().ended(job, outcome, value, is_old=is_old or outcome.state != "failed")
+
+
+def _cells(gauge: Gauge) -> tuple[str, ...]:
+    event = gauge.event
+    if not event:
+        return "starting", "", "", ""
+    speed, left = gauge.speed(), gauge.seconds_left()
+    done = f"{100 * event['step'] / event['steps']:.0f} %" if event["steps"] else f"step {event['step']}"
+    return (
+        done,
+        metrics_text(event),
+        f"{speed:.0f}" if speed else "",
+        time.strftime("%H:%M:%S", time.gmtime(left)) if left is not None else "",
+    )

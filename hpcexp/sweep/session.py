@@ -1,0 +1,244 @@
+"""One command's work on a sweep: from planned jobs to the answer."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hpcexp.checks.machine import this_machine
+from hpcexp.launch.display import Display, Silent
+from hpcexp.launch.packing import threads_for_many
+from hpcexp.launch.process import start_fresh
+from hpcexp.launch.resume import as_begun
+from hpcexp.launch.shipping import Fleet
+from hpcexp.launch.terms import Terms
+from hpcexp.launch.turns import signals_caught
+from hpcexp.launch.watch import Outcome
+from hpcexp.plan import Plan
+from hpcexp.rundir import RunDir, read_json, write_atomic, write_json
+from hpcexp.sweep import report
+from hpcexp.sweep.budget import Meter
+from hpcexp.sweep.claims import Claims
+from hpcexp.sweep.driver import Driver, Fixed, Job, Policy, Source
+from hpcexp.sweep.ledger import Entry, Ledger
+from hpcexp.sweep.place import Place, ask, sweeps_dir
+from hpcexp.sweep.results import Result, ranked, read_result
+from hpcexp.sweep.screen import screen_for
+from hpcexp.sweep.spec import Objective, Spec
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A planned job before it has a number."""
+
+    asked: tuple[str, ...]
+    """The overrides that make it another job than its neighbours."""
+    plan: Plan
+    trial: int | None = None
+    problem: str = ""
+    """Why it cannot be run; the plan is then another job's."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how a sweep is driven."""
+
+    project: Path
+    command: str
+    policy: Policy
+    num_jobs: int | None
+    """That there will be in all, for the shares that they get of the machine; None: as many as it bears."""
+
+
+class Session:
+    """A sweep at work in this process. Its jobs come in one go, or a few at a time."""
+
+    def __init__(self, spec: Spec, setting: Setting, first: Plan) -> None:
+        """`first`: the plan of any of its jobs, for what all have in common."""
+        monitored = Objective(first.config["trainer"]["monitor"], first.config["trainer"]["mode"])
+        self.objectives = spec.objectives or (monitored,)
+        self.spec = replace(spec, objectives=self.objectives)
+        self.place = Place(sweeps_dir(setting.project / first.config["run"]["root"]) / spec.name)
+        self.outcomes: dict[int, Outcome] = {}
+        self.why_stopped = ""
+        self._setting, self._first = setting, first
+        self.entries: dict[int, Entry] = {}
+        self._axes_of: dict[str, dict[str, str]] = {}
+        self._old: set[int] = set()
+        self._warned: set[str] = set()
+        self._stop: list[int] = []
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """The directory, this driver's claims, its shipper and its signals, for as long as it works."""
+        edits = ask(self.place, self.spec, self._setting.project, self._setting.command)
+        self.place.cancel.unlink(missing_ok=True)
+        self._claims = Claims(self.place.path)
+        self._ledger = Ledger(self.place.path, self._claims)
+        self._fleet = Fleet(self.place.path)
+        self._meter = Meter(self.place.path, self._claims.token, self.spec.budget)
+        tracking = self._first.config["tracking"]
+        with ExitStack() as stack:
+            self._claims.open()
+            stack.callback(self._claims.close)
+            self._begin(edits)
+            is_tracked = self._first.tracking_uri is not None
+            stack.callback(self._fleet.close, tracking["wait_s"], is_tracked=is_tracked)
+            stack.callback(self._end)
+            self._stop = stack.enter_context(signals_caught())
+            self._screen = screen_for(self._first.config["launch"]["progress"], self._setting.num_jobs)
+            stack.callback(self._screen.close)
+            yield
+
+    def run(self, source: Source) -> None:
+        """Have jobs run, until there are no more or the sweep is stopped."""
+        terms = Terms(
+            start=start_fresh,
+            stop=self._stop,
+            display=lambda _plan: Silent(),
+            say=lambda _plan, text: self.say(None, text),
+            shipping=self,
+            is_one_of_many=True,
+        )
+        policy = replace(self._setting.policy, max_jobs=self._first.config["launch"]["max_jobs"])
+        driver = Driver(self._claims, this_machine(), terms, self, policy, self._meter.spent, self._stop)
+        driver.run(source)
+        self.why_stopped = driver.why_stopped
+
+    def run_all(self, jobs: Sequence[Asked]) -> list[Outcome]:
+        """Have jobs run that are known beforehand; how each ended, in their order."""
+        entered = self.entered(jobs)
+        self.run(Fixed(entered))
+        not_run = Outcome("not run", self.why_stopped, 0)
+        return [self.outcomes.get(job.entry.job, not_run) for job in entered]
+
+    def entered(self, jobs: Sequence[Asked]) -> list[Job]:
+        """The jobs with their numbers, each with its share of the machine."""
+        plans = [as_begun(self._with_its_share(job.plan)) for job in jobs]
+        wanted = [
+            Entry(0, job.asked, self.spec.base, job.trial, plan.signature, "" if job.problem else plan.run_dir)
+            for job, plan in zip(jobs, plans, strict=True)
+        ]
+        entries = self._ledger.enter(wanted)
+        self.entries.update({entry.job: entry for entry in entries})
+        self._axes_of.update({entry.run: report.values_of(entry.asked) for entry in entries})
+        for warning in dict.fromkeys(warning for plan in plans for warning in plan.warnings):
+            if warning not in self._warned:
+                self._warned.add(warning)
+                print(f"warning: {warning}", file=sys.stderr, flush=True)
+        return [Job(entry, plan, job.problem) for entry, plan, job in zip(entries, plans, jobs, strict=True)]
+
+    def is_held(self, number: int) -> bool:
+        """Whether a driver that lives has the job of that number."""
+        return self._claims.holder(str(number)) is not None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing more is to be started."""
+        return bool(self._stop or self.why_stopped)
+
+    @property
+    def exit_status(self) -> int:
+        """0 when every job finished or the budget was used up, 1 when one failed, 128 + n when signal n stopped it."""
+        if self._stop and not self.why_stopped:
+            return 128 + self._stop[0]
+        return int(any(outcome.state in ("failed", "killed") for outcome in self.outcomes.values()))
+
+    def results(self) -> list[Result]:
+        """Of all jobs that this command was for, in the order of their numbers."""
+        return [self._result(entry) for _, entry in sorted(self.entries.items())]
+
+    def answer(self) -> str:
+        """What came of it, for people."""
+        gone = len(self._ledger.entries().keys() - self.entries.keys())
+        said = [report.answer(self.place, self.spec, self.results(), self.why_stopped, gone)]
+        failed = sum(self.outcomes[number].state == "failed" for number in self._old)
+        if self._old and len(self._old) == len(self.outcomes) and not self.is_stopped:
+            said.insert(0, "nothing to do: every job has been run before (--fresh runs them again).")
+        if failed:
+            said.append(f"{failed} failed before, not tried again: --retry-failed does.")
+        return "\n".join(said)
+
+    # What the driver tells:
+
+    def began(self, job: Job) -> None:
+        """A job was started."""
+        self._screen.began(job)
+
+    def display(self, job: Job) -> Display:
+        """What shows a job's progress."""
+        return self._screen.display(job)
+
+    def say(self, job: Job | None, text: str) -> None:
+        """Something of a job, or of the sweep."""
+        self._screen.say(job, text)
+
+    def ended(self, job: Job, outcome: Outcome, *, is_old: bool) -> None:
+        """A job has ended, or need not run."""
+        self.outcomes[job.entry.job] = outcome
+        if is_old:
+            self._old.add(job.entry.job)
+        if outcome.state == "skipped":
+            self.begin(RunDir(Path(job.plan.run_dir)))
+        is_over = outcome.state in ("finished", "pruned") and not is_old
+        values = read_result(job.entry, self.objectives).values if is_over else ()
+        self._screen.ended(job, outcome, report.values_text(values, self.objectives), is_old=is_old)
+
+    def refresh(self, waiting: int, why: str) -> None:
+        """Time has passed."""
+        self._screen.refresh(waiting, why)
+
+    # What a job's supervisor tells:
+
+    def begin(self, run: RunDir) -> None:
+        """A run goes off, or belongs to the sweep from before."""
+        self._fleet.add(run, self._axes_of[str(run.path)])
+
+    def end(self, run: RunDir, plan: Plan) -> None:
+        """The shipper sees it by itself."""
+
+    def _with_its_share(self, plan: Plan) -> Plan:
+        machine = this_machine()
+        threads = threads_for_many(plan, machine, self._setting.num_jobs or machine.num_cores)
+        return replace(plan, topology=replace(plan.topology, threads_per_rank=threads))
+
+    def _begin(self, edits: Sequence[str]) -> None:
+        """Say who else is at it and what was edited, and that the sweep is at work."""
+        if others := self._claims.others():
+            print(f"Working together with {', '.join(map(str, others))}: no job is run twice.", flush=True)
+        if edits:
+            print("\n".join(["The sweep was edited:", *(f"  {edit}" for edit in edits)]), flush=True)
+        before = read_json(self.place.status)
+        now = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
+        write_json(self.place.status, {"started": time.time(), **before, **now})
+
+    def _end(self) -> None:
+        """Leave the answer in the directory, and the sweep's state where no other driver goes on with it."""
+        results = self.results()
+        self._meter.write()
+        points, axes = ranked(results, self.objectives), report.columns(self.spec)
+        write_atomic(self.place.table_csv, report.as_csv(results, axes, self.objectives))
+        write_atomic(self.place.table_md, report.as_markdown(points, axes, self.objectives))
+        if best := report.best(points, self.objectives):
+            write_json(self.place.best, best)
+        if self._claims.others():
+            return
+        states = {outcome.state for outcome in self.outcomes.values()}
+        state = "killed" if self._stop else "failed" if states & {"failed", "killed"} else "finished"
+        status = read_json(self.place.status)
+        write_json(self.place.status, {**status, "state": state, "ended": time.time(), "cause": self.why_stopped})
+
+    def _result(self, entry: Entry) -> Result:
+        """From its directory; what this command knows better comes first."""
+        outcome = self.outcomes.get(entry.job)
+        if outcome is None:
+            return replace(read_result(entry, ()), state="not run")
+        if outcome.state == "failed":
+            return replace(read_result(entry, self.objectives), state="failed", cause=outcome.cause)
+        return read_result(entry, self.objectives)

@@ -1,0 +1,103 @@
+"""A sweep from what it asks to its answer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from hpcexp.compose.composer import Composer
+from hpcexp.compose.many import Many
+from hpcexp.errors import ConfigError, did_you_mean, listed
+from hpcexp.plan import Plan
+from hpcexp.sweep.driver import Policy
+from hpcexp.sweep.planning import check_in_worker, planned_all
+from hpcexp.sweep.session import Asked, Session, Setting
+from hpcexp.sweep.spec import Axis, Choices, Objective, Spec, asked_by
+from hpcexp.sweep.unfit import unfit
+from hpcexp.sweep.values import typed_value
+
+SETTLE_S = 10.0
+"""How long a study's storage is waited for at the end."""
+
+
+def run_sweep(composer: Composer, spec: Spec, command: Sequence[str], policy: Policy) -> int:
+    """Exit status: 0 when every job finished, 1 when one failed, 128 + n when signal n stopped the sweep."""
+    plans = planned_jobs(composer, spec, command)
+    asked = asked_of(spec)
+    check_in_worker(plans, asked)
+    setting = Setting(composer.project, " ".join(command), policy, None if spec.search else len(plans))
+    session = Session(spec, setting, plans[0])
+    with session.opened():
+        if spec.search is None:
+            session.run_all([Asked(job, plan) for job, plan in zip(asked, plans, strict=True)])
+        else:
+            _search(composer, session, plans[0], command)
+    print(f"\n{session.answer()}", flush=True)
+    return session.exit_status
+
+
+def planned_jobs(composer: Composer, spec: Spec, command: Sequence[str]) -> list[Plan]:
+    """The plans of all jobs, of a search those at the ends of its space. ConfigError with all that is wrong."""
+    plans = planned_all(Many(composer), [[*spec.base, *job] for job in asked_of(spec)], composer.project, command)
+    first = plans[0].config["trainer"]
+    objectives = spec.objectives or (Objective(first["monitor"], first["mode"]),)
+    problems = [*unfit(spec, objectives, first["max_epochs"]), *_unknown_metrics(objectives, plans[0])]
+    if problems:
+        raise ConfigError(problems)
+    return plans
+
+
+def asked_of(spec: Spec) -> list[tuple[str, ...]]:
+    """What each job is asked beside the base; of a search, points that have every end and every choice among them."""
+    if spec.search is None:
+        return asked_by(spec)
+    ends = {key: _ends(axis) for key, axis in spec.axes.items()}
+    points = itertools.zip_longest(*ends.values())
+    return [
+        tuple(f"{key}={value if value is not None else ends[key][0]}" for key, value in zip(ends, point, strict=True))
+        for point in points
+    ]
+
+
+def _ends(axis: Axis) -> tuple[str, ...]:
+    if isinstance(axis, Choices):
+        return axis.values
+    kind = int if axis.is_int else float
+    return typed_value(kind(axis.low)), typed_value(kind(axis.high))
+
+
+def _search(composer: Composer, session: Session, first: Plan, command: Sequence[str]) -> None:
+    from hpcexp.sweep.search import Searching
+    from hpcexp.sweep.study import Study
+    from hpcexp.sweep.study_pictures import draw_study
+
+    spec, many = session.spec, Many(composer)  # one for all: a file that is edited meanwhile changes no trial
+
+    def planned(asked: tuple[str, ...]) -> Plan:
+        [plan] = planned_all(many, [[*spec.base, *asked]], composer.project, command)
+        return plan
+
+    max_epochs = first.config["trainer"]["max_epochs"]
+    study = Study(spec, session.objectives, session.place.path, project=composer.project, max_epochs=max_epochs)
+    try:
+        session.run(Searching(study, session, planned, first, spec.seeds))
+        if (problem := study.settle(SETTLE_S)) is not None:
+            session.say(None, f"The study lacks results, and gets them when the sweep goes on: {problem}")
+        draw_study(study, session.place.plots)
+    finally:
+        study.close()
+
+
+def _unknown_metrics(objectives: Sequence[Objective], plan: Plan) -> list[str]:
+    """Metrics that hpcexp's own module does not give; what a user's LightningModule logs is known only to it."""
+    if not str(plan.config["model"].get("_target_")).startswith("hpcexp.models."):
+        return []
+    measured = ("loss", *plan.config["task"]["metrics"])
+    known = [f"{phase}/{name}" for phase in ("val", "test") for name in measured]
+    known += ["train/loss", "num_params", "durations.fit_s", "durations.until_first_step_s", "steps", "epochs"]
+    return [
+        f"metric={o.metric}: this experiment does not record it.\n"
+        f"Fix: {did_you_mean(o.metric, known)}It records {listed(known)}; task.metrics adds more."
+        for o in objectives
+        if o.metric not in known
+    ]
