@@ -350,6 +350,37 @@ def test_a_storage_that_cannot_be_used_is_told_without_its_password(tmp_path: Pa
         assert "s3cr3t" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("num", "objectives", "expected"),
+    [
+        (0, ACC, []),
+        (1, ACC, ["history", "epochs"]),
+        (2, BOTH, ["history-val_acc", "history-val_loss", "pareto"]),
+        (8, ACC, ["history", "importances", "parallel", "epochs"]),
+    ],
+)
+def test_pictures_are_of_what_there_is(
+    tmp_path: Path, num: int, objectives: tuple[Objective, ...], expected: list[str]
+) -> None:
+    """Nothing that few trials, failed or diverged ones cannot tell."""
+    from hpcexp.sweep.study_pictures import draw_study
+
+    study = opened(tmp_path, spec_of(trials=12, pruner="median" if len(objectives) == 1 else "none"), objectives)
+    for _ in range(num):
+        trial = study.ask()
+        assert trial is not None
+        if len(objectives) == 1:
+            study.report(trial.number, 1, 0.5)
+        study.tell(trial.number, "finished", [trial.number / 10] * len(objectives))
+    for state in ("failed", "finished") if num else ():
+        trial = study.ask()
+        assert trial is not None
+        study.tell(trial.number, state, [None] * len(objectives) if state == "finished" else ())
+    drawn = draw_study(study, tmp_path / "plots")
+    assert [f"{name}.png" for name in expected] == [file.name for file in drawn]
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in drawn)
+
+
 def test_a_line_torn_by_a_full_disk_does_not_spoil_the_journal(tmp_path: Path) -> None:
     """It is cut off before the next one."""
     study = opened(tmp_path, spec_of())

@@ -196,6 +196,11 @@ class Study:
         except _FAILURES:
             return []
 
+    def trials(self) -> dict[int, FrozenTrial]:
+        """Number → trial, of those that count, for looking at; second tries in the place of the first."""
+        again = {t.user_attrs[_AGAIN]: t for t in self._trials() if _AGAIN in t.user_attrs}
+        return {trial.number: again.get(trial.number, trial) for trial in self._counted()}
+
     def settle(self, wait_s: float) -> str | None:
         """Send what waits, for so long at most; why that did not succeed, or None.
 
