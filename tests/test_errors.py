@@ -151,8 +151,7 @@ def test_a_job_of_a_sweep_that_is_wrong_stops_all_before_the_first(hpcexp: Calla
     """With the overrides of the job that is wrong."""
     said = hpcexp("train", "-m", "optimizer.lr=0.1,-1", "seed=1,2")
     assert 2 == said.status
-    assert "2 problems:" in said.err
-    assert "optimizer.lr=-1 seed=2" in said.err
+    assert said.err.startswith("optimizer.lr=-1 seed=1; optimizer.lr=-1 seed=2\noptimizer.lr=-1 is out of range")
     assert not list(project.glob("runs/*/*/plan.yaml"))
 
 

@@ -17,7 +17,10 @@ HEAVY = frozenset({"torch", "pytorch_lightning", "lightning", "numpy", "pandas",
 
 
 def data_facts(target: str, arguments: Mapping[str, Any]) -> tuple[DataFacts | None, list[str]]:
-    """What the data set `target` tells of itself, and what is wrong with its arguments; nothing where it is heavy."""
+    """What the data set `target` tells of itself, and what is wrong with its arguments; nothing where it is heavy.
+
+    Its module is imported once in a process; what it tells of its data is as new as the call.
+    """
     file = defining_file(target)
     if file is None or imported_roots(file) & HEAVY:
         return None, []

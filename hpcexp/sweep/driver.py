@@ -165,6 +165,9 @@ class Driver:
             position = self._position()
             if position is None:
                 return
+            self.why_stopped = self.is_spent(self._core_s, self._gpu_s)
+            if self.why_stopped:  # what runs may end
+                return
             self._begin(self._waiting.pop(position), source, has_overtaken=position > 0)
 
     def _fetch(self, source: Source) -> None:
@@ -298,6 +301,7 @@ class Driver:
     def _halt(self, why: str) -> None:
         """Start nothing more, and have what runs write a checkpoint and end."""
         self.why_stopped = why
+        self.screen.say(None, f"stopping: {why}")
         if not self.stop:
             self.stop.append(signal.SIGTERM)
 
@@ -310,8 +314,6 @@ class Driver:
             self._lost(name)
         if not self.why_stopped and not self.stop and SweepDir(self.claims.place).cancel.exists():
             self._halt("cancelled")
-        if not self.why_stopped and (why := self.is_spent(self._core_s, self._gpu_s)):
-            self.why_stopped = why  # what runs may end
         for job in list(self._elsewhere):
             self._look_elsewhere(job, source)
         why = next((taken.why for taken in self._taken.values()), "")

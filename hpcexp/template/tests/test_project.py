@@ -55,4 +55,4 @@ def test_default_experiment_trains(tmp_path: Path) -> None:
 
 def test_sweep_is_planned(tmp_path: Path) -> None:
     """Every combination of conf/sweep/capacity.yaml passes the checks."""
-    assert len(hpcexp("plan", "-m", "sweep=capacity", f"run.root={tmp_path}").splitlines()) == 4
+    assert hpcexp("plan", "-m", "sweep=capacity", f"run.root={tmp_path}").splitlines()[-1] == "4 jobs: 4 runs"
