@@ -229,7 +229,11 @@ def test_pruners_end_the_worse_trials(tmp_path: Path, pruner: str) -> None:
     for _ in range(20):
         trial = study.ask()
         assert trial is not None
-        end = next((e for e in range(1, 10) if study.report(trial.number, e, -float(trial.number))), None)
+        verdicts = [study.report(trial.number, 1, -float(trial.number))]
+        while not verdicts[-1] and len(verdicts) < 9:
+            verdicts.append(study.report(trial.number, len(verdicts) + 1, -float(trial.number)))
+        assert {bool} == set(map(type, verdicts))  # they go down a pipe as JSON
+        end = len(verdicts) if verdicts[-1] else None
         if end is not None and "pruned" not in ends:
             other = opened(tmp_path, spec, max_epochs=9)
             assert [False, True] == [other.report(trial.number, e, -99.0) for e in (end - 1, end)]

@@ -239,7 +239,7 @@ class Study:
         if step not in trial.intermediate_values:
             self._storage.set_trial_intermediate_value(trial._trial_id, step, value)
             trial.intermediate_values[step] = value
-        is_pruned = self.optuna.pruner.prune(self.optuna, trial)
+        is_pruned = bool(self.optuna.pruner.prune(self.optuna, trial))  # some give NumPy's
         if is_pruned:
             self._storage.set_trial_user_attr(trial._trial_id, _PRUNED, step)
         return is_pruned
