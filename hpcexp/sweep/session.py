@@ -21,7 +21,7 @@ from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import signals_caught
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
-from hpcexp.rundir import RunDir, SweepDir, read_json, write_atomic, write_json
+from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, write_atomic, write_json
 from hpcexp.sweep import report
 from hpcexp.sweep.budget import Meter
 from hpcexp.sweep.claims import Claims
@@ -159,7 +159,7 @@ class Session:
         gone = len(self._ledger.entries().keys() - self.entries.keys())
         said = [report.answer(self.place, self.spec, self.results(), self.why_stopped, gone)]
         failed = sum(self.outcomes[number].state == "failed" for number in self._old)
-        if self._old and len(self._old) == len(self.outcomes) and not self.is_stopped:
+        if self._is_idle:
             said.insert(0, "nothing to do: every job has been run before (--fresh runs them again).")
         if failed:
             said.append(f"{failed} failed before, not tried again: --retry-failed does.")
@@ -184,7 +184,7 @@ class Session:
         self.outcomes[job.entry.job] = outcome
         if is_old:
             self._old.add(job.entry.job)
-        if outcome.state == "skipped":
+        if outcome.state == "skipped" and not self._is_delivered(job):
             self.begin(RunDir(Path(job.plan.run_dir)))
         is_over = outcome.state in ("finished", "pruned") and not is_old
         values = read_result(job.entry, self.objectives).values if is_over else ()
@@ -204,6 +204,17 @@ class Session:
     def end(self, run: RunDir, plan: Plan) -> None:
         """The shipper sees it by itself."""
 
+    def _is_delivered(self, job: Job) -> bool:
+        """Whether MLflow has the run already, as one of this sweep."""
+        note = read_json(RunDir(Path(job.plan.run_dir)).mlflow)
+        sweep = {"path": str(self.place.path), "axes": self._axes_of[job.entry.run]}
+        return job.plan.tracking_uri is None or (bool(note.get("delivered")) and note.get("sweep") == sweep)
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether all that was asked for had been run before."""
+        return bool(self._old) and len(self._old) == len(self.outcomes) and not self.is_stopped
+
     def _with_its_share(self, plan: Plan) -> Plan:
         machine = this_machine()
         threads = threads_for_many(plan, machine, self._setting.num_jobs or machine.num_cores)
@@ -215,9 +226,9 @@ class Session:
             print(f"Working together with {', '.join(map(str, others))}: no job is run twice.", flush=True)
         if edits:
             print("\n".join(["The sweep was edited:", *(f"  {edit}" for edit in edits)]), flush=True)
-        before = read_json(self.place.status)
-        now = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
-        write_json(self.place.status, {"started": time.time(), **before, **now})
+        self._before = read_json(self.place.status)
+        now = {"state": "running", "pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
+        write_json(self.place.status, {"begun": time.time(), **self._before, **now})
 
     def _end(self) -> None:
         """Leave the answer in the directory, and the sweep's state where no other driver goes on with it."""
@@ -229,6 +240,9 @@ class Session:
         if best := report.best(points, self.objectives):
             write_json(self.place.best, best)
         if self._claims.others():
+            return
+        if self._is_idle and self._before.get("state") in FINAL_STATES:
+            write_json(self.place.status, self._before)
             return
         states = {outcome.state for outcome in self.outcomes.values()}
         state = "killed" if self._stop else "failed" if states & {"failed", "killed"} else "finished"
