@@ -105,7 +105,7 @@ class Shipment:
             return self.failed(e)
         return None
 
-    def failed(self, error: Exception) -> str:
+    def failed(self, error: BaseException) -> str:
         """Keep in the run's directory, and tell, why something could not be delivered."""
         problem = problem_of(error, self.plan.tracking_uri or "")
         say(f"{self.plan.name}: {problem}")
