@@ -294,7 +294,7 @@ class Search:
     study: str | None = None
     """Name of the study in its storage; empty: the sweep's."""
     seed: int | None = number(None, least=0, most=2**31 - 1)
-    """Of the choice of points; empty: another one every time."""
+    """Of the choice of points; empty: one that follows from the study's name."""
 
 
 @dataclass(eq=False, repr=False)

@@ -38,8 +38,8 @@ COMPANIONS = {
 
 
 def name(file: Path) -> str:
-    """`model=cnn`; `config` for the primary file."""
-    return f"{file.parent.name}={file.stem}" if file.parent != CONF else file.stem
+    """`model=cnn`, `hydra/sweeper=optuna`; `config` for the primary file."""
+    return f"{file.parent.relative_to(CONF)}={file.stem}" if file.parent != CONF else file.stem
 
 
 @pytest.fixture

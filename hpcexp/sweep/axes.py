@@ -1,16 +1,19 @@
-"""From a command line with axes to the overrides of each job. Nothing is composed for that."""
+"""Axes in Hydra's grammar, and from a command line with axes to the overrides of each job. Composes nothing."""
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
 from typing import cast
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
 from hpcexp.compose.composer import Composer, as_given
 from hpcexp.errors import ConfigError
+from hpcexp.sweep.spec import Axis, Choices, Interval
 
 
 def runs_through_all(cfg: DictConfig) -> bool:
@@ -41,6 +44,29 @@ def job_overrides(composer: Composer, cfg: DictConfig) -> list[list[str]]:
         raise ConfigError(list(map(_endless, endless)))
     [jobs] = BasicSweeper.split_arguments(parsed, None)
     return [list(map(as_given, job)) for job in jobs]
+
+
+def axis_of(override: Override, *, is_searched: bool) -> Axis:
+    """The axis of an override with several values. A search takes a range for numbers, and not for choices."""
+    values = override.value()
+    if isinstance(values, IntervalSweep):
+        assert values.start is not None
+        assert values.end is not None
+        return Interval(values.start, values.end, "log" in values.tags, isinstance(values.start, int))
+    if isinstance(values, RangeSweep) and is_searched:
+        return _numbers(values)
+    return Choices(tuple(override.sweep_string_iterator()))
+
+
+def _numbers(values: RangeSweep) -> Axis:
+    """From the first number of a range to its last, the end of the range not among them."""
+    start, stop, step = (Decimal(repr(number)) for number in (values.start, values.stop, values.step))
+    num = math.ceil((stop - start) / step)
+    if num < 1:
+        return Choices(())
+    low, high = sorted((start, start + (num - 1) * step))
+    is_log, is_int = "log" in values.tags, all(number == int(number) for number in (start, step))
+    return Interval(float(low), float(high), is_log, is_int, None if is_int and abs(step) == 1 else float(abs(step)))
 
 
 def _endless(axis: Override) -> str:

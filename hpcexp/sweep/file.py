@@ -17,6 +17,7 @@ from hpcexp import schema
 from hpcexp.checks.values import missing_keys, schema_problems, typed
 from hpcexp.compose.composer import Composer
 from hpcexp.errors import ConfigError, listed, suggest
+from hpcexp.sweep.axes import axis_of
 from hpcexp.sweep.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
 
 _INTERVAL = ("low", "high", "log", "int", "step")
@@ -108,17 +109,20 @@ def _problems(told: dict[str, Any], file: Path) -> list[str]:
 
 def _spec(told: Mapping[str, Any], name: str, composer: Composer, rest: Sequence[str], file: Path) -> Spec:
     where = file.name
-    axes = {key: _axis(key, value, composer, where) for key, value in (told.get("axes") or {}).items()}
+    search = told.get("search")
+    axes = {
+        key: _axis(key, value, composer, where, is_searched=search is not None)
+        for key, value in (told.get("axes") or {}).items()
+    }
     base = [_override(o, where) for o in told.get("base") or []]
     for override in _parsed(rest, "the command line", composer):
         key = override.get_key_element().lstrip("+")
         base = [o for o in base if o.lstrip("+~").partition("=")[0] != key]
         if override.is_sweep_override():
-            axes[key] = axis_of(override)
+            axes[key] = axis_of(override, is_searched=search is not None)
         else:
             axes.pop(key, None)
             base.append(str(override.input_line))
-    search = told.get("search")
     if search is None and (open_ones := [key for key, axis in axes.items() if isinstance(axis, Interval)]):
         raise ConfigError(
             f"In {where}: axes.{open_ones[0]} has no end of values to run through.\n"
@@ -138,7 +142,7 @@ def _spec(told: Mapping[str, Any], name: str, composer: Composer, rest: Sequence
     )
 
 
-def _axis(key: str, value: Any, composer: Composer, where: str) -> Axis:
+def _axis(key: str, value: Any, composer: Composer, where: str, *, is_searched: bool) -> Axis:
     if isinstance(value, list):
         if not value:
             raise ConfigError(f"In {where}: axes.{key} has no values.")
@@ -152,7 +156,7 @@ def _axis(key: str, value: Any, composer: Composer, where: str) -> Axis:
         return Interval(low, high, bool(value.get("log")), bool(value.get("int")), value.get("step"))
     [override] = _parsed([f"{key}={value}"], where, composer)
     if override.is_sweep_override():
-        return axis_of(override)
+        return axis_of(override, is_searched=is_searched)
     return Choices((quoted(value),))
 
 
@@ -224,8 +228,3 @@ def quoted(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{quoted(v)}" for key, v in value.items()) + "}"
     return typed(value)
-
-
-def axis_of(override: Override) -> Axis:
-    """The axis of an override with several values."""
-    return Choices(tuple(override.sweep_string_iterator()))

@@ -1,0 +1,166 @@
+"""`-m hydra/sweeper=optuna`: what is asked, and a search by a launcher of Hydra's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from helpers import Said, python
+from hydra.types import RunMode
+
+from hpcexp.compose.composer import Composer
+from hpcexp.errors import ConfigError
+from hpcexp.sweep.axes import task_overrides
+from hpcexp.sweep.optuna_sweeper import as_typed, is_searched, spec_of
+from hpcexp.sweep.spec import Axis, Choices, Interval, Objective, Search, Spec
+
+OPTUNA = "hydra/sweeper=optuna"
+
+
+@pytest.fixture
+def asked(project: Path) -> Callable[..., Spec]:
+    """The search that overrides ask for."""
+    composer = Composer(project)
+
+    def ask(*overrides: str) -> Spec:
+        cfg = composer.load([OPTUNA, *overrides], RunMode.MULTIRUN)
+        assert is_searched(cfg)
+        return spec_of(cfg, composer.repaired(task_overrides(cfg)), composer.loader)
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("override", "axis"),
+    [
+        ("optimizer.lr=interval(0.001,0.1)", Interval(0.001, 0.1)),
+        ("optimizer.lr=tag(log, interval(1e-4, 1e-1))", Interval(1e-4, 1e-1, is_log=True)),
+        ("seed=int(interval(1,8))", Interval(1, 8, is_int=True)),
+        ("seed=tag(log, int(interval(1,8)))", Interval(1, 8, is_log=True, is_int=True)),
+        ("seed=range(1,9)", Interval(1, 8, is_int=True)),
+        ("seed=range(1,10,step=2)", Interval(1, 9, is_int=True, step=2)),
+        ("seed=range(9,0,-3)", Interval(3, 9, is_int=True, step=3)),
+        ("model.dropout=range(0,0.5,step=0.1)", Interval(0, 0.4, step=0.1)),
+        ("model=choice(mlp,cnn)", Choices(("mlp", "cnn"))),
+        ("model=glob(*)", Choices(("cnn", "mlp", "resnet", "vit"))),
+        ("optimizer.lr=0.1,1e-3", Choices(("0.1", "0.001"))),
+        ("model.hidden=[64],[64,32]", Choices(("[64]", "[64,32]"))),
+        ("notes='a b','c,d'", Choices(("'a b'", "'c,d'"))),
+    ],
+)
+def test_axes_are_those_of_hydras_plugin(asked: Callable[..., Spec], override: str, axis: Axis) -> None:
+    """An end of a range is not among its values, as everywhere in Hydra."""
+    assert {override.partition("=")[0]: axis} == dict(asked(override).axes)
+
+
+def test_the_settings_of_the_sweeper_are_those_of_the_search(asked: Callable[..., Spec]) -> None:
+    """Axes may stand in `hydra.sweeper.params`; the command line comes first, and has the base."""
+    spec = asked(
+        "hydra.sweeper.sampler=nsga2",
+        "hydra.sweeper.n_trials=7",
+        "hydra.sweeper.seed=3",
+        "hydra.sweeper.study_name=mine",
+        "hydra.sweeper.storage=sqlite:///s.db",
+        "hydra.sweeper.metric=[val/acc,durations.fit_s]",
+        "hydra.sweeper.direction=[maximize,minimize]",
+        "+hydra.sweeper.params.seed='interval(0.1,1)'",
+        "model=mlp,cnn",
+        "trainer.max_epochs=2",
+        "model.dropout=0.1",
+    )
+    assert Search("nsga2", "none", "sqlite:///s.db", "mine", 3) == spec.search
+    assert (7, "mine") == (spec.budget.trials, spec.name)
+    assert (Objective("val/acc", "max"), Objective("durations.fit_s", "min")) == spec.objectives
+    assert {"seed": Interval(0.1, 1.0), "model": Choices(("mlp", "cnn"))} == dict(spec.axes)
+    assert ("trainer.max_epochs=2", "model.dropout=0.1") == spec.base
+
+
+def test_a_search_is_named_by_what_it_asks(asked: Callable[..., Spec]) -> None:
+    """So that the same command again goes on with it, whatever its budget and order; the monitor is optimised."""
+    one = asked("optimizer.lr=interval(0.1,1)", "trainer.max_epochs=2")
+    same = asked("trainer.max_epochs=2", "hydra.sweeper.n_trials=99", "optimizer.lr=interval(0.1,1)", "tracking=off")
+    other = asked("optimizer.lr=interval(0.1,1)", "trainer.max_epochs=3")
+    assert one.name == same.name != other.name
+    assert (Objective("val/acc", "max"),) == one.objectives
+    assert (Objective("val/loss", "min"),) == asked(
+        "seed=1,2", "hydra.sweeper.metric=val/loss", "hydra.sweeper.direction=minimize"
+    ).objectives
+
+
+def test_wrong_settings_are_told_together(asked: Callable[..., Spec]) -> None:
+    """In the words of the command line."""
+    with pytest.raises(ConfigError) as caught:
+        asked(
+            "seed=1,2",
+            "hydra.sweeper.sampler=tpee",
+            "hydra.sweeper.n_trials=0",
+            "hydra.sweeper.n_jobs=0",
+            "hydra.sweeper.metric=val/loss",
+        )
+    told = "\n".join(caught.value.problems)
+    for word in ("sampler=tpee", "n_trials=0", "n_jobs=0", "direction=None"):
+        assert f"hydra.sweeper.{word}" in told
+    assert "hydra.sweeper.study_name and hydra.sweeper.n_trials" == as_typed("search.study and budget.trials")
+
+
+SEARCH = """
+import sys
+from pathlib import Path
+from hydra.core.plugins import Plugins
+from hpcexp.compose.composer import Composer
+from hpcexp.errors import HpcexpError, JobFailed
+from hpcexp.sweep.driver import Policy
+from hpcexp.sweep.multirun import multirun
+from hpcexp.sweep.optuna_sweeper import sweeper_of
+
+def own(self, *, hydra_context, task_function, config):
+    return sweeper_of(config, hydra_context, task_function)
+
+Plugins.instantiate_sweeper = own
+try:
+    sys.exit(multirun(Composer(Path.cwd()), {overrides!r}, ["hpcexp", "train", "-m"], Policy()))
+except (HpcexpError, JobFailed) as e:
+    sys.exit(str(e))
+"""
+QUICK = ("trainer.max_epochs=1", "trainer.limit_train_batches=3", "model.hidden=[8]", "tracking=off")
+
+
+def searched(project: Path, *overrides: str) -> Said:
+    joblib = ("hydra/launcher=joblib", OPTUNA, "hydra.sweeper.n_jobs=2", *QUICK)
+    return python(SEARCH.format(overrides=[*joblib, *overrides]), project)
+
+
+def studies(project: Path) -> Sequence[Path]:
+    return sorted((project / "runs" / "sweeps" / ".hydra").glob("*/study.jsonl"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    find_spec("hydra_plugins") is None or find_spec("hydra_plugins.hydra_joblib_launcher") is None,
+    reason="hydra-joblib-launcher is not installed",
+)
+def test_a_launcher_of_hydras_runs_a_search(project: Path) -> None:
+    """Two jobs at a time. The same command with more trials goes on; what fails, or cannot be planned, is told so."""
+    grid = ("model.dropout=0.1,2.0", "data.global_batch_size=64,100000", "hydra.sweeper.sampler=grid")
+    said = [searched(project, *grid, f"hydra.sweeper.n_trials={trials}") for trials in (2, 4)]
+    assert [1, 1] == [s.status for s in said], said
+    assert [1, 1] == [said[0].out.count(f"\n{state:<9} digits_mlp/") for state in ("finished", "failed")]
+    assert 2 == said[1].err.count("data.global_batch_size=100000\n")
+    [study] = studies(project)
+    assert 4 == study.read_text().count('"op_code":4,')
+    best = said[1].out.partition(f"Study digits_mlp-search-{study.parent.name[-8:]} in {study}:\n")[2].splitlines()[0]
+    assert "val/acc" in best
+    assert "model.dropout=0.1 data.global_batch_size=64" in best
+    assert (study.parent / "plots" / "history.png").exists()
+
+
+@pytest.mark.slow
+def test_launchers_of_hydras_cannot_prune(project: Path) -> None:
+    """They have no way to ask; every other problem is told with it."""
+    said = searched(project, "optimizer.lr=interval(0.1,1)", "hydra.sweeper.pruner=asha", "hydra.sweeper.sampler=grid")
+    assert 1 == said.status
+    assert "hydra.sweeper.pruner=asha: JoblibLauncher cannot end a job" in said.err
+    assert "hydra.sweeper.sampler=grid cannot count the values of optimizer.lr" in said.err
+    assert [] == studies(project)
