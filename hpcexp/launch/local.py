@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError
 from hpcexp.launch.adopt import adopt, origin
+from hpcexp.launch.agree import Board, await_leader
 from hpcexp.launch.display import display
 from hpcexp.launch.ears import Ears
 from hpcexp.launch.leases import leased
@@ -68,24 +70,33 @@ def run_job(plan: Plan, *, fresh: bool, many: bool = False) -> Outcome:
 def run_on_nodes(plan: Plan, *, fresh: bool) -> Outcome:
     """Run this machine's part of the plan. The host of `launch.rdzv` leads: it freezes the plan and keeps its state."""
     gc.enable()
-    elsewhere = Elsewhere(RunDir(Path(plan.run_dir)))
+    elsewhere, board = Elsewhere(RunDir(Path(plan.run_dir))), Board(plan)
 
     with ExitStack() as stack:
-        leads = _leads(plan, stack)
+        leads = _leads(plan, board, stack)
         devices = stack.enter_context(ExitStack())
         plan, told = _on_devices(plan, devices)
+        where = plan.config["launch"]["rdzv"]
+        print(f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most", flush=True)
 
         def take_part(run: RunDir) -> Outcome:
             with devices:
-                return elsewhere.agreed(_supervise(plan, run, Node(plan, told, leads=leads), elsewhere))
+                return elsewhere.agreed(_supervise(plan, run, Node(plan, told, leads=False), lambda _: elsewhere()))
 
-        where = plan.config["launch"]["rdzv"]
-        print(f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most", flush=True)
-        if not leads:
-            stack.enter_context(seat(plan))
-            return take_part(RunDir(Path(plan.run_dir)))
-        elsewhere.forget()
-        return _lead(plan, fresh=fresh, supervise=take_part)
+        def lead(run: RunDir) -> Outcome:
+            def trouble(ears: Ears) -> str | None:
+                # A machine that comes once ranks have begun has nothing to say to them.
+                return elsewhere() or (None if ears.pids else board.heard())
+
+            with devices, board.shown():
+                outcome = elsewhere.agreed(_supervise(plan, run, Node(plan, told, leads=True), trouble))
+            return replace(outcome, exit=2) if board.refused else outcome
+
+        if leads:
+            elsewhere.forget()
+            return _lead(plan, fresh=fresh, supervise=lead)
+        stack.enter_context(seat(plan))
+        return await_leader(plan, elsewhere) or take_part(RunDir(Path(plan.run_dir)))
 
 
 def _on_devices(plan: Plan, stack: ExitStack) -> tuple[Plan, Mapping[str, str]]:
@@ -97,14 +108,15 @@ def _on_devices(plan: Plan, stack: ExitStack) -> tuple[Plan, Mapping[str, str]]:
     return replace(plan, topology=topology), got.environment()
 
 
-def _leads(plan: Plan, stack: ExitStack) -> bool:
+def _leads(plan: Plan, board: Board, stack: ExitStack) -> bool:
     """Whether this command is the first on the host of `launch.rdzv`; it then has the run directory."""
     if not is_here(plan.config["launch"]["rdzv"]):
         return False
     try:
-        stack.enter_context(claimed(plan))
+        stack.enter_context(board.lead())
     except RunError:
         return False
+    stack.enter_context(claimed(plan))
     return True
 
 
@@ -154,13 +166,16 @@ def _end(run: RunDir, status: dict[str, Any]) -> bool:
     return True
 
 
-def _supervise(plan: Plan, run: RunDir, group: Group, elsewhere: Callable[[], str | None] = lambda: None) -> Outcome:
+def _supervise(
+    plan: Plan, run: RunDir, group: Group, elsewhere: Callable[[Ears], str | None] = lambda _: None
+) -> Outcome:
     launch = plan.config["launch"]
     try:
         shown = display(launch["progress"])
         try:
             ears = Ears(group.progress_fd, run.rank_log(0), shown)
-            return Watch(group, ears, run, launch["grace_s"], launch["hang_s"], elsewhere).until_end()
+            trouble = partial(elsewhere, ears)
+            return Watch(group, ears, run, launch["grace_s"], launch["hang_s"], trouble).until_end()
         finally:
             shown.close()
     finally:
