@@ -142,13 +142,13 @@ def _lead(plan: Plan, *, fresh: bool, supervise: Callable[[RunDir], Outcome]) ->
         "host": plan.lineage["host"],
     }
     write_json(run.status, status)
-    shipper = start_shipper(run)
+    shipper = start_shipper(run, plan)
     outcome = Outcome("failed", "the supervisor itself failed", 1)
     try:
         outcome = supervise(run)
     finally:
         ended = {"ended": time.time(), "state": outcome.state, "cause": outcome.cause, "exit": outcome.exit}
-        if _end(run, {**status, **ended}):
+        if _end(run, {**status, **ended}) and shipper is not None:
             await_shipper(shipper, run, plan.config["tracking"]["wait_s"], is_tracked=plan.tracking_uri is not None)
     return outcome
 

@@ -6,14 +6,17 @@ import subprocess
 import sys
 import time
 
+from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir, read_json
 
 PATIENCE_S = 5.0
 """After which the command says what it is still waiting for."""
 
 
-def start_shipper(run: RunDir) -> subprocess.Popen[bytes]:
-    """A process that outlives this one, and takes its end for the job's."""
+def start_shipper(run: RunDir, plan: Plan) -> subprocess.Popen[bytes] | None:
+    """A process that outlives this one, and takes its end for the job's. None where there is nothing for it to do."""
+    if plan.tracking_uri is None and not plan.config["run"]["pictures"]:
+        return None
     run.logs.mkdir(exist_ok=True)
     with (run.logs / "shipper.log").open("ab") as log:
         return subprocess.Popen(
@@ -45,3 +48,6 @@ def await_shipper(shipper: subprocess.Popen[bytes], run: RunDir, wait_s: float, 
                 print(f"{what}, {left:.0f} s at most. Ctrl-C {then}.", flush=True)
     except KeyboardInterrupt:
         return
+    finally:
+        assert shipper.stdin is not None
+        shipper.stdin.close()

@@ -158,7 +158,8 @@ def _failed(delivery: Delivery, plan: Plan, error: Exception) -> str:
 
 def _draw(run: RunDir, plan: Plan) -> None:
     """Pictures, once the run has ended; a run is not undelivered for want of them."""
-    if run.read_status().get("state") not in FINAL_STATES:
+    is_wanted = plan.config["run"].get("pictures", True)
+    if not is_wanted or run.read_status().get("state") not in FINAL_STATES:
         return
     try:
         draw_pictures(run, f"{plan.experiment} · {plan.name}")
