@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from hpcexp.launch.display import Display, Silent
 from hpcexp.launch.packing import threads_for_many
 from hpcexp.launch.process import start_fresh
 from hpcexp.launch.resume import as_begun
-from hpcexp.launch.shipping import Fleet
+from hpcexp.launch.shipping import Fleet, has_work
 from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import signals_caught
 from hpcexp.launch.watch import Outcome
@@ -100,7 +100,7 @@ class Session:
         """Have jobs run, until there are no more or the sweep is stopped."""
         terms = Terms(
             start=start_fresh,
-            stop=self._stop,
+            catching=lambda: nullcontext(self._stop),
             display=lambda _plan: Silent(),
             say=lambda _plan, text: self.say(None, text),
             shipping=self,
@@ -185,7 +185,7 @@ class Session:
         if is_old:
             self._old.add(job.entry.job)
         if outcome.state == "skipped" and not self._is_delivered(job):
-            self.begin(RunDir(Path(job.plan.run_dir)))
+            self.begin(RunDir(Path(job.plan.run_dir)), job.plan)
         is_over = outcome.state in ("finished", "pruned") and not is_old
         values = read_result(job.entry, self.objectives).values if is_over else ()
         self._screen.ended(job, outcome, report.values_text(values, self.objectives), is_old=is_old)
@@ -197,9 +197,10 @@ class Session:
 
     # What a job's supervisor tells:
 
-    def begin(self, run: RunDir) -> None:
+    def begin(self, run: RunDir, plan: Plan) -> None:
         """A run goes off, or belongs to the sweep from before."""
-        self._fleet.add(run, self._axes_of[str(run.path)])
+        if has_work(plan):
+            self._fleet.add(run, self._axes_of[str(run.path)])
 
     def end(self, run: RunDir, plan: Plan) -> None:
         """The shipper sees it by itself."""
