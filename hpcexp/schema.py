@@ -247,6 +247,9 @@ class Run:
     """Directory of all run directories, and of the default MLflow store."""
     label: str = ""
     """A word of your own in the run's name; it does not change the run's identity."""
+    pictures: bool = True
+    """Draw curves and confusion matrix when the run has ended, which takes a second. Without them and without tracking,
+    no process accompanies the run."""
     resume_from: str | None = None
     """An interrupted run of the same experiment on other devices, to go on from its last checkpoint: its directory, or
     the eight characters that its name ends in.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import Said, command, only_run
+from helpers import LEAN, Said, command, only_run
 
 from hpcexp.cli.main import run
 from hpcexp.compose.composer import Composed, Composer
@@ -22,6 +23,13 @@ def _slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HPCEXP_SLOTS", str(tmp_path_factory.mktemp("slots") / "slots"))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts() -> None:
+    """Ctrl-C reaches the commands under test: a shell has what it starts with `&` ignore it, and that is inherited."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -51,6 +59,15 @@ def hpcexp(project: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., S
         return Said(status, printed.out, printed.err)
 
     return call
+
+
+@pytest.fixture
+def train(hpcexp: Callable[..., Said]) -> Callable[..., Said]:
+    """`hpcexp train OVERRIDE…` in the project, in this process; ranks are forked from one server for all tests.
+
+    For what is not about a process of its own: it costs a tenth of one that imports torch.
+    """
+    return lambda *overrides: hpcexp("train", "launch.isolation=warm", *LEAN, *overrides)
 
 
 @pytest.fixture

@@ -20,7 +20,9 @@ REPOSITORY = Path(__file__).parent.parent
 HEAVY = ("torch", "pytorch_lightning", "mlflow", "numpy", "pandas", "sklearn", "matplotlib")
 """What the planning side must not import."""
 
-FAST = ("debug=fast", "launch.progress=none")
+LEAN = ("launch.progress=none", "run.pictures=false")
+"""Nothing beside the training that a test does not look at."""
+FAST = ("debug=fast", *LEAN)
 """A run of five steps that MLflow hears nothing of."""
 
 

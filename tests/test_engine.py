@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -130,27 +132,28 @@ def test_warm_ranks_compute_what_fresh_ones_do(project: Path) -> None:
     assert digests[0] == digests[1]
 
 
-def test_a_sweep_takes_warm_workers_by_itself(project: Path) -> None:
-    """From its first job on; a single run does not."""
+def test_a_sweep_takes_warm_workers_by_itself(project: Path, hpcexp: Callable[..., Said]) -> None:
+    """From its first job on; a single run does not. Data workers are started in the same way by both."""
     write_module(project, "who", SAY_WHO)
     asked = ("callbacks.who._target_=who.Who", *FAST)
-    assert 0 == command("train", "-m", "seed=1,2", *asked, cwd=project).status
-    assert 0 == command("train", "seed=3", *asked, cwd=project).status
-    assert ["forkserver", "forkserver", "hpcexp.job"] == sorted(
-        (run.path / "parent.txt").read_text() for run in find_runs(project / "runs")
+    assert 0 == hpcexp("train", "-m", "seed=1,2", *asked).status
+    assert 0 == hpcexp("train", "seed=3", *asked).status
+    method = multiprocessing.get_start_method()
+    assert [f"forkserver {method}", f"forkserver {method}", f"hpcexp.job {method}"] == sorted(
+        (run.path / "who.txt").read_text() for run in find_runs(project / "runs")
     )
 
 
 SAY_WHO = """
-import sys
+import multiprocessing
 import pytorch_lightning as pl
 
 class Who(pl.Callback):
-    '''Whether the process was forked from the server, by how its interpreter was started.'''
+    '''Whether the process was forked from the server, by how its interpreter was started; how it starts others.'''
     def on_fit_start(self, trainer, module):
         command = open("/proc/self/cmdline").read()
         who = "forkserver" if "forkserver" in command else "hpcexp.job" if "hpcexp.job" in command else command
-        open(trainer.default_root_dir + "/parent.txt", "w").write(who)
+        open(trainer.default_root_dir + "/who.txt", "w").write(f"{who} {multiprocessing.get_start_method()}")
 """
 
 

@@ -103,6 +103,16 @@ def test_a_finished_run_is_not_run_again_unless_asked(project: Path) -> None:
     assert before["started"] < run.read_status()["started"]
 
 
+@pytest.mark.parametrize("pictures", [True, False])
+def test_without_pictures_and_tracking_nothing_accompanies_a_run(
+    train: Callable[..., Said], project: Path, pictures: bool
+) -> None:
+    """There would be nothing for it to do."""
+    assert 0 == train(*FAST, f"run.pictures={pictures}").status
+    run = only_run(project)
+    assert pictures == (run.logs / "shipper.log").exists() == run.plots.exists()
+
+
 def test_a_job_that_raises_says_why_and_where_its_log_is(broken: Path) -> None:
     """Exit status 1; the traceback is in the log."""
     said = command("train", "model=broken", *FAST, cwd=broken)

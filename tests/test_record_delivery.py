@@ -31,6 +31,7 @@ from record_support import (
 )
 
 from hpcexp.errors import RunError
+from hpcexp.plan import load_plan, save_plan
 from hpcexp.record.shipper import sync
 from hpcexp.record.ui import ui_command, ui_environment
 from hpcexp.rundir import RunDir, read_json, write_json
@@ -203,6 +204,17 @@ def test_without_tracking_a_run_still_gets_its_pictures(root: Path) -> None:
     assert sync(run.path) is None
     assert (run.plots / "loss.png").exists()
     assert not run.mlflow.exists()
+
+
+def test_a_run_gets_no_pictures_that_nobody_wants(root: Path) -> None:
+    """`run.pictures=false`."""
+    run = make_run(root, None, name="plain", steps=30)
+    plan = load_plan(run.plan)
+    plan.config["run"]["pictures"] = False
+    save_plan(plan, run.plan)
+    finish(run)
+    assert sync(run.path) is None
+    assert not run.plots.exists()
 
 
 def test_a_run_can_be_watched_while_it_goes_on(root: Path, uri: str, database: Path) -> None:

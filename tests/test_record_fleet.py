@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from record_support import (
     REPOSITORY,
     end_sweep,
     finish,
+    free_port,
     journalled,
     make_run,
     make_sweep,
@@ -249,3 +252,128 @@ def test_a_run_that_cannot_be_delivered_costs_the_others_nothing(root: Path, uri
         assert noted(run, "delivered")
         assert stored(database, noted(run, "run_id")) == journalled(run)
     assert "was deleted" in noted(refused, "problem")
+
+
+def test_a_run_is_followed_whatever_becomes_of_its_path(root: Path, uri: str, database: Path) -> None:
+    """Set aside for a new try, which is a run of its own; or removed."""
+    sweep = make_sweep(root, "aside")
+    first, removed = (make_run(root, uri, name=name, steps=5) for name in ("tried", "removed"))
+    with fleet(sweep) as process:
+        tell(process, told_of(first), told_of(removed))
+        wait_until(lambda: noted(first, "offset") and noted(removed, "offset"), "the first metrics are delivered")
+        shutil.rmtree(removed.path)
+        aside = RunDir(first.path.rename(first.path.with_name("tried~1")))
+        again = finished_run(root, uri, "tried", steps=7)
+        tell(process, told_of(again))
+        finish(aside)
+        wait_until(lambda: noted(again, "pictured") and noted(aside, "pictured"), "both are delivered")
+        tell(process, {"end": True})
+        process.stdin.close()  # type: ignore[union-attr]
+        assert process.wait(60) == 0
+    assert noted(aside, "run_id") != noted(again, "run_id")
+    for run in (aside, again):
+        assert stored(database, noted(run, "run_id")) == journalled(run)
+    assert not removed.path.exists()
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from record_support import write_steps
+from hpcexp.rundir import RunDir
+
+stop, *paths = map(Path, sys.argv[1:])
+step = 2
+while not stop.exists():
+    for path in paths:
+        write_steps(RunDir(path), 1, first=step)
+    step += 1
+"""
+
+
+def test_a_fleet_killed_on_its_way_loses_and_doubles_nothing(root: Path, uri: str, database: Path) -> None:
+    """Runs that are written meanwhile by processes of their own; then another fleet, then `sync`, twice."""
+    sweep = make_sweep(root, "killed")
+    runs = [make_run(root, uri, name=f"killed-{i}", steps=1, model="never") for i in range(8)]
+    told = [told_of(run, seed="1") for run in runs]
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}
+    paths = [[sweep.path / "stop", *(run.path for run in runs[i::2])] for i in range(2)]
+    writers = [subprocess.Popen([sys.executable, "-c", WRITE, *map(str, some)], env=environment) for some in paths]
+    with fleet(sweep) as process:
+        tell(process, *told)
+        wait_until(lambda: all(noted(run, "offset") for run in runs), "the first metrics are delivered")
+    (sweep.path / "stop").touch()
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    for run in runs:
+        assert noted(run, "offset") < run.journal.stat().st_size
+        set_state(run, "finished")
+    end_sweep(sweep, best=runs[0])
+    assert delivered(sweep, *told) == 0
+    for _ in range(2):
+        assert [sync(run.path) for run in runs] == [None] * 8
+        assert [stored(database, noted(run, "run_id")) for run in runs] == [journalled(run) for run in runs]
+    assert query(database, "SELECT count(*) FROM runs WHERE name LIKE 'killed-%'") == [(8,)]
+    assert query(database, "SELECT count(*) FROM runs WHERE name = 'killed'") == [(1,)]
+
+
+def test_a_driver_that_dies_leaves_its_sweep_and_its_runs_killed(root: Path, uri: str) -> None:
+    """Unless another driver is at work on the sweep."""
+    sweep, shared = make_sweep(root, "orphaned"), make_sweep(root, "shared")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as driver:
+        run = make_run(root, uri, name="orphaned-1", steps=5)
+        for record in (run, sweep, shared):
+            write_json(record.status, {**record.read_status(), "pid": driver.pid})
+        driver.kill()
+    (shared.path / "drivers").mkdir()
+    write_json(shared.path / "drivers" / "a.json", {"pid": os.getpid(), "host": socket.gethostname()})
+    assert delivered(sweep, told_of(run, seed="1"), ends=False) == 0
+    assert (run.read_status()["state"], sweep.read_status()["state"]) == ("killed", "killed")
+    assert (in_mlflow(uri, run).info.status, in_mlflow(uri, sweep).info.status) == ("KILLED", "KILLED")
+    assert delivered(shared, told_of(run, seed="1"), ends=True) == 0
+    assert (shared.read_status()["state"], in_mlflow(uri, shared).info.status) == ("running", "RUNNING")
+
+
+def test_a_dead_server_holds_up_nothing_else(root: Path, uri: str, database: Path, capfd: Any) -> None:
+    """Runs for another store arrive; those for the dead one get their pictures, and `sync` can deliver them later."""
+    sweep = make_sweep(root, "half-dead")
+    dead = f"http://127.0.0.1:{free_port()}"
+    lost = [finished_run(root, dead, f"lost-{i}", wait_s=0.0) for i in range(3)]
+    good = [finished_run(root, uri, f"arrived-{i}", wait_s=0.0) for i in range(3)]
+    end_sweep(sweep, best=good[0])
+    pairs = [run for pair in zip(lost, good, strict=True) for run in pair]
+    assert delivered(sweep, *(told_of(run, seed="1") for run in pairs)) == 1
+    assert [stored(database, noted(run, "run_id")) for run in good] == [journalled(run) for run in good]
+    assert all((run.plots / "loss.png").exists() for run in lost)
+    assert [noted(record, "problem") for record in (sweep, *lost)] == [f"{dead}: Connection refused"] * 4
+    assert "left to `hpcexp sync`: lost-0" in capfd.readouterr().err
+    # The store of the dead server's runs is here now.
+    for run in lost:
+        run.plan.write_text(run.plan.read_text().replace(dead, uri))
+    write_json(sweep.mlflow, {**read_json(sweep.mlflow), "tracking_uri": uri})
+    assert sync_sweep(sweep.path, Stores()) is None
+    assert [sync(run.path) for run in lost] == [None] * 3
+    assert in_mlflow(uri, sweep).info.status == "FINISHED"
+    assert {in_mlflow(uri, run).data.tags["mlflow.parentRunId"] for run in lost} == {noted(sweep, "run_id")}
+
+
+def test_a_sweep_without_tracking_gets_its_pictures(root: Path) -> None:
+    """`tracking.enabled=false`."""
+    sweep = make_sweep(root, "untracked")
+    run = finished_run(root, None, "untracked-1", steps=30)
+    assert delivered(sweep, told_of(run, seed="1")) == 0
+    assert (run.plots / "loss.png").exists()
+    assert not run.mlflow.exists()
+    assert not sweep.mlflow.exists()
+
+
+def test_runs_are_delivered_where_the_directory_of_their_sweep_is_gone(root: Path, uri: str, capfd: Any) -> None:
+    """Below nothing, and that is said."""
+    sweep = make_sweep(root, "removed-sweep")
+    run = finished_run(root, uri, "bereft")
+    shutil.rmtree(sweep.path)
+    assert delivered(sweep, told_of(run, seed="1")) == 0
+    tags = in_mlflow(uri, run).data.tags
+    assert (tags["hpcexp.sweep"], tags["axis.seed"]) == ("removed-sweep", "1")
+    assert "mlflow.parentRunId" not in tags
+    assert "sweep removed-sweep: " in capfd.readouterr().err
+    assert not sweep.path.exists()

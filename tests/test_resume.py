@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
-from helpers import Said, command, write_module
+from helpers import LEAN, Said, command, write_module
 
 from hpcexp.record.journal import read_points
 from hpcexp.rundir import RunDir, find_runs, read_json
@@ -29,16 +29,23 @@ from hpcexp.train.control import Control
 
 
 class Killer(pl.Callback):
-    '''Attempt n sends the n-th of KILLS (`STEP SIGNAL WHOM`, WHOM a rank's number or `supervisor`) after its step.'''
+    '''Attempt n sends the n-th of KILLS (`STEP SIGNAL WHOM`, WHOM a rank's number or `supervisor`) after its step.
+
+    The first checkpoint is written before, or the next attempt would be the first one again.
+    '''
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         kills = list(filter(None, os.environ.get("KILLS", "").split(",")))
-        attempt = RunDir(Path(trainer.default_root_dir)).read_status()["attempt"]
+        run = RunDir(Path(trainer.default_root_dir))
+        status = run.read_status()
+        attempt = status["attempt"]
         if attempt > len(kills) or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         step, number, whom = kills[attempt - 1].split()
         if trainer.global_step == int(step) and str(trainer.global_rank) == whom.replace("supervisor", "0"):
-            os.kill(os.getppid() if whom == "supervisor" else os.getpid(), getattr(signal, number))
+            while not run.last.exists():
+                time.sleep(0.001)
+            os.kill(status["pid"] if whom == "supervisor" else os.getpid(), getattr(signal, number))
             [control] = [c for c in trainer.callbacks if isinstance(c, Control)]
             while control._signals.received is None:  # a supervisor passes it on a little later
                 time.sleep(0.001)
@@ -80,14 +87,22 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-@pytest.fixture
-def train(shared: Path, tmp_path: Path) -> Callable[..., Said]:
-    """`hpcexp train` of EXACT below `tmp_path`."""
+class Train(Protocol):
+    """Train EXACT below `root`; in a process of its own where its supervisor is to be killed."""
 
-    def call(*overrides: str, kills: str = "", root: str = "runs") -> Said:
-        asked = [*EXACT, *overrides, f"run.root={tmp_path / root}"]
+    def __call__(self, *overrides: str, kills: str = "", root: str = "runs", alone: bool = False) -> Said: ...
+
+
+@pytest.fixture
+def train(shared: Path, tmp_path: Path, train: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> Train:
+    """`hpcexp train` of EXACT below `tmp_path`."""
+    monkeypatch.chdir(shared)
+
+    def call(*overrides: str, kills: str = "", root: str = "runs", alone: bool = False) -> Said:
         tracked = [] if any("tracking" in override for override in overrides) else ["tracking=off"]
-        return command("train", *asked, *tracked, cwd=shared, KILLS=kills)
+        asked = [*EXACT, *overrides, *tracked, f"run.root={tmp_path / root}"]
+        monkeypatch.setenv("KILLS", kills)
+        return command("train", *LEAN, *asked, cwd=shared) if alone else train(*asked)
 
     return call
 
@@ -121,13 +136,13 @@ def result(run: RunDir) -> dict[str, Any]:
     ids=["resident", "map", "plateau", "two ranks", "two ranks, map"],
 )
 def test_killed_and_continued_is_the_same_to_the_bit(
-    train: Callable[..., Said], tmp_path: Path, overrides: tuple[str, ...], kills: list[str]
+    train: Train, tmp_path: Path, overrides: tuple[str, ...], kills: list[str]
 ) -> None:
     """Weights, tests, best checkpoint; every value of the journal once."""
     whole = train(*overrides, root="whole")
     assert 0 == whole.status, whole.err
     for number in range(len(kills)):
-        said = train(*overrides, kills=",".join(kills))
+        said = train(*overrides, kills=",".join(kills), alone=kills[number].endswith("SIGKILL supervisor"))
         assert (143 if "SIGTERM" in kills[number] else 1) == said.status or "KILL supervisor" in kills[number], said
         assert ("Continuing from step " in said.out) == (number > 0), said
     last = train(*overrides, kills=",".join(kills))
@@ -152,7 +167,7 @@ def cut(path: Path) -> None:
     path.write_bytes(data[: len(data) // 2])
 
 
-def test_a_damaged_checkpoint_is_not_gone_on_from(train: Callable[..., Said], tmp_path: Path, shared: Path) -> None:
+def test_a_damaged_checkpoint_is_not_gone_on_from(train: Train, tmp_path: Path) -> None:
     """The one before it is, loudly and to the same end; where that is damaged too, nothing starts but afresh."""
     assert 0 == train(root="whole").status
     kills = ["9 SIGKILL 0", "13 SIGKILL 0"]
@@ -187,19 +202,18 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(train: Callable[..., Said], tm
 
 
 def test_plan_says_where_a_run_would_go_on_and_fresh_starts_over(
-    train: Callable[..., Said], tmp_path: Path, shared: Path
+    train: Train, hpcexp: Callable[..., Said], tmp_path: Path
 ) -> None:
     """The old try is kept beside."""
     train(kills="9 SIGTERM 0")
     run = run_in(tmp_path / "runs")
     asked = [*EXACT, f"run.root={tmp_path / 'runs'}", "tracking=off"]
-    planned = command("plan", *asked, cwd=shared).out
-    assert "interrupted: `hpcexp train` would continue from step " in planned
-    dry = command("train", *asked, "launch=dry", cwd=shared)
+    assert "interrupted: `hpcexp train` would continue from step " in hpcexp("plan", *asked).out
+    dry = hpcexp("train", *asked, "launch=dry")
     assert 0 == dry.status, dry.err
     assert [run.path] == [found.path for found in find_runs(tmp_path / "runs")]
 
-    said = command("train", "--fresh", *asked, cwd=shared)
+    said = train("--fresh")
     assert 0 == said.status, said.err
     assert "Continuing" not in said.out
     assert {run.path.name, f"{run.path.name}~1"} == {found.path.name for found in find_runs(tmp_path / "runs")}
@@ -207,15 +221,15 @@ def test_plan_says_where_a_run_would_go_on_and_fresh_starts_over(
 
 
 @pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")  # MLflow's own use of SQLAlchemy
-def test_a_continued_run_is_one_run_in_mlflow(train: Callable[..., Said], tmp_path: Path) -> None:
+def test_a_continued_run_is_one_run_in_mlflow(train: Train, tmp_path: Path) -> None:
     """Each value once, finished in the end."""
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     tracking = f"tracking.uri={uri}"
     kills = ["9 SIGKILL supervisor", "13 SIGTERM supervisor"]
-    for _ in kills:
-        assert 0 != train(tracking, kills=",".join(kills)).status
+    for number in range(len(kills)):
+        assert 0 != train(tracking, kills=",".join(kills), alone=number == 0).status
     said = train(tracking, kills=",".join(kills))
     assert (0, "") == (said.status, said.err)
     run, client = run_in(tmp_path / "runs"), MlflowClient(uri)

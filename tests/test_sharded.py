@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import torch
-from helpers import Said, command, write_module
+from helpers import Said, write_module
 from test_resume import EXACT, KILLER, flip, result, run_in, values
 from torch import nn
 
@@ -38,16 +39,33 @@ PLAIN = (
 """Twelve steps without dropout."""
 
 
-def trained(project: Path, root: str, *overrides: str, kills: str = "") -> Said:
-    """`hpcexp train` with a root of its own."""
-    return command("train", *overrides, f"run.root={project / root}", cwd=project, KILLS=kills)
+class Trained(Protocol):
+    """Trains in a root of its own."""
+
+    def __call__(self, root: str, *overrides: str, kills: str = "") -> Said: ...
 
 
-def planned(project: Path, root: str, *overrides: str) -> Plan:
+@pytest.fixture
+def trained(train: Callable[..., Said], project: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """`hpcexp train` in the project."""
+
+    def call(root: str, *overrides: str, kills: str = "") -> Said:
+        monkeypatch.setenv("KILLS", kills)
+        return train(*overrides, f"run.root={project / root}")
+
+    return call
+
+
+@pytest.fixture
+def planned(hpcexp: Callable[..., Said], project: Path) -> Callable[..., Plan]:
     """The frozen plan of a run that has not begun."""
-    said = trained(project, root, *overrides, "launch=dry")
-    assert 0 == said.status, said.err
-    return load_plan(run_in(project / root).plan)
+
+    def call(root: str, *overrides: str) -> Plan:
+        said = hpcexp("train", *overrides, f"run.root={project / root}", "launch=dry")
+        assert 0 == said.status, said.err
+        return load_plan(run_in(project / root).plan)
+
+    return call
 
 
 def near(run: RunDir) -> dict[tuple[str, int], object]:
@@ -76,10 +94,10 @@ def test_blocks_are_what_containers_have_that_is_large_enough(min_params: int, e
 
 
 @pytest.mark.slow
-def test_two_shards_train_as_one_device_does(tmp_path: Path) -> None:
+def test_two_shards_train_as_one_device_does(trained: Trained, hpcexp: Callable[..., Said], tmp_path: Path) -> None:
     """Weights and optimizer state are spread over the ranks; the best are whole, and of use to every other command."""
-    assert 0 == trained(tmp_path, "one", *PLAIN, "hardware=cpu").status
-    sharded = trained(tmp_path, "two", *PLAIN, *TWO, *FSDP)
+    assert 0 == trained("one", *PLAIN, "hardware=cpu").status
+    sharded = trained("two", *PLAIN, *TWO, *FSDP)
     assert 0 == sharded.status, sharded.err
     one, two = run_in(tmp_path / "one"), run_in(tmp_path / "two")
     assert near(one) == exactly(two)
@@ -92,28 +110,28 @@ def test_two_shards_train_as_one_device_does(tmp_path: Path) -> None:
     assert all(size < 0.6 * whole for size in parts)
 
     summary = json.loads(two.summary.read_text())
-    tested = command("test", str(two.path), cwd=tmp_path)
+    tested = hpcexp("test", str(two.path))
     assert f"test/acc   {summary['test']['test/acc']:.4g}" in tested.out
-    assert 0 == command("export", str(two.path), cwd=tmp_path).status
+    assert 0 == hpcexp("export", str(two.path)).status
 
 
 @pytest.mark.slow
-def test_killed_and_continued_is_the_same_to_the_bit(tmp_path: Path) -> None:
+def test_killed_and_continued_is_the_same_to_the_bit(trained: Trained, tmp_path: Path) -> None:
     """Also where a shard of the newest checkpoint is damaged, and the one before it is taken."""
     write_module(tmp_path, "killer", KILLER)
     asked = (*EXACT, *TWO, *FSDP, "tracking=off")
-    whole = trained(tmp_path, "whole", *asked)
+    whole = trained("whole", *asked)
     assert 0 == whole.status, whole.err
     kills = ["9 SIGKILL 1", "13 SIGTERM supervisor"]
     for number in range(2):
-        assert 0 != trained(tmp_path, "runs", *asked, kills=",".join(kills)).status
+        assert 0 != trained("runs", *asked, kills=",".join(kills)).status
         run = run_in(tmp_path / "runs")
         if number == 0:
             before = read_note(run.previous)
             assert before is not None
             flip(next(run.checkpoints / name for name in read_note(run.last)["beside"] if "_1_" in name))  # type: ignore[index]
             assert not is_intact(run.last)
-    last = trained(tmp_path, "runs", *asked, kills=",".join(kills))
+    last = trained("runs", *asked, kills=",".join(kills))
     assert 0 == last.status, last.err
     assert values(run_in(tmp_path / "whole")) == values(run)
     assert result(run_in(tmp_path / "whole")) == result(run)
@@ -124,36 +142,36 @@ def test_killed_and_continued_is_the_same_to_the_bit(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(TWO, ()), (("hardware=cpu",), TWO)], ids=["2 to 1", "1 to 2"])
 def test_a_run_goes_on_with_another_number_of_devices(
-    tmp_path: Path, first: tuple[str, ...], then: tuple[str, ...]
+    trained: Trained, planned: Callable[..., Plan], tmp_path: Path, first: tuple[str, ...], then: tuple[str, ...]
 ) -> None:
     """As if it had been trained there from the beginning."""
     write_module(tmp_path, "killer", KILLER)
     asked = (*PLAIN, *FSDP, "callbacks.killer._target_=killer.Killer")
-    assert 0 == trained(tmp_path, "whole", *asked, *TWO).status
-    assert 0 != trained(tmp_path, "first", *asked, *first, kills="7 SIGKILL 0").status
+    assert 0 == trained("whole", *asked, *TWO).status
+    assert 0 != trained("first", *asked, *first, kills="7 SIGKILL 0").status
     begun = run_in(tmp_path / "first")
     goes_on = (*asked, "hardware=cpu", *then, f"run.resume_from='{begun.path}'")
-    plan = planned(tmp_path, "then", *goes_on)
+    plan = planned("then", *goes_on)
     found = origin(plan)
     assert found is not None
     adopt(found, RunDir(Path(plan.run_dir)))
-    said = trained(tmp_path, "then", *goes_on)
+    said = trained("then", *goes_on)
     assert 0 == said.status, said.err
     assert f"Continuing from step {found.step} of 12" in said.out
     assert near(run_in(tmp_path / "whole")) == exactly(run_in(tmp_path / "then"))
 
     with pytest.raises(RunError, match="is another experiment: more than its devices is different"):
-        origin(planned(tmp_path, "other", *goes_on, "seed=5"))
+        origin(planned("other", *goes_on, "seed=5"))
     with pytest.raises(RunError, match="there is no run in"):
-        origin(planned(tmp_path, "none", *asked, "hardware=cpu", "run.resume_from=nowhere"))
+        origin(planned("none", *asked, "hardware=cpu", "run.resume_from=nowhere"))
 
 
 @pytest.mark.slow
-def test_batch_norm_and_half_precision_are_as_under_ddp(tmp_path: Path) -> None:
+def test_batch_norm_and_half_precision_are_as_under_ddp(trained: Trained, tmp_path: Path) -> None:
     """Weights of a batch norm stay in float32, and its running means are those of rank 0."""
     asked = [*PLAIN[1:], *TWO, "model=cnn", "model.channels=[8,16]", "trainer.precision=bf16-mixed"]
-    assert 0 == trained(tmp_path, "ddp", *asked, "strategy=ddp").status
-    sharded = trained(tmp_path, "fsdp", *asked, *FSDP)
+    assert 0 == trained("ddp", *asked, "strategy=ddp").status
+    sharded = trained("fsdp", *asked, *FSDP)
     assert 0 == sharded.status, sharded.err
     assert pytest.approx(losses(tmp_path / "ddp"), rel=0.01) == losses(tmp_path / "fsdp")
 
@@ -186,15 +204,15 @@ class Sharded(Own):
 
 
 @pytest.mark.slow
-def test_a_module_of_the_users_says_itself_how_it_is_sharded(tmp_path: Path) -> None:
+def test_a_module_of_the_users_says_itself_how_it_is_sharded(trained: Trained, tmp_path: Path) -> None:
     """One that does not is told what to write."""
-    write_module(tmp_path, "own", OWN)
+    write_module(tmp_path, "sharded_own", OWN)
     asked = [*TWO, *FSDP, *PLAIN[1:], "~model.hidden", "~model.dropout", "~model.activation"]
-    without = trained(tmp_path, "without", *asked, "model._target_=own.Own")
+    without = trained("without", *asked, "model._target_=sharded_own.Own")
     assert 2 == without.status
     assert "Own does not say how it is sharded" in without.err
     assert "configure_model()" in without.err
-    said = trained(tmp_path, "with", *asked, "model._target_=own.Sharded")
+    said = trained("with", *asked, "model._target_=sharded_own.Sharded")
     assert 0 == said.status, said.err
 
 

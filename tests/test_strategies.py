@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import Said, command, write_module
+from helpers import Said, write_module
 from test_resume import EXACT, KILLER, result, run_in, values
 
 from hpcexp.record.journal import read_points
@@ -15,24 +15,24 @@ TWO = ("hardware=cpu", "hardware.devices=2", "strategy=ddp")
 SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=8", "model.hidden=[64]", "optimizer.lr=0.01")
 
 
-def losses(project: Path, *overrides: str) -> list[float]:
+def losses(train: Callable[..., Said], project: Path, *overrides: str) -> list[float]:
     """Training losses of a short run on two ranks."""
     root = project / str(len(list(project.iterdir())))
-    said = command("train", *TWO, *SHORT, *overrides, f"run.root={root}", "tracking=off", cwd=project)
+    said = train(*TWO, *SHORT, *overrides, f"run.root={root}", "tracking=off")
     assert 0 == said.status, said.err
     points, _ = read_points(run_in(root).journal)
     return [p.metrics["train/loss"] for p in points if "train/loss" in p.metrics]
 
 
 @pytest.mark.slow
-def test_options_change_no_loss_and_compression_does_a_little(tmp_path: Path) -> None:
+def test_options_change_no_loss_and_compression_does_a_little(train: Callable[..., Said], project: Path) -> None:
     """The hooks are at work on the CPU, where Lightning's own strategy passes over them."""
-    plain = losses(tmp_path, "strategy.bucket_cap_mb=0.001")
+    plain = losses(train, project, "strategy.bucket_cap_mb=0.001")
     assert 8 == len(plain)
-    assert plain == losses(tmp_path, "strategy.static_graph=true", "strategy.gradient_as_bucket_view=false")
-    assert plain == losses(tmp_path, "strategy.find_unused_parameters=true")
-    rounded = losses(tmp_path, "strategy.compression=fp16")
-    factored = losses(tmp_path, "strategy.compression=powersgd", "strategy.powersgd_start=3")
+    assert plain == losses(train, project, "strategy.static_graph=true", "strategy.gradient_as_bucket_view=false")
+    assert plain == losses(train, project, "strategy.find_unused_parameters=true")
+    rounded = losses(train, project, "strategy.compression=fp16")
+    factored = losses(train, project, "strategy.compression=powersgd", "strategy.powersgd_start=3")
     assert plain[:4] == factored[:4]  # until PowerSGD begins
     for compressed in (rounded, factored):
         assert plain != compressed
@@ -82,9 +82,11 @@ def test_settings_that_do_nothing_are_warned_of(hpcexp: Callable[..., Said], ove
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_a_compressed_run_is_continued_to_the_bit(tmp_path: Path, ranks: int) -> None:
+def test_a_compressed_run_is_continued_to_the_bit(
+    train: Callable[..., Said], project: Path, monkeypatch: pytest.MonkeyPatch, ranks: int
+) -> None:
     """What PowerSGD remembers on each rank is in the checkpoint, and finds the same buckets again."""
-    write_module(tmp_path, "killer", KILLER)
+    write_module(project, "killer", KILLER)
     asked = [
         *EXACT,
         *TWO,
@@ -97,11 +99,11 @@ def test_a_compressed_run_is_continued_to_the_bit(tmp_path: Path, ranks: int) ->
         "strategy.powersgd_start=3",
         "tracking=off",
     ]
-    whole = command("train", *asked, f"run.root={tmp_path / 'whole'}", cwd=tmp_path)
+    whole = train(*asked, f"run.root={project / 'whole'}")
     assert 0 == whole.status, whole.err
-    kills = "5 SIGKILL 1,11 SIGTERM supervisor"
+    monkeypatch.setenv("KILLS", "5 SIGKILL 1,11 SIGTERM supervisor")
     for attempt in range(3):
-        said = command("train", *asked, f"run.root={tmp_path / 'runs'}", cwd=tmp_path, KILLS=kills)
+        said = train(*asked, f"run.root={project / 'runs'}")
         assert (attempt == 2) == (said.status == 0), said
-    assert values(run_in(tmp_path / "whole")) == values(run_in(tmp_path / "runs"))
-    assert result(run_in(tmp_path / "whole")) == result(run_in(tmp_path / "runs"))
+    assert values(run_in(project / "whole")) == values(run_in(project / "runs"))
+    assert result(run_in(project / "whole")) == result(run_in(project / "runs"))

@@ -20,7 +20,7 @@ from hpcexp.sweep.place import find_sweeps
 
 pytestmark = pytest.mark.slow
 
-SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "tracking=off")
+SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "tracking=off", "run.pictures=false")
 """Jobs of a tenth of a second."""
 
 PACED = """

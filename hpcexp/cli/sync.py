@@ -30,7 +30,8 @@ def sync(argv: Sequence[str]) -> int:
     stores, wanted = Stores(), {run.path for run in runs}
     places = {sweep: {run.path: place for run, place in members(sweep)} for sweep in find_sweeps(root)}
     # The sweeps first, as their runs are shown below them.
-    sweeps = [_synced_sweep(s, stores) for s in places if wanted & places[s].keys() and not _goes_on(s)]
+    meant = [sweep for sweep, found in places.items() if not a.runs or wanted & found.keys()]
+    sweeps = [_synced_sweep(sweep, stores) for sweep in meant if not _goes_on(sweep)]
     place_of = {path: place for found in places.values() for path, place in found.items()}
     ended = [run for run in runs if current_state(run.read_status()) not in ("planned", "running")]
     problems = [_synced(run, stores, place_of.get(run.path)) for run in ended]

@@ -23,15 +23,14 @@ from hpcexp.rundir import RunDir
 def launch(plan: Plan, *, fresh: bool) -> Outcome:
     """Run the plan as the one job of this process, or go on with its interrupted run."""
     gc.enable()
-    with signals_caught() as stop:
-        terms = Terms(
-            start=starter(plan, many=False),
-            stop=stop,
-            display=lambda plan: display(plan.config["launch"]["progress"]),
-            say=lambda _plan, text: print(text, flush=True),
-            shipping=OneShipper(),
-        )
-        return alone(started(plan, terms, fresh=fresh))
+    terms = Terms(
+        start=starter(plan, many=False),
+        catching=signals_caught,
+        display=lambda plan: display(plan.config["launch"]["progress"]),
+        say=lambda _plan, text: print(text, flush=True),
+        shipping=OneShipper(),
+    )
+    return alone(started(plan, terms, fresh=fresh))
 
 
 def started(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError
 from hpcexp.launch.adopt import adopt, origin
+from hpcexp.launch.agree import Board, await_leader
 from hpcexp.launch.ears import Ears
 from hpcexp.launch.leases import leased
 from hpcexp.launch.nodes import JOIN_S, Elsewhere, Node, is_here, seat
@@ -66,26 +68,36 @@ def run_job(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
 
 def run_on_nodes(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
     """Run this machine's part of the plan. The host of `launch.rdzv` leads: it freezes the plan and keeps its state."""
-    elsewhere = Elsewhere(RunDir(Path(plan.run_dir)))
+    elsewhere, board = Elsewhere(RunDir(Path(plan.run_dir))), Board(plan)
 
     with ExitStack() as stack:
-        leads = _leads(plan, stack)
+        leads = _leads(plan, board, stack)
         devices = stack.enter_context(ExitStack())
         plan, told = _on_devices(plan, devices, terms)
+        where = plan.config["launch"]["rdzv"]
+        terms.say(plan, f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most")
 
         def take_part(run: RunDir) -> Turns[Outcome]:
             with devices:
-                node = Node(plan, told, leads=leads)
-                outcome = yield from _supervise(plan, run, node, terms, elsewhere)
-                return elsewhere.agreed(outcome)
+                node = Node(plan, told, leads=False)
+                return elsewhere.agreed((yield from _supervise(plan, run, node, terms, lambda _: elsewhere())))
 
-        where = plan.config["launch"]["rdzv"]
-        terms.say(plan, f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most")
-        if not leads:
-            stack.enter_context(seat(plan))
-            return (yield from take_part(RunDir(Path(plan.run_dir))))
-        elsewhere.forget()
-        return (yield from _lead(plan, terms, fresh=fresh, supervise=take_part))
+        def lead(run: RunDir) -> Turns[Outcome]:
+            def trouble(ears: Ears) -> str | None:
+                # A machine that comes once ranks have begun has nothing to say to them.
+                return elsewhere() or (None if ears.pids else board.heard())
+
+            with devices, board.shown():
+                node = Node(plan, told, leads=True)
+                outcome = elsewhere.agreed((yield from _supervise(plan, run, node, terms, trouble)))
+            return replace(outcome, exit=2) if board.refused else outcome
+
+        if leads:
+            elsewhere.forget()
+            return (yield from _lead(plan, terms, fresh=fresh, supervise=lead))
+        stack.enter_context(seat(plan))
+        refused = await_leader(plan, elsewhere)
+        return refused or (yield from take_part(RunDir(Path(plan.run_dir))))
 
 
 def _on_devices(plan: Plan, stack: ExitStack, terms: Terms) -> tuple[Plan, Mapping[str, str]]:
@@ -97,14 +109,15 @@ def _on_devices(plan: Plan, stack: ExitStack, terms: Terms) -> tuple[Plan, Mappi
     return replace(plan, topology=topology), got.environment()
 
 
-def _leads(plan: Plan, stack: ExitStack) -> bool:
+def _leads(plan: Plan, board: Board, stack: ExitStack) -> bool:
     """Whether this command is the first on the host of `launch.rdzv`; it then has the run directory."""
     if not is_here(plan.config["launch"]["rdzv"]):
         return False
     try:
-        stack.enter_context(claimed(plan))
+        stack.enter_context(board.lead())
     except RunError:
         return False
+    stack.enter_context(claimed(plan))
     return True
 
 
@@ -130,7 +143,7 @@ def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: Callable[[RunDir]
         "host": plan.lineage["host"],
     }
     write_json(run.status, status)
-    terms.shipping.begin(run)
+    terms.shipping.begin(run, plan)
     outcome = Outcome("failed", "the supervisor itself failed", 1)
     try:
         outcome = yield from supervise(run)
@@ -159,7 +172,7 @@ def _supervise(
     run: RunDir,
     group: Group,
     terms: Terms,
-    elsewhere: Callable[[], str | None] = lambda: None,
+    elsewhere: Callable[[Ears], str | None] = lambda _: None,
     reported: Callable[[int, float], None] | None = None,
 ) -> Turns[Outcome]:
     launch = plan.config["launch"]
@@ -167,8 +180,10 @@ def _supervise(
         shown = terms.display(plan)
         try:
             ears = Ears(group.progress_fd, run.rank_log(0), shown, reported)
-            watch = Watch(group, ears, run, launch["grace_s"], launch["hang_s"], terms.stop, elsewhere)
-            return (yield from watch.until_end())
+            with terms.catching() as stop:
+                trouble = partial(elsewhere, ears)
+                watch = Watch(group, ears, run, launch["grace_s"], launch["hang_s"], stop, trouble)
+                return (yield from watch.until_end())
         finally:
             shown.close()
     finally:

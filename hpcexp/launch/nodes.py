@@ -157,12 +157,17 @@ def is_here(rdzv: str) -> bool:
 
 def _places(rdzv: str) -> list[tuple[socket.AddressFamily, Any]]:
     """Family and address of the host, in the order in which they are to be tried."""
-    host, _, port = rdzv.rpartition(":")
     try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
+        found = socket.getaddrinfo(*host_and_port(rdzv), type=socket.SOCK_DGRAM)
     except OSError as e:
         raise _no_way(rdzv, e) from e
     return [(kind, place) for kind, _, _, _, place in found]
+
+
+def host_and_port(rdzv: str) -> tuple[str, int]:
+    """The two parts of `launch.rdzv`."""
+    host, _, port = rdzv.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _no_way(rdzv: str, error: OSError) -> RunError:

@@ -25,14 +25,25 @@ _RESTART_S = 10.0
 class OneShipper:
     """A shipper for the one run of a command, which waits for it."""
 
-    def begin(self, run: RunDir) -> None:
+    def begin(self, run: RunDir, plan: Plan) -> None:
         """Start it."""
-        self._process = start_shipper(run)
+        self._process = start_shipper(run) if has_work(plan) else None
 
     def end(self, run: RunDir, plan: Plan) -> None:
         """Give it `tracking.wait_s`."""
+        if self._process is None:
+            return
         is_tracked = plan.tracking_uri is not None
-        await_shipper(self._process, run, plan.config["tracking"]["wait_s"], is_tracked=is_tracked)
+        try:
+            await_shipper(self._process, run, plan.config["tracking"]["wait_s"], is_tracked=is_tracked)
+        finally:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+
+
+def has_work(plan: Plan) -> bool:
+    """Whether there is anything for a shipper to do."""
+    return plan.tracking_uri is not None or bool(plan.config["run"]["pictures"])
 
 
 def start_shipper(run: RunDir) -> subprocess.Popen[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from hpcexp.rundir import RunDir
 class Shipping(Protocol):
     """Delivers what runs record."""
 
-    def begin(self, run: RunDir) -> None:
+    def begin(self, run: RunDir, plan: Plan) -> None:
         """A run goes off: its directory has its plan and its state."""
 
     def end(self, run: RunDir, plan: Plan) -> None:
@@ -29,8 +30,8 @@ class Terms:
 
     start: Callable[[Start], Process]
     """How ranks are started."""
-    stop: Sequence[int]
-    """Signals that ask the jobs to end, as they come; at a second one ranks are killed."""
+    catching: Callable[[], AbstractContextManager[Sequence[int]]]
+    """Signals that ask the jobs to end, as they come, while there are ranks; at a second one ranks are killed."""
     display: Callable[[Plan], Display]
     """What shows a job's progress."""
     say: Callable[[Plan, str], None]

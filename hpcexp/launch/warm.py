@@ -129,6 +129,8 @@ def _server_environment() -> Iterator[None]:
 def _begin(start: Start, fds: Mapping[str, int], log: int) -> None:
     """In the forked process: become the rank."""
     os.setsid()
+    # As in a fresh process: by multiprocessing's own doing, each data worker would be forked from another new server.
+    multiprocessing.set_start_method(None, force=True)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)

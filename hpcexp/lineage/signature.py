@@ -24,18 +24,22 @@ def signature(
     config: dict[str, Any], topology: Topology, batch: Batch | None, steps: Steps | None, *, code: str, data: str
 ) -> str:
     """Hex SHA-256 of the experiment's identity. `code` and `data` are digests."""
-    # Options of what holds ranks together have nothing to do where there is one.
-    left_out = WHERE_AND_HOW | ({"strategy"} if topology.strategy == "single" else frozenset())
-    asked = {
-        section: {k: v for k, v in value.items() if k not in HOW[section]} if section in HOW else value
-        for section, value in config.items()
-        if section not in left_out
-    }
     facts = {
-        "config": asked,
+        "config": asked(config, topology),
         "devices": [topology.accelerator, topology.world_size, topology.strategy],
         "length": [batch and asdict(batch), steps and asdict(steps)],
         "code": code,
         "data": data,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def asked(config: dict[str, Any], topology: Topology) -> dict[str, Any]:
+    """The part of a configuration that decides on the result."""
+    # Options of what holds ranks together have nothing to do where there is one.
+    left_out = WHERE_AND_HOW | ({"strategy"} if topology.strategy == "single" else frozenset())
+    return {
+        section: {k: v for k, v in value.items() if k not in HOW[section]} if section in HOW else value
+        for section, value in config.items()
+        if section not in left_out
+    }

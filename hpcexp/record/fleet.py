@@ -120,7 +120,14 @@ class Fleet:
         return not is_late and bool(self._undelivered(with_hopeless=False))
 
     def _leave(self) -> int:
+        """Have what is not delivered known to `hpcexp sync` with its reason; the exit status."""
         left = self._undelivered(with_hopeless=True)
+        for follower in self._open.values():
+            error = self._servers.error(follower.shipment.uri) or TimeoutError("not in time")
+            with follower.inside(), contextlib.suppress(OSError):
+                follower.shipment.failed(error)
+            follower.close()
+        self._above.close()
         for name in left:
             say(f"not delivered, left to `hpcexp sync`: {name}")
         return int(bool(left))
@@ -201,12 +208,14 @@ class Fleet:
         return True
 
     def _complete(self, follower: Follower) -> bool:
-        """Complete a run that lacks but its pictures, or draw those of one that waits; whether it was such a one."""
-        if follower.is_delivered and follower.is_due and not self._servers.is_resting(follower.shipment.uri):
-            follower.complete()
-            self._went_well(follower)
-            return True
-        return follower.draw()
+        """Complete a run that lacks but pictures, or draw those of one that has to wait; whether it was such a one."""
+        if self._servers.is_resting(follower.shipment.uri) or not follower.is_due:
+            return follower.draw()
+        if not follower.is_delivered:
+            return False
+        follower.complete()
+        self._went_well(follower)
+        return True
 
     def _went_well(self, follower: Follower) -> None:
         self._servers.answered(follower.shipment.uri)

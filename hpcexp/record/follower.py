@@ -121,10 +121,9 @@ class Follower:
         self.is_done = True
 
     def draw(self) -> bool:
-        """Have the pictures of a run that has ended and waits for its server; whether they were not there."""
-        is_undrawn = self.entry.failures > 0 and self.shipment.is_undrawn
-        if is_undrawn:
-            self.shipment.draw()
+        """Have the pictures of a run that has ended, to be sent later; whether they were not there."""
+        is_undrawn = self.shipment.is_undrawn
+        self.shipment.draw()
         return is_undrawn
 
     def close(self) -> None:

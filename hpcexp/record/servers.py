@@ -20,20 +20,27 @@ class Servers:
     def __init__(self) -> None:
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
+        self._errors: dict[str, BaseException] = {}
 
     def is_resting(self, uri: str | None) -> bool:
         """Whether it is too early to try that server again."""
         return uri is not None and time.monotonic() < self._not_before.get(uri, 0.0)
 
+    def error(self, uri: str | None) -> BaseException | None:
+        """What it failed of last, if it is down."""
+        return None if uri is None else self._errors.get(uri)
+
     def answered(self, uri: str | None) -> None:
         """It is well."""
         if uri is not None:
             self._failures.pop(uri, None)
+            self._errors.pop(uri, None)
 
     def failed(self, uri: str | None, error: BaseException, spent_s: float) -> None:
         """Leave it alone if it is down: from the second time on, as the first may be one run's own trouble."""
         if uri is None or not is_down(error):
             return
+        self._errors[uri] = error
         failures = self._failures[uri] = self._failures.get(uri, 0) + 1
         if failures > 1:
             self._not_before[uri] = time.monotonic() + max(backoff(failures), _SHARE * spent_s)

@@ -31,6 +31,7 @@ class Shipment:
         self.run = run
         self.plan = load_plan(run.plan)
         self._delivery = None if self.plan.tracking_uri is None else Delivery(run, self.plan, stores, sweep)
+        self._has_pictures = bool(self.plan.config["run"].get("pictures", True))
         self._is_drawn = False
 
     @property
@@ -46,13 +47,13 @@ class Shipment:
     @property
     def is_undrawn(self) -> bool:
         """Whether the run has ended and this process has not tried to draw its pictures."""
-        return not self._is_drawn and self.is_over
+        return self._has_pictures and not self._is_drawn and self.is_over
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to do for what the directory holds now."""
         if self._delivery is None:
-            return self.is_over and are_drawn(self.run)
+            return self.is_over and (are_drawn(self.run) or not self._has_pictures)
         return self._delivery.is_complete
 
     @property
@@ -105,7 +106,7 @@ class Shipment:
             return self.failed(e)
         return None
 
-    def failed(self, error: Exception) -> str:
+    def failed(self, error: BaseException) -> str:
         """Keep in the run's directory, and tell, why something could not be delivered."""
         problem = problem_of(error, self.plan.tracking_uri or "")
         say(f"{self.plan.name}: {problem}")

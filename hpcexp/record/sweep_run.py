@@ -82,6 +82,10 @@ class SweepRun:
         self._parent.was_remade = False
         return [Entry(run.path, place) for run, place in members(self._sweep) if run.mlflow.exists()]
 
+    def close(self) -> None:
+        """Let others take care of it."""
+        self._held.close()
+
     @property
     def _uri(self) -> str | None:
         return None if self._like is None else self._like.uri

@@ -172,11 +172,14 @@ class Driver:
 
     def _fetch(self, source: Source) -> None:
         """Have jobs in the row: all that are known; of a search the next one, once it could start."""
-        if source.is_known:
-            while (job := source.next()) is not None:
+        while source.is_known or (not self._waiting and self._has_free()):
+            job = source.next()
+            if job is None:
+                return
+            if (before := self._before(job)) is None:
                 self._waiting.append(job)
-        elif not self._waiting and self._has_free() and (job := source.next()) is not None:
-            self._waiting.append(job)
+            else:
+                self._over(job, before, source, is_old=not job.problem)
 
     def _has_free(self) -> bool:
         """Whether there are devices of the newest job's kind that no job of this driver is on."""
@@ -210,11 +213,9 @@ class Driver:
 
     def _begin(self, job: Job, source: Source, *, has_overtaken: bool) -> None:
         name = str(job.entry.job)
-        if (before := self._before(job)) is not None:
-            self._over(job, before, source, is_old=not job.problem)
-        elif self.claims.take(name) is not None:
+        if self.claims.take(name) is not None:
             self._elsewhere.append(job)
-        elif (before := self._before(job)) is not None:  # by another driver, a moment ago
+        elif (before := self._before(job)) is not None:  # by another driver, since it is in the row
             self.claims.release(name)
             self._over(job, before, source, is_old=True)
         else:

@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from hpcexp.launch.display import Display, Silent
 from hpcexp.launch.packing import threads_for_many
 from hpcexp.launch.process import start_fresh
 from hpcexp.launch.resume import as_begun
-from hpcexp.launch.shipping import Fleet
+from hpcexp.launch.shipping import Fleet, has_work
 from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import signals_caught
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
-from hpcexp.rundir import RunDir, SweepDir, read_json, write_atomic, write_json
+from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, write_atomic, write_json
 from hpcexp.sweep import report
 from hpcexp.sweep.budget import Meter
 from hpcexp.sweep.claims import Claims
@@ -100,7 +100,7 @@ class Session:
         """Have jobs run, until there are no more or the sweep is stopped."""
         terms = Terms(
             start=start_fresh,
-            stop=self._stop,
+            catching=lambda: nullcontext(self._stop),
             display=lambda _plan: Silent(),
             say=lambda _plan, text: self.say(None, text),
             shipping=self,
@@ -159,7 +159,7 @@ class Session:
         gone = len(self._ledger.entries().keys() - self.entries.keys())
         said = [report.answer(self.place, self.spec, self.results(), self.why_stopped, gone)]
         failed = sum(self.outcomes[number].state == "failed" for number in self._old)
-        if self._old and len(self._old) == len(self.outcomes) and not self.is_stopped:
+        if self._is_idle:
             said.insert(0, "nothing to do: every job has been run before (--fresh runs them again).")
         if failed:
             said.append(f"{failed} failed before, not tried again: --retry-failed does.")
@@ -184,8 +184,8 @@ class Session:
         self.outcomes[job.entry.job] = outcome
         if is_old:
             self._old.add(job.entry.job)
-        if outcome.state == "skipped":
-            self.begin(RunDir(Path(job.plan.run_dir)))
+        if outcome.state == "skipped" and not self._is_delivered(job):
+            self.begin(RunDir(Path(job.plan.run_dir)), job.plan)
         is_over = outcome.state in ("finished", "pruned") and not is_old
         values = read_result(job.entry, self.objectives).values if is_over else ()
         self._screen.ended(job, outcome, report.values_text(values, self.objectives), is_old=is_old)
@@ -197,12 +197,24 @@ class Session:
 
     # What a job's supervisor tells:
 
-    def begin(self, run: RunDir) -> None:
+    def begin(self, run: RunDir, plan: Plan) -> None:
         """A run goes off, or belongs to the sweep from before."""
-        self._fleet.add(run, self._axes_of[str(run.path)])
+        if has_work(plan):
+            self._fleet.add(run, self._axes_of[str(run.path)])
 
     def end(self, run: RunDir, plan: Plan) -> None:
         """The shipper sees it by itself."""
+
+    def _is_delivered(self, job: Job) -> bool:
+        """Whether MLflow has the run already, as one of this sweep."""
+        note = read_json(RunDir(Path(job.plan.run_dir)).mlflow)
+        sweep = {"path": str(self.place.path), "axes": self._axes_of[job.entry.run]}
+        return job.plan.tracking_uri is None or (bool(note.get("delivered")) and note.get("sweep") == sweep)
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether all that was asked for had been run before."""
+        return bool(self._old) and len(self._old) == len(self.outcomes) and not self.is_stopped
 
     def _with_its_share(self, plan: Plan) -> Plan:
         machine = this_machine()
@@ -215,9 +227,9 @@ class Session:
             print(f"Working together with {', '.join(map(str, others))}: no job is run twice.", flush=True)
         if edits:
             print("\n".join(["The sweep was edited:", *(f"  {edit}" for edit in edits)]), flush=True)
-        before = read_json(self.place.status)
-        now = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
-        write_json(self.place.status, {"started": time.time(), **before, **now})
+        self._before = read_json(self.place.status)
+        now = {"state": "running", "pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
+        write_json(self.place.status, {"begun": time.time(), **self._before, **now})
 
     def _end(self) -> None:
         """Leave the answer in the directory, and the sweep's state where no other driver goes on with it."""
@@ -229,6 +241,9 @@ class Session:
         if best := report.best(points, self.objectives):
             write_json(self.place.best, best)
         if self._claims.others():
+            return
+        if self._is_idle and self._before.get("state") in FINAL_STATES:
+            write_json(self.place.status, self._before)
             return
         states = {outcome.state for outcome in self.outcomes.values()}
         state = "killed" if self._stop else "failed" if states & {"failed", "killed"} else "finished"

@@ -1,0 +1,134 @@
+"""The driver's end of the fleet: it never waits for it, and survives its death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from record_support import end_sweep, finish, free_port, make_run, make_sweep, query, wait_until
+
+from hpcexp.cli.sync import sync
+from hpcexp.launch import shipping
+from hpcexp.launch.shipping import Fleet
+from hpcexp.rundir import RecordDir, RunDir, read_json, write_json
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
+"""Of SQLAlchemy about MLflow."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of runs whose database is made once for all tests of this file."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def uri(root: Path) -> str:
+    """Of its database."""
+    return f"sqlite:///{root / 'mlflow.db'}"
+
+
+def noted(record: RecordDir, key: str) -> Any:
+    """An entry of `mlflow.json`."""
+    return read_json(record.mlflow).get(key)
+
+
+def finished_run(root: Path, uri: str, name: str) -> RunDir:
+    """A run that went well."""
+    run = make_run(root, uri, name=name, steps=5)
+    finish(run)
+    return run
+
+
+def process_of(fleet: Fleet) -> subprocess.Popen[bytes]:
+    """What is behind it."""
+    assert fleet._process is not None
+    return fleet._process
+
+
+def test_a_fleet_that_dies_is_started_again(root: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And told of all runs, of those too that the dead one had not delivered."""
+    monkeypatch.setattr(shipping, "_RESTART_S", 0.0)
+    sweep = make_sweep(root, "restarted")
+    running, first = make_run(root, uri, name="restarted-0", steps=5), finished_run(root, uri, "restarted-1")
+    fleet = Fleet(sweep.path)
+    fleet.add(running, {"seed": "0"})
+    fleet.add(first, {"seed": "1"})
+    wait_until(lambda: noted(first, "pictured") and noted(running, "offset"), "the first runs are delivered")
+    process_of(fleet).kill()
+    second = finished_run(root, uri, "restarted-2")
+    finish(running)
+    wait_until(lambda: fleet._is_dead, "it is dead")
+    fleet.add(second, {"seed": "2"})
+    end_sweep(sweep, best=first)
+    fleet.close(60.0, is_tracked=True)
+    assert [noted(record, "delivered") for record in (sweep, running, first, second)] == [True] * 4
+    assert query(root / "mlflow.db", "SELECT count(*) FROM runs WHERE name LIKE 'restarted%'") == [(4,)]
+
+
+def test_a_driver_never_waits_for_its_fleet(root: Path, uri: str) -> None:
+    """Not even where that stands still and the pipe is full; Ctrl-C at the end leaves it alone with the rest."""
+    sweep = make_sweep(root, "stopped")
+    run = finished_run(root, uri, "stopped-1")
+    fleet = Fleet(sweep.path)
+    fleet.add(run, {"seed": "1"})
+    process_of(fleet).send_signal(signal.SIGSTOP)
+    for _ in range(2000):
+        fleet.add(run, {"seed": "1"})
+    assert fleet._untold
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    fleet.close(600.0, is_tracked=True)
+    assert time.monotonic() - began < 300.0
+    process_of(fleet).send_signal(signal.SIGCONT)
+    assert process_of(fleet).wait(60) == 0
+    assert noted(run, "pictured")
+
+
+def test_what_a_fleet_could_not_deliver_is_said_and_synced(
+    root: Path, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the reason. `hpcexp sync` delivers runs, and the sweep that they belong to."""
+    place = root / "elsewhere"
+    sweep = make_sweep(place, "undelivered")
+    dead = f"http://127.0.0.1:{free_port()}"
+    run = make_run(place, dead, steps=5, wait_s=1.0)
+    finish(run)
+    fleet = Fleet(sweep.path)
+    fleet.add(run, {"optimizer.lr": "0.1"})
+    end_sweep(sweep, best=run)
+    fleet.close(60.0, is_tracked=True)
+    assert f"MLflow lacks some of it ({dead}: Connection refused): `hpcexp sync` sends it." in capsys.readouterr().out
+    assert sync(["--root", str(place)]) == 1
+    assert f"sweeps/undelivered: {dead}: Connection refused" in capsys.readouterr().out
+    run.plan.write_text(run.plan.read_text().replace(dead, uri))
+    write_json(sweep.mlflow, {**read_json(sweep.mlflow), "tracking_uri": uri})
+    for _ in range(2):
+        assert sync(["--root", str(place)]) == 0
+        told = [f"1 of 1 ended {what} are in MLflow or need not be." for what in ("sweeps", "runs")]
+        assert capsys.readouterr().out.splitlines() == told
+    parent = query(root / "mlflow.db", "SELECT value FROM tags WHERE key = 'mlflow.parentRunId'")
+    assert (noted(sweep, "run_id"),) in parent
+
+
+def test_sync_takes_from_the_ledger_what_no_fleet_was_told(
+    root: Path, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sweep whose driver and fleet died at once."""
+    place = root / "another"
+    sweep = make_sweep(place, "untold")
+    run = finished_run(place, uri, "untold-1")
+    sweep.jobs.write_text(f'{{"job": 1, "asked": ["optimizer.lr=0.1"], "run": "{run.path}", "t": 1}}\n')
+    write_json(sweep.status, {**sweep.read_status(), "pid": 2**22 + 1})
+    assert sync(["--root", str(place)]) == 0
+    assert "2 of 2" not in capsys.readouterr().out
+    assert sweep.read_status()["state"] == "killed"
+    tags = dict(query(root / "mlflow.db", "SELECT key, value FROM tags WHERE run_uuid = ?", noted(run, "run_id")))
+    assert tags["mlflow.parentRunId"] == noted(sweep, "run_id")
+    assert (tags["hpcexp.sweep"], tags["axis.optimizer.lr"]) == ("untold", "0.1")
