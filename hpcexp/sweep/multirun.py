@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ def multirun(composer: Composer, overrides: list[str], command: list[str], polic
     plans = _planned(composer, overrides, cfg, jobs, command)
     asked = [_on_axes(job, spec) for job in jobs]
     check_in_worker(plans, asked)
-    session = Session(spec, Setting(composer.project, " ".join(command), policy, len(jobs)), plans[0])
+    session = Session(spec, Setting(composer.project, shlex.join(command), policy, len(jobs)), plans[0])
     with _told_callbacks(composer, cfg), session.opened():
         session.run_all([Asked(job, plan) for job, plan in zip(asked, plans, strict=True)])
     print(f"\n{session.answer()}", flush=True)
@@ -135,7 +136,7 @@ def _by_hydra(composer: Composer, overrides: list[str], cfg: DictConfig, command
     def launcher(stock: Any) -> Launcher:
         if not isinstance(stock, BasicLauncher):
             return StockLauncher(stock, plans)
-        setting = Setting(composer.project, " ".join(command), policy, None)
+        setting = Setting(composer.project, shlex.join(command), policy, None)
         spec = Spec(_name("hydra", [], overrides), "", tuple(overrides), {})
         launchers.append(PlanLauncher(plans, lambda first: Session(spec, setting, first)))
         return launchers[0]

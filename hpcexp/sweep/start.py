@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def run_sweep(
     plans = planned_jobs(composer, spec, command, shared, in_words)
     asked = asked_of(spec)
     check_in_worker(plans, asked)
-    setting = Setting(composer.project, " ".join(command), policy, None if spec.search else len(plans))
+    setting = Setting(composer.project, shlex.join(command), policy, None if spec.search else len(plans))
     session = Session(spec, setting, plans[0])
     with session.opened():
         if spec.search is None:
