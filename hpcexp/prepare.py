@@ -31,7 +31,7 @@ from hpcexp.models.sizes import num_params
 from hpcexp.naming import SIGNATURE_LENGTH, run_name
 from hpcexp.once import Once
 from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, load_signature
-from hpcexp.record.uri import resolve_uri, unreachable, uri_problem, without_password
+from hpcexp.record.uri import resolve_uri, unreachable, uri_problem, without_password, without_passwords
 from hpcexp.rundir import RunDir
 from hpcexp.schema import MISSING
 
@@ -102,7 +102,7 @@ def _planned(
     lineage = {
         **code,
         **once("environment", environment),
-        "command": public(shlex.join(command)),
+        "command": public(without_passwords(shlex.join(command))),
         "project": str(project),
     }
     tracking = {**config["tracking"], "uri": config["tracking"]["uri"] and public(config["tracking"]["uri"])}

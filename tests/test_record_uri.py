@@ -12,7 +12,7 @@ from record_support import REPOSITORY, free_port
 
 from hpcexp.errors import ConfigError
 from hpcexp.record.ui import ui_command, ui_link
-from hpcexp.record.uri import resolve_uri, unreachable, uri_problem
+from hpcexp.record.uri import resolve_uri, unreachable, uri_problem, without_passwords
 
 
 def test_the_configuration_wins_over_the_environment(tmp_path: Path) -> None:
@@ -74,6 +74,13 @@ def test_a_server_that_is_down_gives_a_warning() -> None:
 def test_a_database_file_is_not_asked_over_the_network() -> None:
     """There is nobody to ask."""
     assert unreachable("sqlite:////none/mlflow.db") is None
+
+
+def test_no_password_is_left_in_a_text() -> None:
+    """Whatever it holds; hosts, ports and users stay."""
+    text = "-m a=postgresql://ada:s3:cr@t@host:5432/db b=http://host:5000 c=sqlite:////data/x.db d=http://ada@h e=a:b@c"
+    shown = "-m a=postgresql://ada@host:5432/db b=http://host:5000 c=sqlite:////data/x.db d=http://ada@h e=a:b@c"
+    assert shown == without_passwords(text)
 
 
 def test_links_open_the_page_of_experiments_and_runs() -> None:

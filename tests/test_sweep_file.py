@@ -10,8 +10,9 @@ from helpers import REPOSITORY, Said
 
 from hpcexp.compose.composer import Composer
 from hpcexp.errors import ConfigError
+from hpcexp.rundir import SweepDir
 from hpcexp.sweep.file import quoted, read_sweep, sweep_files
-from hpcexp.sweep.place import changes, from_dict, to_dict
+from hpcexp.sweep.place import ask, changes, from_dict, to_dict
 from hpcexp.sweep.spec import Budget, Choices, Interval, Objective, Search, Spec, asked_by
 
 GRID = """
@@ -140,6 +141,16 @@ def test_a_value_of_yaml_is_typed_so_that_it_comes_out_the_same(value: object) -
     override = OverridesParser.create().parse_override(f"key={quoted(value)}")
     assert value == override.value()
     assert type(value) is type(override.value()) or isinstance(value, str)
+
+
+def test_no_password_is_in_a_sweeps_directory(read: Callable[..., Spec], project: Path) -> None:
+    """Neither of the study's storage nor of the command line; asking again is no edit."""
+    spec = read(SEARCH, "search.storage=postgresql://ada:s3cr3t@host/db")
+    place = SweepDir(project / "runs" / "sweeps" / "mine")
+    for _ in range(2):
+        assert [] == ask(place, spec, project, "hpcexp sweep mine search.storage=postgresql://ada:s3cr3t@host/db")
+    assert "s3cr3t" not in place.asked.read_text()
+    assert 2 == place.asked.read_text().count("postgresql://ada@host/db")
 
 
 def test_what_was_asked_comes_back_from_its_directory(read: Callable[..., Spec]) -> None:

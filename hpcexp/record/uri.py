@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Mapping
@@ -104,6 +105,11 @@ def without_password(uri: str) -> str:
     head, separator, rest = uri.partition("://")
     user, at, host = rest.rpartition("@")
     return f"{head}{separator}{user.partition(':')[0]}{at}{host}"
+
+
+def without_passwords(text: str) -> str:
+    """A text, as a command line, in which no URI has its password."""
+    return re.sub(r"(://[^\s:/@]+):\S*@", r"\1@", text)
 
 
 def _sqlite_problem(uri: str, setting: str, file: str) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError, listed, suggest
+from hpcexp.record.uri import without_passwords
 from hpcexp.rundir import SweepDir, read_json, write_atomic
 from hpcexp.sweep.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
 
@@ -56,7 +57,8 @@ def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
             f"{place.path} holds a sweep of the project {before.get('project')}, and this is {project}.\n"
             "Fix: run.root=…, or --as NAME."
         )
-    now = {**to_dict(spec), "project": str(project), "command": command}
+    told = json.dumps({**to_dict(spec), "project": str(project), "command": command}, ensure_ascii=False)
+    now = json.loads(without_passwords(told))
     try:
         if now != before:
             write_atomic(place.asked, json.dumps(now, indent=2, ensure_ascii=False) + "\n")  # in the order of the axes
