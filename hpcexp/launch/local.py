@@ -16,7 +16,7 @@ from typing import Any
 from hpcexp.errors import RunError
 from hpcexp.launch.adopt import adopt, origin
 from hpcexp.launch.agree import Board, await_leader
-from hpcexp.launch.display import display
+from hpcexp.launch.display import display, say
 from hpcexp.launch.ears import Ears
 from hpcexp.launch.leases import leased
 from hpcexp.launch.nodes import JOIN_S, Elsewhere, Node, is_here, seat
@@ -77,7 +77,7 @@ def run_on_nodes(plan: Plan, *, fresh: bool) -> Outcome:
         devices = stack.enter_context(ExitStack())
         plan, told = _on_devices(plan, devices)
         where = plan.config["launch"]["rdzv"]
-        print(f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most", flush=True)
+        say(f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most")
 
         def take_part(run: RunDir) -> Outcome:
             with devices:
@@ -103,7 +103,7 @@ def _on_devices(plan: Plan, stack: ExitStack) -> tuple[Plan, Mapping[str, str]]:
     """The plan with the devices that the job holds until `stack` ends, and what its ranks are told of them."""
     got = stack.enter_context(leased(plan))
     for warning in got.warnings:
-        print(warning, flush=True)
+        say(warning)
     topology = replace(plan.topology, device_ids=got.device_ids)
     return replace(plan, topology=topology), got.environment()
 
@@ -129,10 +129,10 @@ def _lead(plan: Plan, *, fresh: bool, supervise: Callable[[RunDir], Outcome]) ->
     found = None if fresh else continuation(plan, verify=True)
     begun = origin(plan) if found is None else None
     if found is not None:
-        print(f"Continuing from {found.text(plan)} (--fresh starts over)", flush=True)
+        say(f"Continuing from {found.text(plan)} (--fresh starts over)")
     run = freeze(plan, found)
     if begun is not None:
-        print(f"Going on from {begun.text(plan)}", flush=True)
+        say(f"Going on from {begun.text(plan)}")
         adopt(begun, run)
     status = {
         "state": "running",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+from hpcexp.launch.display import say
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir, read_json
 
@@ -45,7 +46,7 @@ def await_shipper(shipper: subprocess.Popen[bytes], run: RunDir, wait_s: float, 
                 told = True
                 what = "Sending MLflow the rest" if is_tracked else "Drawing the pictures"
                 then = "leaves it to `hpcexp sync`" if is_tracked else "does without"
-                print(f"{what}, {left:.0f} s at most. Ctrl-C {then}.", flush=True)
+                say(f"{what}, {left:.0f} s at most. Ctrl-C {then}.")
     except KeyboardInterrupt:
         return
     finally:
