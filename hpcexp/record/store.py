@@ -219,21 +219,26 @@ class Stores:
 
 def connect(uri: str, artifacts: Path) -> Store:
     """The store at `uri`. `artifacts`: where the files of a database store go; a server keeps them itself."""
+    is_first = "mlflow" not in sys.modules
+    path = sqlite_path(uri)
+    if path is not None:
+        _create_sqlite(uri, path, artifacts)
+    client = client_at(uri)
+    if is_first:
+        gc.freeze()  # the 300,000 objects that came with MLflow: looking through them is a third of a batch's time
+    is_server = uri.startswith(("http://", "https://"))
+    return Store(client, None if is_server else artifacts, None if path is None else metric_tables(path))
+
+
+def client_at(uri: str) -> MlflowClient:
+    """MLflow's own client, set not to hang on a dead server and to say nothing by itself."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    is_first = "mlflow" not in sys.modules
     from mlflow import MlflowClient
 
     # MLflow logs a traceback for an error that it raises as well.
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    path = sqlite_path(uri)
-    if path is not None:
-        _create_sqlite(uri, path, artifacts)
-    is_server = uri.startswith(("http://", "https://"))
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    if is_first:
-        gc.freeze()  # the 300,000 objects that came with MLflow: looking through them is a third of a batch's time
-    return Store(client, None if is_server else artifacts, None if path is None else metric_tables(path))
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def legal_key(key: str) -> str:
