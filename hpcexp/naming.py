@@ -36,15 +36,16 @@ def _is_told(override: str) -> bool:
 
 def _short(override: str) -> str:
     key, equals, value = override.lstrip("+").partition("=")
-    return f"{key.rpartition('.')[2]}{equals}{_LONG.sub(_rounded, value)}"
+    return f"{key.rpartition('.')[2]}{equals}{short(value)}"
+
+
+def short(value: str) -> str:
+    """A value as it was typed, its numbers with no more digits than a person compares."""
+    return _LONG.sub(lambda number: f"{float(number[0]):.4g}", value)
 
 
 _LONG = re.compile(r"\d*\.\d{6,}(?:e-?\d+)?", re.IGNORECASE)
-"""A number with more digits than a person compares, as a search draws them."""
-
-
-def _rounded(number: re.Match[str]) -> str:
-    return f"{float(number[0]):.4g}"
+"""A number as a search draws it."""
 
 
 def _legal(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def _planned(
     lineage = {
         **code,
         **once("environment", environment),
-        "command": public(without_passwords(" ".join(command))),
+        "command": public(without_passwords(shlex.join(command))),
         "project": str(project),
     }
     tracking = {**config["tracking"], "uri": config["tracking"]["uri"] and public(config["tracking"]["uri"])}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import FAST, Said, command, ended, environment, only_run, start, wait_until, write_conf, write_module
+from helpers import FAST, LEAN, Said, ended, environment, only_run, start, wait_until, write_conf, write_module
 from record_support import free_port
 
 from hpcexp.launch.memory import oom_kills
@@ -67,63 +67,64 @@ def breaking(project: Path) -> Path:
     return project
 
 
-@pytest.fixture(params=["process", "warm"])
-def isolation(request: pytest.FixtureRequest) -> str:
-    """Both ways to start a rank."""
-    return f"launch.isolation={request.param}"
-
-
-def train(project: Path, *overrides: str) -> Said:
-    return command("train", *FAST, *overrides, cwd=project)
-
-
 @pytest.mark.parametrize(
     ("breaks", "told"),
     [
         ("raises", r"rank 1 ended with status 1: ValueError: the loss of all hope \(.*breaking.py:\d+\)"),
-        ("segfaults", r"rank 1 was killed by SIGSEGV"),
         ("is_killed", r"rank 1 was killed by SIGKILL"),
         ("leaves", r"rank 1 left with status 0 before the run was complete"),
     ],
 )
 def test_the_rank_that_fails_ends_the_others_and_is_named(
-    breaking: Path, isolation: str, breaks: str, told: str
+    breaking: Path, train: Callable[..., Said], breaks: str, told: str
 ) -> None:
-    """Not the one whose collective it took down. The log has the stack of a crashed interpreter."""
-    said = train(breaking, *TWO, "model=breaking", f"model.breaks={breaks}", "model.whom=1", isolation)
-    log = only_run(breaking).rank_log(1)
+    """Not the one whose collective it took down."""
+    said = train(*FAST, *TWO, "model=breaking", f"model.breaks={breaks}", "model.whom=1")
     assert 1 == said.status
     assert re.search(told, said.err), said.err
-    assert f"Its log: {log}" in said.err
-    if breaks == "segfaults":
-        assert re.search(r"Segmentation fault[\s\S]*breaking.py\", line \d+ in segfaults", log.read_text())
+    assert f"Its log: {only_run(breaking).rank_log(1)}" in said.err
 
 
-def test_ranks_that_hang_are_ended_with_their_stacks(breaking: Path, isolation: str) -> None:
-    """The message has the place of each rank, its log all of them."""
-    asked = ("model=breaking", "model.breaks=hangs", "model.whom=1", "launch.hang_s=6", isolation)
-    said = train(breaking, *TWO, *asked)
+@pytest.mark.parametrize("isolation", ["process", "warm"])
+def test_a_crash_of_an_interpreter_is_told_alike_however_it_was_started(
+    breaking: Path, train: Callable[..., Said], isolation: str
+) -> None:
+    """Its log has the stack."""
+    said = train(
+        *FAST, *TWO, "model=breaking", "model.breaks=segfaults", "model.whom=1", f"launch.isolation={isolation}"
+    )
     assert 1 == said.status
-    assert "no rank has got any further for 6 s (launch.hang_s)" in said.err
+    assert "rank 1 was killed by SIGSEGV" in said.err
+    log = only_run(breaking).rank_log(1).read_text()
+    assert re.search(r"Segmentation fault[\s\S]*breaking.py\", line \d+ in segfaults", log)
+
+
+@pytest.mark.parametrize("isolation", ["process", "warm"])
+def test_ranks_that_hang_are_ended_with_their_stacks(
+    breaking: Path, train: Callable[..., Said], isolation: str
+) -> None:
+    """The message has the place of each rank, its log all of them."""
+    asked = ("model=breaking", "model.breaks=hangs", "model.whom=1", "launch.hang_s=4", f"launch.isolation={isolation}")
+    said = train(*FAST, *TWO, *asked)
+    assert 1 == said.status
+    assert "no rank has got any further for 4 s (launch.hang_s)" in said.err
     assert re.search(r"rank 1.*: hangs, .*breaking.py:\d+", said.err), said.err
     assert re.search(r"rank 0.*: \S+, .*\.py:\d+", said.err), said.err
     assert "breaking.py" in only_run(breaking).rank_log(1).read_text()
 
 
-def test_a_rank_that_cannot_answer_is_told_apart(breaking: Path) -> None:
+def test_a_rank_that_cannot_answer_is_told_apart(breaking: Path, train: Callable[..., Said]) -> None:
     """A stopped process writes no stack."""
-    said = train(breaking, "model=breaking", "model.breaks=is_stopped", "launch.hang_s=5")
+    said = train(*FAST, "model=breaking", "model.breaks=is_stopped", "launch.hang_s=4")
     assert 1 == said.status
     assert "rank 0: does not answer (stopped)" in re.sub(r" after step \d+", "", said.err), said.err
 
 
-def test_warm_ranks_compute_what_fresh_ones_do(project: Path) -> None:
+def test_warm_ranks_compute_what_fresh_ones_do(project: Path, hpcexp: Callable[..., Said]) -> None:
     """Bit for bit, also with two ranks; and the interpreter of one job knows nothing of the one before."""
     for isolation in ("process", "warm"):
-        said = command(
-            "train", "-m", *FAST, "hardware=cpu", "hardware.devices=1,2", f"launch.isolation={isolation}",
-            f"run.root={isolation}", cwd=project,
-        )  # fmt: skip
+        where = (f"launch.isolation={isolation}", f"run.root={isolation}")
+        said = hpcexp("train", "-m", *FAST, "hardware=cpu", "hardware.devices=1,2", *where)
         assert (0, "") == (said.status, re.sub("warning: .*\n", "", said.err))
     digests = [
         {read_json(run.summary)["weights_sha256"] for run in find_runs(project / isolation)}
@@ -157,7 +158,7 @@ class Who(pl.Callback):
 """
 
 
-def test_a_module_edited_between_warm_jobs_counts(project: Path) -> None:
+def test_a_module_edited_between_warm_jobs_counts(project: Path, hpcexp: Callable[..., Said]) -> None:
     """The server knows nothing of the user's."""
     code = """
     import pathlib
@@ -171,14 +172,14 @@ def test_a_module_edited_between_warm_jobs_counts(project: Path) -> None:
     """
     write_module(project, "edits", code)
     asked = ("-m", "seed=1,2", "callbacks.e._target_=edits.Edits", "launch.max_jobs=1")
-    assert 0 == command("train", *asked, *FAST, cwd=project).status
+    assert 0 == hpcexp("train", *asked, *FAST).status
     assert {"VERSION", "later"} == {(run.path / "version.txt").read_text() for run in find_runs(project / "runs")}
 
 
 def test_the_server_of_warm_workers_may_die(project: Path) -> None:
     """The job that runs then fails or finishes, nothing is left behind, and the next one has a new server."""
     longer = ("trainer.max_epochs=1000", "trainer.max_steps=1000", "trainer.val_every_epochs=1000")
-    shown = ("tracking=off", "launch.progress=none", "trainer.log_every_n_steps=1", "launch.max_jobs=1")
+    shown = ("tracking=off", *LEAN, "trainer.log_every_n_steps=1", "launch.max_jobs=1")
     supervisor = start("train", "-m", "seed=1,2", "data=synthetic", *longer, *shown, cwd=project)
     wait_until(lambda: any(run.journal.exists() for run in find_runs(project / "runs")), "a step")
     below = psutil.Process(supervisor.pid).children(recursive=True)
@@ -191,11 +192,11 @@ def test_the_server_of_warm_workers_may_die(project: Path) -> None:
     assert [] == [p for p in below if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_ranks_refuse_to_train_on_different_plans(project: Path, tmp_path: Path) -> None:
+def test_ranks_refuse_to_train_on_different_plans(hpcexp: Callable[..., Said], tmp_path: Path) -> None:
     """Each rank compares what it has read with what rank 0 has."""
     for rank, epochs in enumerate((1, 2)):
         asked = (f"trainer.max_epochs={epochs}", f"run.root={tmp_path / str(rank)}", "launch=dry", "tracking=off")
-        assert 0 == command("train", *TWO, *asked, cwd=project).status
+        assert 0 == hpcexp("train", *TWO, *asked).status
     runs = [next(find_runs(tmp_path / str(rank))) for rank in range(2)]
     port = free_port()
     first, second = (rank_by_hand(rank, run, port) for rank, run in enumerate(runs))

@@ -8,18 +8,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from helpers import FAST, Said, command, ended, only_run, start, wait_until, write_conf, write_module
+from helpers import FAST, LEAN, Said, command, ended, only_run, start, wait_until, write_conf, write_module
 
 from hpcexp.rundir import RunDir, find_runs
 
 pytestmark = pytest.mark.slow
 
-ENDLESS = ("trainer.max_epochs=1000000", "tracking=off", "trainer.log_every_n_steps=1", "launch.progress=none")
+ENDLESS = ("trainer.max_epochs=1000000", "tracking=off", "trainer.log_every_n_steps=1", *LEAN)
 
 SECRET = "tracking.uri=http://ada:s3cret@127.0.0.1:9"
 
@@ -63,6 +64,34 @@ def running(project: Path, *overrides: str) -> Iterator[tuple[subprocess.Popen[s
                 process.kill()
 
 
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endless]:
+    """A job that has made steps and goes on, on all cores. For looking at only: it is shared."""
+    project = tmp_path_factory.mktemp("endless")
+    with running(project) as (supervisor, run, _):
+        yield Endless(project, supervisor, run)
+
+
+@contextmanager
+def nohup(number: signal.Signals | None) -> Iterator[None]:
+    """Have commands that are started ignore a signal."""
+    before = signal.signal(number, signal.SIG_IGN) if number else None
+    try:
+        yield
+    finally:
+        if number:
+            signal.signal(number, before)
+
+
+@dataclass(frozen=True)
+class Endless:
+    """A running job."""
+
+    project: Path
+    supervisor: subprocess.Popen[str]
+    run: RunDir
+
+
 def has_steps(run: RunDir) -> bool:
     return run.journal.exists() and run.journal.stat().st_size > 0
 
@@ -82,7 +111,7 @@ def broken(project: Path) -> Path:
     return project
 
 
-def test_a_finished_run_is_not_run_again_unless_asked(project: Path) -> None:
+def test_a_finished_run_is_not_run_again_unless_asked(project: Path, train: Callable[..., Said]) -> None:
     """`--fresh` keeps the old one beside the new. Variables of a job around this one do not reach its ranks."""
     first = command("train", *FAST, cwd=project, RANK="3", WORLD_SIZE="8", LOCAL_RANK="1", PL_GLOBAL_SEED="9")
     assert (0, "") == (first.status, first.err)
@@ -90,13 +119,13 @@ def test_a_finished_run_is_not_run_again_unless_asked(project: Path) -> None:
     before = run.read_status()
     assert "finished" == before["state"]
 
-    again = command("train", *FAST, "run.label=again", "hardware.threads_per_rank=1", cwd=project)
+    again = train(*FAST, "run.label=again", "hardware.threads_per_rank=1")
     assert 0 == again.status
     assert "Already done, so not run again" in again.out
     assert "test/acc" in again.out
     assert before == run.read_status()
 
-    fresh = command("train", "--fresh", *FAST, cwd=project)
+    fresh = train("--fresh", *FAST)
     assert (0, "") == (fresh.status, fresh.err)
     assert {run.path.name, f"{run.path.name}~1"} == {r.path.name for r in find_runs(project / "runs")}
     assert before == RunDir(run.path.with_name(f"{run.path.name}~1")).read_status()
@@ -113,9 +142,11 @@ def test_without_pictures_and_tracking_nothing_accompanies_a_run(
     assert pictures == (run.logs / "shipper.log").exists() == run.plots.exists()
 
 
-def test_a_job_that_raises_says_why_and_where_its_log_is(broken: Path) -> None:
+def test_a_job_that_raises_says_why_and_where_its_log_is(
+    broken: Path, train: Callable[..., Said], hpcexp: Callable[..., Said]
+) -> None:
     """Exit status 1; the traceback is in the log."""
-    said = command("train", "model=broken", *FAST, cwd=broken)
+    said = train("model=broken", *FAST)
     log = only_run(broken).rank_log(0)
     assert 1 == said.status
     assert "failed: rank 0 ended with status 1: ValueError: the loss of all hope (" in said.err
@@ -126,22 +157,26 @@ def test_a_job_that_raises_says_why_and_where_its_log_is(broken: Path) -> None:
     assert 'raise ValueError("the loss of all hope")' in log.read_text()
     status = only_run(broken).read_status()
     assert ("failed", 1) == (status["state"], status["exit"])
-    listed = command("runs", "--state", "failed", cwd=broken)
-    assert "the loss of all hope" in listed.out
+    assert "the loss of all hope" in hpcexp("runs", "--state", "failed").out
 
 
-def test_a_job_that_is_killed_names_the_signal(broken: Path) -> None:
+def test_a_job_that_is_killed_names_the_signal(broken: Path, train: Callable[..., Said]) -> None:
     """As the system's own out-of-memory killer does it."""
-    said = command("train", "model=broken", "model.breaks=kill", *FAST, cwd=broken)
+    said = train("model=broken", "model.breaks=kill", "launch.isolation=process", *FAST)
     assert 1 == said.status
     assert "rank 0 was killed by SIGKILL" in said.err
     assert "failed" == only_run(broken).read_status()["state"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_leaves_its_state(project: Path, number: signal.Signals) -> None:
-    """The ranks end their step and write a checkpoint; the exit status says which signal it was."""
-    with running(project) as (supervisor, run, below):
+@pytest.mark.parametrize(("number", "ignored"), [(signal.SIGINT, None), (signal.SIGTERM, signal.SIGHUP)])
+def test_a_stopped_run_leaves_its_state(project: Path, number: signal.Signals, ignored: signal.Signals | None) -> None:
+    """The ranks end their step and write a checkpoint; the exit status says which signal it was.
+
+    Not the hangup before it, where nohup has that ignored.
+    """
+    with nohup(ignored), running(project) as (supervisor, run, below):
+        if ignored:
+            supervisor.send_signal(ignored)
         supervisor.send_signal(number)
         said = ended(supervisor)
         assert 128 + number == said.status, said
@@ -159,7 +194,7 @@ def test_a_stopped_run_leaves_its_state(project: Path, number: signal.Signals) -
 
 def test_a_supervisor_killed_leaves_no_process_and_no_run_that_runs(project: Path, hpcexp: Callable[..., Said]) -> None:
     """With two ranks; `hpcexp runs` says killed at once, and the run directory in the end."""
-    with running(project, "hardware=cpu", "hardware.devices=2") as (supervisor, run, below):
+    with running(project, "hardware=cpu", "hardware.devices=2", "run.pictures=true") as (supervisor, run, below):
         assert 3 <= len(below)
         supervisor.kill()
         supervisor.wait()
@@ -170,24 +205,27 @@ def test_a_supervisor_killed_leaves_no_process_and_no_run_that_runs(project: Pat
     assert "tried before (killed, without a checkpoint)" in planned
 
 
-def test_a_run_directory_has_one_writer(project: Path, hpcexp: Callable[..., Said]) -> None:
-    """A second command for the same run is told who has it, and disturbs nothing."""
-    with running(project) as (supervisor, run, _):
-        steps = run.journal.stat().st_size
-        said = hpcexp("train", *ENDLESS)
+def test_a_run_directory_has_one_writer(
+    endless: Endless, hpcexp: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second command for the same run is told who has it, and disturbs nothing; nor does a dry one."""
+    monkeypatch.chdir(endless.project)
+    size = endless.run.journal.stat().st_size
+    for more in ((), ("launch=dry",)):
+        said = hpcexp("train", *ENDLESS, *more)
         assert 2 == said.status
-        assert f"is being written by process {supervisor.pid} on {os.uname().nodename}" in said.err
-        assert "running now" in hpcexp("plan", *ENDLESS).out
-        wait_until(lambda: run.journal.stat().st_size > steps, "a further step")
+        assert f"is being written by process {endless.supervisor.pid} on {os.uname().nodename}" in said.err
+    assert endless.run.plan.exists()
+    assert "running now" in hpcexp("plan", *ENDLESS).out
+    wait_until(lambda: endless.run.journal.stat().st_size > size, "a further step")
 
 
 @pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")  # MLflow's own use of SQLAlchemy
-def test_two_ranks_are_one_run_in_mlflow(project: Path) -> None:
+def test_two_ranks_are_one_run_in_mlflow(project: Path, train: Callable[..., Said]) -> None:
     """One journal, one run, and a log for each rank."""
     from mlflow import MlflowClient
 
-    asked = ["hardware=cpu", "hardware.devices=2", "debug=fast", "tracking.enabled=true"]
-    said = command("train", *asked, cwd=project)
+    said = train("hardware=cpu", "hardware.devices=2", "debug=fast", "tracking.enabled=true")
     assert 0 == said.status, said.err
     run = only_run(project)
     assert ["rank-0.log", "rank-1.log", "shipper.log"] == sorted(f.name for f in run.logs.iterdir())
@@ -203,10 +241,10 @@ def test_two_ranks_are_one_run_in_mlflow(project: Path) -> None:
     assert [1, 2, 3, 4, 5] == steps
 
 
-def test_a_sweep_goes_on_after_a_job_that_fails(broken: Path) -> None:
+def test_a_sweep_goes_on_after_a_job_that_fails(broken: Path, hpcexp: Callable[..., Said]) -> None:
     """And ends with exit status 1 and a table; given again, it runs only what did not finish."""
     asked = ["-m", "model=broken", "model.at=3,1000", *FAST]
-    said = command("train", *asked, cwd=broken)
+    said = hpcexp("train", *asked)
     assert 1 == said.status
     assert "" == said.err
     states = sorted(r.read_status()["state"] for r in find_runs(broken / "runs"))
@@ -217,7 +255,7 @@ def test_a_sweep_goes_on_after_a_job_that_fails(broken: Path) -> None:
     assert "the loss of all hope" in failure
     assert Path(log.strip()).is_file()
 
-    again = command("plan", *asked, cwd=broken).out
+    again = hpcexp("plan", *asked).out
     assert "2 jobs: 1 failed, 1 done" == again.splitlines()[-1]
 
 
@@ -246,46 +284,22 @@ def test_a_stopped_job_stops_its_sweep(project: Path) -> None:
         assert ["killed"] == [r.read_status().get("state") for r in find_runs(project / "runs")]
 
 
-def test_a_job_that_leaves_early_has_not_finished(broken: Path) -> None:
+def test_a_job_that_leaves_early_has_not_finished(broken: Path, train: Callable[..., Said]) -> None:
     """Exit status 0 of a rank alone is no result."""
-    said = command("train", "model=broken", "model.breaks=exit", *FAST, cwd=broken)
+    said = train("model=broken", "model.breaks=exit", *FAST)
     assert 1 == said.status
     assert "ended before the run was complete" in said.err
     assert "failed" == only_run(broken).read_status()["state"]
 
 
-def test_a_hangup_that_nohup_ignores_is_ignored(project: Path) -> None:
-    """Logging out does not end a training that was started with nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with running(project) as (supervisor, run, _):
-            supervisor.send_signal(signal.SIGHUP)
-            size = run.journal.stat().st_size
-            wait_until(lambda: run.journal.stat().st_size > 2 * size or supervisor.poll() is not None, "more steps")
-            assert None is supervisor.poll()
-            supervisor.terminate()
-            assert 143 == ended(supervisor).status
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_a_reader_that_goes_away_does_not_end_a_training(project: Path) -> None:
-    """`hpcexp train | head -1`."""
+def test_a_reader_that_goes_away_does_not_end_a_training(endless: Endless, project: Path) -> None:
+    """`hpcexp train | head -1`, where there is more to say: another job is on the cores."""
     code = "import subprocess, sys; p = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE); "
     code += "p.stdout.readline(); p.stdout.close(); p.wait()"
     subprocess.run(
         [sys.executable, "-c", code, sys.executable, "-m", "hpcexp", "train", *FAST], cwd=project, check=True
     )
     assert "finished" == only_run(project).read_status()["state"]
-
-
-def test_a_dry_launch_leaves_a_running_run_alone(project: Path) -> None:
-    """It says who holds the directory."""
-    with running(project) as (_, run, _below):
-        said = command("train", *ENDLESS, "launch=dry", "launch.progress=none", cwd=project)
-        assert 2 == said.status
-        assert "is being written by" in said.err
-        assert run.plan.exists()
 
 
 def test_a_password_is_for_the_shipper_alone(project: Path) -> None:

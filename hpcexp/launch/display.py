@@ -34,15 +34,20 @@ def metrics_text(event: dict[str, Any]) -> str:
     return "  ".join(f"{k} {float(v):.4g}" for k, v in {**loss, **event.get("metrics", {})}.items())
 
 
+def say(text: str) -> None:
+    """Print it. Where nobody reads any more, as behind `| head`, the job goes on all the same."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, flush=True)
+
+
 class Silent:
-    """Shows only what the job prints. Where nobody reads any more, the job goes on all the same."""
+    """Shows only what the job prints."""
 
     def progress(self, event: dict[str, Any]) -> None:
         """Progress is not shown."""
 
     def line(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            print(text, flush=True)
+        say(text)
 
     def close(self) -> None:
         """Nothing is open."""

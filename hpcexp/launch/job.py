@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpcexp.errors import ConfigError
-from hpcexp.launch.display import display
+from hpcexp.launch.display import display, say
 from hpcexp.launch.local import claimed, freeze, run_job, run_on_nodes
 from hpcexp.launch.process import Process, Start, start_fresh
 from hpcexp.launch.resume import continuation
@@ -27,7 +27,7 @@ def launch(plan: Plan, *, fresh: bool) -> Outcome:
         start=starter(plan, many=False),
         catching=signals_caught,
         display=lambda plan: display(plan.config["launch"]["progress"]),
-        say=lambda _plan, text: print(text, flush=True),
+        say=lambda _plan, text: say(text),
         shipping=OneShipper(),
     )
     return alone(started(plan, terms, fresh=fresh))

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpcexp.launch.display import say
 from hpcexp.plan import Plan
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, read_json
 
@@ -68,7 +69,7 @@ def await_shipper(shipper: subprocess.Popen[bytes], record: RecordDir, wait_s: f
                 told = True
                 what = "Sending MLflow the rest" if is_tracked else "Drawing the pictures"
                 then = "leaves it to `hpcexp sync`" if is_tracked else "does without"
-                print(f"{what}, {left:.0f} s at most. Ctrl-C {then}.", flush=True)
+                say(f"{what}, {left:.0f} s at most. Ctrl-C {then}.")
     except KeyboardInterrupt:
         return
 

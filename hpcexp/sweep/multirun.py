@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
@@ -28,10 +30,12 @@ from hpcexp.rundir import RunDir
 from hpcexp.sweep.axes import hydra_overrides, job_overrides, runs_through_all, task_overrides
 from hpcexp.sweep.driver import Policy
 from hpcexp.sweep.launcher import CollectingLauncher, PlanLauncher
+from hpcexp.sweep.optuna_sweeper import as_typed, is_searched, spec_of, sweeper_of
 from hpcexp.sweep.place import sweeps_dir
 from hpcexp.sweep.planning import check_in_worker, planned_all
 from hpcexp.sweep.session import Asked, Session, Setting
 from hpcexp.sweep.spec import Choices, Spec
+from hpcexp.sweep.start import planned_jobs, run_sweep
 from hpcexp.sweep.stock import StockLauncher, check_installed
 from hpcexp.sweep.task import Stopped, Task, best_value
 
@@ -43,13 +47,16 @@ def multirun(composer: Composer, overrides: list[str], command: list[str], polic
     """Exit status: 0 when every job finished, 1 when one failed, 128 + n when signal n stopped the sweep."""
     check_installed(overrides)
     cfg = composer.load(overrides, RunMode.MULTIRUN)
+    if is_searched(cfg) and _is_ours(cfg):
+        with _told_callbacks(composer, cfg):
+            return run_sweep(composer, _searched(composer, cfg), command, policy, hydra_overrides(cfg), as_typed)
     if not (runs_through_all(cfg) and _is_ours(cfg)):
         return _by_hydra(composer, overrides, cfg, command, policy)
     spec, jobs = combinations(composer, cfg)
     plans = _planned(composer, overrides, cfg, jobs, command)
     asked = [_on_axes(job, spec) for job in jobs]
     check_in_worker(plans, asked)
-    session = Session(spec, Setting(composer.project, " ".join(command), policy, len(jobs)), plans[0])
+    session = Session(spec, Setting(composer.project, shlex.join(command), policy, len(jobs)), plans[0])
     with _told_callbacks(composer, cfg), session.opened():
         session.run_all([Asked(job, plan) for job, plan in zip(asked, plans, strict=True)])
     print(f"\n{session.answer()}", flush=True)
@@ -62,11 +69,17 @@ def planned(composer: Composer, overrides: list[str], command: list[str]) -> lis
     if runs_through_all(cfg):
         _, jobs = combinations(composer, cfg)
         return _planned(composer, overrides, cfg, jobs, command)
+    if is_searched(cfg):
+        return planned_jobs(composer, _searched(composer, cfg), command, hydra_overrides(cfg), as_typed)
     many = Many(composer, hydra_overrides(cfg))
     collecting = CollectingLauncher(lambda jobs: planned_all(many, jobs, composer.project, command))
     with TemporaryDirectory() as nowhere:
         _sweep(composer, overrides, Task(composer.project, command, fresh=False), lambda _stock: collecting, nowhere)
     return collecting.plans
+
+
+def _searched(composer: Composer, cfg: DictConfig) -> Spec:
+    return spec_of(cfg, composer.repaired(task_overrides(cfg)), composer.loader)
 
 
 def combinations(composer: Composer, cfg: DictConfig) -> tuple[Spec, list[list[str]]]:
@@ -123,7 +136,7 @@ def _by_hydra(composer: Composer, overrides: list[str], cfg: DictConfig, command
     def launcher(stock: Any) -> Launcher:
         if not isinstance(stock, BasicLauncher):
             return StockLauncher(stock, plans)
-        setting = Setting(composer.project, " ".join(command), policy, None)
+        setting = Setting(composer.project, shlex.join(command), policy, None)
         spec = Spec(_name("hydra", [], overrides), "", tuple(overrides), {})
         launchers.append(PlanLauncher(plans, lambda first: Session(spec, setting, first)))
         return launchers[0]
@@ -153,13 +166,18 @@ def _sweep(
     cfg = composer.load([*hydras, *overrides], RunMode.MULTIRUN)
     with _told_callbacks(composer, cfg) as callbacks:
         context = HydraContext(config_loader=composer.loader, callbacks=callbacks)
-        sweeper: Any = Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=task)
+        made = sweeper_of if is_searched(cfg) else _instantiated
+        sweeper: Any = made(cfg, context, task)
         sweeper.launcher = launcher(sweeper.launcher)
         sweeper.launcher.setup(hydra_context=context, task_function=task, config=cfg)
         try:
             sweeper.sweep(arguments=composer.repaired(task_overrides(cfg)))
         except (*FAILURES, CompositionError) as e:
             raise composer.diagnosis(overrides, RunMode.MULTIRUN, e) from e
+
+
+def _instantiated(cfg: DictConfig, context: HydraContext, task: Task) -> Sweeper:
+    return Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=task)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpcexp.naming import short
 from hpcexp.rundir import SweepDir
 from hpcexp.sweep.results import Point, Result, half_width, ranked
 from hpcexp.sweep.spec import Objective, Spec
@@ -70,7 +71,7 @@ def rows(points: Iterable[Point], axes: Sequence[str], objectives: Sequence[Obje
     return [
         [
             str(rank) if point.mean() is not None else "",
-            *(values_of(point.asked).get(axis, "") for axis in axes),
+            *(short(values_of(point.asked).get(axis, "")) for axis in axes),
             *(mean_text(point, i) for i in range(len(objectives))),
             jobs_text(point),
             seconds_text(point),

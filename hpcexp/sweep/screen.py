@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpcexp.launch.display import Display, metrics_text
+from hpcexp.launch.display import Display, metrics_text, say
 from hpcexp.launch.watch import Outcome
 from hpcexp.sweep.driver import Job
 
@@ -99,8 +98,7 @@ class Lines:
         """Nothing is open."""
 
     def _print(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # nobody reads any more; the sweep goes on
-            print(text, flush=True)
+        say(text)
 
 
 class Table(Lines):

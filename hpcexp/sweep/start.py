@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.many import Many
@@ -20,30 +22,48 @@ SETTLE_S = 10.0
 """How long a study's storage is waited for at the end."""
 
 
-def run_sweep(composer: Composer, spec: Spec, command: Sequence[str], policy: Policy) -> int:
-    """Exit status: 0 when every job finished, 1 when one failed, 128 + n when signal n stopped the sweep."""
-    plans = planned_jobs(composer, spec, command)
+def run_sweep(
+    composer: Composer,
+    spec: Spec,
+    command: Sequence[str],
+    policy: Policy,
+    shared: Sequence[str] = (),
+    in_words: Callable[[str], str] = str,
+) -> int:
+    """Exit status: 0 when every job finished, 1 when one failed, 128 + n when signal n stopped the sweep.
+
+    `shared`: overrides of Hydra's own node. `in_words`: a problem as whoever asked would name it.
+    """
+    plans = planned_jobs(composer, spec, command, shared, in_words)
     asked = asked_of(spec)
     check_in_worker(plans, asked)
-    setting = Setting(composer.project, " ".join(command), policy, None if spec.search else len(plans))
+    setting = Setting(composer.project, shlex.join(command), policy, None if spec.search else len(plans))
     session = Session(spec, setting, plans[0])
     with session.opened():
         if spec.search is None:
             session.run_all([Asked(job, plan) for job, plan in zip(asked, plans, strict=True)])
         else:
-            _search(composer, session, plans[0], command)
+            _search(Many(composer, shared), session, plans[0], command)
     print(f"\n{session.answer()}", flush=True)
     return session.exit_status
 
 
-def planned_jobs(composer: Composer, spec: Spec, command: Sequence[str]) -> list[Plan]:
+def planned_jobs(
+    composer: Composer,
+    spec: Spec,
+    command: Sequence[str],
+    shared: Sequence[str] = (),
+    in_words: Callable[[str], str] = str,
+) -> list[Plan]:
     """The plans of all jobs, of a search those at the ends of its space. ConfigError with all that is wrong."""
-    plans = planned_all(Many(composer), [[*spec.base, *job] for job in asked_of(spec)], composer.project, command)
+    plans = planned_all(
+        Many(composer, shared), [[*spec.base, *job] for job in asked_of(spec)], composer.project, command
+    )
     first = plans[0].config["trainer"]
     objectives = spec.objectives or (Objective(first["monitor"], first["mode"]),)
     problems = [*unfit(spec, objectives, first["max_epochs"]), *_unknown_metrics(objectives, plans[0])]
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(list(map(in_words, problems)))
     return plans
 
 
@@ -66,19 +86,20 @@ def _ends(axis: Axis) -> tuple[str, ...]:
     return typed_value(kind(axis.low)), typed_value(kind(axis.high))
 
 
-def _search(composer: Composer, session: Session, first: Plan, command: Sequence[str]) -> None:
+def _search(many: Many, session: Session, first: Plan, command: Sequence[str]) -> None:
+    """`many`: one for all trials, so that a file that is edited meanwhile changes none."""
     from hpcexp.sweep.search import Searching
     from hpcexp.sweep.study import Study
     from hpcexp.sweep.study_pictures import draw_study
 
-    spec, many = session.spec, Many(composer)  # one for all: a file that is edited meanwhile changes no trial
+    spec, project = session.spec, Path(first.lineage["project"])
 
     def planned(asked: tuple[str, ...]) -> Plan:
-        [plan] = planned_all(many, [[*spec.base, *asked]], composer.project, command)
+        [plan] = planned_all(many, [[*spec.base, *asked]], project, command)
         return plan
 
     max_epochs = first.config["trainer"]["max_epochs"]
-    study = Study(spec, session.objectives, session.place.path, project=composer.project, max_epochs=max_epochs)
+    study = Study(spec, session.objectives, session.place.path, project=project, max_epochs=max_epochs)
     try:
         session.run(Searching(study, session, planned, first, spec.seeds))
         if (problem := study.settle(SETTLE_S)) is not None:
