@@ -102,7 +102,8 @@ def test_two_hundred_jobs_are_all_accounted_for(tmp_path: Path) -> None:
         database, f"SELECT status, count(*) FROM runs WHERE run_uuid IN ({parent}) GROUP BY status ORDER BY status"
     )
     assert [(201,)] == query(database, "SELECT count(*) FROM runs")
-    numbers = [json.loads(line)["job"] for line in next((tmp_path / "runs" / "sweeps").glob("*/jobs.jsonl")).open()]
+    [ledger] = (tmp_path / "runs" / "sweeps").glob("*/jobs.jsonl")
+    numbers = [json.loads(line)["job"] for line in ledger.read_text().splitlines()]
     assert list(range(1, 201)) == sorted(set(numbers))
 
 

@@ -33,8 +33,8 @@ class Point(NamedTuple):
 class Journal:
     """The one writer of a run's journal: rank 0 opens it, also to go on with one that a killed run left.
 
-    A run that goes on from a checkpoint of step `redone_from` does some steps again, to the same bits: values that
-    stand in the journal from there on are not written twice.
+    A run that goes on from a checkpoint of step `redone_from`, or begins again from 0, does some steps again, to the
+    same bits: values that stand in the journal from there on are not written twice.
 
     A disk that refuses is said once on stderr and never raised: the lines wait and go with a later call.
     """
