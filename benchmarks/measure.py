@@ -74,17 +74,23 @@ def environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
-def start(arguments: Sequence[str], cwd: Path) -> subprocess.Popen[bytes]:
-    """A new process of the running Python; what it says goes to a file in `cwd`."""
-    with (cwd / "output.log").open("wb") as log:
+def start(arguments: Sequence[str], cwd: Path, told: str = "") -> subprocess.Popen[bytes]:
+    """A new process of the running Python, `told` on its stdin; what it says goes to a file in `cwd`."""
+    (cwd / "input").write_text(told)
+    with (cwd / "output.log").open("wb") as log, (cwd / "input").open("rb") as stdin:
         return subprocess.Popen(
-            [sys.executable, *arguments], cwd=cwd, env=environment(), stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, *arguments],
+            cwd=cwd,
+            env=environment(),
+            stdin=stdin,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
 
 
-def cpu_seconds(arguments: Sequence[str], cwd: Path) -> float:
+def cpu_seconds(arguments: Sequence[str], cwd: Path, told: str = "") -> float:
     """User and system time of the running Python with `arguments`, and of all processes that it waited for."""
-    process = start(arguments, cwd)
+    process = start(arguments, cwd, told)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     ended_well(process, cwd)

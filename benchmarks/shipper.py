@@ -1,30 +1,43 @@
-"""CPU time of the process that delivers the default experiment to MLflow, beside the whole command's.
+"""CPU time of the process that delivers runs to MLflow, beside the whole command's.
 
-It runs niced beside training and after it: the imports of MLflow and matplotlib, 600 steps' metrics into SQLite, the
-pictures, the artifacts, the model. The first run in a directory also makes the MLflow store.
+It runs niced beside training and after it: the import of MLflow, 600 steps' metrics into SQLite, the pictures, the
+artifacts, the model. The first run in a directory also makes the MLflow store. A sweep has one for all of its runs.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
-from benchmarks.measure import Row, ended_well, start
+from benchmarks.measure import Row, cpu_seconds, ended_well, start
+from hpcexp.plan import load_plan, save_plan
+from hpcexp.rundir import RunDir, SweepDir, find_runs, write_json
 
 PAIRS = 2
 OURS = ["-m", "hpcexp", "train", "--fresh", "hardware=cpu", "hardware.threads_per_rank=1"]
 POLL_S = 0.02
+RUNS = 30
+"""Of a sweep."""
 
 
 def rows(pairs: int, scratch: Path) -> list[Row]:
     """The table's lines."""
     first = shipper_seconds(scratch)
     later = [shipper_seconds(scratch) for _ in range(pairs)]
+    run = next(find_runs(scratch / "runs"))
+    singles, fleets = [], []
+    for number in range(pairs):
+        singles.append(single_seconds(_copied(run, f"single-{number}"), scratch))
+        fleets.append(fleet_seconds([_copied(run, f"fleet-{number}-{i}") for i in range(RUNS)], scratch, number))
     return [
         Row("MLflow shipper of a default run, where there is no store yet", [first]),
         Row("MLflow shipper of a default run", later),
+        Row(f"MLflow fleet of a sweep, each of {RUNS} finished default runs / a shipper for one", fleets, singles, 0.1),
     ]
 
 
@@ -40,6 +53,29 @@ def shipper_seconds(directory: Path) -> float:
             continue
     ended_well(process, directory)
     return seconds
+
+
+def single_seconds(run: RunDir, scratch: Path) -> float:
+    """Of a process that delivers one finished run."""
+    return cpu_seconds(["-m", "hpcexp.record.shipper", str(run.path)], scratch)
+
+
+def fleet_seconds(runs: list[RunDir], scratch: Path, number: int) -> float:
+    """For each of the runs, of a process that delivers them all; its imports are a part."""
+    sweep = SweepDir(scratch / "runs" / "sweeps" / f"fleet-{number}")
+    write_json(sweep.asked, {"name": sweep.path.name, "axes": {}})
+    write_json(sweep.status, {"state": "finished", "started": 1.0, "ended": 2.0})
+    told = [{"run": str(run.path), "axes": {"copy": run.path.name}} for run in runs]
+    lines = "".join(json.dumps(line) + "\n" for line in [*told, {"end": True}])
+    return cpu_seconds(["-m", "hpcexp.record.fleet", str(sweep.path)], scratch, lines) / len(runs)
+
+
+def _copied(run: RunDir, name: str) -> RunDir:
+    """Another run that did the same and is not delivered yet."""
+    copy = RunDir(run.path.with_name(name))
+    shutil.copytree(run.path, copy.path, ignore=shutil.ignore_patterns("mlflow.json", "plots"))
+    save_plan(replace(load_plan(run.plan), name=name, run_dir=str(copy.path)), copy.plan)
+    return copy
 
 
 def _shipper_now(command: int) -> float:

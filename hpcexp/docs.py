@@ -37,14 +37,18 @@ def sections() -> dict[str, type]:
     typed_ones: dict[str, type] = {
         n: t for n, t in field_types(schema.Config).items() if hasattr(t, "__dataclass_fields__")
     }
-    return {"": schema.Config, **typed_ones, **schema.OPEN_SECTIONS}
+    return {"": schema.Config, **typed_ones, **schema.OPEN_SECTIONS, "sweep": schema.SweepFile}
 
 
 def keys(section: str) -> list[Key]:
-    """The documented keys of a section, in the order of the schema."""
-    cls = sections()[section]
+    """The documented keys of a section, in the order of the schema. Those of a sweep's file stand there at the top."""
+    prefix = f"{section}." if section not in ("", "sweep") else ""
+    below = [*_keys(schema.Search, "search."), *_keys(schema.Budget, "budget.")] if section == "sweep" else []
+    return [*_keys(sections()[section], prefix), *below]
+
+
+def _keys(cls: type, prefix: str) -> list[Key]:
     texts = _docstrings(cls.__name__)
-    prefix = f"{section}." if section else ""
     fields: Any = dataclasses.fields(cls)
     return [_key(f"{prefix}{f.name}", f, field_types(cls)[f.name], texts[f.name]) for f in fields if f.name in texts]
 
@@ -81,6 +85,7 @@ def explain(word: str, dirs: Sequence[Path]) -> str:
     if word in everything:
         return _explained(everything[word])
     told = [_explained(k) for k in everything.values() if k.name.startswith(f"{word}.")]
+    told += [_explained(k) for k in keys(word)] if word == "sweep" else []
     told += [f"{word}={name}\n{indent(text, '    ')}" for name, text in options(word, dirs).items()]
     if told:
         return "\n".join(told)
@@ -136,7 +141,7 @@ def write_pages(directory: Path) -> None:
 
 def _key(name: str, field: Any, annotation: Any, text: str) -> Key:
     default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
-    shown = "set by the group's file" if default == schema.MISSING else f"`{typed(default)}`"
+    shown = "none: it is needed, or set by the group's file" if default == schema.MISSING else f"`{typed(default)}`"
     return Key(name, _type_name(annotation), shown, _range(field.metadata), text)
 
 

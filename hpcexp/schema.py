@@ -335,8 +335,9 @@ class SweepFile:
     mode: str | None = choice(None, "max", "min")
     """Whether more or less of `metric` is better; empty: as `trainer.mode` for `trainer.monitor`."""
     search: Search | None = None
-    """Empty: every combination."""
+    """How points are chosen, by its keys; empty: every combination."""
     budget: Budget = field(default_factory=Budget)
+    """Where the sweep stops, by its keys."""
     on_failure: str = choice("continue", "continue", "stop")
     """What a failed job does to the others."""
 

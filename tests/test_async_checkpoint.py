@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import command, environment, only_run, python, wait_until, write_module
-from training_plans import digits_plan, run_job
+from helpers import Said, command, environment, only_run, python, wait_until, write_module
+from training_plans import digits_plan, run_warm
 
 from hpcexp.errors import RunError
 from hpcexp.launch.resume import Continuation, go_back
@@ -205,7 +205,6 @@ class Filler(pl.Callback):
 
 FULL = (
     "tracking=off",
-    "launch.progress=none",
     "model.hidden=[512]",
     "trainer.limit_train_batches=10",
     "trainer.max_epochs=3",
@@ -215,8 +214,11 @@ FULL = (
 )
 
 
+STAYS_FULL = (*FULL, "callbacks.filler.full_at=10", "callbacks.filler.empty_at=0")
+
+
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A disk of its own, with room for little more than a run."""
     if os.geteuid() != 0 or sys.platform != "linux":
         pytest.skip("only root can mount a small disk")
@@ -228,15 +230,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
     write_module(disk, "filler", FILLER)
+    monkeypatch.chdir(disk)
     yield disk
+    monkeypatch.undo()
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 @pytest.mark.slow
-def test_training_goes_on_while_the_disk_is_full(small_disk: Path) -> None:
+def test_training_goes_on_while_the_disk_is_full(small_disk: Path, train: Callable[..., Said]) -> None:
     """Loudly, and with a checkpoint again as soon as there is room."""
     asked = (*FULL, "callbacks.filler.full_at=10", "callbacks.filler.empty_at=18")
-    said = command("train", *asked, cwd=small_disk)
+    said = train(*asked)
     assert 0 == said.status, said
     assert 2 == (said.out + said.err).count("Training goes on (checkpoint.on_error=continue)")
     run = only_run(small_disk)
@@ -247,34 +251,37 @@ def test_training_goes_on_while_the_disk_is_full(small_disk: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("background", ["true", "false"])
-def test_a_run_whose_last_checkpoint_fails_has_failed(small_disk: Path, background: str) -> None:
+def test_a_run_whose_last_checkpoint_fails_has_failed(
+    small_disk: Path, train: Callable[..., Said], background: str
+) -> None:
     """It goes on from the one before, once there is room."""
-    asked = (
-        *FULL,
-        "callbacks.filler.full_at=10",
-        "callbacks.filler.empty_at=0",
-        f"checkpoint.async_write={background}",
-    )
-    said = command("train", *asked, cwd=small_disk)
+    asked = (*STAYS_FULL, f"checkpoint.async_write={background}")
+    said = train(*asked)
     assert said.status not in (0, None), said
     assert "could not be written (No space left on device; 0 MB are free there)" in said.out + said.err
-    assert "status.json cannot be written: No space left on device. The run failed." in said.err
-    assert "at most" not in said.out  # waiting for a shipper that waits for the end of this command
     run = only_run(small_disk)
     assert 8 == (read_note(run.last) or {})["step"]
     assert is_intact(run.last)
     (run.path / "ballast").unlink()
-    said = command("train", *asked, cwd=small_disk)
+    said = train(*asked)
     assert "Continuing from step 8 of 30" in said.out
 
 
 @pytest.mark.slow
+def test_nobody_waits_for_what_a_full_disk_has_no_room_for(small_disk: Path) -> None:
+    """The final state cannot be written, so that what draws the pictures waits for the end of the command."""
+    said = command("train", *STAYS_FULL, cwd=small_disk)
+    assert 1 == said.status
+    assert "status.json cannot be written: No space left on device. The run failed." in said.err
+    assert "60 s at most" not in said.out
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("devices", "saved"), [(1, 8), (2, 5)])
-def test_training_stops_where_it_is_to(small_disk: Path, devices: int, saved: int) -> None:
+def test_training_stops_where_it_is_to(small_disk: Path, train: Callable[..., Said], devices: int, saved: int) -> None:
     """All ranks at the same step, with the words of the one that writes."""
-    asked = (*FULL, "callbacks.filler.full_at=10", "callbacks.filler.empty_at=0", "checkpoint.on_error=stop")
     ranks = ("hardware=cpu", f"hardware.devices={devices}", "strategy=auto")
-    said = command("train", *asked, *ranks, cwd=small_disk)
+    said = train(*STAYS_FULL, "checkpoint.on_error=stop", *ranks)
     assert said.status not in (0, None), said
     assert "could not be written (No space left on device; 0 MB are free there)" in said.err
     run = only_run(small_disk)
@@ -314,12 +321,13 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(
     short = {"trainer__limit_train_batches": 2, "trainer__max_epochs": 1, "launch": {"hang_s": None}}
     model = {"_target_": "hpcexp.models.mlp.MLP", "hidden": [hidden]}
     theirs = digits_plan(tmp_path / "theirs", ranks, **short, model=model)
-    assert [0] * ranks == [status for status, _ in run_job(theirs)]
+    assert [0] * ranks == run_warm(theirs).statuses
     run = RunDir(tmp_path / "mine")
     run.checkpoints.mkdir(parents=True)
     run.last.write_bytes(RunDir(tmp_path / "theirs").last.read_bytes())
-    [(status, said)] = run_job(digits_plan(run.path, **short))
-    assert 2 == status
+    ended = run_warm(digits_plan(run.path, **short))
+    assert [2] == ended.statuses
+    [said] = ended.outputs
     assert f"The run cannot go on from {run.last}:\n" in said
     assert difference in said
     assert "--fresh" in said

@@ -20,9 +20,11 @@ from hpcexp.errors import ConfigError
 from hpcexp.record.journal import Journal
 from hpcexp.rundir import RunDir, write_json
 
-SHORT = ("trainer.max_epochs=3", "trainer.limit_train_batches=10", "model.hidden=[16]")
+SHORT = ("trainer.max_epochs=3", "trainer.limit_train_batches=10", "model.hidden=[16]", "run.pictures=false")
 TWO = ("hardware=cpu", "hardware.devices=2", "strategy=ddp")
 MAP = ("data.loader=map", "data.num_workers=2")
+WARM = ("launch.isolation=warm",)
+"""Two ranks cost one import of torch."""
 
 FORGETFUL = """
 import torch
@@ -136,14 +138,16 @@ def left_in(project: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [(), (*TWO, *MAP, "tracking=off")], ids=["tracked", "two ranks, map"])
-def test_kills_leave_no_trace(project: Path, overrides: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "kills"), [((), 1), ((*TWO, *MAP, *WARM, "tracking=off"), 3)], ids=["tracked", "two warm ranks, map"]
+)
+def test_kills_leave_no_trace(project: Path, overrides: tuple[str, ...], kills: int) -> None:
     """In weights, summary, journal and MLflow; nor does the drill, on the disk."""
-    said = drill(project, "preempt", *SHORT, *overrides, "drill.seed=1")
+    said = drill(project, "preempt", *SHORT, *overrides, f"drill.kills={kills}", "drill.seed=1")
     assert (0, "") == (said.status, said.err), said
-    assert "3 kills, seed 1" in said.out
-    assert "The same to the bit after 3 kills." in said.out
-    assert ("\nMLflow " in said.out) == (not overrides)
+    assert f"{kills} kills, seed 1" in said.out
+    assert f"The same to the bit after {kills} kills." in said.out
+    assert ("\nMLflow " in said.out) == ("tracking=off" not in overrides)
     assert [] == left_in(project)
 
 
@@ -152,7 +156,8 @@ def test_a_state_that_no_checkpoint_has_is_found(project: Path) -> None:
     """The first metric and step that differ are named, and the runs kept to be looked at."""
     write_module(project, "forgetful", FORGETFUL)
     own = ("~model", "+model._target_=forgetful.Forgetful")
-    said = drill(project, "preempt", "trainer.max_epochs=3", "tracking=off", *own, "drill.kills=1", "drill.seed=1")
+    short = ("trainer.max_epochs=3", "tracking=off", "run.pictures=false")
+    said = drill(project, "preempt", *short, *own, "drill.kills=1", "drill.seed=1")
     assert 1 == said.status, said
     assert re.search(r"^metrics +DIFFERS  first at step \d+: train/loss ", said.out, re.MULTILINE)
     assert "drill.seed=1" in said.out
@@ -171,7 +176,7 @@ def test_a_training_too_short_for_the_kills_is_a_mistake(project: Path, hpcexp: 
 @pytest.mark.slow
 def test_two_devices_give_the_losses_of_one(project: Path) -> None:
     """Within rounding."""
-    said = drill(project, "devices", *SHORT, "hardware=cpu", "tracking=off", "drill.rtol=1e-6")
+    said = drill(project, "devices", *SHORT, *WARM, "hardware=cpu", "tracking=off", "drill.rtol=1e-6")
     assert 0 == said.status, said
     assert "The same losses within 1e-06" in said.out
     assert [] == left_in(project)
@@ -182,8 +187,9 @@ def test_layers_and_random_numbers_that_ranks_differ_by_are_named(project: Path)
     """Before the trainings, and in the verdict."""
     code = "import torch\n\nclass Noise:\n    def __call__(self, x):\n        return x + 0.1 * torch.randn_like(x)\n"
     write_module(project, "noise", code)
-    slight = ("trainer.max_epochs=1", "trainer.limit_train_batches=3", "model.dropout=0.1", "hardware=cpu")
-    said = drill(project, "devices", "model=cnn", "data.augment._target_=noise.Noise", *slight, "tracking=off")
+    slight = ("trainer.max_epochs=1", "trainer.limit_train_batches=3", "model.dropout=0.1", "hardware=cpu", *WARM)
+    lean = ("tracking=off", "run.pictures=false")
+    said = drill(project, "devices", "model=cnn", "data.augment._target_=noise.Noise", *slight, *lean)
     assert 1 == said.status, said
     before, _, after = said.out.partition("1 device: ")
     for cause in ("BatchNorm2d (layers.1, layers.5)", "Dropout (layers.8)", "data.augment"):

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from helpers import wait_until
-from training_plans import digits_plan, run_job, start_job
+from training_plans import digits_plan, run_job, run_warm
 
+from hpcexp.launch.ranks import Ranks
 from hpcexp.plan import save_plan
 from hpcexp.record.journal import Point, read_points
 from hpcexp.rundir import RunDir, read_json
@@ -25,8 +26,17 @@ def journal(run_dir: Path) -> list[Point]:
 
 @pytest.fixture(scope="module")
 def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("one")
-    assert run_job(digits_plan(run_dir)) == [(0, "")]
+    """What it tells its supervisor lies beside its run directory, as progress.jsonl: nobody reads it meanwhile."""
+    run_dir = tmp_path_factory.mktemp("one") / "run"
+    save_plan(digits_plan(run_dir), run_dir / "plan.yaml")
+    reader, writer = os.pipe()
+    command = [sys.executable, "-W", "error", "-m", "hpcexp.job", str(run_dir)]
+    environment = {**os.environ, "HPCEXP_PROGRESS_FD": str(writer)}
+    done = subprocess.run(command, pass_fds=[writer], env=environment, capture_output=True, text=True, check=False)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        (run_dir.parent / "progress.jsonl").write_text(pipe.read())
+    assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
     return run_dir
 
 
@@ -75,14 +85,13 @@ def test_two_ranks_train_as_one_does(one_rank: Path, two_ranks: Path) -> None:
 def test_mistakes_end_it_before_the_first_step(tmp_path: Path) -> None:
     """Exit status 2, no traceback, all of them at once, and the launcher is told."""
     overrides: dict[str, Any] = {"optimizer___target_": "torch.optim.SDG", "model__hiden": [3]}
-    [(status, output)] = run_job(digits_plan(tmp_path, **overrides), HPCEXP_PROGRESS_FD="1")
-    assert status == 2
-    assert "Traceback" not in output
-    [told] = [line for line in output.splitlines() if line.startswith('{"rank": 0, "error"')]
-    error = json.loads(told)["error"]
+    ended = run_warm(digits_plan(tmp_path, **overrides))
+    assert [2] == ended.statuses
+    assert "Traceback" not in ended.outputs[0]
+    [error] = [event["error"] for event in ended.told if "error" in event]
     assert error["kind"] == "config"
     for word in ("torch.optim.SDG", "'SGD'", "model.hiden", "'hidden'"):
-        assert word in output
+        assert word in ended.outputs[0]
         assert word in error["message"]
     assert journal(tmp_path) == []
 
@@ -90,36 +99,30 @@ def test_mistakes_end_it_before_the_first_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_sigterm_ends_all_ranks_after_a_step_with_a_checkpoint(tmp_path: Path, world_size: int) -> None:
     """Only the last rank hears the signal."""
-    ranks = start_job(digits_plan(tmp_path, world_size, trainer__max_epochs=100_000))
-    wait_until(lambda: journal(tmp_path) or ranks[0].poll() is not None, "the first steps")
-    assert ranks[0].poll() is None
-    ranks[-1].send_signal(signal.SIGTERM)
-    outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
-    assert [143] * world_size == [rank.returncode for rank in ranks], outputs
+
+    def stop_the_last(ranks: Ranks) -> None:
+        wait_until(lambda: journal(tmp_path) or ranks.are_done(), "the first steps")
+        assert not ranks.are_done()
+        os.kill(ranks.processes[-1].pid, signal.SIGTERM)
+
+    ended = run_warm(digits_plan(tmp_path, world_size, trainer__max_epochs=100_000), stop_the_last)
+    assert [143] * world_size == ended.statuses, ended
     assert RunDir(tmp_path).last.is_file()
     assert RunDir(tmp_path).best.is_file()
 
 
-def test_progress_comes_down_the_pipe(tmp_path: Path) -> None:
+def test_progress_comes_down_the_pipe(one_rank: Path) -> None:
     """A reader that never reads does not stop it; one that does sees the last step."""
-    reader, writer = os.pipe()
-    save_plan(digits_plan(tmp_path), tmp_path / "plan.yaml")
-    command = [sys.executable, "-m", "hpcexp.job", str(tmp_path)]
-    environment = {**os.environ, "HPCEXP_PROGRESS_FD": str(writer)}
-    subprocess.run(command, check=True, pass_fds=[writer], env=environment)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        lines = [json.loads(line) for line in pipe]
-    assert (38, 38, 2) == (lines[-1]["step"], lines[-1]["steps"], lines[-1]["epochs"])
+    *_, last = map(json.loads, (one_rank.parent / "progress.jsonl").read_text().splitlines())
+    assert (38, 38, 2) == (last["step"], last["steps"], last["epochs"])
 
 
 def test_two_ranks_validate_the_end_together_and_say_where_it_was(tmp_path: Path) -> None:
     """`max_steps` within the first epoch of thirty: it is the first of one."""
     limits = {"trainer__max_epochs": 30, "trainer__max_steps": 5, "trainer__val_every_epochs": 3}
-    (status, said), (other, _) = run_job(digits_plan(tmp_path, world_size=2, **limits), HPCEXP_PROGRESS_FD="1")
-    assert [0, 0] == [status, other]
-    lines = [json.loads(line) for line in said.splitlines()]
-    assert {(1, 1)} == {(line["epoch"], line["epochs"]) for line in lines if "epoch" in line}
+    ended = run_warm(digits_plan(tmp_path, world_size=2, **limits))
+    assert [0, 0] == ended.statuses
+    assert {(1, 1)} == {(event["epoch"], event["epochs"]) for event in ended.told if "epoch" in event}
     assert [5] == [point.step for point in journal(tmp_path) if "val/acc" in point.metrics]
     assert RunDir(tmp_path).best.is_file()
 

@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from helpers import Said, command, ended, environment, only_run, wait_until, write_conf, write_module
+from helpers import FAST, LEAN, Said, command, ended, environment, only_run, wait_until, write_conf, write_module
 from record_support import free_port
 from test_engine import BREAKING
 
@@ -22,18 +22,20 @@ from hpcexp.record.journal import read_points
 from hpcexp.rundir import find_runs, read_json
 
 MACHINES = {"ada": "10.213.7.1", "bob": "10.213.7.2"}
+SPACES = {name: f"hpcexp-{name}-{os.getpid()}" for name in MACHINES}
+"""Network namespaces, which all processes of a real machine see."""
 NEEDS_ROOT = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("unshare"),
     reason="network namespaces need root, ip and unshare",
 )
 RDZV = "10.213.7.1:29411"
-SHORT = ("debug=fast", "launch.progress=none", "hardware=cpu")
+SHORT = (*FAST, "hardware=cpu")
 ENDLESS = (
     "hardware=cpu",
     "trainer.max_epochs=1000000",
     "tracking=off",
     "trainer.log_every_n_steps=1",
-    "launch.progress=none",
+    *LEAN,
 )
 
 
@@ -43,21 +45,19 @@ def ip(arguments: str) -> bool:
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[None]:
-    """Two namespaces `hpcexp-ada` and `hpcexp-bob`, joined by a cable."""
-    names = {name: f"hpcexp-{name}" for name in MACHINES}
-    for space in names.values():
-        ip(f"netns del {space}")
-    made = all(ip(f"netns add {space}") for space in names.values())
-    made = made and ip("link add hpcexp-a netns hpcexp-ada type veth peer name hpcexp-b netns hpcexp-bob")
-    for (name, address), link in zip(MACHINES.items(), ("hpcexp-a", "hpcexp-b"), strict=True):
-        made = made and ip(f"-n {names[name]} address add {address}/24 dev {link}")
-        made = made and ip(f"-n {names[name]} link set {link} up") and ip(f"-n {names[name]} link set lo up")
+    """Two namespaces, joined by a cable."""
+    ada, bob = SPACES.values()
+    made = all(ip(f"netns add {space}") for space in SPACES.values())
+    made = made and ip(f"link add cable netns {ada} type veth peer name cable netns {bob}")
+    for space, address in zip(SPACES.values(), MACHINES.values(), strict=True):
+        made = made and ip(f"-n {space} address add {address}/24 dev cable")
+        made = made and ip(f"-n {space} link set cable up") and ip(f"-n {space} link set lo up")
     try:
         if not made:
             pytest.skip("this machine does not let network namespaces be made")
         yield
     finally:
-        for space in names.values():
+        for space in SPACES.values():
             ip(f"netns del {space}")
 
 
@@ -67,7 +67,7 @@ def start_on(machine: str, project: Path, *overrides: str, rdzv: str = RDZV) -> 
     hpcexp = [sys.executable, "-m", "hpcexp", "train", *asked]
     with_name = ["unshare", "--uts", "sh", "-c", f'hostname {machine}; exec "$@"', "sh", *hpcexp]
     return subprocess.Popen(
-        ["ip", "netns", "exec", f"hpcexp-{machine}", *with_name],
+        ["ip", "netns", "exec", SPACES[machine], *with_name],
         cwd=project,
         env=environment(),
         stdin=subprocess.DEVNULL,
@@ -84,7 +84,7 @@ def on_both(project: Path, *overrides: str) -> dict[str, Said]:
 
 @pytest.mark.slow
 @NEEDS_ROOT
-def test_two_machines_train_as_one_does(machines: None, project: Path) -> None:
+def test_two_machines_train_as_one_does(machines: None, project: Path, train: Callable[..., Said]) -> None:
     """The same values, one run directory, one log for each rank; given again, nothing runs."""
     said = on_both(project, *SHORT)
     assert [0, 0] == [s.status for s in said.values()], said
@@ -92,7 +92,7 @@ def test_two_machines_train_as_one_does(machines: None, project: Path) -> None:
     plan = run.plan.read_text()
     assert "num_nodes: 2" in plan
     assert ["rank-0.log", "rank-1.log"] == sorted(log.name for log in run.logs.glob("rank-*"))
-    assert 0 == command("train", *SHORT, "run.root=alone", cwd=project).status
+    assert 0 == train(*SHORT, "run.root=alone").status
     [alone] = find_runs(project / "alone")
     for ours, theirs in zip(read_points(run.journal)[0], read_points(alone.journal)[0], strict=True):
         assert ours.step == theirs.step

@@ -224,9 +224,9 @@ def test_a_dry_launch_freezes_the_plan_and_starts_nothing(hpcexp: Callable[..., 
     ("state", "expected"),
     [
         ("finished", "done (val/acc 0.9): `hpcexp train` would skip it"),
-        ("failed", "tried before (failed, without a checkpoint): would start over"),
-        ("killed", "tried before (killed, without a checkpoint): would start over"),
-        ("running", "tried before (killed, without a checkpoint): would start over"),
+        ("failed", "tried before (failed, without a checkpoint): would begin again"),
+        ("killed", "tried before (killed, without a checkpoint): would begin again"),
+        ("running", "tried before (killed, without a checkpoint): would begin again"),
     ],
 )
 def test_the_command_says_what_became_of_earlier_tries(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ from record_support import make_run, query, set_state
 
 from hpcexp.compose.composer import Composed
 from hpcexp.errors import ConfigError
-from hpcexp.launch.job import launch
+from hpcexp.launch.display import Silent
+from hpcexp.launch.job import started
 from hpcexp.launch.judge import Judge
+from hpcexp.launch.process import Process, Start, start_fresh
+from hpcexp.launch.terms import Terms
+from hpcexp.launch.turns import alone, signals_caught
+from hpcexp.plan import Plan
 from hpcexp.prepare import prepare
 from hpcexp.record.journal import read_points
 from hpcexp.record.shipper import sync
@@ -25,40 +31,85 @@ from hpcexp.train.pruning import Question, judged
 
 SMALL = ("trainer.max_epochs=4", "trainer.limit_train_batches=3", "tracking=off", "launch.progress=none")
 TWO = ("strategy=ddp", "hardware=cpu", "hardware.devices=2")
+JOBS: dict[str, tuple[tuple[str, ...], str]] = {
+    "one": ((), "val/loss"),
+    "two": (TWO, "val/loss"),
+    "end": (("trainer.max_epochs=2",), "val/loss"),
+    "wrong": ((), "val/accuracy"),
+}
+"""Overrides of each, and what it is judged by: not worth going on with after two epochs."""
 
 LAUNCHES = """
-import json, shutil
+import json, shutil, sys
+sys.path.insert(0, {tests!r})
 from pathlib import Path
 from hpcexp.compose.composer import Composer
-from hpcexp.launch.job import launch
+from hpcexp.launch.job import started, starter
 from hpcexp.launch.judge import Judge
+from hpcexp.launch.turns import alone
 from hpcexp.prepare import prepare
+from test_pruning import JOBS, SMALL, terms
 
-def launched(root, judge):
-    plan = prepare(Composer(Path.cwd()).compose([*{overrides!r}, f"run.root={{root}}"]), Path.cwd(), [])
-    return launch(plan, fresh=False, many=True, judge=judge)
+def launched(name, judge, root):
+    asked = [*SMALL, *JOBS[name][0], f"run.root={{root}}/{{name}}"]
+    plan = prepare(Composer(Path.cwd()).compose(asked), Path.cwd(), [])
+    return vars(alone(started(plan, terms(starter(plan, many=True), judge), fresh=False)))
 
-heard = []
-def is_to_end(epoch, value):
-    heard.append((epoch, value))
-    return epoch >= 2
+def story(name, metric):
+    heard = []
+    def is_to_end(epoch, value):
+        heard.append((epoch, value))
+        return epoch >= 2
+    outcomes = [launched(name, Judge(metric, is_to_end), "judged")]
+    if outcomes[0]["state"] == "pruned":
+        shutil.copytree(f"judged/{{name}}", f"then/{{name}}")
+        outcomes += [launched(name, None, root) for root in ("judged", "whole")]
+    return heard, outcomes
 
-outcomes = [launched("judged", Judge({metric!r}, is_to_end))]
-if outcomes[0].state == "pruned":
-    shutil.copytree("judged", "judged-then")
-    outcomes += [launched("judged", None), launched("whole", None)]
-print(json.dumps([heard, [vars(outcome) for outcome in outcomes]]))
+if __name__ == "__main__":
+    print(json.dumps({{name: story(name, metric) for name, (_, metric) in JOBS.items()}}))
 """
 
 
-def launches(
-    project: Path, *overrides: str, metric: str = "val/loss"
-) -> tuple[list[list[float]], list[dict[str, Any]]]:
-    """What a judge heard who ends a run after two epochs, and the outcomes: judged, gone on with, never judged."""
-    said = python(LAUNCHES.format(overrides=[*SMALL, *overrides], metric=metric), project)
+class NoShipper:
+    def begin(self, run: RunDir, plan: Plan) -> None: ...
+
+    def end(self, run: RunDir, plan: Plan) -> None: ...
+
+
+def terms(start: Callable[[Start], Process], judge: Judge | None) -> Terms:
+    """Those of a job that nothing is shown of."""
+    return Terms(start, signals_caught, lambda plan: Silent(), lambda plan, text: None, NoShipper(), judge)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """All of JOBS: each judged, those that were pruned gone on with, and run once more without a judge."""
+
+    project: Path
+    told: dict[str, Any]
+
+    def heard(self, name: str) -> list[list[float]]:
+        """What its judge heard."""
+        heard: list[list[float]] = self.told[name][0]
+        return heard
+
+    def outcomes(self, name: str) -> list[dict[str, Any]]:
+        outcomes: list[dict[str, Any]] = self.told[name][1]
+        return outcomes
+
+    def run(self, name: str, root: str) -> RunDir:
+        """`judged`, `then`: a copy of what was left when it was pruned, or `whole`."""
+        [plan] = (self.project / root / name).glob("*/*/plan.yaml")
+        return RunDir(plan.parent)
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    project = tmp_path_factory.mktemp("judged")
+    said = python(LAUNCHES.format(tests=str(Path(__file__).parent)), project)
     assert 0 == said.status, said
-    heard, outcomes = json.loads(said.out.splitlines()[-1])
-    return heard, outcomes
+    return Judged(project, json.loads(said.out.splitlines()[-1]))
 
 
 def values(run: RunDir, metric: str) -> list[tuple[int, float]]:
@@ -67,50 +118,43 @@ def values(run: RunDir, metric: str) -> list[tuple[int, float]]:
     return [(point.step, point.metrics[metric]) for point in points if metric in point.metrics]
 
 
-def run_in(root: Path) -> RunDir:
-    [plan] = root.glob("*/*/plan.yaml")
-    return RunDir(plan.parent)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [(), TWO], ids=["1 rank", "2 ranks"])
+@pytest.mark.parametrize("name", ["one", "two"])
 def test_a_pruned_run_ends_at_one_step_and_can_be_gone_on_with(
-    project: Path, hpcexp: Callable[..., Said], ranks: tuple[str, ...]
+    jobs: Judged, hpcexp: Callable[..., Said], name: str
 ) -> None:
-    """Its end is then that of a run that was never judged, to the bit."""
-    heard, outcomes = launches(project, *ranks)
-    assert {"state": "pruned", "cause": "pruned at epoch 2", "exit": 0} == outcomes[0]
-    then = run_in(project / "judged-then")
-    losses = values(then, "val/loss")
+    """On one rank and on two. Its end is then that of a run that was never judged, to the bit."""
+    assert {"state": "pruned", "cause": "pruned at epoch 2", "exit": 0} == jobs.outcomes(name)[0]
+    then, losses = jobs.run(name, "then"), values(jobs.run(name, "then"), "val/loss")
     assert [3, 6] == [step for step, _ in losses]
-    assert [[epoch, value] for epoch, (_, value) in enumerate(losses, 1)] == heard
+    assert [[epoch, value] for epoch, (_, value) in enumerate(losses, 1)] == jobs.heard(name)
     status, summary = then.read_status(), read_json(then.summary)
     assert ("pruned", "pruned at epoch 2") == (status["state"], status["cause"])
     assert (2, 6, {}) == (summary["epochs"], summary["steps"], summary["test"])
     assert max(value for _, value in values(then, "val/acc")) == summary["best"]["value"]
     assert 6 == (read_note(then.last) or {})["step"]
-    assert "pruned at epoch 2" in hpcexp("runs", "--root", "judged-then", "--state", "pruned").out
-    assert "pruned at epoch 2" in hpcexp("show", "last", "--root", "judged-then").out
+    place = str(jobs.project / "then" / name)
+    assert "pruned at epoch 2" in hpcexp("runs", "--root", place, "--state", "pruned").out
+    assert "pruned at epoch 2" in hpcexp("show", "last", "--root", place).out
 
-    assert ["finished", "finished"] == [outcome["state"] for outcome in outcomes[1:]]
-    gone_on, whole = run_in(project / "judged"), run_in(project / "whole")
+    assert ["finished", "finished"] == [outcome["state"] for outcome in jobs.outcomes(name)[1:]]
+    gone_on, whole = jobs.run(name, "judged"), jobs.run(name, "whole")
     assert values(whole, "val/loss") == values(gone_on, "val/loss")
     assert read_json(whole.summary)["weights_sha256"] == read_json(gone_on.summary)["weights_sha256"]
 
 
 @pytest.mark.slow
-def test_a_run_is_not_pruned_at_its_end(project: Path) -> None:
+def test_a_run_is_not_pruned_at_its_end(jobs: Judged) -> None:
     """It is trained to the end by then, and is tested."""
-    heard, [outcome] = launches(project, "trainer.max_epochs=2")
-    assert (2, "finished") == (len(heard), outcome["state"])
-    assert "test/acc" in read_json(run_in(project / "judged").summary)["test"]
+    assert ([2], ["finished"]) == ([len(jobs.heard("end"))], [o["state"] for o in jobs.outcomes("end")])
+    assert "test/acc" in read_json(jobs.run("end", "judged").summary)["test"]
 
 
 @pytest.mark.slow
-def test_a_metric_that_no_validation_gives_is_refused_before_training(project: Path) -> None:
+def test_a_metric_that_no_validation_gives_is_refused_before_training(jobs: Judged) -> None:
     """With those that there are."""
-    heard, [outcome] = launches(project, metric="val/accuracy")
-    assert ([], "failed", 2) == (heard, outcome["state"], outcome["exit"])
+    [outcome] = jobs.outcomes("wrong")
+    assert ([], "failed", 2) == (jobs.heard("wrong"), outcome["state"], outcome["exit"])
     assert "objective=val/accuracy is no metric of this task; did you mean 'val/acc'?" in outcome["cause"]
 
 
@@ -118,7 +162,7 @@ def test_trials_on_several_machines_are_not_judged(project: Path, compose: Calla
     """Nobody could be asked there."""
     plan = prepare(compose("launch=nodes", "launch.nodes=2", "launch.rdzv=ada:29400"), project, [])
     with pytest.raises(ConfigError, match=r"Fix: search\.pruner=none"):
-        launch(plan, fresh=False, judge=Judge("val/acc", lambda epoch, value: False))
+        alone(started(plan, terms(start_fresh, Judge("val/acc", lambda epoch, value: False)), fresh=False))
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY, command
+from helpers import FAST, REPOSITORY, Said, command
 
 NOT_RUN = {"ui": "it serves until Ctrl-C; what it starts is tested elsewhere"}
 """Verb → why its commands are left out here."""
@@ -26,10 +27,11 @@ def test_the_readme_shows_training_and_looking() -> None:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_works(tmp_path: Path) -> None:
-    """In order, in one empty directory; of the trainings, only the first is not cut short."""
+def test_every_command_of_the_readme_works(project: Path, hpcexp: Callable[..., Said]) -> None:
+    """In order, in one empty directory; the first training is a process of its own, the others are cut short."""
     for i, line in enumerate(commands()):
         words = shlex.split(line, comments=True)[1:]
-        is_training = words[0] == "train" and "--cfg" not in words
-        said = command(*words, *(["debug=fast"] if i and is_training else []), cwd=tmp_path)
+        is_training = words[0] in ("train", "sweep") and len(words) > 1 and not {"--cfg", "--status"} & set(words)
+        short = (*FAST, "launch.isolation=warm") if is_training else ()
+        said = hpcexp(*words, *short) if i else command(*words, cwd=project)
         assert 0 == said.status, f"{line}\n{said.out}\n{said.err}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcexp.record.journal import Journal, read_points
+from hpcexp.record.journal import Journal, last_values, read_points
 from hpcexp.record.series import read_series
 
 
@@ -176,3 +176,19 @@ def test_the_lightning_logger_writes_the_journal(path: Path) -> None:
     journal.close()
     assert [(point.step, point.metrics) for point in read_points(path)[0]] == [(5, {"mine": 2.0})]
     assert (logger.name, logger.version) == ("digits", "lr=0.1")
+
+
+def test_the_last_value_of_each_metric_is_found(path: Path) -> None:
+    """Of some splits, at its own step; a torn line does not count."""
+    assert last_values(path, "val") == []
+    journal = Journal(path)
+    journal.append([(1, {"train/loss": 3.0}), (2, {"val/loss": 2.0, "val/acc": 0.5, "train/loss": 2.5})], [1, 2])
+    journal.append([(4, {"val/loss": 1.0}), (5, {"test/acc": 0.9})], [3, 4])
+    journal.close()
+    with path.open("a") as file:
+        file.write('{"t":5,"s":6,"m":{"val/loss":')
+    assert last_values(path, "val", "test") == [
+        (3, 4, {"val/loss": 1.0}),
+        (2, 2, {"val/acc": 0.5}),
+        (4, 5, {"test/acc": 0.9}),
+    ]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from helpers import wait_until
 
 from hpcexp import schema
 from hpcexp.checks.batch import steps
 from hpcexp.data.digits import Digits
+from hpcexp.launch.ranks import Ranks
+from hpcexp.launch.warm import start_warm
 from hpcexp.plan import Batch, Plan, Topology, save_plan
+from hpcexp.rundir import RunDir
 
 
 def digits_config(**overrides: Any) -> dict[str, Any]:
@@ -65,13 +72,13 @@ def digits_plan(run_dir: Path, world_size: int = 1, **overrides: Any) -> Plan:
         data=facts,
         num_params=None,
         tracking_uri=None,
-        lineage={},
+        lineage={"project": str(Path(__file__).parent)},
         warnings=(),
     )
 
 
-def start_job(plan: Plan, **environment: str) -> list[subprocess.Popen[str]]:
-    """Freeze the plan and start its ranks."""
+def run_job(plan: Plan) -> list[tuple[int, str]]:
+    """Exit status and output of every rank: processes of their own, which take a warning for an error."""
     run_dir = Path(plan.run_dir)
     save_plan(plan, run_dir / "plan.yaml")
     with socket.socket() as probe:
@@ -80,20 +87,40 @@ def start_job(plan: Plan, **environment: str) -> list[subprocess.Popen[str]]:
     world = plan.topology.world_size
     shared = {"WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
     ranks = [{**shared, "RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0} for rank in range(world)]
-    return [
+    processes = [
         subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "hpcexp.job", str(run_dir)],
-            env={**os.environ, **{k: str(v) for k, v in rank.items()}, **environment},
+            env={**os.environ, **{k: str(v) for k, v in rank.items()}},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         for rank in ranks
     ]
-
-
-def run_job(plan: Plan, **environment: str) -> list[tuple[int, str]]:
-    """Exit status and output of every rank."""
-    processes = start_job(plan, **environment)
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a job."""
+
+    statuses: list[int | None]
+    outputs: list[str]
+    told: list[dict[str, Any]]
+    """What the ranks have told their supervisor."""
+
+
+def run_warm(plan: Plan, meanwhile: Callable[[Ranks], None] = lambda ranks: None) -> Ended:
+    """Run the plan to its end on warm ranks; `meanwhile` is called once they have begun."""
+    run = RunDir(Path(plan.run_dir))
+    save_plan(plan, run.plan)
+    ranks = Ranks(plan, start_warm, {})
+    try:
+        meanwhile(ranks)
+        wait_until(ranks.are_done, "the end of all ranks")
+        told = os.read(ranks.progress_fd, 1 << 16).splitlines()
+        outputs = [run.rank_log(rank).read_text() for rank in range(len(ranks.processes))]
+        return Ended([process.poll() for process in ranks.processes], outputs, [json.loads(line) for line in told])
+    finally:
+        ranks.close()

@@ -156,7 +156,7 @@ def _state(plan: Plan) -> str:
         return str(e)
     if found is None:
         before = "not run yet" if state == "planned" else f"tried before ({state}, without a checkpoint)"
-        would = f"would go on from {begun.text(plan)}" if begun else "would start over" if state != "planned" else ""
+        would = f"would go on from {begun.text(plan)}" if begun else "would begin again" if state != "planned" else ""
         return f"{before}: {would}".rstrip(": ")
     return f"interrupted: `hpcexp train` would continue from {found.text(plan)}, `hpcexp train --fresh` start over"
 

@@ -10,7 +10,7 @@ from hpcexp.errors import ConfigError
 from hpcexp.launch.display import display, say
 from hpcexp.launch.local import claimed, freeze, run_job, run_on_nodes
 from hpcexp.launch.process import Process, Start, start_fresh
-from hpcexp.launch.resume import continuation
+from hpcexp.launch.resume import begins_again, continuation
 from hpcexp.launch.shipping import OneShipper
 from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import Turns, alone, signals_caught
@@ -43,7 +43,7 @@ def started(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
         return Outcome("skipped", f"{plan.signature[:8]} finished in {run.path}", 0)
     if plan.config["launch"]["name"] == "dry":
         with claimed(plan):
-            if fresh or continuation(plan, verify=False) is None:
+            if fresh or not (begins_again(plan) or continuation(plan, verify=False)):
                 freeze(plan)
         return Outcome("planned", "", 0)
     if plan.config["launch"]["name"] == "nodes":

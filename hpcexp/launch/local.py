@@ -19,7 +19,7 @@ from hpcexp.launch.ears import Ears
 from hpcexp.launch.leases import leased
 from hpcexp.launch.nodes import JOIN_S, Elsewhere, Node, is_here, seat
 from hpcexp.launch.ranks import Ranks
-from hpcexp.launch.resume import Continuation, continuation, go_back, is_blank
+from hpcexp.launch.resume import Continuation, begins_again, clear, continuation, go_back, is_blank, tidy
 from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import Turns
 from hpcexp.launch.watch import Group, Outcome, Watch
@@ -28,15 +28,20 @@ from hpcexp.record.uri import without_password
 from hpcexp.rundir import RunDir, held, write_atomic, write_json
 
 
-def freeze(plan: Plan, found: Continuation | None = None) -> RunDir:
-    """Write the plan into its run directory. An earlier try that came to anything, and is not gone on with, is kept."""
+def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = False) -> RunDir:
+    """Write the plan into its run directory. An earlier try that came to anything is kept beside.
+
+    Not one that is gone on with, nor one that `is_again` begun: what it has journalled comes again.
+    """
     run = RunDir(Path(plan.run_dir))
-    if found is None and run.plan.exists() and not is_blank(run):
+    if found is None and run.plan.exists() and not (is_again or is_blank(run)):
         _set_aside(run.path)
     shown = plan.tracking_uri and without_password(plan.tracking_uri)
     try:
         if found is not None:
             go_back(run, found)
+        elif is_again:
+            clear(run)
         if shown != plan.tracking_uri:
             write_atomic(run.secret_uri, f"{plan.tracking_uri}\n", mode=0o600)
         save_plan(replace(plan, tracking_uri=shown), run.plan)
@@ -131,14 +136,16 @@ def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: Callable[[RunDir]
     begun = origin(plan) if found is None else None
     if found is not None:
         terms.say(plan, f"Continuing from {found.text(plan)} (--fresh starts over)")
-    run = freeze(plan, found)
+    is_again = found is None and not fresh and begins_again(plan)
+    attempt = int(RunDir(Path(plan.run_dir)).read_status().get("attempt", 0)) + 1 if is_again else 1
+    run = freeze(plan, found, is_again=is_again)
     if begun is not None:
         terms.say(plan, f"Going on from {begun.text(plan)}")
         adopt(begun, run)
     status = {
         "state": "running",
         "started": time.time(),
-        "attempt": found.attempt if found else 1,
+        "attempt": found.attempt if found else attempt,
         "pid": os.getpid(),
         "host": plan.lineage["host"],
     }
@@ -150,6 +157,8 @@ def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: Callable[[RunDir]
     finally:
         ended = {"ended": time.time(), "state": outcome.state, "cause": outcome.cause, "exit": outcome.exit}
         if _end(run, {**status, **ended}):
+            if outcome.state == "finished":
+                tidy(run)
             terms.shipping.end(run, plan)
     return outcome
 

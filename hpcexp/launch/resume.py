@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,10 +77,18 @@ _NOTES = ("plan.yaml", "status.json", "mlflow.json", "failed.json", ".tracking",
 """What another try writes anew or goes on with."""
 
 
+def begins_again(plan: Plan) -> bool:
+    """Whether the plan's unfinished run came to no checkpoint: it does the same from its first step on."""
+    run = RunDir(Path(plan.run_dir))
+    if not run.plan.exists() or current_state(run.read_status()) in ("planned", "finished"):
+        return False
+    return load_signature(run.plan) == plan.signature and not (run.last.exists() or run.previous.exists())
+
+
 def as_begun(plan: Plan) -> Plan:
     """The plan with as many threads as its interrupted run had: other numbers of them add up in another order."""
     run = RunDir(Path(plan.run_dir))
-    if plan.topology.accelerator != "cpu" or not (run.last.exists() or run.previous.exists()):
+    if plan.topology.accelerator != "cpu" or not run.journal.exists():
         return plan
     before = load_plan(run.plan)
     if before.signature != plan.signature or current_state(run.read_status()) == "finished":
@@ -88,11 +97,26 @@ def as_begun(plan: Plan) -> Plan:
     return replace(plan, topology=replace(plan.topology, threads_per_rank=threads))
 
 
-def go_back(run: RunDir, found: Continuation) -> None:
-    """Have `last.ckpt` and `best.ckpt` as they were at the checkpoint. Says so where a newer one is damaged."""
-    run.summary.unlink(missing_ok=True)  # of an attempt that was ended right after it
+def clear(run: RunDir) -> None:
+    """Take away what an attempt that was ended left half done."""
+    run.summary.unlink(missing_ok=True)  # of one that was ended right after it
     for half_written in run.checkpoints.glob(".*.ckpt.*"):
         half_written.unlink(missing_ok=True)
+
+
+def tidy(run: RunDir) -> None:
+    """Leave `best` and `last` alone, once nobody can go on with the run: it has finished, and its state says so."""
+    for path in (run.previous, *run.checkpoints.glob("best-*.ckpt")):
+        path.unlink(missing_ok=True)
+    kept = {name.partition("/")[0] for name in (read_note(run.last) or {}).get("beside", ())}
+    for directory in run.checkpoints.glob("shards-*"):
+        if directory.name not in kept:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def go_back(run: RunDir, found: Continuation) -> None:
+    """Have `last.ckpt` and `best.ckpt` as they were at the checkpoint. Says so where a newer one is damaged."""
+    clear(run)
     for path in found.damaged:
         aside = path.with_name(f"damaged-{path.name}")
         os.replace(path, aside)

@@ -11,7 +11,7 @@ from typing import Any
 from hpcexp.checks.values import typed
 from hpcexp.plan import Plan
 from hpcexp.record import describe
-from hpcexp.record.journal import Point, read_points
+from hpcexp.record.journal import last_values, read_points
 from hpcexp.record.note import Note, have_run
 from hpcexp.record.store import Model, Store, Stores
 from hpcexp.record.ui import artifact_root
@@ -206,7 +206,7 @@ class Delivery:
         checkpoint, wanted = self._run.best, self._plan.config["tracking"]["model"]
         uploads = wanted == "always" or checkpoint.stat().st_size <= _MODEL_LIMIT_BYTES
         name = str(self._plan.config["tracking"]["experiment"])
-        results = tuple(_last_results(self._run.journal))
+        results = tuple(last_values(self._run.journal, "val", "test"))
         model = Model(name, describe.params(self._plan), self._model_tags(summary), results)
         run_id, experiment_id = self._note["run_id"], self._note["experiment_id"]
         model_id = store.model(run_id, experiment_id, model, is_new=self._is_new)
@@ -239,16 +239,3 @@ def _artifacts(run: RunDir) -> Iterator[tuple[Path, str | None]]:
     for file in sorted(run.logs.glob("*.log")):
         if file.name != "shipper.log":
             yield file, run.logs.name
-
-
-def _last_results(journal: Path) -> list[Point]:
-    """The last value of each validation and test metric, at its own step and time: the same row as the run's."""
-    last: dict[str, Point] = {}
-    points, offset = read_points(journal, 0, 10_000)
-    while points:
-        for point in points:
-            for key, value in point.metrics.items():
-                if key.startswith(("val/", "test/")):
-                    last[key] = Point(point.time_ms, point.step, {key: value})
-        points, offset = read_points(journal, offset, 10_000)
-    return list(last.values())

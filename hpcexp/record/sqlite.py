@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hpcexp.errors import RunError
 
 _COLUMNS = {"run_uuid", "key", "timestamp", "step", "value", "is_nan"}
 """Of both tables; where they have others, another MLflow has made them."""
-_INSERT = (
-    "INSERT OR IGNORE INTO metrics (run_uuid, key, timestamp, step, value, is_nan)"
-    " VALUES (:run_id, :key, :time_ms, :step, :value, :is_nan)"
-)
+_INSERT = "INSERT OR IGNORE INTO metrics (run_uuid, key, timestamp, step, value, is_nan) VALUES (?, ?, ?, ?, ?, ?)"
 _UPDATE = (
-    "INSERT INTO latest_metrics (run_uuid, key, timestamp, step, value, is_nan)"
-    " VALUES (:run_id, :key, :time_ms, :step, :value, :is_nan)"
+    "INSERT INTO latest_metrics (run_uuid, key, timestamp, step, value, is_nan) VALUES (?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (key, run_uuid) DO UPDATE"
     " SET timestamp = excluded.timestamp, step = excluded.step, value = excluded.value, is_nan = excluded.is_nan"
     " WHERE (excluded.step, excluded.timestamp, excluded.value)"
@@ -36,6 +32,10 @@ class Value(NamedTuple):
     time_ms: int
     step: int
     value: float
+
+
+_Row = tuple[str, str, int, int, float, bool]
+"""Run, key, time, step, value and whether that is not a number."""
 
 
 class MetricTables:
@@ -66,14 +66,18 @@ def metric_tables(path: Path) -> MetricTables | None:
     return MetricTables(connection)
 
 
-def _row(run_id: str, value: Value) -> dict[str, Any]:
-    number = 0.0 if math.isnan(value.value) else min(max(value.value, -_LARGEST), _LARGEST)
-    return {**value._asdict(), "run_id": run_id, "value": number, "is_nan": math.isnan(value.value)}
+def _row(run_id: str, value: Value) -> _Row:
+    key, time_ms, step, number = value
+    is_nan = math.isnan(number)
+    return run_id, key, time_ms, step, 0.0 if is_nan else min(max(number, -_LARGEST), _LARGEST), is_nan
 
 
-def _latest(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _latest(rows: Sequence[_Row]) -> list[_Row]:
     """For each metric the row that counts as its last: by step, then time, then value."""
-    latest: dict[str, Mapping[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: (row["step"], row["time_ms"], row["value"])):
-        latest[row["key"]] = row
+    latest: dict[str, _Row] = {}
+    for row in rows:
+        _, key, time_ms, step, value, _ = row
+        before = latest.get(key)
+        if before is None or (step, time_ms, value) > (before[3], before[2], before[4]):
+            latest[key] = row
     return list(latest.values())

@@ -11,8 +11,9 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,28 +220,38 @@ class Stores:
 
 def connect(uri: str, artifacts: Path) -> Store:
     """The store at `uri`. `artifacts`: where the files of a database store go; a server keeps them itself."""
-    is_first = "mlflow" not in sys.modules
-    path = sqlite_path(uri)
-    if path is not None:
-        _create_sqlite(uri, path, artifacts)
-    client = client_at(uri)
-    if is_first:
-        gc.freeze()  # the 300,000 objects that came with MLflow: looking through them is a third of a batch's time
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with nullcontext() if "mlflow" in sys.modules else _for_good():
+        from mlflow import MlflowClient
+
+        # MLflow logs a traceback for an error that it raises as well.
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        path = sqlite_path(uri)
+        if path is not None:
+            _create_sqlite(uri, path, artifacts)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     is_server = uri.startswith(("http://", "https://"))
     return Store(client, None if is_server else artifacts, None if path is None else metric_tables(path))
 
 
-def client_at(uri: str) -> MlflowClient:
-    """MLflow's own client, set not to hang on a dead server and to say nothing by itself."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
+@contextmanager
+def _for_good() -> Iterator[None]:
+    """What is made meanwhile stays: MLflow comes with 300,000 objects.
 
-    # MLflow logs a traceback for an error that it raises as well.
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    Looking through them for garbage takes a quarter of their import, and later a third of a batch.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
+@lru_cache(maxsize=10_000)
 def legal_key(key: str) -> str:
     """A metric, parameter or tag name as MLflow takes it."""
     return re.sub(r"[^\w\-. :/]", "_", key, flags=re.ASCII)[:_MAX_KEY]

@@ -9,7 +9,7 @@ from hpcexp.sweep.claims import Claims
 from hpcexp.sweep.ledger import Entry, Ledger
 from hpcexp.sweep.place import from_dict
 from hpcexp.sweep.results import Result, read_result
-from hpcexp.sweep.spec import Spec, asked_by
+from hpcexp.sweep.spec import Spec, asked_by, is_open
 
 
 def spec_at(place: SweepDir) -> Spec:
@@ -21,9 +21,8 @@ def results_at(place: SweepDir, spec: Spec) -> tuple[list[Result], list[Entry]]:
     """The jobs that are asked for, and those that were before."""
     claims = Claims(place.path)
     entries = sorted(Ledger(place.path, claims).entries().values(), key=lambda entry: entry.job)
-    is_open = spec.search is not None or not (spec.axes or spec.points or spec.seeds)
-    asked = set() if is_open else set(asked_by(spec))
-    active = [entry for entry in entries if is_open or entry.asked in asked]
+    asked = set() if is_open(spec) else set(asked_by(spec))
+    active = [entry for entry in entries if is_open(spec) or entry.asked in asked]
     results = []
     for entry in active:
         result = read_result(entry, spec.objectives)

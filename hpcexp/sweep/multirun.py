@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -31,16 +30,13 @@ from hpcexp.sweep.axes import hydra_overrides, job_overrides, runs_through_all, 
 from hpcexp.sweep.driver import Policy
 from hpcexp.sweep.launcher import CollectingLauncher, PlanLauncher
 from hpcexp.sweep.optuna_sweeper import as_typed, is_searched, spec_of, sweeper_of
-from hpcexp.sweep.place import sweeps_dir
+from hpcexp.sweep.place import sweep_name, sweeps_dir
 from hpcexp.sweep.planning import check_in_worker, planned_all
 from hpcexp.sweep.session import Asked, Session, Setting
 from hpcexp.sweep.spec import Choices, Spec
 from hpcexp.sweep.start import planned_jobs, run_sweep
 from hpcexp.sweep.stock import StockLauncher, check_installed
 from hpcexp.sweep.task import Stopped, Task, best_value
-
-_NOT_ASKED = ("hydra", "tracking", "launch", "run", "checkpoint", "notes")
-"""Sections whose values make no other sweep."""
 
 
 def multirun(composer: Composer, overrides: list[str], command: list[str], policy: Policy) -> int:
@@ -89,7 +85,8 @@ def combinations(composer: Composer, cfg: DictConfig) -> tuple[Spec, list[list[s
     axes = {o.key_or_group: Choices(tuple(o.sweep_string_iterator())) for o in given if o.is_discrete_sweep()}
     base = tuple(as_given(str(o.input_line)) for o in given if not o.is_sweep_override())
     jobs = job_overrides(composer, cfg)
-    name = _name(str(cfg.name), list(axes), [*(str(o.input_line) for o in given), composer.config_name])
+    words = [axis.rpartition(".")[2] for axis in axes]
+    name = sweep_name(str(cfg.name), words, [*(str(o.input_line) for o in given), composer.config_name])
     return Spec(name, str(cfg.get("notes") or ""), base, axes), jobs
 
 
@@ -104,14 +101,6 @@ def _planned(
         return planned_all(Many(composer, hydra_overrides(cfg)), jobs, composer.project, command)
     except CompositionError as e:
         raise composer.diagnosis(overrides, RunMode.MULTIRUN, e) from e
-
-
-def _name(experiment: str, axes: Sequence[str], given: Sequence[str]) -> str:
-    """Of the sweep that these overrides ask for, in whatever order."""
-    asked = [o for o in given if o.lstrip("+~").partition("=")[0].partition(".")[0].partition("/")[0] not in _NOT_ASKED]
-    digest = hashlib.sha256("\n".join(sorted(asked)).encode()).hexdigest()[:8]
-    words = "-".join([experiment, *(axis.rpartition(".")[2] for axis in axes)])
-    return f"{words[:80]}-{digest}"
 
 
 def _on_axes(job: Sequence[str], spec: Spec) -> tuple[str, ...]:
@@ -137,7 +126,7 @@ def _by_hydra(composer: Composer, overrides: list[str], cfg: DictConfig, command
         if not isinstance(stock, BasicLauncher):
             return StockLauncher(stock, plans)
         setting = Setting(composer.project, shlex.join(command), policy, None)
-        spec = Spec(_name("hydra", [], overrides), "", tuple(overrides), {})
+        spec = Spec(sweep_name("hydra", [], overrides), "", tuple(overrides), {})
         launchers.append(PlanLauncher(plans, lambda first: Session(spec, setting, first)))
         return launchers[0]
 

@@ -6,7 +6,6 @@ some at a time. Importing this module does not import Optuna.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.sweep.axes import axis_of
-from hpcexp.sweep.place import sweeps_dir
+from hpcexp.sweep.place import sweep_name, sweeps_dir
 from hpcexp.sweep.spec import Budget, Objective, Search, Spec
 from hpcexp.sweep.task import Task
 from hpcexp.sweep.unfit import unfit
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from hpcexp.sweep.study import Study, Trial
 
 _MODES = {"maximize": "max", "minimize": "min", "max": "max", "min": "min"}
-_NOT_ASKED = ("hydra", "tracking", "launch", "run", "checkpoint", "notes")
-"""Sections whose values make no other search."""
 _NAMES = {
     "search.study": "hydra.sweeper.study_name",
     "search.": "hydra.sweeper.",
@@ -82,7 +79,8 @@ def spec_of(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> 
         )
     if problems:
         raise ConfigError(problems)
-    name = settings["study_name"] or _name(str(cfg.name), [str(o.input_line) for o in given], objectives)
+    asked = [*(str(o.input_line) for o in given), *map(str, objectives)]
+    name = settings["study_name"] or sweep_name(str(cfg.name), ["search"], asked)
     budget = Budget(trials=settings["n_trials"])
     question = str(cfg.get("notes") or "")
     return Spec(name, question, base, axes, objectives=objectives, search=Search(**search), budget=budget)
@@ -240,10 +238,3 @@ def _objectives(metric: Any, direction: Any, cfg: DictConfig) -> tuple[tuple[Obj
             "Fix: hydra.sweeper.direction=maximize, or =minimize; of several, =[maximize,minimize]."
         ]
     return tuple(Objective(str(m), _MODES[way]) for m, way in zip(metrics, directions, strict=True)), []
-
-
-def _name(experiment: str, given: Sequence[str], objectives: Sequence[Objective]) -> str:
-    """The same for the same question, in whatever order it is typed."""
-    asked = sorted(o for o in given if o.lstrip("+~").partition("=")[0].partition(".")[0] not in _NOT_ASKED)
-    digest = hashlib.sha256("\n".join([*asked, *map(str, objectives)]).encode()).hexdigest()[:8]
-    return f"{experiment}-search-{digest}"

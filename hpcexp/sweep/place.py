@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,16 @@ from hpcexp.errors import RunError, listed, suggest
 from hpcexp.record.uri import without_passwords
 from hpcexp.rundir import SweepDir, read_json, write_atomic
 from hpcexp.sweep.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
+
+_NOT_ASKED = ("hydra", "tracking", "launch", "run", "checkpoint", "notes")
+"""Sections whose values make no other sweep."""
+
+
+def sweep_name(experiment: str, words: Sequence[str], given: Sequence[str]) -> str:
+    """Of the sweep that these overrides ask for, in whatever order they are typed."""
+    asked = [o for o in given if re.split(r"[./=]", o.lstrip("+~"), maxsplit=1)[0] not in _NOT_ASKED]
+    digest = hashlib.sha256("\n".join(sorted(asked)).encode()).hexdigest()[:8]
+    return f"{'-'.join([experiment, *words])[:80]}-{digest}"
 
 
 def sweeps_dir(root: Path) -> Path:

@@ -21,6 +21,7 @@ from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import signals_caught
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
+from hpcexp.record.uri import without_passwords
 from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, write_atomic, write_json
 from hpcexp.sweep import report
 from hpcexp.sweep.budget import Meter
@@ -30,7 +31,7 @@ from hpcexp.sweep.ledger import Entry, Ledger
 from hpcexp.sweep.place import ask, sweeps_dir
 from hpcexp.sweep.results import Result, ranked, read_result
 from hpcexp.sweep.screen import screen_for
-from hpcexp.sweep.spec import Objective, Spec
+from hpcexp.sweep.spec import Objective, Spec, is_open
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Session:
         self.spec = replace(spec, objectives=self.objectives)
         self.place = SweepDir(sweeps_dir(setting.project / first.config["run"]["root"]) / spec.name)
         self.outcomes: dict[int, Outcome] = {}
+        self._base = tuple(map(without_passwords, spec.base))
         self.why_stopped = ""
         self._setting, self._first = setting, first
         self.entries: dict[int, Entry] = {}
@@ -122,7 +124,7 @@ class Session:
         """The jobs with their numbers, each with its share of the machine."""
         plans = [as_begun(self._with_its_share(job.plan)) for job in jobs]
         wanted = [
-            Entry(0, job.asked, self.spec.base, job.trial, plan.signature, "" if job.problem else plan.run_dir)
+            Entry(0, job.asked, self._base, job.trial, plan.signature, "" if job.problem else plan.run_dir)
             for job, plan in zip(jobs, plans, strict=True)
         ]
         entries = self._ledger.enter(wanted)
@@ -151,12 +153,13 @@ class Session:
         return int(any(outcome.state in ("failed", "killed") for outcome in self.outcomes.values()))
 
     def results(self) -> list[Result]:
-        """Of all jobs that this command was for, in the order of their numbers."""
-        return [self._result(entry) for _, entry in sorted(self.entries.items())]
+        """Of all jobs that are asked for, in the order of their numbers: of a search those of all its continuations."""
+        asked = self._ledger.entries() if is_open(self.spec) else self.entries
+        return [self._result(entry) for _, entry in sorted(asked.items())]
 
     def answer(self) -> str:
         """What came of it, for people."""
-        gone = len(self._ledger.entries().keys() - self.entries.keys())
+        gone = 0 if is_open(self.spec) else len(self._ledger.entries().keys() - self.entries.keys())
         said = [report.answer(self.place, self.spec, self.results(), self.why_stopped, gone)]
         failed = sum(self.outcomes[number].state == "failed" for number in self._old)
         if self._is_idle:
@@ -253,8 +256,10 @@ class Session:
     def _result(self, entry: Entry) -> Result:
         """From its directory; what this command knows better comes first."""
         outcome = self.outcomes.get(entry.job)
-        if outcome is None:
+        if outcome is None and entry.job in self.entries:
             return replace(read_result(entry, ()), state="not run")
+        if outcome is None:  # of another driver, or of before
+            return read_result(entry, self.objectives)
         if outcome.state == "failed":
             return replace(read_result(entry, self.objectives), state="failed", cause=outcome.cause)
         return read_result(entry, self.objectives)

@@ -87,6 +87,11 @@ class Spec:
     """Whether a failed job ends the sweep."""
 
 
+def is_open(spec: Spec) -> bool:
+    """Whether nobody can say beforehand which jobs it will be."""
+    return spec.search is not None or not (spec.axes or spec.points or spec.seeds)
+
+
 def asked_by(spec: Spec) -> list[tuple[str, ...]]:
     """What each job of a sweep without a search is asked beside the base: points × axes × seeds, the last fastest."""
     axes = [[f"{key}={value}" for value in axis.values] for key, axis in spec.axes.items() if isinstance(axis, Choices)]

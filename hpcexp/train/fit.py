@@ -76,7 +76,7 @@ def train(
     if problems := check_targets(plan.config):
         raise ConfigError(problems)
     note = read_note(run.last) or {}
-    journal = Journal(run.journal, redone_from=note.get("step")) if rank.rank == 0 else None
+    journal = Journal(run.journal, redone_from=note.get("step", 0)) if rank.rank == 0 else None
     try:
         return _train(plan, run, rank, signals, journal, Clock(started), progress_fd, judged)
     finally:
@@ -126,7 +126,6 @@ def _train(
     if rank.rank == 0 and isinstance(module, Supervised) and module.confusion is not None and plan.data is not None:
         write_json(run.confusion, {"labels": list(plan.data.class_names), "matrix": module.confusion})
     _end(rank, run, summary)
-    keeper.tidy()
     return summary
 
 

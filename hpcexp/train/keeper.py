@@ -232,13 +232,6 @@ class Keeper(LeanCallback):
         second_name(named, self._run.best)
         self._best_written = best["global_step"]
 
-    def tidy(self) -> None:
-        """Leave `best` and `last` alone: a finished run is not gone on with."""
-        if self._write:
-            for path in (self._run.previous, *self._run.checkpoints.glob("best-*.ckpt")):
-                path.unlink(missing_ok=True)
-            _drop_shards(self._run)
-
     def best_facts(self) -> dict[str, Any]:
         """Epoch, step and value of the best so far, without its weights; empty where there is none."""
         return {k: v for k, v in (self.best or {}).items() if k not in ("state_dict", "model")}
