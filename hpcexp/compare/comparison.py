@@ -47,11 +47,15 @@ class Comparison:
         return [self.runs[i] for i in row]
 
     def numbers(self, row: Row, metric: str) -> dict[str, float]:
-        """Seed → value; of groups only those of finished runs, and of several with one seed that of the latest."""
+        """Seed → value, of the runs that count."""
+        found = {_seed(self.runs[i]): self.values[metric][i] for i in self.counted(row)}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def counted(self, row: Row) -> list[int]:
+        """Places of the runs that count: of groups only finished ones, and of several with one seed the latest."""
         chosen = [i for i in row if not self.is_grouped or self.runs[i].state == "finished"]
         chosen.sort(key=lambda i: self.runs[i].started)
-        found = {_seed(self.runs[i]): self.values[metric][i] for i in chosen}
-        return {seed: value for seed, value in found.items() if value is not None}
+        return list({_seed(self.runs[i]): i for i in chosen}.values())
 
     def p(self, row: Row) -> float | None:
         """Of the paired test of the first metric against the best row; None for that one, or with too few pairs."""
@@ -61,11 +65,9 @@ class Comparison:
         return paired_p(self.numbers(row, metric), self.numbers(self.rows[0], metric))
 
 
-def compare(
-    runs: Sequence[Run], metrics: Sequence[Metric], *, is_grouped: bool = True, axes: Sequence[Difference] = ()
-) -> Comparison:
-    """The runs held against each other. `axes`: of a sweep, whose points are what its jobs were asked."""
-    found = differences(runs)
+def compare(runs: Sequence[Run], metrics: Sequence[Metric], *, is_grouped: bool = True) -> Comparison:
+    """The runs held against each other; of a sweep's jobs the points are what they were asked."""
+    found, axes = differences(runs), _axes(runs)
     of_seed = seeds([*axes, *found.found]) if is_grouped else []
     given = [axis for axis in axes if axis not in of_seed]
     differing = [d for d in found.found if d not in of_seed and not (axes and _follows(d, given))]
@@ -97,6 +99,15 @@ def default_metrics(runs: Sequence[Run]) -> list[Metric]:
 def mode_of(metric: str, runs: Sequence[Run]) -> str:
     """Which way of a metric is better: as the first run says that monitors it, otherwise as its name does."""
     return next((run for run in runs if run.monitor == metric), runs[0]).mode_of(metric)
+
+
+def _axes(runs: Sequence[Run]) -> list[Difference]:
+    """Axes of the sweep along which the runs differ."""
+    found = [
+        Difference("config", axis, tuple([run.axes.get(axis) for run in runs]))
+        for axis in dict.fromkeys(axis for run in runs for axis in run.axes)
+    ]
+    return [axis for axis in found if len(set(axis.values)) > 1]
 
 
 def _ranked(whole: Comparison) -> Comparison:

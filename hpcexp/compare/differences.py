@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from hpcexp.compare.runs import SECTIONS, Run
 from hpcexp.lineage.signature import HOW, WHERE_AND_HOW
@@ -48,8 +49,9 @@ def differences(runs: Sequence[Run]) -> Differences:
     found: list[Difference] = []
     same = {}
     for section in SECTIONS:
-        keys = _keys(run.facts[section] for run in runs)
-        differing = [d for key in keys if len(set((d := _of(runs, section, key)).values)) > 1]
+        told = [run.facts[section] for run in runs]
+        keys = _keys(told)
+        differing = [d for key in keys if len(set((d := Difference(section, key, _values(told, key))).values)) > 1]
         found += differing
         same[section] = len(keys) - len(differing)
     return Differences(tuple(_without_what_follows(runs, found)), same)
@@ -96,5 +98,8 @@ def _keys(mappings: Iterable[Mapping[str, str]]) -> list[str]:
     return list(dict.fromkeys(key for mapping in distinct.values() for key in mapping))
 
 
-def _of(runs: Sequence[Run], section: str, key: str) -> Difference:
-    return Difference(section, key, tuple([run.facts[section].get(key) for run in runs]))
+def _values(mappings: Sequence[Mapping[str, str]], key: str) -> Values:
+    try:
+        return tuple(map(itemgetter(key), mappings))
+    except KeyError:  # rare, and asking each costs ten times as much
+        return tuple([mapping.get(key) for mapping in mappings])

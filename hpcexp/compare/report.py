@@ -39,7 +39,7 @@ def answer(whole: Comparison, top: int) -> str:
     lines = told(whole, shown)
     parts = [_title(whole), _beside(lines) if len(shown) <= BESIDE else _below(lines)]
     if len(shown) < len(whole.rows):
-        parts.append(f"and {len(whole.rows) - len(shown)} more: --top 0 shows them, --csv FILE has every run.")
+        parts.append(f"and {len(whole.rows) - len(shown)} more: --top 0 shows them, --format csv has every run.")
     return "\n".join([parts[0], "", *parts[1:], "", *_remarks(whole, shown)])
 
 
@@ -113,8 +113,8 @@ def _beside(lines: Sequence[Line]) -> str:
 
 def _remarks(whole: Comparison, shown: Sequence[Row]) -> Iterator[str]:
     yield _same_text(whole)
-    if not whole.columns:
-        yield "There is nothing recorded that they differ in" + " but their seed." * (len(whole.rows) < len(whole.runs))
+    if not whole.columns and len(whole.runs) > 1:
+        yield f"There is nothing recorded that they differ in{' but their seed' * (len(whole.rows) < len(whole.runs))}."
     if not _has_seeds(whole, shown):
         return
     yield f"±: {CONFIDENCE:.0%} confidence interval of the mean, by Student's t, and the number of seeds."
@@ -126,6 +126,8 @@ def _remarks(whole: Comparison, shown: Sequence[Row]) -> Iterator[str]:
 
 def _same_text(whole: Comparison) -> str:
     """How much is the same."""
+    if len(whole.runs) == 1:
+        return "There is one run, and nothing that it could differ from."
     differing = {d.section for d in whole.columns}
     counted = {"config": "keys of the configuration", "environment": "facts of the environment"}
     told_of = [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from hpcexp.compare.metrics import curve_value, guessed_mode
 from hpcexp.record.series import Series
@@ -34,8 +34,12 @@ class Run:
     """What it came to: test metrics, the best of what was monitored, and what else has no curve."""
     curve_of: Callable[[str], Series]
     """Reads a metric's values over the steps; empty where there are none."""
+    curve_names: Callable[[], Iterable[str]]
+    """Finds the metrics that have some."""
     sweeps: tuple[str, ...] = ()
     """Names of the sweeps that it belongs to, where that was asked for."""
+    axes: Mapping[str, str] = field(default_factory=dict)
+    """Axis → value, where it was chosen as a job of a sweep."""
 
     @property
     def config(self) -> Mapping[str, str]:
@@ -54,7 +58,7 @@ class Run:
     def mode_of(self, metric: str) -> str:
         """`max` or `min`: as the run says of what it monitors, on whatever split; otherwise as the name does."""
         is_monitored = metric.rpartition("/")[2] == (self.monitor or "").rpartition("/")[2]
-        return self.config["trainer.mode"] if is_monitored else guessed_mode(metric)
+        return (is_monitored and self.config.get("trainer.mode")) or guessed_mode(metric)
 
     def value(self, metric: str, mode: str) -> float | None:
         """A number of the run, otherwise what its curve comes to."""
@@ -63,7 +67,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Found:
-    """Runs that could be read, and of each other one why it could not."""
+    """Runs that could be read, and of each other one why it could not, with a way out."""
 
     runs: tuple[Run, ...]
     problems: tuple[str, ...] = ()
