@@ -6,6 +6,7 @@ import csv
 import io
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -273,10 +274,29 @@ def test_a_picture_that_cannot_be_is_refused(tmp_path: Path) -> None:
         draw(compared(grid(curve=Series([1, 2], [1.0, 2.0]))), tmp_path / "file" / "curves.png")
 
 
-@pytest.mark.parametrize("edit", [lambda text: text, lambda text: "# by hand\n" + text.replace("  seed:", "  'seed':")])
-def test_a_plan_is_read_by_its_pieces_as_by_yaml(tmp_path: Path, edit: Any) -> None:
-    """Also one that was edited by hand."""
+ODD = {
+    "run": {"root": "runs"},
+    "model": {
+        "run": "in a section",
+        "hidden": [64, {"a": [1]}],
+        "deep": {"er": {"est": 1}, "none": {}},
+        "text": "a\nb: c",
+    },
+    "text": "long " * 60,
+    "names": {0: "x", "a b": "y", "z": None},
+}
+
+
+@pytest.mark.parametrize("config", [{}, ODD, {"a": {"run": 1}, "run": 1}], ids=["plain", "odd", "one name twice"])
+@pytest.mark.parametrize(
+    "edit",
+    [lambda text: text, lambda text: "# by hand\n" + text.replace("  notes:", "  'notes':")],
+    ids=["as written", "by hand"],
+)
+def test_a_plan_is_read_by_its_pieces_as_by_yaml(tmp_path: Path, edit: Any, config: dict[str, Any]) -> None:
+    """Also one that was edited by hand, and one that cannot be cut into pieces."""
     plan = make_plan(tmp_path / "digits_mlp" / "run", None)
+    plan = replace(plan, config={**plan.config, **config})
     path = tmp_path / "plan.yaml"
     save_plan(plan, path)
     path.write_text(edit(path.read_text()))

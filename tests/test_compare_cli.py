@@ -102,6 +102,38 @@ def test_mlflows_file_tells_the_same(compare: Callable[..., Said]) -> None:
         assert without_facts[0] == without_facts[1]
 
 
+def test_runs_that_something_else_recorded_are_compared_too(
+    compare: Callable[..., Said], swept: Path, tmp_path: Path
+) -> None:
+    """By parameters and last values; of a validation the best."""
+    with (
+        closing(sqlite3.connect(swept / "runs" / "mlflow.db")) as ours,
+        closing(sqlite3.connect(tmp_path / "mlflow.db")) as copy,
+    ):
+        ours.backup(copy)
+    runs = [("a" * 32, "0.1", [0.5, 0.75, 0.25]), ("b" * 32, "0.2", [0.5, 1.0, 0.125])]
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        for run_id, rate, values in runs:
+            told = (run_id, f"theirs-{rate}", "FINISHED", 1, "active", 0)
+            columns = "run_uuid, name, status, start_time, lifecycle_stage, experiment_id"
+            database.execute(f"INSERT INTO runs ({columns}) VALUES (?, ?, ?, ?, ?, ?)", told)
+            database.execute("INSERT INTO params (key, value, run_uuid) VALUES ('lr', ?, ?)", (rate, run_id))
+            for metric, step, value in [(m, s, v) for m in ("val_acc", "loss") for s, v in enumerate(values)]:
+                row = (metric, value, step, step, run_id)
+                database.execute(
+                    "INSERT INTO metrics (key, value, timestamp, step, run_uuid) VALUES (?, ?, ?, ?, ?)", row
+                )
+                columns = "key, value, timestamp, step, run_uuid, is_nan"
+                database.execute(f"INSERT OR REPLACE INTO latest_metrics ({columns}) VALUES (?, ?, ?, ?, ?, 0)", row)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    found = table(
+        compare("theirs-0.1", "bbbbb", "--uri", uri, "--metric", "val_acc", "--metric", "loss", "--format", "csv")
+    )
+    expected = [("Default", "0.2", "1.0", "0.125", "b" * 32), ("Default", "0.1", "0.75", "0.25", "a" * 32)]
+    assert expected == [tuple(row[key] for key in ("experiment", "lr", "val_acc", "loss", "place")) for row in found]
+    assert 6 == len(table(compare("--uri", uri, "--metric", "loss", "--format", "csv")))
+
+
 def test_curves_are_drawn(compare: Callable[..., Said], tmp_path: Path) -> None:
     """Into a file that is named at the end."""
     for more in ([], ["--uri", "sqlite:///runs/mlflow.db"]):

@@ -15,7 +15,9 @@ from hpcexp.record.describe import NOT_PARAMS, flatten
 
 _ENTRY = re.compile(r"\n(?=[A-Za-z_])")
 _INNER = re.compile(r"\n  (?=[A-Za-z_])")
-"""Where an entry of a plan begins, and one of its `config` and `lineage`: YAML indents what goes on from a line."""
+_INMOST = re.compile(r"\n    (?=[A-Za-z_])")
+"""Where an entry of a plan begins, one of its `config` and `lineage`, and one of a section of `config`: YAML indents
+what goes on from a line."""
 _WHERE = ("accelerator", "strategy", "world_size", "num_nodes", "threads_per_rank", "backend")
 _NOT_FACTS = ("command", "project")
 """They say how a run was started, not what ran."""
@@ -35,7 +37,7 @@ class Plans:
     """Reads plans one by one. Most are the same text but for a few lines, so every piece of text is parsed once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, ...], Any] = {}
+        self._known: dict[tuple[object, ...], Any] = {}
 
     def read(self, path: Path) -> Told:
         """What the plan in `path` says; RunError as of `plan.load_plan`."""
@@ -50,10 +52,20 @@ class Plans:
             raise ValueError(parts["version"])
         config: dict[str, str] = {}
         for piece in _inner(parts["config"]):
-            config |= self._once(_config, piece)
+            config |= self._once(self._section, piece)
         choices = self._once(_mapping, parts["choices"])
         rest = self._once(self._rest, parts["topology"], parts["data"], parts["lineage"])
         return Told({"config": config, **rest}, choices)
+
+    def _section(self, piece: str) -> dict[str, str]:
+        """The jobs of a search differ in every section that they search in, but there in few entries."""
+        head, *entries = _INMOST.split(piece)
+        name, colon, value = head.partition(":")
+        if name in NOT_PARAMS:
+            return {}
+        if not (colon and entries) or value:
+            return _flat(piece)
+        return {f"{name}.{key}": v for entry in entries for key, v in self._once(_flat, entry).items()}
 
     def _rest(self, topology: str, data: str, lineage: str) -> Mapping[str, Mapping[str, str]]:
         facts: dict[str, Any] = {}
@@ -63,10 +75,11 @@ class Plans:
         return _sections(parse(topology)["topology"], parse(data)["data"], facts)
 
     def _once(self, read: Callable[..., _T], *texts: str) -> _T:
-        """What `read` makes of the texts, which are each read in one way only."""
-        if texts not in self._known:
-            self._known[texts] = read(*texts)
-        found: _T = self._known[texts]
+        """What `read` makes of the texts."""
+        key = read, *texts
+        if key not in self._known:
+            self._known[key] = read(*texts)
+        found: _T = self._known[key]
         return found
 
 
@@ -78,8 +91,8 @@ def _inner(part: str) -> list[str]:
     return pieces
 
 
-def _config(piece: str) -> dict[str, str]:
-    return _asked(parse(piece))
+def _flat(piece: str) -> dict[str, str]:
+    return flatten(parse(piece))
 
 
 def _mapping(part: str) -> dict[str, str]:
