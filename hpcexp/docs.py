@@ -141,7 +141,10 @@ def write_pages(directory: Path) -> None:
 
 def _key(name: str, field: Any, annotation: Any, text: str) -> Key:
     default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
-    shown = "none: it is needed, or set by the group's file" if default == schema.MISSING else f"`{typed(default)}`"
+    if default == schema.MISSING:
+        shown = "none: it is needed, or set by the group's file"
+    else:
+        shown = "as below" if dataclasses.is_dataclass(default) else f"`{typed(default)}`"
     return Key(name, _type_name(annotation), shown, _range(field.metadata), text)
 
 

@@ -68,10 +68,11 @@ def _run(run: RunDir) -> int:
         rank, progress_fd = _this_rank(plan), _fd("HPCEXP_PROGRESS_FD")
         train(plan, run, rank, signals, started=started, progress_fd=progress_fd, judged=judged(os.environ))
     except Pruned:
-        return 0  # the summary tells
+        pass  # the summary tells
     except Interrupted as e:
         _say(stopped=int(e.signum))
         return 128 + e.signum
+    _say(done=True)
     return 0
 
 

@@ -8,13 +8,15 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, save_plan
 from hpcexp.record.journal import Journal, read_points
+from hpcexp.record.ui import ui_command, ui_environment
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, write_json
 
 REPOSITORY = Path(__file__).parent.parent
@@ -144,6 +146,30 @@ def serving(command: list[str], environment: dict[str, str], log: Path) -> Itera
         yield server
     finally:
         kill_group(server)
+
+
+@contextmanager
+def mlflow_server(place: Path) -> Iterator[tuple[int, Callable[[], subprocess.Popen[bytes]]]]:
+    """A port, and a function that starts an MLflow server there on `place/server.db`."""
+    port = free_port()
+    command = ui_command(f"sqlite:///{place}/server.db", place, port=port)
+    with ExitStack() as running:
+
+        def start() -> subprocess.Popen[bytes]:
+            process = running.enter_context(serving(command, ui_environment(os.environ), place / "server.log"))
+            wait_until(lambda: answer(port, "/health") == b"OK", "the server answers")
+            return process
+
+        yield port, start
+
+
+def answer(port: int, path: str) -> bytes | None:
+    """What the server says at `path`; None where it does not answer."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+            return bytes(response.read())
+    except OSError:
+        return None
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:

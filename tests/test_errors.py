@@ -187,12 +187,12 @@ def test_mistakes_in_config_files_are_named(
 
 
 @pytest.mark.slow
-def test_an_unknown_metric_of_an_own_model_is_named_before_the_first_step(project: Path) -> None:
+def test_an_unknown_metric_of_an_own_model_is_named_before_the_first_step(
+    project: Path, train: Callable[..., Said]
+) -> None:
     """Planning does not know what the model is, so the job finds it."""
     write_module(project, "own_net", OWN_MODEL)
-    said = command(
-        "train", "~model", "+model._target_=own_net.Net", "trainer.monitor=val/accc", "tracking=off", cwd=project
-    )
+    said = train("~model", "+model._target_=own_net.Net", "trainer.monitor=val/accc", "tracking=off")
     assert 2 == said.status, said
     assert "val/accc" in said.err
     assert "val/acc" in said.err.replace("val/accc", "")

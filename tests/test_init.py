@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from helpers import LEAN, Said
 
 from hpcexp.cli.init import PLACEHOLDER, TEMPLATE, name_problems, package_name, project_files, write_project
 from hpcexp.cli.main import run
@@ -27,34 +29,27 @@ def python(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
 
 
-def hpcexp(project: Path, *arguments: str) -> str:
-    """What a command that must succeed prints."""
-    done = python(project, "hpcexp", *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project as `init` writes it; the tests only read it and let it run elsewhere."""
     directory = tmp_path_factory.mktemp("init") / "Wave-Study"
     assert run(["init", str(directory)]) == 0
     return directory
 
 
-def test_project_is_complete_and_named(project: Path) -> None:
+def test_project_is_complete_and_named(written: Path) -> None:
     """The package is named after the directory, no placeholder is left, and there is nothing else beside it."""
-    files = [f for f in project.rglob("*") if f.is_file()]
+    files = [f for f in written.rglob("*") if f.is_file()]
     assert len(project_files()) == len(files)
-    assert (project / "wave_study" / "model.py").is_file()
-    assert (project / ".gitignore").is_file()
+    assert (written / "wave_study" / "model.py").is_file()
+    assert (written / ".gitignore").is_file()
     assert [] == [f for f in files if PLACEHOLDER in f.read_text(encoding="utf-8")]
-    assert [project] == list(project.parent.iterdir())
+    assert [written] == list(written.parent.iterdir())
 
 
-def test_project_is_planned_with_the_facts_of_its_data(project: Path) -> None:
+def test_project_is_planned_with_the_facts_of_its_data(in_written: Callable[..., str]) -> None:
     """Without torch: sizes, steps and the project's own options."""
-    told = hpcexp(project, "plan")
+    told = in_written("plan")
     assert "waveforms/base-s1-" in told
     assert "data=waveforms" in told
     assert "model=signalnet" in told
@@ -62,24 +57,24 @@ def test_project_is_planned_with_the_facts_of_its_data(project: Path) -> None:
     assert "250 (25 in each of 10 epochs)" in told
 
 
-def test_own_file_shadows_the_packaged_one(project: Path) -> None:
+def test_own_file_shadows_the_packaged_one(in_written: Callable[..., str]) -> None:
     """`--blame` names the project's trainer/default.yaml; what the project does not shadow comes from hpcexp."""
-    own = [line for line in hpcexp(project, "plan", "--blame", "trainer.max_epochs").splitlines() if "counts" in line]
-    packaged = hpcexp(project, "plan", "--blame", "optimizer.lr")
+    own = [line for line in in_written("plan", "--blame", "trainer.max_epochs").splitlines() if "counts" in line]
+    packaged = in_written("plan", "--blame", "optimizer.lr")
     assert "conf/trainer/default.yaml" in own[0]
     assert "shadows hpcexp/conf/trainer/default.yaml" in own[0]
     assert "hpcexp/conf/optimizer/adamw.yaml" in packaged
 
 
-def test_packaged_options_are_still_there(project: Path) -> None:
+def test_packaged_options_are_still_there(in_written: Callable[..., str]) -> None:
     """Own options add to the packaged ones."""
-    assert "model=mlp" in hpcexp(project, "plan", "model=mlp", "optimizer=sgd")
+    assert "model=mlp" in in_written("plan", "model=mlp", "optimizer=sgd")
 
 
-def test_every_experiment_of_the_project_is_planned(project: Path) -> None:
+def test_every_experiment_of_the_project_is_planned(in_written: Callable[..., str], written: Path) -> None:
     """With its own name."""
-    for file in (project / "conf" / "experiment").glob("*.yaml"):
-        assert hpcexp(project, "plan", f"experiment={file.stem}").startswith(f"{file.stem}/")
+    for file in (written / "conf" / "experiment").glob("*.yaml"):
+        assert in_written("plan", f"experiment={file.stem}").startswith(f"{file.stem}/")
 
 
 def test_primary_config_is_the_packaged_one_with_options_of_its_own() -> None:
@@ -110,26 +105,39 @@ def test_tutorial_shows_the_files_that_init_writes() -> None:
 
 
 @pytest.mark.slow
-def test_project_passes_its_own_tests(project: Path) -> None:
+def test_project_passes_its_own_tests(written: Path) -> None:
     """Which train one epoch through the command line and plan the sweep."""
-    done = python(project, "pytest", "-q", "-p", "no:cacheprovider")
+    done = python(written, "pytest", "-q", "-p", "no:cacheprovider")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 passed" in done.stdout
 
 
+@pytest.fixture
+def in_written(written: Path, hpcexp: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What `hpcexp ARGUMENT…` prints in the written project, in this process."""
+    monkeypatch.chdir(written)
+
+    def call(*arguments: str) -> str:
+        said = hpcexp(*arguments)
+        assert 0 == said.status, said.err
+        return said.out
+
+    return call
+
+
 @pytest.mark.slow
-def test_default_experiment_trains_and_classifies_a_file(project: Path, tmp_path: Path) -> None:
+def test_default_experiment_trains_and_classifies_a_file(in_written: Callable[..., str], tmp_path: Path) -> None:
     """One epoch, then `predict` reads a file by the project's data set."""
-    hpcexp(project, "train", "trainer.max_epochs=1", "tracking=off", f"run.root={tmp_path}")
-    told = hpcexp(project, "predict", "--root", str(tmp_path), "last", "examples/square.txt")
-    assert "examples/square.txt" in told
+    lean = (*LEAN, "launch.isolation=warm", "tracking=off")
+    in_written("train", "trainer.max_epochs=1", *lean, f"run.root={tmp_path}")
+    assert "examples/square.txt" in in_written("predict", "--root", str(tmp_path), "last", "examples/square.txt")
 
 
 @pytest.mark.slow
-def test_sweep_file_runs_every_combination(project: Path, tmp_path: Path) -> None:
+def test_sweep_file_runs_every_combination(in_written: Callable[..., str], tmp_path: Path) -> None:
     """`-m sweep=capacity`, cut short to one batch each."""
     short = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_eval_batches=1"]
-    told = hpcexp(project, "train", "-m", "sweep=capacity", *short, "tracking=off", f"run.root={tmp_path}")
+    told = in_written("train", "-m", "sweep=capacity", *short, *LEAN, "tracking=off", f"run.root={tmp_path}")
     assert 4 == len(list(tmp_path.glob("waveforms/*/summary.json")))
     assert "4 jobs: 4 finished" in told
 

@@ -48,9 +48,9 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_job_says_nothing_and_leaves_all_its_files(one_rank: Path) -> None:
-    """The run directory is the only thing it talks to."""
+    """The run directory is the only thing it talks to; its supervisor tidies up, once its end is written."""
     expected = {"plan.yaml", "metrics.jsonl", "summary.json", "confusion.json", "best.ckpt", "last.ckpt"}
-    assert expected == {path.name for path in one_rank.rglob("*") if path.is_file()}
+    assert expected | {"best-38.ckpt"} == {path.name for path in one_rank.rglob("*") if path.is_file()}
 
 
 def test_every_step_is_in_the_journal_once(one_rank: Path) -> None:
@@ -113,7 +113,8 @@ def test_sigterm_ends_all_ranks_after_a_step_with_a_checkpoint(tmp_path: Path, w
 
 def test_progress_comes_down_the_pipe(one_rank: Path) -> None:
     """A reader that never reads does not stop it; one that does sees the last step."""
-    *_, last = map(json.loads, (one_rank.parent / "progress.jsonl").read_text().splitlines())
+    *_, last, end = map(json.loads, (one_rank.parent / "progress.jsonl").read_text().splitlines())
+    assert {"rank": 0, "done": True} == end
     assert (38, 38, 2) == (last["step"], last["steps"], last["epochs"])
 
 

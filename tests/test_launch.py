@@ -14,7 +14,19 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from helpers import FAST, LEAN, Said, command, ended, only_run, start, wait_until, write_conf, write_module
+from helpers import (
+    FAST,
+    LEAN,
+    Said,
+    command,
+    ended,
+    environment,
+    only_run,
+    start,
+    wait_until,
+    write_conf,
+    write_module,
+)
 
 from hpcexp.rundir import RunDir, find_runs
 
@@ -47,9 +59,11 @@ class Broken(MLP):
 
 
 @contextmanager
-def running(project: Path, *overrides: str) -> Iterator[tuple[subprocess.Popen[str], RunDir, list[psutil.Process]]]:
+def running(
+    project: Path, *overrides: str, **env: str
+) -> Iterator[tuple[subprocess.Popen[str], RunDir, list[psutil.Process]]]:
     """A job that has made steps: its supervisor, its directory and the processes below the supervisor."""
-    supervisor = start("train", *ENDLESS, *overrides, cwd=project)
+    supervisor = start("train", *ENDLESS, *overrides, cwd=project, **env)
     below: list[psutil.Process] = []
     try:
         wait_until(lambda: supervisor.poll() is not None or any(map(has_steps, find_runs(project / "runs"))), "a step")
@@ -66,10 +80,14 @@ def running(project: Path, *overrides: str) -> Iterator[tuple[subprocess.Popen[s
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endless]:
-    """A job that has made steps and goes on, on all cores. For looking at only: it is shared."""
+    """A job that has made steps and goes on, on all cores. For looking at only: it is shared.
+
+    It leases them where no other test's job looks, or those of a sweep would wait for it.
+    """
     project = tmp_path_factory.mktemp("endless")
-    with running(project) as (supervisor, run, _):
-        yield Endless(project, supervisor, run)
+    slots = project / "slots"
+    with running(project, HPCEXP_SLOTS=str(slots)) as (supervisor, run, _):
+        yield Endless(project, slots, supervisor, run)
 
 
 @contextmanager
@@ -88,6 +106,7 @@ class Endless:
     """A running job."""
 
     project: Path
+    slots: Path
     supervisor: subprocess.Popen[str]
     run: RunDir
 
@@ -297,7 +316,10 @@ def test_a_reader_that_goes_away_does_not_end_a_training(endless: Endless, proje
     code = "import subprocess, sys; p = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE); "
     code += "p.stdout.readline(); p.stdout.close(); p.wait()"
     subprocess.run(
-        [sys.executable, "-c", code, sys.executable, "-m", "hpcexp", "train", *FAST], cwd=project, check=True
+        [sys.executable, "-c", code, sys.executable, "-m", "hpcexp", "train", *FAST],
+        cwd=project,
+        env=environment(HPCEXP_SLOTS=str(endless.slots)),
+        check=True,
     )
     assert "finished" == only_run(project).read_status()["state"]
 

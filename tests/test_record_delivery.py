@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,14 @@ from typing import Any
 import pytest
 from record_support import (
     REPOSITORY,
+    answer,
     finish,
     free_port,
     journalled,
     kill_group,
     make_run,
+    mlflow_server,
     query,
-    serving,
     set_state,
     shipping,
     stored,
@@ -33,7 +32,6 @@ from record_support import (
 from hpcexp.errors import RunError
 from hpcexp.plan import load_plan, save_plan
 from hpcexp.record.shipper import sync
-from hpcexp.record.ui import ui_command, ui_environment
 from hpcexp.rundir import RunDir, read_json, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
@@ -298,28 +296,8 @@ def test_eight_runs_racing_on_a_fresh_store_all_arrive(tmp_path: Path) -> None:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[int, Any]]:
     """A port, and a function that starts an MLflow server there on a database of its own."""
-    port, running = free_port(), []
-
-    def start() -> subprocess.Popen[bytes]:
-        command = ui_command(f"sqlite:///{tmp_path}/server.db", tmp_path, port=port)
-        process = serving(command, ui_environment(os.environ), tmp_path / "server.log")
-        running.append(process)
-        started = process.__enter__()
-        wait_until(lambda: answer(port, "/health") == b"OK", "the server answers")
-        return started
-
-    yield port, start
-    for process in running:
-        process.__exit__(None, None, None)
-
-
-def answer(port: int, path: str) -> bytes | None:
-    """What the server says at `path`; None where it does not answer."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
-            return bytes(response.read())
-    except OSError:
-        return None
+    with mlflow_server(tmp_path) as found:
+        yield found
 
 
 def test_a_server_that_dies_and_comes_back_has_everything_once(tmp_path: Path, server: tuple[int, Any]) -> None:

@@ -20,8 +20,10 @@ from record_support import (
     finish,
     free_port,
     journalled,
+    kill_group,
     make_run,
     make_sweep,
+    mlflow_server,
     query,
     set_state,
     stored,
@@ -377,3 +379,27 @@ def test_runs_are_delivered_where_the_directory_of_their_sweep_is_gone(root: Pat
     assert "mlflow.parentRunId" not in tags
     assert "sweep removed-sweep: " in capfd.readouterr().err
     assert not sweep.path.exists()
+
+
+def test_a_server_that_dies_and_comes_back_has_every_run_once(tmp_path: Path, uri: str) -> None:
+    """Killed while runs are followed, and back while the driver is still there."""
+    with mlflow_server(tmp_path) as (port, start):
+        first = start()
+        sweep = make_sweep(tmp_path, "served")
+        runs = [make_run(tmp_path, f"http://127.0.0.1:{port}", name=f"served-{i}", steps=50) for i in range(3)]
+        with fleet(sweep) as process:
+            tell(process, *(told_of(run, seed="1") for run in runs))
+            wait_until(lambda: all(noted(run, "offset") for run in runs), "the first metrics are delivered")
+            kill_group(first)
+            for run in runs:
+                write_steps(run, 50, first=51)
+                finish(run)
+            wait_until(lambda: any(noted(run, "problem") for run in runs), "the server is missed")
+            start()
+            end_sweep(sweep, best=runs[0])
+            tell(process, {"end": True})
+            process.stdin.close()  # type: ignore[union-attr]
+            assert process.wait(120) == 0
+    assert [stored(tmp_path / "server.db", noted(run, "run_id")) for run in runs] == [journalled(run) for run in runs]
+    statuses = query(tmp_path / "server.db", "SELECT name, status FROM runs ORDER BY name")
+    assert statuses == [(name, "FINISHED") for name in ("served", "served-0", "served-1", "served-2")]

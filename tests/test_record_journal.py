@@ -152,6 +152,33 @@ def test_steps_done_again_replace_their_curve(path: Path) -> None:
     assert list(zip(curve.steps, curve.values, strict=True)) == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]
 
 
+def test_steps_done_again_are_not_written_twice(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They come out the same; nothing is said."""
+    once = [(step, {"a": step / 3, "b": math.nan}) for step in (1, 2, 3)]
+    journal = Journal(path)
+    journal.append(once)
+    journal.close()
+    again = Journal(path, redone_from=2)
+    again.append([*once[1:], (4, {"a": 4.0})])
+    again.close()
+    assert [point.step for point in read_points(path)[0]] == [1, 2, 3, 4]
+    assert "" == capsys.readouterr().err
+
+
+def test_a_step_that_comes_out_otherwise_is_said_once(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that goes on with other code is no longer one run."""
+    journal = Journal(path)
+    journal.append((step, {"a": 1.0}) for step in (1, 2, 3))
+    journal.close()
+    again = Journal(path, redone_from=2)
+    again.append((step, {"a": 2.0}) for step in (2, 3))
+    again.close()
+    said = capsys.readouterr().err
+    assert 1 == said.count("a at step 2 came out as 2, and as 1 in the attempt before")
+    assert 1 == said.count("WARNING")
+    assert [1.0, 1.0, 1.0] == [point.metrics["a"] for point in read_points(path)[0]]
+
+
 def test_a_long_curve_is_thinned(path: Path) -> None:
     """Memory and pictures stay small whatever a run's length, from its first step to its last ones."""
     journal = Journal(path)

@@ -14,7 +14,7 @@ from record_support import query
 
 from hpcexp.rundir import find_runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.soak]
+pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(0)]
 
 ONE: tuple[str, ...] = ()
 TWO = ("hardware=cpu", "hardware.devices=2", "strategy=ddp")

@@ -28,7 +28,7 @@ def sync(argv: Sequence[str]) -> int:
     if not runs:
         raise RunError(f"There are no runs in {root}.\nFix: hpcexp train, or --root DIR.")
     stores, wanted = Stores(), {run.path for run in runs}
-    places = {sweep: {run.path: place for run, place in members(sweep)} for sweep in find_sweeps(root)}
+    places = {s: {run.path.resolve(): place for run, place in members(s)} for s in find_sweeps(root)}
     # The sweeps first, as their runs are shown below them.
     meant = [sweep for sweep, found in places.items() if not a.runs or wanted & found.keys()]
     sweeps = [_synced_sweep(sweep, stores) for sweep in meant if not _goes_on(sweep)]

@@ -22,6 +22,8 @@ class Ears:
         """Rank → kind and message of what it failed of."""
         self.stopped: dict[int, int] = {}
         """Rank → the signal on which it has stopped as it should."""
+        self.done: set[int] = set()
+        """Ranks that have come to the end of the run."""
         self.pids: dict[int, int] = {}
         """Rank → its process, of those that are on this machine."""
         self.steps: dict[int, int] = {}
@@ -59,6 +61,8 @@ class Ears:
                 self.errors.setdefault(rank, error)
             case {"stopped": number}:
                 self.stopped.setdefault(rank, number)
+            case {"done": True}:
+                self.done.add(rank)
             case {"pid": pid}:
                 self.pids[rank] = pid
             case {"report": {"step": step, "value": value}} if self._reported is not None:

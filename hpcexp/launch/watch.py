@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from hpcexp.launch.ears import Ears
@@ -69,8 +69,6 @@ class Watch:
     """Signals that ask the job to end, as they come; at a second one its ranks are killed."""
     elsewhere: Callable[[], str | None] = lambda: None
     """What has ended the job on another machine."""
-    _left: list[int] = field(default_factory=list)
-    """Ranks that had left in good order before the first failed, and before the run was complete."""
 
     def until_end(self) -> Turns[Outcome]:
         """Watch until no rank runs any more."""
@@ -94,8 +92,7 @@ class Watch:
         while not self.ranks.are_done():
             yield self.ears.fd
             self.ears.listen()
-            if not failures and (failures := self.ranks.failures()) and not self.run.summary.exists():
-                self._left = self.ranks.left()
+            failures = failures or self.ranks.failures()
             is_ending = bool(self.stop or failures or self.ears.stopped)
             if not is_ending and (trouble := self._hang() or self.elsewhere()):
                 return trouble, {}
@@ -137,8 +134,8 @@ class Watch:
         One that said nothing died of itself: the others complain of the connection that it left. Otherwise the one that
         complained first counts.
         """
-        if self._left:
-            rank = self._left[0]
+        if left := [rank for rank in self.ranks.left() if rank not in self.ears.done]:
+            rank = left[0]
             cause = f"rank {rank} left with status 0 before the run was complete: something in it called exit."
             return Outcome("failed", f"{cause}\nIts log: {self.run.rank_log(rank)}", 1)
         errors = self.ears.errors

@@ -143,8 +143,8 @@ class Delivery:
         return self._stores.at(self.uri, artifact_root(Path(self._plan.run_dir).parent.parent))
 
     def _tags(self, parent: str | None) -> dict[str, str]:
-        tags = {**describe.tags(self._plan), "mlflow.note.content": describe.note(self._plan, {})}
-        return tags | self._sweep_tags(parent)
+        news = {"mlflow.note.content": describe.note(self._plan, {}), "hpcexp.state": self._state}
+        return {**describe.tags(self._plan), **news, **self._sweep_tags(parent)}
 
     def _sweep_tags(self, parent: str | None) -> dict[str, str]:
         """What puts the run below its sweep."""

@@ -95,6 +95,8 @@ class Fleet:
 
     def _round(self) -> bool:
         """A step of every run, else the sweep's answer, else the pictures of a run; whether there was any of it."""
+        if self._is_orphaned:
+            self._above.end_if_abandoned()
         is_busy = self._above.begin()
         self._waiting.extend(self._above.astray())
         is_busy |= self._admit()
@@ -109,13 +111,17 @@ class Fleet:
         for entry in [*self._waiting, *(follower.entry for follower in self._open.values())]:
             entry.not_before = 0.0
 
+    @property
+    def _is_orphaned(self) -> bool:
+        """Whether the driver is gone without a word."""
+        return self._inbox.is_closed and not self._inbox.has_said_end
+
     def _goes_on(self) -> bool:
         """Whether there is something left to wait for, now that the driver has left."""
-        is_driver_gone = self._inbox.has_said_end or self._above.end_if_abandoned()
-        if not is_driver_gone and time.monotonic() < self._last_s + _ENDING_S:
-            return True
-        if not all(follower.is_over for follower in self._open.values()):
-            return True
+        if self._is_orphaned:
+            is_ending = not self._above.is_over and time.monotonic() < self._last_s + _ENDING_S
+            if is_ending or not all(follower.is_over for follower in self._open.values()):
+                return True
         is_late = time.monotonic() > self._last_s + self._wait_s
         return not is_late and bool(self._undelivered(with_hopeless=False))
 
@@ -199,8 +205,10 @@ class Fleet:
             say(f"{follower.entry.path} was removed")
             follower.is_done = True
             return True
+        if follower.is_delivered:
+            return False
         shipment = follower.shipment
-        has_news = follower.look(is_orphan=self._inbox.is_closed)
+        has_news = follower.look(is_orphan=self._is_orphaned)
         if not has_news or self._servers.is_resting(shipment.uri) or not self._above.has_place_for(shipment):
             return False
         follower.send(among=len(self._open))
@@ -209,10 +217,9 @@ class Fleet:
 
     def _complete(self, follower: Follower) -> bool:
         """Complete a run that lacks but pictures, or draw those of one that has to wait; whether it was such a one."""
-        if self._servers.is_resting(follower.shipment.uri) or not follower.is_due:
+        has_to_wait = self._servers.is_resting(follower.shipment.uri) or not follower.is_due
+        if has_to_wait or not follower.is_delivered:
             return follower.draw()
-        if not follower.is_delivered:
-            return False
         follower.complete()
         self._went_well(follower)
         return True

@@ -103,9 +103,9 @@ class Follower:
             os.chdir("/")
 
     def look(self, *, is_orphan: bool) -> bool:
-        """Whether there is something to be sent now; pictures do not count. `is_orphan`: who started it is gone."""
+        """Whether there is something to be sent now. `is_orphan`: who started it is gone."""
         self.is_over = self.shipment.has_ended(is_orphan=is_orphan)
-        return self.is_due and not self.is_delivered and (self.is_over or time.monotonic() >= self._next_s)
+        return self.is_due and (self.is_over or time.monotonic() >= self._next_s)
 
     def send(self, among: int) -> None:
         """Send the next metrics, or the rest. `among`: how many runs are to get along with the time there is."""

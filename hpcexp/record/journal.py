@@ -34,7 +34,8 @@ class Journal:
     """The one writer of a run's journal: rank 0 opens it, also to go on with one that a killed run left.
 
     A run that goes on from a checkpoint of step `redone_from`, or begins again from 0, does some steps again, to the
-    same bits: values that stand in the journal from there on are not written twice.
+    same bits: values that stand in the journal from there on are not written twice. One that comes out otherwise is
+    said once on stderr.
 
     A disk that refuses is said once on stderr and never raised: the lines wait and go with a later call.
     """
@@ -47,9 +48,10 @@ class Journal:
             # Held until this process dies: a rank whose supervisor was killed may not have noticed yet.
             fcntl.lockf(self._fd, fcntl.LOCK_EX)
         self._size, self._last_ms = _cut_torn_line(self._fd)
-        self._known = set() if redone_from is None else _known_from(self._fd, redone_from)
+        self._known = {} if redone_from is None else _known_from(self._fd, redone_from)
         self._pending = b""
         self._complained = False
+        self._has_differed = False
 
     def append(self, points: Iterable[tuple[int, Mapping[str, float]]], times_ms: Sequence[int] | None = None) -> None:
         """Write a line for each `(step, metrics)`, all with one `write(2)`; `times_ms`: when each was logged."""
@@ -80,7 +82,27 @@ class Journal:
         """Those that the journal does not have."""
         if not self._known:
             return metrics
-        return {key: value for key, value in metrics.items() if (key, step) not in self._known}
+        new = {}
+        for key, value in metrics.items():
+            before = self._known.get((key, step))
+            if before is None:
+                new[key] = value
+            elif not _is_close(before, float(value)):
+                self._differ(key, step, before, float(value))
+        return new
+
+    def _differ(self, key: str, step: int, before: float, now: float) -> None:
+        if self._has_differed:
+            return
+        self._has_differed = True
+        with contextlib.suppress(OSError):
+            print(
+                f"WARNING: {key} at step {step} came out as {now:.9g}, and as {before:.9g} in the attempt before: "
+                "code, data or machine are not what they were. What was recorded first stays.\n"
+                "Fix: hpcexp train --fresh … does and records all of it anew.",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _line(self, step: int, metrics: Mapping[str, float], time_ms: int) -> str:
         self._last_ms = max(self._last_ms, time_ms)
@@ -167,13 +189,18 @@ def last_values(path: Path, *splits: str) -> list[Point]:
     return list(last.values())
 
 
-def _known_from(fd: int, step: int) -> set[tuple[str, int]]:
-    """Metric and step of every value from `step` on."""
+def _is_close(before: float, now: float) -> bool:
+    """Whether two values of one metric are the same but for the order of additions."""
+    return math.isclose(before, now, rel_tol=1e-6, abs_tol=1e-12) or (math.isnan(before) and math.isnan(now))
+
+
+def _known_from(fd: int, step: int) -> dict[tuple[str, int], float]:
+    """Every value from `step` on, by metric and step."""
     # Not by the path: to close another descriptor of the file would give up the lock.
     with open(fd, "rb", closefd=False) as file:
         file.seek(0)
         points = filter(None, map(_parse, file))
-        return {(key, point.step) for point in points if point.step >= step for key in point.metrics}
+        return {(key, p.step): value for p in points if p.step >= step for key, value in p.metrics.items()}
 
 
 def _parse(line: bytes) -> Point | None:

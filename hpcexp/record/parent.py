@@ -57,16 +57,15 @@ class Parent:
         return noted == [True, status.get("state"), status.get("ended")]
 
     def go_with(self, plan: Plan, uri: str) -> None:
-        """Go where this run of the sweep goes, with password: `uri`."""
-        there = {"tracking_uri": plan.tracking_uri, "experiment": str(plan.config["tracking"]["experiment"])}
-        if there.items() <= self._note.items():
-            return
-        if uri != plan.tracking_uri:
-            write_atomic(self._sweep.secret_uri, f"{uri}\n", mode=0o600)
-        else:
+        """Go where this run of the sweep goes: to `uri`, with its password, and into the experiment of the first."""
+        if uri == plan.tracking_uri:
             self._sweep.secret_uri.unlink(missing_ok=True)
-        self._note.clear()
-        self._note.save(**there, user=str(plan.lineage.get("user", "")))
+        elif uri != self.uri:
+            write_atomic(self._sweep.secret_uri, f"{uri}\n", mode=0o600)
+        if self._note.get("tracking_uri") != plan.tracking_uri:
+            self._note.clear()
+            experiment, user = plan.config["tracking"]["experiment"], plan.lineage.get("user", "")
+            self._note.save(tracking_uri=plan.tracking_uri, experiment=str(experiment), user=str(user))
 
     def start(self) -> Store:
         """Have the MLflow run, with what is asked; RunError where the sweep's directory is gone."""
@@ -79,7 +78,7 @@ class Parent:
         self._note.update(delivered=False)
         store = self._stores.at(uri, artifact_root(self._sweep.path.parent.parent))
         started = round((status.get("started") or time.time()) * 1000)
-        tags = self._tags(asked)
+        tags = {**self._tags(asked), "hpcexp.state": str(status.get("state", ""))}
         before = self._note.get("run_id")
         is_new = have_run(self._note, store, str(self._note["experiment"]), started, tags)
         self.was_remade = is_new and before is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -152,7 +153,8 @@ def settle(record: RecordDir) -> None:
 
 def say(text: str) -> None:
     """A line of the shipper's log."""
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # which may lie on a full disk
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _is_abandoned(record: RecordDir, *, is_orphan: bool) -> bool:

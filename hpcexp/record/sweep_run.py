@@ -55,13 +55,17 @@ class SweepRun:
         """Whether there is nothing left to do for it now."""
         if self._like is None or self._parent is None:
             return True
-        return self._is_hopeless or self._parent.is_complete or not self._is_over
+        return self._is_hopeless or self._parent.is_complete or not self.is_over
 
-    def end_if_abandoned(self) -> bool:
-        """Mark a sweep as killed that no driver goes on with, and none has ended; whether it is over."""
+    @property
+    def is_over(self) -> bool:
+        """Whether the sweep has ended."""
+        return self._sweep.read_status().get("state") in FINAL_STATES
+
+    def end_if_abandoned(self) -> None:
+        """Mark a sweep as killed that no driver goes on with, and none has ended."""
         if self._sweep.status.exists() and not is_driven(self._sweep):
             end_if_abandoned(self._sweep, "sweep", is_orphan=True)
-        return self._is_over
 
     def begin(self) -> bool:
         """Have the MLflow run, new or going on; whether there was anything to do for that."""
@@ -73,7 +77,7 @@ class SweepRun:
         """Send the answer of a sweep that is over; whether there was anything to do for that."""
         if not self._is_due or not self._is_ours() or self._parent is None:
             return False
-        return self._is_over and not self._parent.is_complete and self._try(self._parent.finish)
+        return self.is_over and not self._parent.is_complete and self._try(self._parent.finish)
 
     def astray(self) -> list[Entry]:
         """Runs of the sweep that MLflow shows below one that is there no more."""
@@ -89,10 +93,6 @@ class SweepRun:
     @property
     def _uri(self) -> str | None:
         return None if self._like is None else self._like.uri
-
-    @property
-    def _is_over(self) -> bool:
-        return self._sweep.read_status().get("state") in FINAL_STATES
 
     def _try(self, step: Callable[[], object]) -> bool:
         began = time.monotonic()

@@ -69,9 +69,11 @@ class Claims:
                 try:
                     os.link(own, path)
                 except FileExistsError:
-                    if (holder := self.holder(name)) is not None:
+                    token = _read(path)
+                    if token and (holder := self._living(token)) is not None:
                         return holder
-                    self._take_over(path, own)
+                    if token is not None:
+                        self._take_over(path, own, token)
                 if _read(path) == self.token:
                     self._held.add(name)
                     return None
@@ -142,11 +144,8 @@ class Claims:
         finally:
             now.unlink(missing_ok=True)
 
-    def _take_over(self, path: Path, own: Path) -> None:
-        """Put `own` in the place of a claim whose driver is gone, unless another driver does."""
-        gone = _read(path)
-        if gone is None:
-            return
+    def _take_over(self, path: Path, own: Path, gone: str) -> None:
+        """Put `own` in the place of the claim of a driver that is `gone`, unless another driver has done so since."""
         # One name for the right to replace this very claim: whoever makes it, has it.
         right = path.with_name(f".{path.name}.after-{gone}")
         try:
