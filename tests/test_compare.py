@@ -245,7 +245,9 @@ def test_a_query_that_asks_for_what_no_run_has_is_told_what_there_is() -> None:
     """Names that are not there, with those that are like them; or the values that are."""
     with pytest.raises(ConfigError) as caught:
         select(grid(), parse("optimizer.lr < 1 and sead = 1"))
-    assert ["Fix: lr", "Fix: seed"] == [problem.splitlines()[-1] for problem in caught.value.problems]
+    fixes = [problem.splitlines()[-1] for problem in caught.value.problems]
+    text = "a text stands in quotes"
+    assert [f'Fix: lr; {text}: "optimizer.lr".', f'Fix: seed; {text}: "sead".'] == fixes
     with pytest.raises(ConfigError, match=r"holds for none of 6 runs: lr > 1\nThey have lr 0\.1, 0\.01\."):
         select(grid(), parse("lr > 1"))
 

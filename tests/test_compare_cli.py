@@ -83,8 +83,9 @@ def test_runs_are_named_by(compare: Callable[..., Said], swept: Path, source: st
 def test_a_query_chooses(compare: Callable[..., Said]) -> None:
     """By configuration, by metric, by state."""
     query = "config.optimizer.lr < 0.01 and metrics.val/acc > 0.1 and state = 'finished' and val/loss > 0"
-    assert {"0.003"} == {
-        row["run"].split(",")[0].removeprefix("lr=") for row in table(compare("--query", query, "--format", "csv"))
+    found = table(compare("--each", "--query", query, "--format", "csv"))
+    assert {("0.003", "1"), ("0.003", "2")} == {
+        (row["run"].split(",")[0].removeprefix("lr="), row["seed"]) for row in found
     }
 
 

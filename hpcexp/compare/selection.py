@@ -11,7 +11,7 @@ from hpcexp.compare.query import Query, Value
 from hpcexp.compare.runs import SECTIONS, Run
 from hpcexp.errors import ConfigError, listed
 
-OF_THE_RUN = ("experiment", "run", "state", "sweep")
+_OF_THE_RUN = ("experiment", "run", "state", "sweep")
 """Names beside those of the configuration, of facts and of metrics."""
 _MOST = 6
 """Names that a message suggests."""
@@ -64,11 +64,16 @@ def judged_by(asked: Sequence[str], runs: Sequence[Run]) -> list[Metric]:
     return found
 
 
-def near(name: str, names: Iterable[str]) -> list[str]:
-    """Names like it, among them those that end as it does."""
-    known, ending = list(names), name.replace("/", ".").rpartition(".")[2]
-    same = [other for other in known if other.replace("/", ".").rpartition(".")[2] == ending]
-    return list(dict.fromkeys([*difflib.get_close_matches(name, known, n=3), *same]))[:_MOST]
+def _near(name: str, names: Iterable[str]) -> list[str]:
+    """Names like it, and those that end like it."""
+    endings = {known: _ending(known) for known in names}
+    whole = difflib.get_close_matches(name, endings, n=3)
+    alike = difflib.get_close_matches(_ending(name), set(endings.values()), n=3)
+    return list(dict.fromkeys([*whole, *(known for known, ending in endings.items() if ending in alike)]))[:_MOST]
+
+
+def _ending(name: str) -> str:
+    return name.replace("/", ".").rpartition(".")[2]
 
 
 def _metric(text: str, runs: Sequence[Run]) -> Metric:
@@ -81,7 +86,7 @@ def _metric(text: str, runs: Sequence[Run]) -> Metric:
 
 
 def _is_known(name: str, runs: Iterable[Run]) -> bool:
-    return name in OF_THE_RUN or any(recorded(run, name) is not None for run in runs)
+    return name in _OF_THE_RUN or any(recorded(run, name) is not None for run in runs)
 
 
 def _told(name: str, runs: Iterable[Run]) -> str:
@@ -97,7 +102,7 @@ def _told(name: str, runs: Iterable[Run]) -> str:
 
 
 def _names(runs: Sequence[Run]) -> dict[str, None]:
-    known = dict.fromkeys(OF_THE_RUN)
+    known = dict.fromkeys(_OF_THE_RUN)
     for run in runs:
         for names in (*run.facts.values(), run.choices):
             known.update(dict.fromkeys(names))
@@ -110,17 +115,13 @@ def _metrics(runs: Sequence[Run]) -> dict[str, None]:
 
 
 def _unknown(name: str, runs: Sequence[Run]) -> str:
-    alike = near(name.removeprefix("config.").removeprefix("metrics."), _names(runs))
-    hint = f"Fix: {' or '.join(alike)}" if alike else f"Names are as in `hpcexp show RUN --config`, or: {_others()}."
-    return f"--query: no run has '{name}'. A text is written in quotes: '\"{name}\"'.\n{hint}"
-
-
-def _others() -> str:
-    return listed([*OF_THE_RUN, "the metrics"])
+    alike = _near(name.removeprefix("config.").removeprefix("metrics."), _names(runs))
+    names = f"names as in `hpcexp show RUN --config`, or {listed(_OF_THE_RUN)}, or metrics"
+    return f"--query: no run has '{name}'.\nFix: {' or '.join(alike) or names}; a text stands in quotes: \"{name}\"."
 
 
 def _no_metric(name: str, runs: Sequence[Run]) -> str:
     known = _metrics(runs)
-    alike = near(name, known)
+    alike = _near(name, known)
     hint = f"Fix: {' or '.join(f'--metric {other}' for other in alike)}\n" if alike else ""
     return f"--metric {name}: no run has a value of it.\n{hint}There are: {listed(known)}."
