@@ -265,6 +265,13 @@ def test_curves_are_drawn_with_what_the_rows_differ_in(tmp_path: Path) -> None:
     assert b"\x89PNG" == draw(whole, tmp_path / "new" / "curves.png").read_bytes()[:4]
 
 
+def test_runs_that_differ_in_much_are_drawn_too(tmp_path: Path) -> None:
+    """Their labels are cut."""
+    curve = Series([1, 2], [0.1, 0.2])
+    runs = [run(i, 0.5, {f"key_{k}": f"{i}" * 30 for k in range(20)}, curve=curve) for i in range(10)]
+    assert draw(compared(runs), tmp_path / "curves.png").stat().st_size > 0
+
+
 def test_a_picture_that_cannot_be_is_refused(tmp_path: Path) -> None:
     """Another format, nothing to draw, no room."""
     with pytest.raises(ConfigError, match=r"Fix: --plot curves\.png"):
