@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpcexp.errors import did_you_mean, listed
 from hpcexp.record.alive import current_state
 from hpcexp.record.journal import read_points
 from hpcexp.rundir import RunDir, read_json
@@ -84,6 +85,17 @@ def value_of(run: RunDir, objective: Objective) -> float | None:
     if not series:
         return None
     return (max if objective.mode == "max" else min)(series) if metric.startswith("val") else series[-1]
+
+
+def not_recorded(run: RunDir, objectives: Iterable[Objective]) -> str:
+    """That a finished run knows nothing of what it is to be ranked by; empty where it does."""
+    summary = read_json(run.summary)
+    recorded = {key for point in read_points(run.journal)[0] for key in point.metrics} | set(summary.get("test", {}))
+    for metric in (objective.metric for objective in objectives):
+        if metric not in recorded and _dotted(summary, metric) is None:
+            near = did_you_mean(metric, sorted(recorded))
+            return f"{metric} is not recorded, only {listed(sorted(recorded))}.\nFix: {near}metric: one of these"
+    return ""
 
 
 def ranked(results: Iterable[Result], objectives: Sequence[Objective]) -> list[Point]:
