@@ -1,7 +1,7 @@
 """`python -m benchmarks [NAME …] [--pairs N]`: run all or the named ones, and print one table.
 
 Every ratio is between two things measured in the same run, in turns. CPU time is user + system on one thread; the
-checkpoint's, that of two ranks and one row of launching are wall-clock time.
+checkpoint's, that of two ranks and some rows of launching and sweeps are wall-clock time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,19 @@ from pathlib import Path
 
 from benchmarks.measure import HEADER
 
-NAMES = ("planning", "composing", "coldstart", "launching", "step", "ddp", "shipper", "checkpoint", "resume", "compare")
+NAMES = (
+    "planning",
+    "composing",
+    "coldstart",
+    "launching",
+    "sweeps",
+    "step",
+    "ddp",
+    "shipper",
+    "checkpoint",
+    "resume",
+    "compare",
+)
 
 
 def main() -> None:

@@ -26,21 +26,24 @@ class Row:
 
     what: str
     measured: Sequence[float]
-    """Seconds."""
+    """Seconds, or what `shown` says."""
     against: Sequence[float] = ()
     """Seconds of the raw thing; empty where there is nothing to hold it against."""
     goal: float | None = None
     """Largest ratio that is good enough."""
+    shown: Callable[[float], str] | None = None
+    """How a value is written; empty: as seconds."""
 
     def markdown(self) -> str:
         """The line as it stands in docs/performance.md."""
+        shown = self.shown or duration
         ratios = [m / a for m, a in zip(self.measured, self.against, strict=False)]
-        cells = [self.what, duration(statistics.median(self.measured))]
+        cells = [self.what, shown(statistics.median(self.measured))]
         if ratios:
-            cells += [duration(statistics.median(self.against)), f"{statistics.median(ratios):.2f} ×"]
+            cells += [shown(statistics.median(self.against)), f"{statistics.median(ratios):.2f} ×"]
             cells += [f"{min(ratios):.2f}–{max(ratios):.2f}", f"≤ {self.goal:g} ×" if self.goal else ""]
         else:
-            cells += ["", "", f"{duration(min(self.measured))}–{duration(max(self.measured))}", ""]
+            cells += ["", "", f"{shown(min(self.measured))}–{shown(max(self.measured))}", ""]
         return f"| {' | '.join(cells)} |"
 
 
@@ -50,6 +53,11 @@ def duration(seconds: float) -> str:
         if seconds >= least:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds * 1e6:.0f} µs"
+
+
+def megabytes(size: float) -> str:
+    """Bytes as a person would say them."""
+    return f"{size / 1e6:.3g} MB"
 
 
 def interleaved(ways: Mapping[str, Callable[[], float]], pairs: int) -> dict[str, list[float]]:

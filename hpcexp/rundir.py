@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -148,6 +149,11 @@ def write_atomic(path: Path, content: str | bytes, mode: int = 0o666) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_half_written(path: Path) -> bool:
+    """Whether `write_atomic` was killed in the middle of it."""
+    return re.fullmatch(r"\..+\.\d+\.[0-9a-f]{8}", path.name) is not None
 
 
 def second_name(path: Path, name: Path) -> None:

@@ -147,6 +147,14 @@ def test_several_mistakes_come_at_once(hpcexp: Callable[..., Said]) -> None:
     assert expected == {next(e for e in expected if p.startswith(e)) for p in problems}
 
 
+@pytest.mark.parametrize("axes", ["hydra.sweeper.params={seed:'1,2'}", "+hydra.sweeper.params.seed='1,2'"])
+def test_axes_that_hydra_takes_from_files_alone_are_said_so(hpcexp: Callable[..., Said], axes: str) -> None:
+    """It ends in an AttributeError of its own."""
+    said = hpcexp("train", "-m", axes)
+    assert 2 == said.status
+    assert "Fix: give the axes themselves" in said.err
+
+
 def test_a_job_of_a_sweep_that_is_wrong_stops_all_before_the_first(hpcexp: Callable[..., Said], project: Path) -> None:
     """With the overrides of the job that is wrong."""
     said = hpcexp("train", "-m", "optimizer.lr=0.1,-1", "seed=1,2")

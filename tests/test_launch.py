@@ -294,6 +294,17 @@ def read_plan_seed(run: RunDir) -> int:
     return seed
 
 
+def test_a_try_that_was_killed_while_it_wrote_a_note_leaves_nothing(
+    hpcexp: Callable[..., Said], project: Path, train: Callable[..., Said]
+) -> None:
+    """It came to nothing, so there is nothing to keep beside the next try."""
+    hpcexp("train", "launch=dry", *FAST)
+    half_written = only_run(project).path / f".status.json.{os.getpid()}.0123abcd"
+    half_written.write_text("{")
+    assert 0 == train(*FAST).status
+    assert "finished" == only_run(project).read_status()["state"]
+
+
 def test_a_stopped_job_stops_its_sweep(project: Path) -> None:
     """Ctrl-C is for all of it."""
     with running(project, "-m", "seed=1,2", "launch.max_jobs=1") as (supervisor, _run, _):

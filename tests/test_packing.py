@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from training_plans import digits_plan
 
-from hpcexp.launch.packing import Need, Running, next_to_start
+from hpcexp.launch.packing import Need, Running, next_to_start, one_by_one
 
 
 def needs(*widths: int) -> list[Need]:
@@ -64,3 +67,17 @@ def test_every_job_of_a_mixed_sweep_gets_its_turn() -> None:
         max(started_at[job] - max([started_at[other] for other in range(job)], default=0) for job in range(300)) <= 18
     )
     assert busy / (now * room) > 0.75
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "num_jobs", "is_said"),
+    [("cuda", "auto", 3, True), ("cuda", "all", 3, False), ("cuda", "auto", 1, False), ("cpu", "auto", 3, False)],
+)
+def test_jobs_that_each_take_every_gpu_are_warned_of(
+    tmp_path: Path, accelerator: str, devices: str, num_jobs: int, is_said: bool
+) -> None:
+    """What suits one training is what a sweep of small ones suffers from; who says `all` means it."""
+    plan = digits_plan(tmp_path, world_size=2)
+    config = {**plan.config, "hardware": {"devices": devices}}
+    plan = replace(plan, config=config, topology=replace(plan.topology, accelerator=accelerator))
+    assert is_said is ("hardware.devices=1 runs 2 at once" in one_by_one(plan, num_jobs))

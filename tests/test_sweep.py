@@ -291,3 +291,15 @@ def test_a_directory_of_something_else_is_left_alone(hpcexp: Callable[..., Said]
     assert 2 == said.status
     assert "holds no sweep" in said.err
     assert ["thesis.tex"] == [file.name for file in other.iterdir()]
+
+
+def test_a_sweep_that_cannot_be_ranked_stops_after_its_first_job(paced: Path) -> None:
+    """Planning does not know what a model of the user's records; the first job's journal does."""
+    (paced / "sweeps").mkdir()
+    file = "question: Which?\nbase: [model=paced, {}]\naxes: {{seed: [1, 2, 3]}}\nmetric: val/f2\nmode: max\n"
+    (paced / "sweeps" / "mine.yaml").write_text(file.format(", ".join((*SHORT, "launch.max_jobs=1"))))
+    said = command("sweep", "mine", cwd=paced)
+    assert 2 == said.status, said
+    assert "stopped: val/f2 is not recorded, only " in said.out
+    assert "val/acc" in said.out
+    assert ["finished"] == states(paced)

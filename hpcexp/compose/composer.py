@@ -65,12 +65,12 @@ class Composer:
     def load(self, overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """Hydra's own result, its `hydra` node included. CompositionError names all that does not compose."""
         try:
-            return self.loader.load_configuration(self.config_name, overrides, mode)
-        except FAILURES as first:
-            try:
-                return self.loader.load_configuration(self.config_name, self.repaired(overrides), mode)
-            except FAILURES:
-                raise self.diagnosis(overrides, mode, first) from first
+            return self._load(overrides, mode)
+        except (AttributeError, AssertionError) as e:  # what Hydra ends in where no file has made the mapping
+            if given := [o for o in overrides if o.lstrip("+").startswith("hydra.sweeper.params")]:
+                fix = "Fix: give the axes themselves, as in: seed=1,2,3; or hydra.sweeper.params in a config file."
+                raise ConfigError(f"{given[0]}: Hydra takes axes there from config files only.\n{fix}") from e
+            raise
 
     def repaired(self, overrides: list[str]) -> list[str]:
         """`++model.x=1` for `model.x=1`: an argument of a target need not stand in its file to be given."""
@@ -108,6 +108,15 @@ class Composer:
             return f"{part}\n"
         head = f"# @package {package}\n" if package else ""
         return head + OmegaConf.to_yaml(part, resolve=resolve)
+
+    def _load(self, overrides: list[str], mode: RunMode) -> DictConfig:
+        try:
+            return self.loader.load_configuration(self.config_name, overrides, mode)
+        except FAILURES as first:
+            try:
+                return self.loader.load_configuration(self.config_name, self.repaired(overrides), mode)
+            except FAILURES:
+                raise self.diagnosis(overrides, mode, first) from first
 
 
 def composed(cfg: DictConfig) -> Composed:

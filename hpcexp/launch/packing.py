@@ -57,6 +57,17 @@ def next_to_start(waiting: Sequence[Need], running: Sequence[Running], room: int
     return next((i for i, need in enumerate(waiting) if i and need.width <= spare), None)
 
 
+def one_by_one(plan: Plan, num_jobs: int) -> str:
+    """That jobs which could run side by side each take every GPU without being told to; empty where they do not."""
+    width = plan.topology.ranks_per_node
+    if num_jobs < 2 or width < 2 or plan.topology.accelerator != "cuda" or plan.config["hardware"]["devices"] != "auto":
+        return ""
+    return (
+        f"every job takes all {width} GPUs, so one runs after the other (hardware.devices=auto).\n"
+        f"Fix: hardware.devices=1 runs {width} at once."
+    )
+
+
 def threads_for_many(plan: Plan, machine: Machine, num_jobs: int) -> int:
     """CPU threads of each rank where `num_jobs` such jobs are to share the machine's cores."""
     topology = plan.topology

@@ -11,7 +11,7 @@ from pathlib import Path
 from hpcexp.errors import RunError
 from hpcexp.plan import Plan, load_plan, load_signature
 from hpcexp.record.alive import current_state
-from hpcexp.rundir import RunDir, second_name
+from hpcexp.rundir import RunDir, is_half_written, second_name
 from hpcexp.seal import is_intact, read_note
 
 
@@ -68,8 +68,8 @@ def continuation(plan: Plan, *, verify: bool) -> Continuation | None:
 
 
 def is_blank(run: RunDir) -> bool:
-    """Whether a try came to no step and no checkpoint: in its directory are only our own notes, and logs."""
-    files = [path for path in run.path.rglob("*") if path.is_file() and path.parent != run.logs]
+    """Whether a try came to no step and no checkpoint: in its directory are only our notes, whole or not, and logs."""
+    files = [p for p in run.path.rglob("*") if p.is_file() and p.parent != run.logs and not is_half_written(p)]
     return all(path.name in _NOTES or (path == run.journal and not path.stat().st_size) for path in files)
 
 

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcexp.compare.metrics import value_of
+from hpcexp.compare.metrics import numbers, value_of
 from hpcexp.compare.statistics import best_first, grouped, mean
+from hpcexp.errors import did_you_mean, listed
 from hpcexp.record.alive import current_state
-from hpcexp.rundir import RunDir
+from hpcexp.record.series import read_series
+from hpcexp.rundir import RunDir, read_json
 from hpcexp.sweep.ledger import Entry
 from hpcexp.sweep.spec import Objective
 
@@ -59,6 +61,18 @@ def read_result(entry: Entry, objectives: Sequence[Objective]) -> Result:
     seconds = status["ended"] - status["started"] if ended and "ended" in status else None
     values = tuple(value_of(run, o.metric, o.mode) for o in objectives) if state in ("finished", "pruned") else ()
     return Result(entry, "waiting" if state == "planned" else state, values, str(status.get("cause") or ""), seconds)
+
+
+def not_recorded(run: RunDir, objectives: Iterable[Objective]) -> str:
+    """That a finished run knows nothing of what it is to be ranked by; empty where it does."""
+    summary = read_json(run.summary)
+    recorded = read_series(run.journal).keys() | set(summary.get("test", {}))
+    known = recorded | numbers(summary).keys()
+    for metric in (objective.metric for objective in objectives):
+        if metric not in known:
+            near = did_you_mean(metric, sorted(recorded))
+            return f"{metric} is not recorded, only {listed(sorted(recorded))}.\nFix: {near}metric: one of these"
+    return ""
 
 
 def ranked(results: Iterable[Result], objectives: Sequence[Objective]) -> list[Point]:

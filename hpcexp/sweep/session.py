@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hpcexp.checks.machine import this_machine
 from hpcexp.launch.display import Display, Silent
-from hpcexp.launch.packing import threads_for_many
+from hpcexp.launch.packing import one_by_one, threads_for_many
 from hpcexp.launch.process import start_fresh
 from hpcexp.launch.resume import as_begun
 from hpcexp.launch.shipping import Fleet, has_work
@@ -29,7 +29,7 @@ from hpcexp.sweep.claims import Claims
 from hpcexp.sweep.driver import Driver, Fixed, Job, Policy, Source
 from hpcexp.sweep.ledger import Entry, Ledger
 from hpcexp.sweep.place import ask, sweeps_dir
-from hpcexp.sweep.results import Result, ranked, read_result
+from hpcexp.sweep.results import Result, not_recorded, ranked, read_result
 from hpcexp.sweep.screen import screen_for
 from hpcexp.sweep.spec import Objective, Spec, is_open
 
@@ -75,6 +75,9 @@ class Session:
         self._old: set[int] = set()
         self._warned: set[str] = set()
         self._stop: list[int] = []
+        self._is_ranked: bool | None = None
+        """Whether jobs record what they are ranked by; None before the first has finished."""
+        self._misses = ""
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -109,7 +112,7 @@ class Session:
             is_one_of_many=True,
         )
         policy = replace(self._setting.policy, max_jobs=self._first.config["launch"]["max_jobs"])
-        driver = Driver(self._claims, this_machine(), terms, self, policy, self._meter.spent, self._stop)
+        driver = Driver(self._claims, this_machine(), terms, self, policy, self._spent, self._stop)
         driver.run(source)
         self.why_stopped = driver.why_stopped
 
@@ -130,8 +133,10 @@ class Session:
         entries = self._ledger.enter(wanted)
         self.entries.update({entry.job: entry for entry in entries})
         self._axes_of.update({entry.run: report.values_of(entry.asked) for entry in entries})
-        for warning in dict.fromkeys(warning for plan in plans for warning in plan.warnings):
-            if warning not in self._warned:
+        warnings = [warning for plan in plans for warning in plan.warnings]
+        warnings += [one_by_one(plan, self._setting.num_jobs or 2) for plan in plans]
+        for warning in dict.fromkeys(warnings):
+            if warning and warning not in self._warned:
                 self._warned.add(warning)
                 print(f"warning: {warning}", file=sys.stderr, flush=True)
         return [Job(entry, plan, job.problem) for entry, plan, job in zip(entries, plans, jobs, strict=True)]
@@ -147,9 +152,14 @@ class Session:
 
     @property
     def exit_status(self) -> int:
-        """0 when every job finished or the budget was used up, 1 when one failed, 128 + n when signal n stopped it."""
+        """0 when every job finished or the budget was used up, 1 when one failed, 128 + n when signal n stopped it.
+
+        2 when jobs do not record what they are to be ranked by.
+        """
         if self._stop and not self.why_stopped:
             return 128 + self._stop[0]
+        if self._misses:
+            return 2
         return int(any(outcome.state in ("failed", "killed") for outcome in self.outcomes.values()))
 
     def results(self) -> list[Result]:
@@ -189,6 +199,9 @@ class Session:
             self._old.add(job.entry.job)
         if outcome.state == "skipped" and not self._is_delivered(job):
             self.begin(RunDir(Path(job.plan.run_dir)), job.plan)
+        if outcome.state == "finished" and self._is_ranked is None:
+            self._misses = not_recorded(RunDir(Path(job.plan.run_dir)), self.objectives)
+            self._is_ranked = not self._misses
         is_over = outcome.state in ("finished", "pruned") and not is_old
         values = read_result(job.entry, self.objectives).values if is_over else ()
         self._screen.ended(job, outcome, report.values_text(values, self.objectives), is_old=is_old)
@@ -207,6 +220,10 @@ class Session:
 
     def end(self, run: RunDir, plan: Plan) -> None:
         """The shipper sees it by itself."""
+
+    def _spent(self, core_s: float, gpu_s: float) -> str:
+        """Why nothing more is to be started: the first job cannot be ranked, or the budget is used up."""
+        return self._misses or self._meter.spent(core_s, gpu_s)
 
     def _is_delivered(self, job: Job) -> bool:
         """Whether MLflow has the run already, as one of this sweep."""
@@ -249,7 +266,8 @@ class Session:
             write_json(self.place.status, self._before)
             return
         states = {outcome.state for outcome in self.outcomes.values()}
-        state = "killed" if self._stop else "failed" if states & {"failed", "killed"} else "finished"
+        has_failed = bool(states & {"failed", "killed"} or self._misses)
+        state = "killed" if self._stop else "failed" if has_failed else "finished"
         status = read_json(self.place.status)
         write_json(self.place.status, {**status, "state": state, "ended": time.time(), "cause": self.why_stopped})
 
