@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcexp.errors import InUseError
+from hpcexp.errors import InUseError, RunError
 
 FINAL_STATES = ("finished", "pruned", "failed", "killed")
 
@@ -174,11 +174,13 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; empty where there is no such file."""
+    """The JSON object in `path`; empty where there is no such file. RunError where it is damaged."""
     try:
         value: dict[str, Any] = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
+    except ValueError as e:
+        raise RunError(f"{path} is damaged: {e}.\nFix: have it back from a backup, or take it away.") from e
     return value
 
 

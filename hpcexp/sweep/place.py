@@ -62,7 +62,7 @@ def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
     # In this order: another driver that begins at the same moment writes what is asked first of all.
     there = [path for path in place.path.glob("*") if not is_half_written(path)]
     before = read_json(place.asked)
-    if there and not before:
+    if there and not before and not place.jobs.exists():
         raise RunError(
             f"{place.path} is there and holds no sweep.\nFix: move it away, or give the sweep another name (--as NAME)."
         )
