@@ -66,6 +66,11 @@ class RunDir(RecordDir):
         return self.path / "metrics.jsonl"
 
     @property
+    def system(self) -> Path:
+        """A journal of its machine."""
+        return self.path / "system.jsonl"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 

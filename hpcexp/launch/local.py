@@ -22,6 +22,7 @@ from hpcexp.launch.ranks import Ranks
 from hpcexp.launch.resume import Continuation, begins_again, clear, continuation, go_back, is_blank, tidy
 from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import Turns
+from hpcexp.launch.vitals import Vitals
 from hpcexp.launch.watch import Group, Outcome, Watch
 from hpcexp.plan import Plan, save_plan
 from hpcexp.record.uri import without_password
@@ -85,7 +86,9 @@ def run_on_nodes(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
         def take_part(run: RunDir) -> Turns[Outcome]:
             with devices:
                 node = Node(plan, told, leads=False)
-                return elsewhere.agreed((yield from _supervise(plan, run, node, terms, lambda _: elsewhere())))
+                return elsewhere.agreed(
+                    (yield from _supervise(plan, run, node, terms, lambda _: elsewhere(), leads=False))
+                )
 
         def lead(run: RunDir) -> Turns[Outcome]:
             def trouble(ears: Ears) -> str | None:
@@ -183,18 +186,22 @@ def _supervise(
     terms: Terms,
     elsewhere: Callable[[Ears], str | None] = lambda _: None,
     reported: Callable[[int, float], None] | None = None,
+    *,
+    leads: bool = True,
 ) -> Turns[Outcome]:
-    launch = plan.config["launch"]
+    launch, every_s = plan.config["launch"], plan.config["tracking"]["system_every_s"]
+    vitals = Vitals(run, plan.topology, every_s if leads else None)
     try:
         shown = terms.display(plan)
         try:
             ears = Ears(group.progress_fd, run.rank_log(0), shown, reported)
             with terms.catching() as stop:
                 trouble = partial(elsewhere, ears)
-                watch = Watch(group, ears, run, launch["grace_s"], launch["hang_s"], stop, trouble)
+                watch = Watch(group, ears, run, launch["grace_s"], launch["hang_s"], stop, vitals, trouble)
                 return (yield from watch.until_end())
         finally:
             shown.close()
+            vitals.close()
     finally:
         group.close()
 
