@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpcexp.checks.machine import take_cores
 from hpcexp.errors import ConfigError, HpcexpError
-from hpcexp.plan import Plan, load_plan
+from hpcexp.plan import Plan, load_whole
 from hpcexp.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(run: RunDir) -> int:
     started = time.time() - time.process_time()
-    plan = load_plan(run.plan)
+    plan = load_whole(run)
     from hpcexp.train.quiet import import_lightning
 
     import_lightning()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
@@ -27,11 +26,12 @@ from hpcexp.errors import ConfigError, did_you_mean, listed
 from hpcexp.lineage.code import code_digest, git_commit
 from hpcexp.lineage.environment import environment
 from hpcexp.lineage.signature import signature
+from hpcexp.masking import masked_command, masked_config, masked_override, without_password
 from hpcexp.models.sizes import num_params
 from hpcexp.naming import SIGNATURE_LENGTH, run_name
 from hpcexp.once import Once
 from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, load_signature
-from hpcexp.record.uri import resolve_uri, unreachable, uri_problem, without_password, without_passwords
+from hpcexp.record.uri import resolve_uri, unreachable, uri_problem
 from hpcexp.rundir import RunDir
 from hpcexp.schema import MISSING
 
@@ -92,37 +92,39 @@ def _planned(
     once: Once,
 ) -> Plan:
     """The plan, now that nothing is wrong with it."""
-    config = composed.config
+    config, secrets = masked_config(composed.config)
+    secrets.pop("tracking.uri", None)  # no job needs it
+    public = _without_secret(composed.config["tracking"]["uri"])
+    overrides = tuple(public(masked_override(override)) for override in composed.overrides)
     code = _code(project, config, once)
     fingerprint = facts.fingerprint if facts else ""
     identity = signature(config, shape.topology, shape.batch, shape.steps, code=code["code.digest"], data=fingerprint)
-    name = run_name(composed.overrides, config["seed"], identity, config["run"]["label"])
+    name = run_name(overrides, config["seed"], identity, config["run"]["label"])
     directory = _directory(project / config["run"]["root"] / config["name"], name, identity, once)
-    public = _without_secret(config["tracking"]["uri"])
     lineage = {
         **code,
         **once("environment", environment),
-        "command": public(without_passwords(shlex.join(command))),
+        "command": public(masked_command(command)),
         "project": str(project),
     }
-    tracking = {**config["tracking"], "uri": config["tracking"]["uri"] and public(config["tracking"]["uri"])}
     return Plan(
         version=VERSION,
         name=directory.name,
         experiment=config["name"],
         run_dir=str(directory),
         signature=identity,
-        config={**config, "tracking": tracking},
-        overrides=tuple(map(public, composed.overrides)),
+        config=config,
+        overrides=overrides,
         choices=composed.choices,
         topology=shape.topology,
         batch=shape.batch,
         steps=shape.steps,
         data=facts,
-        num_params=_num_params(config["model"], facts),
+        num_params=_num_params(composed.config["model"], facts),
         tracking_uri=uri,
         lineage=lineage,
         warnings=_warnings(config, uri, shape, facts),
+        secrets=secrets,
     )
 
 

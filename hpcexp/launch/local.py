@@ -23,8 +23,8 @@ from hpcexp.launch.resume import Continuation, begins_again, clear, continuation
 from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import Turns
 from hpcexp.launch.watch import Group, Outcome, Watch
+from hpcexp.masking import without_password
 from hpcexp.plan import Plan, save_plan
-from hpcexp.record.uri import without_password
 from hpcexp.rundir import RunDir, held, write_atomic, write_json
 
 
@@ -44,6 +44,8 @@ def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = Fa
             clear(run)
         if shown != plan.tracking_uri:
             write_atomic(run.secret_uri, f"{plan.tracking_uri}\n", mode=0o600)
+        if plan.secrets:
+            write_json(run.secrets, plan.secrets, mode=0o600)
         save_plan(replace(plan, tracking_uri=shown), run.plan)
     except OSError as e:
         raise RunError(f"{run.path} cannot be written: {e.strerror}.\nFix: run.root=… where there is room.") from e

@@ -73,7 +73,7 @@ def is_blank(run: RunDir) -> bool:
     return all(path.name in _NOTES or (path == run.journal and not path.stat().st_size) for path in files)
 
 
-_NOTES = ("plan.yaml", "status.json", "mlflow.json", "failed.json", ".tracking", ".shipper.lock")
+_NOTES = ("plan.yaml", "status.json", "mlflow.json", "failed.json", ".tracking", ".secrets", ".shipper.lock")
 """What another try writes anew or goes on with."""
 
 

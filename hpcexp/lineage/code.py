@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import hpcexp
+from hpcexp.masking import masked_text
 
 RESULT_CODE = ("build", "data", "models", "train", "job.py")
 """Parts of hpcexp that can change a result; a new command line verb makes no run another one."""
@@ -34,7 +35,7 @@ def git_commit(project: Path) -> Commit | None:
     if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
         return None
     remote = _git(project, "config", "--get", "remote.origin.url") or ""
-    return Commit(commit, bool(changes), _without_password(remote))
+    return Commit(commit, bool(changes), masked_text(remote))
 
 
 def code_digest(target_files: Iterable[Path], project: Path, imports: Callable[[Path], set[str]]) -> str:
@@ -71,11 +72,6 @@ def _git(project: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _without_password(remote: str) -> str:
-    scheme, separator, rest = remote.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else remote
 
 
 def _sources(place: Path) -> list[Path]:

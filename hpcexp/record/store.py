@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcexp.errors import InUseError, RunError
+from hpcexp.masking import without_password
 from hpcexp.record.journal import Point
 from hpcexp.record.sqlite import MetricTables, Value, metric_tables
-from hpcexp.record.uri import sqlite_path, without_password
+from hpcexp.record.uri import sqlite_path
 from hpcexp.rundir import held
 
 if TYPE_CHECKING:

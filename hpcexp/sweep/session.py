@@ -20,8 +20,8 @@ from hpcexp.launch.shipping import Fleet, has_work
 from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import signals_caught
 from hpcexp.launch.watch import Outcome
+from hpcexp.masking import masked_override
 from hpcexp.plan import Plan
-from hpcexp.record.uri import without_passwords
 from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, write_atomic, write_json
 from hpcexp.sweep import report
 from hpcexp.sweep.budget import Meter
@@ -67,7 +67,7 @@ class Session:
         self.spec = replace(spec, objectives=self.objectives)
         self.place = SweepDir(sweeps_dir(setting.project / first.config["run"]["root"]) / spec.name)
         self.outcomes: dict[int, Outcome] = {}
-        self._base = tuple(map(without_passwords, spec.base))
+        self._base = tuple(map(masked_override, spec.base))
         self.why_stopped = ""
         self._setting, self._first = setting, first
         self.entries: dict[int, Entry] = {}
