@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpcexp.checks.machine import take_cores
 from hpcexp.errors import ConfigError, HpcexpError
+from hpcexp.lineage.imported import note_job
 from hpcexp.plan import Plan, load_whole
 from hpcexp.rundir import RunDir
 
@@ -64,14 +65,17 @@ def _run(run: RunDir) -> int:
 
     signals = Signals()
     signals.install()
+    rank, progress_fd = _this_rank(plan), _fd("HPCEXP_PROGRESS_FD")
     try:
-        rank, progress_fd = _this_rank(plan), _fd("HPCEXP_PROGRESS_FD")
         train(plan, run, rank, signals, started=started, progress_fd=progress_fd, judged=judged(os.environ))
     except Pruned:
         pass  # the summary tells
     except Interrupted as e:
         _say(stopped=int(e.signum))
         return 128 + e.signum
+    finally:
+        if rank.rank == 0:
+            note_job(run, started)
     _say(done=True)
     return 0
 

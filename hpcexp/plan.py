@@ -82,6 +82,16 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class JobOf:
+    """The sweep that a plan is a job of."""
+
+    sweep: str
+    """Its directory."""
+    asked: tuple[str, ...]
+    """Overrides that it asks of this job alone."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """One job, resolved. `config` is plain data: the composed experiment with nothing left to interpolate.
 
@@ -111,12 +121,16 @@ class Plan:
     warnings: tuple[str, ...]
     secrets: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """Dotted name → what is masked there. For the job alone: `plan.yaml` has none of it."""
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Path → SHA-256 of the code that `code.digest` is of; kept in the run's lineage, not in `plan.yaml`."""
+    job_of: JobOf | None = field(default=None, compare=False, repr=False)
+    """None where it is no job of a sweep, or is read from its file; kept in the run's lineage."""
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
     """The plan as plain data, as `plan.yaml` holds it."""
-    told = asdict(replace(plan, secrets={}))
-    del told["secrets"]
+    told = asdict(replace(plan, secrets={}, sources={}, job_of=None))
+    del told["secrets"], told["sources"], told["job_of"]
     return told
 
 

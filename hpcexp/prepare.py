@@ -23,7 +23,7 @@ from hpcexp.checks.values import missing_keys, subject, value_problems
 from hpcexp.compose.composer import Composed
 from hpcexp.data.facts import data_facts
 from hpcexp.errors import ConfigError, did_you_mean, listed
-from hpcexp.lineage.code import code_digest, git_commit
+from hpcexp.lineage.code import code_digest, code_files, git_commit
 from hpcexp.lineage.environment import environment
 from hpcexp.lineage.signature import signature
 from hpcexp.masking import masked_command, masked_config, masked_override, without_password
@@ -96,7 +96,7 @@ def _planned(
     secrets.pop("tracking.uri", None)  # no job needs it
     public = _without_secret(composed.config["tracking"]["uri"])
     overrides = tuple(public(masked_override(override)) for override in composed.overrides)
-    code = _code(project, config, once)
+    sources, code = _code(project, config, once)
     fingerprint = facts.fingerprint if facts else ""
     identity = signature(config, shape.topology, shape.batch, shape.steps, code=code["code.digest"], data=fingerprint)
     name = run_name(overrides, config["seed"], identity, config["run"]["label"])
@@ -125,6 +125,7 @@ def _planned(
         lineage=lineage,
         warnings=_warnings(config, uri, shape, facts),
         secrets=secrets,
+        sources=sources,
     )
 
 
@@ -208,12 +209,14 @@ def _num_params(model: dict[str, Any], facts: DataFacts | None) -> int | None:
     return num_params(model["_target_"], in_shape, num_classes, **given)
 
 
-def _code(project: Path, config: dict[str, Any], once: Once) -> dict[str, Any]:
+def _code(project: Path, config: dict[str, Any], once: Once) -> tuple[dict[str, str], dict[str, Any]]:
+    """The files that make the result, and what is to be said of them."""
     targets = sorted({node["_target_"] for _, node in target_nodes(config)})
     files = tuple(f for f in (once(("file", t), partial(defining_file, t)) for t in targets) if f is not None)
     commit = once(("commit", project), lambda: git_commit(project))
     git = {"git.commit": commit.commit, "git.dirty": commit.dirty, "git.remote": commit.remote} if commit else {}
-    return {**git, "code.digest": once(("code", project, files), lambda: code_digest(files, project, imported_roots))}
+    sources = once(("sources", project, files), lambda: code_files(files, project, imported_roots))
+    return sources, {**git, "code.digest": once(("code", project, files), lambda: code_digest(sources))}
 
 
 def _directory(parent: Path, name: str, identity: str, once: Once) -> Path:

@@ -91,6 +91,11 @@ class RunDir(RecordDir):
         return self.checkpoints / "previous.ckpt"
 
     @property
+    def lineage(self) -> Path:
+        """Where the run comes from: code, environment, machine, data, parents; and the seals of its attempts."""
+        return self.path / "lineage"
+
+    @property
     def secrets(self) -> Path:
         """What is masked in the plan, for its owner alone; none where nothing is."""
         return self.path / ".secrets"

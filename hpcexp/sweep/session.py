@@ -21,7 +21,7 @@ from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import signals_caught
 from hpcexp.launch.watch import Outcome
 from hpcexp.masking import masked_override
-from hpcexp.plan import Plan
+from hpcexp.plan import JobOf, Plan
 from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, write_atomic, write_json
 from hpcexp.sweep import report
 from hpcexp.sweep.budget import Meter
@@ -125,7 +125,7 @@ class Session:
 
     def entered(self, jobs: Sequence[Asked]) -> list[Job]:
         """The jobs with their numbers, each with its share of the machine."""
-        plans = [as_begun(self._with_its_share(job.plan)) for job in jobs]
+        plans = [as_begun(self._of_this_sweep(self._with_its_share(job.plan), job.asked)) for job in jobs]
         wanted = [
             Entry(0, job.asked, self._base, job.trial, plan.signature, "" if job.problem else plan.run_dir)
             for job, plan in zip(jobs, plans, strict=True)
@@ -240,6 +240,10 @@ class Session:
         machine = this_machine()
         threads = threads_for_many(plan, machine, self._setting.num_jobs or machine.num_cores)
         return replace(plan, topology=replace(plan.topology, threads_per_rank=threads))
+
+    def _of_this_sweep(self, plan: Plan, asked: Sequence[str]) -> Plan:
+        """The plan, which knows the sweep it is a job of, and what that asks of it alone."""
+        return replace(plan, job_of=JobOf(str(self.place.path), tuple(map(masked_override, asked))))
 
     def _begin(self, edits: Sequence[str]) -> None:
         """Say who else is at it and what was edited, and that the sweep is at work."""
