@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import TrainedRun
+from helpers import FAST, Said, only_run
 
 from hpcexp.lineage import manifest
 from hpcexp.lineage.manifest import differences, last_record, seal
-from hpcexp.rundir import RunDir, write_json
+from hpcexp.rundir import RunDir, read_json, write_json
 from hpcexp.seal import SealedFile
 
 
@@ -40,6 +44,35 @@ def sealed(path: Path, content: bytes) -> None:
     with SealedFile(path) as file:
         file.write(content)
         file.seal({"step": 1, "best": None})
+
+
+def test_a_finished_run_is_untouched(trained: TrainedRun, hpcexp: Callable[..., Said]) -> None:
+    """Though pictures and MLflow's notes come after its end; whatever names it."""
+    run_id = read_json(trained.run.mlflow)["run_id"]
+    for named in (str(trained.run.path), run_id, run_id[:8]):
+        said = hpcexp("verify", named, "--root", str(trained.project / "runs"))
+        assert (0, "") == (said.status, said.err)
+        assert "untouched since" in said.out
+    assert trained.run.plots.exists()
+
+
+def test_what_was_done_to_a_run_is_named(trained: TrainedRun, project: Path, hpcexp: Callable[..., Said]) -> None:
+    """A file that was edited, one that is new and one that is gone."""
+    run = RunDir(project / "runs" / "digits_mlp" / trained.run.path.name)
+    shutil.copytree(trained.run.path, run.path)
+    run.plan.write_text(run.plan.read_text().replace("seed: 3", "seed: 4"))
+    (run.path / "notes.txt").write_text("better than it was\n")
+    run.best.unlink()
+    said = hpcexp("verify", "last")
+    assert 1 == said.status
+    assert "3 differences since" in said.out
+    lines = [line.strip() for line in said.out.splitlines()]
+    assert "added    notes.txt" in lines
+    assert "removed  checkpoints/best.ckpt" in lines
+    assert any(line.startswith("changed  plan.yaml: SHA-256 ") for line in lines)
+    assert {"added", "removed", "changed"} == {
+        d["what"] for d in json.loads(hpcexp("verify", "last", "--json").out)["differences"]
+    }
 
 
 def test_a_checkpoint_too_big_to_read_twice_is_told_by_its_own_checksum(
@@ -108,3 +141,27 @@ def test_files_that_are_to_be_tidied_away_are_not_missed(run: RunDir) -> None:
     sealed(run.previous, b"before")
     seal(run, {"state": "finished", "attempt": 1}, without=[run.previous])
     assert "checkpoints/previous.ckpt" not in last_record(run.lineage)["files"]
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({}, "was never sealed"),
+        ({"state": "running", "pid": 1, "host": "elsewhere"}, "is still being trained"),
+    ],
+)
+def test_what_cannot_be_verified_is_a_mistake(
+    project: Path, hpcexp: Callable[..., Said], status: dict[str, object], expected: str
+) -> None:
+    """Exit status 2, and why."""
+    assert 0 == hpcexp("train", *FAST, "launch=dry").status
+    if status:
+        write_json(only_run(project).status, status)
+    said = hpcexp("verify", "last")
+    assert (2, "") == (said.status, said.out)
+    assert expected in said.err
+
+
+def test_an_unknown_run_is_a_mistake(project: Path, hpcexp: Callable[..., Said]) -> None:
+    """As with other verbs."""
+    assert 2 == hpcexp("verify", "nowhere").status
