@@ -95,6 +95,16 @@ class RunDir(RecordDir):
         """The `last` before, for when that one is damaged."""
         return self.checkpoints / "previous.ckpt"
 
+    @property
+    def lineage(self) -> Path:
+        """Where the run comes from: code, environment, machine, data, parents; and the seals of its attempts."""
+        return self.path / "lineage"
+
+    @property
+    def secrets(self) -> Path:
+        """What is masked in the plan, for its owner alone; none where nothing is."""
+        return self.path / ".secrets"
+
     def best_of(self, step: int) -> Path:
         """The best weights as of a checkpoint that names their step, while that checkpoint may be gone back to."""
         return self.checkpoints / f"best-{step}.ckpt"
@@ -173,9 +183,9 @@ def second_name(path: Path, name: Path) -> None:
     temporary.unlink(missing_ok=True)  # rename(2) leaves both where they are the same file already
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any], mode: int = 0o666) -> None:
     """`write_atomic` of a JSON object that people can read."""
-    write_atomic(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=True) + "\n", mode)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -19,6 +19,8 @@ VERBS = {
     "runs": ("look", "list runs"),
     "show": ("look", "one run: state, results, configuration, files"),
     "compare": ("compare", "what runs differ in, beside what they came to; over seeds"),
+    "why": ("why", "how a run differs from what would run now"),
+    "verify": ("verify", "whether a run's files are as they were when it ended"),
     "test": ("use", "evaluate a trained model again"),
     "predict": ("use", "classify files with a trained model"),
     "export": ("use", "hand a trained model over: torch.export, TorchScript, MLflow"),

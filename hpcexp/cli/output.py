@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from hpcexp.masking import without_password
 from hpcexp.plan import Plan
 from hpcexp.record.describe import final_metrics
-from hpcexp.record.uri import without_password
 from hpcexp.rundir import RunDir, read_json
 from hpcexp.text import duration, metric, near, pairs
 

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcexp.checks.values import typed
 from hpcexp.plan import Plan
 from hpcexp.record import describe
 from hpcexp.record.journal import Point, last_values, read_points
@@ -178,8 +177,7 @@ class Delivery:
 
     def _log_dataset(self, store: Store, run_id: str) -> None:
         if self._plan.data is not None:
-            source = typed(describe.flatten(self._plan.config.get("data", {})))
-            store.log_dataset(run_id, self._plan.choices.get("data", "data"), self._plan.data.fingerprint, source)
+            store.log_dataset(run_id, describe.dataset(self._plan, self._plan.data))
 
     def _send(self, tags: Mapping[str, str]) -> bool:
         """Send the next metrics, with the parameters if they have not been and with `tags`; whether there were any."""
@@ -239,6 +237,7 @@ class Delivery:
             tags["hpcexp.pruned"] = str(state == "pruned").lower()
         if "world_size" in summary:  # as measured, in the place of the planned one
             tags["hpcexp.world_size"] = str(summary["world_size"])
+        tags |= describe.lineage_tags(self._run.lineage)
         return tags | (self._model_tags(summary) if self._has_model else {})
 
 
@@ -247,6 +246,9 @@ def _artifacts(run: RunDir) -> Iterator[tuple[Path, str | None]]:
     for file in (run.plan, run.summary, run.confusion):
         if file.exists():
             yield file, None
+    for file in sorted(run.lineage.rglob("*")):
+        if file.is_file():
+            yield file, str(file.parent.relative_to(run.path))
     for file in sorted(run.logs.glob("*.log")):
         if file.name != "shipper.log":
             yield file, run.logs.name

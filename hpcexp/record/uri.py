@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hpcexp.errors import listed, suggest
+from hpcexp.masking import without_password
 
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _SCHEMES = (*_PORTS, "sqlite")
@@ -98,18 +98,6 @@ def unreachable(uri: str, timeout_s: float = 1.0) -> str | None:
         "The run goes on and its directory holds everything; `hpcexp sync` delivers it later.\n"
         "Fix: start the server, or tracking.uri=null for SQLite beside the runs, or tracking.enabled=false."
     )
-
-
-def without_password(uri: str) -> str:
-    """`uri` as it may be shown."""
-    head, separator, rest = uri.partition("://")
-    user, at, host = rest.rpartition("@")
-    return f"{head}{separator}{user.partition(':')[0]}{at}{host}"
-
-
-def without_passwords(text: str) -> str:
-    """A text, as a command line, in which no URI has its password."""
-    return re.sub(r"(://[^\s:/@]+):\S*@", r"\1@", text)
 
 
 def _sqlite_problem(uri: str, setting: str, file: str) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError, listed, suggest
-from hpcexp.record.uri import without_passwords
+from hpcexp.masking import masked_override, without_passwords
 from hpcexp.rundir import SweepDir, is_half_written, read_json, write_atomic
 from hpcexp.sweep.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
 
@@ -71,7 +71,8 @@ def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
             f"{place.path} holds a sweep of the project {before.get('project')}, and this is {project}.\n"
             "Fix: run.root=…, or --as NAME."
         )
-    told = json.dumps({**to_dict(spec), "project": str(project), "command": command}, ensure_ascii=False)
+    base = list(map(masked_override, spec.base))
+    told = json.dumps({**to_dict(spec), "base": base, "project": str(project), "command": command}, ensure_ascii=False)
     now = json.loads(without_passwords(told))
     try:
         if now != before:
