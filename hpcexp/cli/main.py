@@ -24,6 +24,7 @@ VERBS = {
     "test": ("use", "evaluate a trained model again"),
     "predict": ("use", "classify files with a trained model"),
     "export": ("use", "hand a trained model over: torch.export, TorchScript, MLflow"),
+    "promote": ("promote", "put a trained model into MLflow's registry, under a name and an alias"),
     "ui": ("ui", "open MLflow's interface on the runs"),
     "sync": ("sync", "send MLflow what could not be delivered during a run"),
     "drill": ("drill", "kill a training on purpose, or change its devices, and see whether the result is the same"),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from hpcexp.errors import InUseError, RunError
 from hpcexp.masking import without_password
 from hpcexp.record.journal import Point
+from hpcexp.record.registry import Registry
 from hpcexp.record.sqlite import MetricTables, Value, metric_tables
 from hpcexp.record.uri import sqlite_path
 from hpcexp.rundir import held
@@ -169,6 +170,10 @@ class Store:
         for file in files:
             self._client.log_model_artifact(model_id, str(file))
         self._client.finalize_logged_model(model_id, "READY")
+
+    def registry(self) -> Registry:
+        """Where its models are had by name."""
+        return Registry(self._client)
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
