@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from hpcexp.errors import InUseError, RunError
 from hpcexp.record.journal import Point
 from hpcexp.record.sqlite import MetricTables, Value, metric_tables
-from hpcexp.record.uri import sqlite_path, without_password
+from hpcexp.record.uri import sqlite_path, with_password, without_password
 from hpcexp.rundir import held
 
 if TYPE_CHECKING:
@@ -38,6 +38,13 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+
+_REFUSALS = {
+    "UNAUTHENTICATED": "wrong user or password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD)",
+    "PERMISSION_DENIED": "this user may not write there: ask its owner for EDIT on the experiment, "
+    "or choose one of your own by tracking.experiment=NAME",
+}
+"""MLflow's error code → what a server's accounts had against it."""
 
 
 @dataclass(frozen=True)
@@ -229,10 +236,24 @@ def connect(uri: str, artifacts: Path) -> Store:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         path = sqlite_path(uri)
         if path is not None:
-            _create_sqlite(uri, path, artifacts)
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            create_sqlite(uri, path, artifacts.as_uri())
+        server = with_password(uri, os.environ)
+        client = MlflowClient(tracking_uri=server, registry_uri=server)
     is_server = uri.startswith(("http://", "https://"))
     return Store(client, None if is_server else artifacts, None if path is None else metric_tables(path))
+
+
+def create_sqlite(uri: str, path: Path, artifact_uri: str) -> None:
+    """Make the database where there is none, one process at a time: racing migrations break the file for good."""
+    with held_within(math.inf, path.with_name(f".{path.name}.lock"), f"{path} is being made by"):
+        if _has_schema(path):
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        # WAL lets the UI read while runs write. It stays in the file.
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        SqlAlchemyStore(uri, artifact_uri).engine.dispose()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -262,6 +283,11 @@ def legal_model_name(name: str) -> str:
     return re.sub(r"[/:.%\"']", "-", name) or "model"
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server's accounts stand against it, so that trying again is in vain."""
+    return getattr(error, "error_code", "") in _REFUSALS
+
+
 def problem_of(error: BaseException, uri: str) -> str:
     """One line for people on why MLflow did not take something: what the system said, or the error's first line."""
     cause: BaseException | None = error
@@ -270,6 +296,8 @@ def problem_of(error: BaseException, uri: str) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             text = cause.strerror
         cause = cause.__cause__ or cause.__context__
+    if (refused := _REFUSALS.get(getattr(error, "error_code", ""))) is not None:
+        return f"{without_password(uri)}: {refused}"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return f"{without_password(uri)}: {text or first}"[:500]
 
@@ -288,19 +316,6 @@ def held_within(timeout_s: float, lock: Path, what: str) -> Iterator[None]:
                     raise
                 time.sleep(0.05)
         yield
-
-
-def _create_sqlite(uri: str, path: Path, artifacts: Path) -> None:
-    """Make the database where there is none, one process at a time: racing migrations break the file for good."""
-    with held_within(math.inf, path.with_name(f".{path.name}.lock"), f"{path} is being made by"):
-        if _has_schema(path):
-            return
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        # WAL lets the UI read while runs write. It stays in the file.
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-        SqlAlchemyStore(uri, artifacts.as_uri()).engine.dispose()  # type: ignore[no-untyped-call]
 
 
 def _has_schema(path: Path) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from hpcexp.errors import ConfigError
 
-_ENVIRONMENT = {
+UI_ENVIRONMENT = {
     # Without job workers and telemetry the server needs a fifth of the memory and talks to nobody.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -37,7 +38,7 @@ def ui_command(uri: str, root: Path, host: str = "127.0.0.1", port: int = 5000) 
 
 def ui_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment for `ui_command`; what `environ` sets wins."""
-    return {**_ENVIRONMENT, **environ}
+    return {**UI_ENVIRONMENT, **environ}
 
 
 def ui_link(base: str, experiment_id: str | None = None, run_id: str | None = None) -> str:
@@ -46,3 +47,16 @@ def ui_link(base: str, experiment_id: str | None = None, run_id: str | None = No
     if experiment_id is not None:
         page += f"/{experiment_id}" + (f"/runs/{run_id}" if run_id is not None else "")
     return f"{base.rstrip('/')}/#/{page}?workflowType=machine_learning"
+
+
+def port_problem(host: str, port: int) -> str | None:
+    """Why nothing can listen at this port, and the way out; None where it can."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((host, port))
+        except socket.gaierror as e:
+            return f"--host {host}: {e.strerror}.\nFix: --host 127.0.0.1, or an address of this machine."
+        except (OSError, OverflowError) as e:
+            return f"--port {port}: {getattr(e, 'strerror', None) or e} ({host}).\nFix: --port {min(port, 65534) + 1}"
+    return None
