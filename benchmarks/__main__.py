@@ -15,7 +15,19 @@ from pathlib import Path
 
 from benchmarks.measure import HEADER
 
-NAMES = ("planning", "composing", "coldstart", "launching", "sweeps", "step", "ddp", "shipper", "checkpoint", "resume")
+NAMES = (
+    "planning",
+    "composing",
+    "coldstart",
+    "launching",
+    "sweeps",
+    "step",
+    "ddp",
+    "shipper",
+    "checkpoint",
+    "resume",
+    "compare",
+)
 
 
 def main() -> None:

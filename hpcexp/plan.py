@@ -145,7 +145,7 @@ def save_plan(plan: Plan, path: Path) -> None:
 
 def load_plan(path: Path) -> Plan:
     """The frozen plan in `path`; RunError where there is none or it is of another version."""
-    data = _checked(path, lambda: yaml.load(path.read_text(), Loader=_LOADER))  # noqa: S506 - a safe loader
+    data = _checked(path, lambda: parse(path.read_text()))
     try:
         return from_dict(data)
     except (KeyError, TypeError, AttributeError) as e:
@@ -164,8 +164,13 @@ def load_head(path: Path) -> dict[str, Any]:
     """The first entries of a plan, before its configuration; empty where it does not begin as one."""
     with path.open() as file:
         text = "".join(takewhile(lambda line: not line.startswith("config:"), file))
-    head = yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader
+    head = parse(text)
     return head if isinstance(head, dict) else {}
+
+
+def parse(text: str) -> Any:
+    """What a plan, or a part of one, says as plain data; yaml.YAMLError where it is no YAML."""
+    return yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader
 
 
 def _checked(path: Path, read: Callable[[], Any]) -> Any:

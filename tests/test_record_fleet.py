@@ -381,12 +381,13 @@ def test_runs_are_delivered_where_the_directory_of_their_sweep_is_gone(root: Pat
     assert not sweep.path.exists()
 
 
-def test_a_server_that_dies_and_comes_back_has_every_run_once(tmp_path: Path, uri: str) -> None:
+def test_a_server_that_dies_and_comes_back_has_every_run_once(tmp_path: Path) -> None:
     """Killed while runs are followed, and back while the driver is still there."""
     with mlflow_server(tmp_path) as (port, start):
         first = start()
         sweep = make_sweep(tmp_path, "served")
-        runs = [make_run(tmp_path, f"http://127.0.0.1:{port}", name=f"served-{i}", steps=50) for i in range(3)]
+        uri = f"http://127.0.0.1:{port}"
+        runs = [make_run(tmp_path, uri, name=f"served-{i}", steps=50, wait_s=90.0) for i in range(3)]
         with fleet(sweep) as process:
             tell(process, *(told_of(run, seed="1") for run in runs))
             wait_until(lambda: all(noted(run, "offset") for run in runs), "the first metrics are delivered")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from helpers import LEAN, Said, command, ended, start, wait_until, write_module
+from postgres import server_programs, serving_postgres
+from record_support import query
 
 from hpcexp.rundir import find_runs
 from hpcexp.sweep.place import find_sweeps
+from hpcexp.sweep.storage import close_storage, open_storage, storage_uri
 
 pytest.importorskip("optuna", reason="Optuna is not installed (hpcexp[optuna])")
 pytestmark = pytest.mark.slow
@@ -93,6 +96,66 @@ def test_a_killed_search_goes_on_to_its_total(project: Path) -> None:
     assert 0 == again.status
     assert not re.search(r"^\[\d", again.out, re.MULTILINE)
     assert "3 jobs: 3 finished" in again.out
+
+
+GATED = """
+import time
+from pathlib import Path
+from hpcexp.models.mlp import MLP
+
+class Gated(MLP):
+    '''Trains once there is a file `gate`.'''
+    def forward(self, x):
+        while self.training and not Path("gate").exists():
+            time.sleep(0.05)
+        return super().forward(x)
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where a study is kept that several drivers share."""
+    if request.param == "sqlite":
+        yield "sqlite:///study.db"
+    elif server_programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    else:
+        with serving_postgres() as server:
+            yield server.uri
+
+
+def test_thirty_trials_at_once_lose_nothing(project: Path, storage: str) -> None:
+    """Three drivers with ten jobs each, all of them at work at one moment: in study, ledger and MLflow each is once."""
+    write_module(project, "gated", GATED)
+    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=33", f"hydra.sweeper.storage={storage}")
+    named = ("hydra.sweeper.study_name=thirty", "optimizer.lr=tag(log,interval(1e-4,1e-1))")
+    short = ("~model", "+model._target_=gated.Gated", "trainer.max_epochs=1", "trainer.limit_train_batches=2", *LEAN)
+    shared = ("hardware=cpu", "hardware.share=30", "hardware.threads_per_rank=1", "launch.max_jobs=10")
+    drivers = [start("train", "-m", *search, *named, *short, *shared, cwd=project) for _ in range(3)]
+    try:
+        wait_until(lambda: states(project).count("running") == 30 or any(d.poll() for d in drivers), "thirty jobs")
+        (project / "gate").touch()
+        said = [ended(driver) for driver in drivers]
+    finally:
+        for driver in drivers:
+            driver.kill()
+    assert [0, 0, 0] == [one.status for one in said], "\n=====\n".join(one.out + one.err for one in said)
+    [place] = find_sweeps(project / "runs")
+    entries = [json.loads(line) for line in place.jobs.read_text().splitlines()]
+    assert 33 == len({entry["trial"] for entry in entries}) == len(entries)
+    assert ["finished"] * 33 == states(project)
+    study = open_storage(storage_uri(storage, project), project)
+    every = study.get_all_trials(study.get_study_id_from_name("thirty"))
+    close_storage(study)
+    trials = [trial for trial in every if "hpcexp.surplus" not in trial.user_attrs]
+    assert {"COMPLETE"} == {trial.state.name for trial in trials}
+    assert sorted(entry["trial"] for entry in entries) == [trial.number for trial in trials]
+    tags = "SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId'"
+    assert [(33,)] == query(project / "runs" / "mlflow.db", tags)
+
+
+def states(project: Path) -> list[str]:
+    return [str(run.read_status().get("state")) for run in find_runs(project / "runs")]
 
 
 def test_several_objectives_have_a_front(hpcexp: Callable[..., Said], project: Path) -> None:

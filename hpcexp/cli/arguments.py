@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from hpcexp.errors import RunError, listed, suggest
-from hpcexp.rundir import RunDir, find_runs
+from hpcexp.rundir import RunDir, find_runs, read_json
 
-RUN_HELP = "a run: its directory, its name or the start of its signature; `last` is the latest"
+RUN_HELP = "a run: its directory, its name, the start of its signature or of its MLflow id; `last` is the latest"
 
 
 def parser(verb: str, summary: str) -> argparse.ArgumentParser:
@@ -29,10 +29,21 @@ def find_run(root: Path, word: str) -> RunDir:
         return max(runs, key=lambda r: (r.read_status().get("started", 0.0), r.path))
     found = [r for r in runs if word in (r.path.name, f"{r.path.parent.name}/{r.path.name}")]
     found = found or [r for r in runs if r.path.name.rpartition("-")[2].startswith(word)]
+    found = found or [r for r in runs if _mlflow_id(r).startswith(word)]
     if len(found) == 1:
         return found[0]
     names = [f"{r.path.parent.name}/{r.path.name}" for r in found]
     if found:
         raise RunError(f"'{word}' names {len(found)} runs: {listed(names)}.\nFix: give more of it.")
+    if Path(word).is_dir():
+        raise RunError(f"{word} is no run's directory: it has no plan.yaml.\nFix: `hpcexp runs` lists the runs.")
     near = suggest(word, [r.path.name for r in runs])
     raise RunError(f"No run is named '{word}'{'; ' + near if near else '.'}\nFix: `hpcexp runs` lists the runs.")
+
+
+def _mlflow_id(run: RunDir) -> str:
+    """Empty where it has none."""
+    try:
+        return str(read_json(run.mlflow).get("run_id") or "")
+    except ValueError:
+        return ""  # damaged, which whoever delivers to MLflow tells

@@ -18,6 +18,7 @@ VERBS = {
     "sweep": ("sweep", "run the sweep of a file in sweeps/, go on with it, see how it stands, stop it"),
     "runs": ("look", "list runs"),
     "show": ("look", "one run: state, results, configuration, files"),
+    "compare": ("compare", "what runs differ in, beside what they came to; over seeds"),
     "test": ("use", "evaluate a trained model again"),
     "predict": ("use", "classify files with a trained model"),
     "export": ("use", "hand a trained model over: torch.export, TorchScript, MLflow"),

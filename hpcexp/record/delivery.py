@@ -222,7 +222,8 @@ class Delivery:
     def _final_tags(self, state: str, summary: Mapping[str, Any]) -> dict[str, str]:
         cause = self._run.read_status().get("cause")
         note = describe.note(self._plan, describe.final_metrics(summary))
-        tags = {"mlflow.note.content": note, "hpcexp.state": state, **({"hpcexp.cause": str(cause)} if cause else {})}
+        told = {**describe.best_tags(summary), **({"hpcexp.cause": str(cause)} if cause else {})}
+        tags = {"mlflow.note.content": note, "hpcexp.state": state, **told}
         if "pruned" in (state, self._note.get("state")):  # it may have been gone on with since
             tags["hpcexp.pruned"] = str(state == "pruned").lower()
         if "world_size" in summary:  # as measured, in the place of the planned one

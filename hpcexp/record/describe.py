@@ -34,10 +34,18 @@ def params(plan: Plan) -> dict[str, str]:
 
 def tags(plan: Plan) -> dict[str, str]:
     """Identity, code, data, machine and shape of the run."""
-    facts = {f"hpcexp.{key}": typed(value) for key, value in {**_shape(plan), **plan.lineage}.items()}
+    chosen = {f"choices.{group}": option for group, option in plan.choices.items()}
+    facts = {f"hpcexp.{key}": typed(value) for key, value in {**_shape(plan), **chosen, **plan.lineage}.items()}
     known = {tag: typed(plan.lineage[fact]) for tag, fact in _MLFLOW_TAGS.items() if plan.lineage.get(fact)}
     own = {key: typed(value) for key, value in plan.config.get("tracking", {}).get("tags", {}).items()}
     return {**facts, "mlflow.source.type": "LOCAL", **known, "mlflow.runName": plan.name, **own}
+
+
+def best_tags(summary: Mapping[str, Any]) -> dict[str, str]:
+    """What was monitored at its best, and when: MLflow shows and filters by the last value of a metric."""
+    best = summary.get("best") or {}
+    told = {f"hpcexp.best.{key}": best.get(key) for key in ("monitor", "value", "epoch")}
+    return {key: typed(value) for key, value in told.items() if value is not None}
 
 
 def sweep_tags(name: str, axes: Mapping[str, str], parent: str | None) -> dict[str, str]:

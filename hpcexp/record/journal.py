@@ -150,12 +150,16 @@ class Journal:
             )
 
 
-def read_points(path: Path, offset: int = 0, limit: int | None = None) -> tuple[list[Point], int]:
+def read_points(
+    path: Path, offset: int = 0, limit: int | None = None, metric: str | None = None
+) -> tuple[list[Point], int]:
     """Points that stand from byte `offset` on, at most `limit`, and the offset to go on from.
 
-    A last line without its end is left for the next call; a line that is no journal line is passed over.
+    A last line without its end is left for the next call; a line that is no journal line is passed over, and with
+    `metric` also one that does not have it: looking for its name takes a tenth of reading the line.
     """
     points: list[Point] = []
+    needle = b"" if metric is None else _encode(metric).encode() + b":"
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -166,7 +170,7 @@ def read_points(path: Path, offset: int = 0, limit: int | None = None) -> tuple[
             if not line.endswith(b"\n") or (limit is not None and len(points) >= limit):
                 break
             offset += len(line)
-            point = _parse(line)
+            point = _parse(line) if needle in line else None
             if point is not None:
                 points.append(point)
     return points, offset

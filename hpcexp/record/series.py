@@ -1,4 +1,4 @@
-"""A journal as one curve for each metric, thinned where it is too long to draw."""
+"""A journal as one curve for each metric, thinned where it is too long to draw; or one metric as it is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from hpcexp.record.journal import read_points
 
-_MAX_POINTS = 20_000
-"""Per curve; more cannot be told apart in a picture."""
+MAX_POINTS = 20_000
+"""Per curve in a picture; more cannot be told apart."""
 _READ_POINTS = 10_000
 
 
@@ -20,6 +20,8 @@ class Series:
 
     steps: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
+    limit: int | None = MAX_POINTS
+    """Where there are more, every second one is left out."""
     _stride: int = 1
     _skipped: int = 0
 
@@ -34,7 +36,7 @@ class Series:
         self._skipped = 0
         self.steps.append(step)
         self.values.append(value)
-        if len(self.steps) > _MAX_POINTS:
+        if self.limit is not None and len(self.steps) > self.limit:
             del self.steps[1::2], self.values[1::2]
             self._stride *= 2
 
@@ -49,3 +51,12 @@ def read_series(journal: Path) -> dict[str, Series]:
                 series[key].add(point.step, value)
         points, offset = read_points(journal, offset, _READ_POINTS)
     return dict(series)
+
+
+def read_curve(journal: Path, metric: str) -> Series:
+    """One metric of the journal with all its values."""
+    curve = Series(limit=None)
+    for point in read_points(journal, metric=metric)[0]:
+        if metric in point.metrics:
+            curve.add(point.step, point.metrics[metric])
+    return curve

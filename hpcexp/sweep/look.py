@@ -20,13 +20,19 @@ def spec_at(place: SweepDir) -> Spec:
 def results_at(place: SweepDir, spec: Spec) -> tuple[list[Result], list[Entry]]:
     """The jobs that are asked for, and those that were before."""
     claims = Claims(place.path)
-    entries = sorted(Ledger(place.path, claims).entries().values(), key=lambda entry: entry.job)
-    asked = set() if is_open(spec) else set(asked_by(spec))
-    active = [entry for entry in entries if is_open(spec) or entry.asked in asked]
+    active, dropped = jobs_at(place, spec)
     results = []
     for entry in active:
         result = read_result(entry, spec.objectives)
         if result.state in ("waiting", "killed") and claims.holder(str(entry.job)) is not None:
             result = replace(result, state="running")
         results.append(result)
-    return results, [entry for entry in entries if entry not in active]
+    return results, dropped
+
+
+def jobs_at(place: SweepDir, spec: Spec) -> tuple[list[Entry], list[Entry]]:
+    """The jobs of the ledger that are asked for, and those that were before, without a look at their runs."""
+    entries = sorted(Ledger(place.path, Claims(place.path)).entries().values(), key=lambda entry: entry.job)
+    asked = set() if is_open(spec) else set(asked_by(spec))
+    active = [entry for entry in entries if is_open(spec) or entry.asked in asked]
+    return active, [entry for entry in entries if entry not in active]

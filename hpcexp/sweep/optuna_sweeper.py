@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hpcexp import schema
 from hpcexp.checks.values import schema_problems
+from hpcexp.compare.metrics import value_of
 from hpcexp.compose.composer import as_given
 from hpcexp.errors import ConfigError, JobFailed
 from hpcexp.launch.watch import Outcome
@@ -30,7 +31,6 @@ from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.sweep.axes import axis_of
 from hpcexp.sweep.place import sweep_name, sweeps_dir
-from hpcexp.sweep.results import value_of
 from hpcexp.sweep.spec import Budget, Objective, Search, Spec
 from hpcexp.sweep.task import Task
 from hpcexp.sweep.unfit import unfit
@@ -193,7 +193,8 @@ class OptunaSweeper(Sweeper):
 def _tell(study: Study, trial: Trial, plan: Plan, outcome: Outcome) -> None:
     """One that was killed is left to be gone on with."""
     if outcome.state in ("finished", "skipped"):
-        study.tell(trial.number, "finished", [value_of(RunDir(Path(plan.run_dir)), o) for o in study.objectives])
+        run = RunDir(Path(plan.run_dir))
+        study.tell(trial.number, "finished", [value_of(run, o.metric, o.mode) for o in study.objectives])
     elif outcome.state == "failed":
         study.tell(trial.number, "failed")
 

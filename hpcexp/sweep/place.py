@@ -12,7 +12,7 @@ from typing import Any
 
 from hpcexp.errors import RunError, listed, suggest
 from hpcexp.record.uri import without_passwords
-from hpcexp.rundir import SweepDir, read_json, write_atomic
+from hpcexp.rundir import SweepDir, is_half_written, read_json, write_atomic
 from hpcexp.sweep.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
 
 _NOT_ASKED = ("hydra", "tracking", "launch", "run", "checkpoint", "notes")
@@ -59,8 +59,10 @@ def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
 
     RunError where the directory belongs to something else.
     """
+    # In this order: another driver that begins at the same moment writes what is asked first of all.
+    there = [path for path in place.path.glob("*") if not is_half_written(path)]
     before = read_json(place.asked)
-    if not before and place.path.is_dir() and any(place.path.iterdir()):
+    if there and not before:
         raise RunError(
             f"{place.path} is there and holds no sweep.\nFix: move it away, or give the sweep another name (--as NAME)."
         )

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpcexp.compare import statistics
 from hpcexp.naming import short
 from hpcexp.rundir import SweepDir
-from hpcexp.sweep.results import Point, Result, half_width, ranked
+from hpcexp.sweep.results import Point, Result, ranked
 from hpcexp.sweep.spec import Objective, Spec
 from hpcexp.text import table
 
@@ -91,8 +92,7 @@ def mean_text(point: Point, objective: int = 0) -> str:
     if not found:
         [states] = [Counter(result.state for result in point.results)]
         return next(iter(states)) if objective == 0 and len(states) == 1 else "-"
-    mean, width = sum(found) / len(found), half_width(found)
-    return f"{mean:.4g}" + (f" ± {width:.2g} ({len(found)})" if width is not None else "")
+    return statistics.mean_text(found)
 
 
 def jobs_text(point: Point) -> str:

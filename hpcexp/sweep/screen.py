@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
-from hpcexp.launch.display import Display, metrics_text, say
+from hpcexp.launch.display import Display, say
 from hpcexp.launch.watch import Outcome
 from hpcexp.sweep.driver import Job
 
 SHOWN = 20
 """Running jobs in the table; of more, their number is said."""
+_COLUMNS = {"job": 4, "run": 12, "progress": 9, "loss": 8, "metric": 6, "steps/s": 7, "left": 8}
+"""Column → its least width. The metric has what it needs, the run's name what is left of the terminal."""
 
 
 @dataclass
@@ -105,11 +109,13 @@ class Table(Lines):
     """Running jobs with metric, speed and time left, and how many wait and have ended, below what has been printed."""
 
     def __init__(self, total: int | None) -> None:
+        from rich.console import Console
         from rich.live import Live
 
         super().__init__(total)
         self._waiting = 0
-        self._live = Live(get_renderable=self._table, refresh_per_second=4, transient=True)
+        self._console = Console()
+        self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=4, transient=True)
         self._live.start()
 
     def began(self, job: Job) -> None:
@@ -126,16 +132,18 @@ class Table(Lines):
         self._live.stop()
 
     def _print(self, text: str) -> None:
-        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _table(self) -> Any:
         from rich.table import Table as RichTable
 
+        shown = sorted(self.running.items())[:SHOWN]
+        rows = [(str(number), gauge.job.plan.name, *_cells(gauge)) for number, gauge in shown]
         table = RichTable(box=None, pad_edge=False, title=self._title(), title_justify="left", title_style="bold")
-        for name in ("job", "run", "progress", "metric", "steps/s", "left"):
-            table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=3 if name == "run" else None)
-        for number, gauge in sorted(self.running.items())[:SHOWN]:
-            table.add_row(str(number), gauge.job.plan.name, *_cells(gauge))
+        for name, width in zip(_COLUMNS, _widths(rows, self._console.width), strict=True):
+            table.add_column(name, no_wrap=True, overflow="ellipsis", width=width)
+        for row in rows:
+            table.add_row(*row)
         if len(self.running) > SHOWN:
             table.add_row("", f"and {len(self.running) - SHOWN} more")
         return table
@@ -168,12 +176,30 @@ class Quiet(Lines):
 def _cells(gauge: Gauge) -> tuple[str, ...]:
     event = gauge.event
     if not event:
-        return "starting", "", "", ""
+        return ("starting",)
     speed, left = gauge.speed(), gauge.seconds_left()
     done = f"{100 * event['step'] / event['steps']:.0f} %" if event["steps"] else f"step {event['step']}"
     return (
         done,
-        metrics_text(event),
+        f"{event['loss']:.4g}" if event.get("loss") is not None else "",
+        _monitored(gauge),
         f"{speed:.0f}" if speed else "",
         time.strftime("%H:%M:%S", time.gmtime(left)) if left is not None else "",
     )
+
+
+def _monitored(gauge: Gauge) -> str:
+    """`val/acc 0.981`: what best is told by."""
+    name = gauge.job.plan.config["trainer"]["monitor"]
+    value = gauge.event.get("metrics", {}).get(name)
+    return f"{name} {float(value):.4g}" if value is not None else ""
+
+
+def _widths(rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Of the columns, in a terminal of that width: numbers are shown whole, names as far as there is room."""
+    needed = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")] or [0] * len(_COLUMNS)
+    needed += [0] * (len(_COLUMNS) - len(needed))
+    widths = dict(zip(_COLUMNS, needed, strict=True))
+    widths = {name: max(least, len(name), widths[name]) for name, least in _COLUMNS.items()}
+    room = width - sum(w + 2 for name, w in widths.items() if name != "run")
+    return list((widths | {"run": max(_COLUMNS["run"], min(room, widths["run"]))}).values())

@@ -104,7 +104,10 @@ def _search(many: Many, session: Session, first: Plan, command: Sequence[str]) -
         session.run(Searching(study, session, planned, first, spec.seeds))
         if (problem := study.settle(SETTLE_S)) is not None:
             session.say(None, f"The study lacks results, and gets them when the sweep goes on: {problem}")
-        draw_study(study, session.place.plots)
+        try:
+            draw_study(study, session.place.plots)
+        except Exception as e:  # noqa: BLE001 - a picture is worth no search
+            session.say(None, f"The study's pictures could not be drawn: {type(e).__name__}: {e}")
     finally:
         study.close()
 

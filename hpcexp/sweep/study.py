@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
@@ -155,7 +156,7 @@ class Study:
 
     def note_job(self, number: int, job: int) -> None:
         """Remember the job of a trial."""
-        self._outbox.put(lambda: self._storage.set_trial_user_attr(self._id(number), _JOB, job))
+        self._outbox.put(partial(self._note_job, number, job))
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Whether the trial is to end, now that its objective is `value` after `step` epochs.
@@ -230,6 +231,10 @@ class Study:
     def _trial(self, number: int, params: Mapping[str, Any], job: int | None = None) -> Trial:
         return Trial(number, {name: typed_value(params[name]) for name in self._axes}, job)
 
+    def _note_job(self, number: int, job: int) -> None:
+        with suppress(UpdateFinishedTrialError):  # another driver has run it since
+            self._storage.set_trial_user_attr(self._id(number), _JOB, job)
+
     def _judged(self, number: int, step: int, value: float) -> bool:
         trial = self._storage.get_trial(self._id(number))
         if trial.state.is_finished():
@@ -264,7 +269,8 @@ class Study:
     def _drop(self, number: int) -> None:
         """Count a trial no longer that nobody will run."""
         if not self._storage.get_trial(self._id(number)).state.is_finished():
-            self._storage.set_trial_user_attr(self._id(number), _SURPLUS, True)
+            with suppress(UpdateFinishedTrialError):  # another driver has done so since
+                self._storage.set_trial_user_attr(self._id(number), _SURPLUS, True)
             self.optuna.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
     def _id(self, number: int) -> int:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +18,7 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpcexp.rundir import write_atomic
 from hpcexp.sweep.spec import Objective
 from hpcexp.sweep.study import Study
 
@@ -168,9 +170,10 @@ def _quiet() -> Iterator[None]:
 
 def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    figure.savefig(part, format="png", dpi=_DPI, bbox_inches="tight", facecolor="white")
-    return part.replace(path)
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=_DPI, bbox_inches="tight", facecolor="white")
+    write_atomic(path, content.getvalue())  # two drivers may end at once
+    return path
 
 
 def _cut(text: str, longest: int = _LONGEST) -> str:

@@ -1,0 +1,55 @@
+"""What a run came to: the numbers of its summary by their names, and where that has none, of its curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from hpcexp.record.series import Series, read_curve
+from hpcexp.rundir import RunDir, read_json
+
+_ERRORS = ("loss", "err", "error", "mse", "rmse", "mae", "nll", "perplexity", "ppl", "wer", "cer")
+_LESS = frozenset((*_ERRORS, "time", "seconds", "durations", "steps", "epochs", "params"))
+"""Words in the name of a metric of which less is better."""
+
+
+def numbers(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Every number of a `summary.json`: test metrics, what was monitored at its best, and dotted `durations.fit_s`."""
+    best = summary.get("best") or {}
+    named = {**(summary.get("test") or {}), str(best.get("monitor")): best.get("value")}
+    found: dict[str, float] = {}
+    _collect({key: value for key, value in summary.items() if key != "test"}, "", found)
+    _collect(named, "", found)
+    return found
+
+
+def value_of(run: RunDir, metric: str, mode: str) -> float | None:
+    """The metric of a run: a number of its summary, otherwise what its curve comes to."""
+    found = numbers(read_json(run.summary))
+    return found[metric] if metric in found else curve_value(metric, read_curve(run.journal, metric), mode)
+
+
+def curve_value(metric: str, curve: Series, mode: str) -> float | None:
+    """Of a validation the best, otherwise the last; None where there is none."""
+    values = [value for value in curve.values if math.isfinite(value)]
+    if not values:
+        return None
+    return (max if mode == "max" else min)(values) if metric.startswith("val") else values[-1]
+
+
+def guessed_mode(metric: str) -> str:
+    """`min` where the name says an error, a time or a size, otherwise `max`."""
+    words = metric.lower().replace("/", "_").replace(".", "_").replace("-", "_").split("_")
+    return "min" if _LESS.intersection(words) else "max"
+
+
+def _collect(tree: Mapping[str, Any], prefix: str, found: dict[str, float]) -> None:
+    """Put every finite number into `found`. Types as JSON makes them: isinstance would take a tenth of the command."""
+    for key, value in tree.items():
+        kind = type(value)
+        if kind is float or kind is int:
+            if math.isfinite(value):
+                found[prefix + key] = float(value)
+        elif kind is dict:
+            _collect(value, f"{prefix}{key}.", found)
