@@ -21,6 +21,7 @@ from hpcexp.errors import InUseError, RunError
 from hpcexp.record.journal import Point
 from hpcexp.record.sqlite import MetricTables, Value, metric_tables
 from hpcexp.record.uri import sqlite_path, with_password, without_password
+from hpcexp.record.views import results_view
 from hpcexp.rundir import held
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _MAX_PARAM = 6000
 _MAX_TAG = 8000
 _MAX_KEY = 250
+MAX_DIGEST = 36
+"""Characters of a data set's digest."""
 _ENVIRONMENT = {
     # A dead server must not hold a call for the minutes of MLflow's defaults; the shipper has its own retries.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -56,6 +59,8 @@ class Model:
     tags: Mapping[str, str]
     results: tuple[Point, ...]
     """Its metrics, each as the run has it."""
+    dataset: tuple[str, str] | None = None
+    """Name and digest of the data that it was trained on."""
 
     @property
     def step(self) -> int:
@@ -131,7 +136,7 @@ class Store:
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
 
-        dataset = Dataset(name, digest[:36], source_type="local", source=source)
+        dataset = Dataset(name, digest[:MAX_DIGEST], source_type="local", source=source)
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
         try:
             self._client.log_inputs(run_id, inputs)
@@ -149,6 +154,11 @@ class Store:
     def set_ended(self, run_id: str, status: str, end_ms: int) -> None:
         """The run is over: FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run_id, status, end_ms)
+
+    def tag_experiment(self, experiment_id: str, tags: Mapping[str, str]) -> None:
+        """Tags of the experiment itself."""
+        for key, value in tags.items():
+            self._client.set_experiment_tag(experiment_id, key, value)
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """A text, kept with the run under `name`."""
@@ -168,7 +178,7 @@ class Store:
 
     def fill_model(self, run_id: str, model_id: str, model: Model, files: Iterable[Path]) -> None:
         """Give the LoggedModel its results and files; it is ready then."""
-        metrics = [_metric(value, model_id, run_id) for value in _values(model.results)]
+        metrics = [_metric(value, model_id, run_id, model.dataset) for value in _values(model.results)]
         self._client.log_batch(run_id, metrics=metrics, synchronous=True)
         for file in files:
             self._client.log_model_artifact(model_id, str(file))
@@ -181,7 +191,7 @@ class Store:
         if found is None:
             location = self._artifacts.as_uri() + "/" + _safe_file_name(name) if self._artifacts else None
             try:
-                return str(self._client.create_experiment(name, location))
+                return self._new_experiment(name, location)
             except MlflowException:
                 found = self._client.get_experiment_by_name(name)  # another process was first
                 if found is None:
@@ -192,6 +202,11 @@ class Store:
                 f"Fix: mlflow experiments restore --experiment-id {found.experiment_id}, or tracking.experiment=NAME."
             )
         return str(found.experiment_id)
+
+    def _new_experiment(self, name: str, location: str | None) -> str:
+        experiment_id = str(self._client.create_experiment(name, location))
+        self.tag_experiment(experiment_id, results_view(round(time.time() * 1000)))
+        return experiment_id
 
     def _find_model(self, run_id: str, experiment_id: str) -> str | None:
         found = self._client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
@@ -334,10 +349,13 @@ def _values(points: Iterable[Point]) -> Iterator[Value]:
             yield Value(legal_key(key), point.time_ms, point.step, value)
 
 
-def _metric(value: Value, model_id: str | None = None, run_id: str | None = None) -> Metric:
+def _metric(
+    value: Value, model_id: str | None = None, run_id: str | None = None, dataset: tuple[str, str] | None = None
+) -> Metric:
     from mlflow.entities import Metric
 
-    return Metric(value.key, value.value, value.time_ms, value.step, model_id=model_id, run_id=run_id)
+    name, digest = dataset or (None, None)
+    return Metric(value.key, value.value, value.time_ms, value.step, model_id, name, digest, run_id)
 
 
 def _texts(pairs: Mapping[str, Any], longest: int) -> Iterator[tuple[str, str]]:
