@@ -31,7 +31,7 @@ from hpcexp.models.sizes import num_params
 from hpcexp.naming import SIGNATURE_LENGTH, run_name
 from hpcexp.once import Once
 from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, load_signature
-from hpcexp.record.uri import resolve_uri, unreachable, uri_problem
+from hpcexp.record.uri import refused, resolve_uri, unreachable, uri_problem
 from hpcexp.rundir import RunDir
 from hpcexp.schema import MISSING
 
@@ -258,8 +258,8 @@ def _warnings(config: dict[str, Any], uri: str | None, shape: Shape, facts: Data
 
 @cache
 def _silent(uri: str) -> str | None:
-    """`unreachable`, once for all jobs of a command."""
-    return unreachable(uri)
+    """Why the server will not take the runs, asked once for all jobs of a command."""
+    return unreachable(uri) or refused(uri, os.environ)
 
 
 def on_path(project: Path) -> None:

@@ -131,7 +131,7 @@ def test_a_sweep_is_one_run_above_those_of_its_jobs(root: Path, uri: str, databa
     assert parent.data.metrics == {"best/val/acc": 0.97, "jobs/finished": 1.0, "jobs/failed": 1.0}
     expected = {"hpcexp.sweep": "whole", "mlflow.user": "ada", "mlflow.source.name": "hpcexp sweep whole"}
     assert expected.items() <= parent.data.tags.items()
-    best = f"[whole-0.1](#/experiments/{noted(runs[0], 'experiment_id')}/runs/{noted(runs[0], 'run_id')})"
+    best = f"[whole-0.1](#/experiments/{noted(runs[0], 'experiment_id')}/runs/{noted(runs[0], 'run_id')}?"
     for words in ("Which rate learns fastest?", "- `optimizer.lr`: 0.1, 0.01", best, "| 1 | 0.1 | 0.97 |"):
         assert words in parent.data.tags["mlflow.note.content"]
     files = {f.path for folder in (None, "plots") for f in client(uri).list_artifacts(parent.info.run_id, folder)}
@@ -195,7 +195,9 @@ def test_a_finished_run_is_put_below_the_sweep_that_it_comes_to_belong_to(root: 
     assert delivered(sweep, told_of(run, optimizer__lr="0.1")) == 0
     after = in_mlflow(uri, run)
     news = {"mlflow.parentRunId": noted(sweep, "run_id"), "hpcexp.sweep": "joined", "axis.optimizer.lr": "0.1"}
-    assert after.data.tags == {**before.data.tags, **news}
+    note = after.data.tags["mlflow.note.content"]
+    assert f"**Sweep:** [joined](#/experiments/{noted(sweep, 'experiment_id')}/runs/{noted(sweep, 'run_id')}?" in note
+    assert after.data.tags == {**before.data.tags, **news, "mlflow.note.content": note}
     assert after.info == before.info
     assert sync(run.path) is None
     assert in_mlflow(uri, run).data.tags == after.data.tags

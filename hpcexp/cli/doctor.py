@@ -20,7 +20,7 @@ from hpcexp.launch.cpus import Node, cores_text, read_nodes
 from hpcexp.launch.leases import leases_text
 from hpcexp.lineage.environment import PACKAGES, installed
 from hpcexp.masking import without_password
-from hpcexp.record.uri import resolve_uri, unreachable, uri_problem
+from hpcexp.record.uri import refused, resolve_uri, unreachable, uri_problem
 from hpcexp.text import pairs
 
 _TORCH = "import torch; print(torch.__version__, torch.cuda.is_available(), torch.cuda.device_count())"
@@ -122,7 +122,7 @@ def _paths(root: Path) -> Iterator[Finding]:
 
 def _tracking(root: Path) -> Iterator[Finding]:
     uri = resolve_uri(None, root, os.environ)
-    problem = uri_problem(uri) or unreachable(uri)
+    problem = uri_problem(uri) or unreachable(uri) or refused(uri, os.environ)
     yield "MLflow store", problem is None, problem or without_password(uri)
 
 

@@ -26,6 +26,7 @@ VERBS = {
     "export": ("use", "hand a trained model over: torch.export, TorchScript, MLflow"),
     "promote": ("promote", "put a trained model into MLflow's registry, under a name and an alias"),
     "ui": ("ui", "open MLflow's interface on the runs"),
+    "serve": ("serve", "serve MLflow to a group, with accounts"),
     "sync": ("sync", "send MLflow what could not be delivered during a run"),
     "drill": ("drill", "kill a training on purpose, or change its devices, and see whether the result is the same"),
     "doctor": ("doctor", "what works on this machine, and what does not"),

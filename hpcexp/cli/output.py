@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hpcexp.masking import without_password
 from hpcexp.plan import Plan
 from hpcexp.record.describe import final_metrics
+from hpcexp.record.ui import ui_link
 from hpcexp.rundir import RunDir, read_json
 from hpcexp.text import duration, metric, near, pairs
 
@@ -26,12 +29,13 @@ def summary_text(plan: Plan, run: RunDir) -> str:
     return pairs(rows)
 
 
-def _look(plan: Plan, delivery: dict[str, object]) -> list[tuple[str, object]]:
+def _look(plan: Plan, delivery: dict[str, Any]) -> list[tuple[str, object]]:
     if plan.tracking_uri is None:
         return []
     if not delivery.get("delivered"):
         why = delivery.get("problem") or "the shipper is still at it"
         return [("MLflow", f"not delivered yet: {why}\n`hpcexp sync` sends what is missing")]
     if plan.tracking_uri.startswith("http"):
-        return [("MLflow", without_password(plan.tracking_uri))]
+        base = without_password(plan.tracking_uri)
+        return [("MLflow", ui_link(base, delivery["experiment_id"], delivery["run_id"]))]
     return [("look", "hpcexp ui")]

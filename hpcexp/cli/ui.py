@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hpcexp.cli.arguments import parser
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.record.ui import ui_command, ui_environment, ui_link
+from hpcexp.record.ui import port_problem, ui_command, ui_environment, ui_link
 from hpcexp.record.uri import resolve_uri, sqlite_path, uri_problem
 
 
@@ -29,18 +29,8 @@ def ui(argv: Sequence[str]) -> int:
             f"There is no {database} yet: no run has been recorded there.\nFix: hpcexp train, or --root DIR."
         )
     command = ui_command(uri, root, a.host, a.port)
-    _check_port(a.host, a.port)
+    if problem := port_problem(a.host, a.port):
+        raise RunError(problem)
     print(f"{ui_link(f'http://{a.host}:{a.port}')}   (Ctrl-C ends it)", flush=True)
     # In this process's place, so that what ends it ends the server.
     os.execvpe(command[0], command, ui_environment(os.environ))  # noqa: S606 - a fixed command of our own
-
-
-def _check_port(host: str, port: int) -> None:
-    import socket
-
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind((host, port))
-        except OSError as e:
-            raise RunError(f"--port {port}: {e.strerror} ({host}).\nFix: --port {port + 1}") from e

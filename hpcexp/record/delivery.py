@@ -12,8 +12,8 @@ from hpcexp.plan import Plan
 from hpcexp.record import describe
 from hpcexp.record.journal import Point, last_values, read_points
 from hpcexp.record.note import OFFSETS, Note, have_run
-from hpcexp.record.store import Model, Store, Stores
-from hpcexp.record.ui import artifact_root
+from hpcexp.record.store import MAX_DIGEST, Model, Store, Stores, legal_model_name
+from hpcexp.record.ui import artifact_root, page
 from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, sha256
 
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "killed": "KILLED"}
@@ -148,8 +148,33 @@ class Delivery:
         return self._stores.at(self.uri, artifact_root(Path(self._plan.run_dir).parent.parent))
 
     def _tags(self, parent: str | None) -> dict[str, str]:
-        news = {"mlflow.note.content": describe.note(self._plan, {}), "hpcexp.state": self._state}
+        news = {**self._description({}), "hpcexp.state": self._state}
         return {**describe.tags(self._plan), **news, **self._sweep_tags(parent)}
+
+    def _description(self, summary: Mapping[str, Any]) -> dict[str, str]:
+        """The tag of what the run's page tells, with links to what belongs to the run."""
+        links = {"Sweep": self._sweep_links(), "Model": self._model_link(), "Data": describe.data_text(self._plan)}
+        told = {what: text for what, text in links.items() if text}
+        return {"mlflow.note.content": describe.note(self._plan, describe.final_metrics(summary), told)}
+
+    def _sweep_links(self) -> str:
+        """To the sweep and to the run's siblings; empty where the sweep is not in the same store."""
+        if (parent := self._parent()) is None:
+            return ""
+        sweep = SweepDir(Path(self._note["sweep"]["path"]))
+        experiment_id = read_json(sweep.mlflow)["experiment_id"]
+        link = f"[{sweep.path.name}]({page(experiment_id, run_id=parent)})"
+        return f"{link} ({describe.sweep_links(experiment_id, sweep.path.name)})"
+
+    def _model_link(self) -> str:
+        model_id = self._note.get("model_id")
+        if model_id is None:
+            return ""
+        return f"[{self._model_name}]({page(self._note['experiment_id'], model_id=model_id)})"
+
+    @property
+    def _model_name(self) -> str:
+        return legal_model_name(str(self._plan.config["tracking"]["experiment"]))
 
     def _sweep_tags(self, parent: str | None) -> dict[str, str]:
         """What puts the run below its sweep."""
@@ -170,7 +195,7 @@ class Delivery:
             store, run_id = self._connected(), self._note["run_id"]
             if not store.has_run(run_id):
                 return False
-            store.log(run_id, tags=self._sweep_tags(parent))
+            store.log(run_id, tags={**self._sweep_tags(parent), **self._description(read_json(self._run.summary))})
             self._note["parent"] = parent
         self._note.save()
         return True
@@ -178,6 +203,12 @@ class Delivery:
     def _log_dataset(self, store: Store, run_id: str) -> None:
         if self._plan.data is not None:
             store.log_dataset(run_id, describe.dataset(self._plan, self._plan.data))
+
+    @property
+    def _dataset(self) -> tuple[str, str] | None:
+        """Name and digest of the data, where planning knew them."""
+        facts = self._plan.data
+        return None if facts is None else (self._plan.choices.get("data", "data"), facts.fingerprint[:MAX_DIGEST])
 
     def _send(self, tags: Mapping[str, str]) -> bool:
         """Send the next metrics, with the parameters if they have not been and with `tags`; whether there were any."""
@@ -203,6 +234,7 @@ class Delivery:
         store.log_text(run_id, "".join(f"{override}\n" for override in self._plan.overrides), "overrides.txt")
         if self._has_model:
             self._log_model(store, summary)
+        store.log(run_id, tags=self._description(summary))
         ended = self._run.read_status().get("ended") or time.time()
         store.set_ended(run_id, STATUS[state], round(ended * 1000))
         self._note.save(delivered=True, problem=None, state=state)
@@ -214,10 +246,12 @@ class Delivery:
     def _log_model(self, store: Store, summary: Mapping[str, Any]) -> None:
         checkpoint, wanted = self._run.best, self._plan.config["tracking"]["model"]
         uploads = wanted == "always" or checkpoint.stat().st_size <= _MODEL_LIMIT_BYTES
-        name = str(self._plan.config["tracking"]["experiment"])
         results = tuple(last_values(self._run.journal, "val", "test"))
-        model = Model(name, describe.params(self._plan), self._model_tags(summary), results)
         run_id, experiment_id = self._note["run_id"], self._note["experiment_id"]
+        link = f"[{self._plan.name}]({page(experiment_id, run_id=run_id)})"
+        note = describe.model_note(self._plan, summary.get("best", {}), link, str(checkpoint.absolute()))
+        tags = {**self._model_tags(summary), "mlflow.note.content": note}
+        model = Model(self._model_name, describe.params(self._plan), tags, results, self._dataset)
         model_id = store.model(run_id, experiment_id, model, is_new=self._is_new)
         store.fill_model(run_id, model_id, model, [checkpoint, self._run.plan] if uploads else [])
         self._note["model_id"] = model_id
@@ -230,9 +264,8 @@ class Delivery:
 
     def _final_tags(self, state: str, summary: Mapping[str, Any]) -> dict[str, str]:
         cause = self._run.read_status().get("cause")
-        note = describe.note(self._plan, describe.final_metrics(summary))
         told = {**describe.best_tags(summary), **({"hpcexp.cause": str(cause)} if cause else {})}
-        tags = {"mlflow.note.content": note, "hpcexp.state": state, **told}
+        tags = {"hpcexp.state": state, **told}
         if "pruned" in (state, self._note.get("state")):  # it may have been gone on with since
             tags["hpcexp.pruned"] = str(state == "pruned").lower()
         if "world_size" in summary:  # as measured, in the place of the planned one

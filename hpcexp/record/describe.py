@@ -13,6 +13,8 @@ from hpcexp.checks.values import typed
 from hpcexp.data.manifest import samples
 from hpcexp.lineage.manifest import last_record
 from hpcexp.plan import DataFacts, Plan
+from hpcexp.record.ui import page
+from hpcexp.record.views import view_key
 from hpcexp.rundir import read_json
 
 NOTE_LIMIT = 7500
@@ -74,8 +76,11 @@ def sweep_tags(name: str, axes: Mapping[str, str], parent: str | None) -> dict[s
     return {"hpcexp.sweep": name, **{f"axis.{key}": value for key, value in axes.items()}, **above}
 
 
-def note(plan: Plan, results: Mapping[str, float]) -> str:
-    """The run's description (Markdown): what it is about, what it gave, where it lies, how to repeat it."""
+def note(plan: Plan, results: Mapping[str, float], links: Mapping[str, str] | None = None) -> str:
+    """The run's description (Markdown): what it is about, what it gave, what belongs to it, how to repeat it.
+
+    `links`: what (`Sweep`) → Markdown. MLflow shows the first lines unasked.
+    """
     facts = plan.lineage
     commit = f" at commit `{facts['git.commit']}`" if facts.get("git.commit") else ""
     dirty = " with uncommitted changes" if facts.get("git.dirty") else ""
@@ -84,6 +89,7 @@ def note(plan: Plan, results: Mapping[str, float]) -> str:
     lines = [
         str(plan.config.get("notes") or ""),
         "**Result:** " + ", ".join(f"{key} {value:.4g}" for key, value in results.items()) if results else "",
+        " · ".join(f"**{what}:** {link}" for what, link in (links or {}).items()),
         f"**Overridden:** {' '.join(f'`{override}`' for override in plan.overrides) or 'nothing'}",
         f"**Run directory:** `{where}`",
         f"**Reproduce:** `{command}`{commit}{dirty}",
@@ -114,6 +120,26 @@ def lineage_tags(lineage: Path) -> dict[str, str]:
     return {key: str(value) for key, value in found.items() if value not in (None, "")}
 
 
+def model_note(plan: Plan, best: Mapping[str, Any], run: str, checkpoint: str) -> str:
+    """A model's description (Markdown). `run`: a link to its run; `best`: of `summary.json`."""
+    when = f"{best['monitor']} {best['value']:.4g} in epoch {best['epoch'] + 1}" if "epoch" in best else ""
+    lines = [
+        f"The best weights of {run}" + (f": {when}" if when else ""),
+        f"**Data:** {data_text(plan)}" if plan.data else "",
+        f"**Checkpoint:** `{checkpoint}`",
+        f"**Use it:** `hpcexp test {plan.name}`, `hpcexp export {plan.name}`",
+    ]
+    return "\n\n".join(line for line in lines if line)
+
+
+def data_text(plan: Plan) -> str:
+    """The data set's name, sizes and the start of its fingerprint; empty where planning knew nothing of it."""
+    if plan.data is None:
+        return ""
+    sizes = f"{plan.data.num_train} / {plan.data.num_val} / {plan.data.num_test}"
+    return f"{plan.choices.get('data', 'data')}, {sizes} samples, `{plan.data.fingerprint[:8]}`"
+
+
 def axis_text(axis: Any) -> str:
     """An axis of `sweep.json` for people: `0.1, 0.01`, or the ends of an interval."""
     if isinstance(axis, Mapping) and "low" in axis:
@@ -127,19 +153,26 @@ def sweep_params(asked: Mapping[str, Any]) -> dict[str, str]:
     return {key: axis_text(axis) for key, axis in asked.get("axes", {}).items()}
 
 
-def sweep_note(asked: Mapping[str, Any], best: str, table: str, path: str) -> str:
-    """A sweep's description (Markdown): question, axes, the `best` job, the head of the `table`, where it lies."""
+def sweep_note(asked: Mapping[str, Any], best: str, table: str, path: str, look: str = "") -> str:
+    """A sweep's description (Markdown): question, links to `look` at, `best` job, axes, head of the `table`, place."""
     axes = [f"- `{key}`: {text}" for key, text in sweep_params(asked).items()]
     command = str(asked.get("command") or "")
     lines = [
         str(asked.get("question") or ""),
-        "\n".join(["**Axes:**", "", *axes]) if axes else "",
+        f"**Look:** {look}" if look else "",
         f"**Best:** {best}" if best else "",
+        "\n".join(["**Axes:**", "", *axes]) if axes else "",
         f"**Sweep directory:** `{path}`",
         f"**Go on with it:** `{command}`" if command else "",
     ]
     text = "\n\n".join(line for line in lines if line)
     return "\n\n".join(filter(None, [text, _head_of(table, NOTE_LIMIT - len(text))]))
+
+
+def sweep_links(experiment_id: str, name: str) -> str:
+    """Links (Markdown) to the jobs of a sweep: the best first, and as charts."""
+    view = view_key(name)
+    return f"[ranking]({page(experiment_id, view=view)}), [charts]({page(experiment_id, view=view, charts=True)})"
 
 
 def final_metrics(summary: Mapping[str, Any]) -> dict[str, float]:

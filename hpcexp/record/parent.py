@@ -17,7 +17,8 @@ from hpcexp.record.delivery import STATUS, Membership
 from hpcexp.record.journal import Point
 from hpcexp.record.note import Note, have_run
 from hpcexp.record.store import Store, Stores, legal_key, problem_of
-from hpcexp.record.ui import artifact_root
+from hpcexp.record.ui import artifact_root, page
+from hpcexp.record.views import sweep_view
 from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, write_atomic
 
 
@@ -78,14 +79,16 @@ class Parent:
         self._note.update(delivered=False)
         store = self._stores.at(uri, artifact_root(self._sweep.path.parent.parent))
         started = round((status.get("started") or time.time()) * 1000)
-        tags = {**self._tags(asked), "hpcexp.state": str(status.get("state", ""))}
+        tags = {**self._tags(), "hpcexp.state": str(status.get("state", ""))}
         before = self._note.get("run_id")
         is_new = have_run(self._note, store, str(self._note["experiment"]), started, tags)
         self.was_remade = is_new and before is not None
         # MLflow changes no parameter: of axes that were edited the description tells.
         known = {} if is_new else store.params(self._note["run_id"]) or {}
         params = {key: text for key, text in describe.sweep_params(asked).items() if legal_key(key) not in known}
-        store.log(self._note["run_id"], params=params, tags={} if is_new else tags)
+        told = {"mlflow.note.content": self._description(asked, {}, "")}
+        store.log(self._note["run_id"], params=params, tags=told if is_new else {**tags, **told})
+        self._save_view(store, asked, started)
         if not is_new and status.get("state") not in FINAL_STATES:
             store.set_running(self._note["run_id"])
         self._store = store
@@ -117,14 +120,18 @@ class Parent:
             self._note.save(problem=problem)
         return problem
 
-    def _tags(self, asked: Mapping[str, Any]) -> dict[str, str]:
-        name = self._sweep.path.name
+    def _save_view(self, store: Store, asked: Mapping[str, Any], now_ms: int) -> None:
+        """Have the sweep in the experiment's menu of views."""
+        view = sweep_view(asked, self._sweep.path.name, self._note["run_id"], now_ms)
+        store.tag_experiment(self._note["experiment_id"], view)
+
+    def _tags(self) -> dict[str, str]:
+        name, asked = self._sweep.path.name, read_json(self._sweep.asked)
         known = {"mlflow.user": self._note.get("user"), "mlflow.source.name": asked.get("command")}
         return {
             **{key: str(value) for key, value in known.items() if value},
             "mlflow.source.type": "LOCAL",
             "mlflow.runName": name,
-            "mlflow.note.content": self._description(asked, {}, ""),
             "hpcexp.sweep": name,
             "hpcexp.sweep_dir": str(self._sweep.path),
             "hpcexp.objectives": ", ".join(f"{o['metric']} {o['mode']}" for o in asked.get("objectives", [])),
@@ -137,7 +144,8 @@ class Parent:
         return {"mlflow.note.content": note, "hpcexp.state": str(status["state"]), **cause}
 
     def _description(self, asked: Mapping[str, Any], best: Mapping[str, Any], table: str) -> str:
-        return describe.sweep_note(asked, _best_text(best), table, str(self._sweep.path))
+        look = describe.sweep_links(self._note["experiment_id"], self._sweep.path.name)
+        return describe.sweep_note(asked, _best_text(best), table, str(self._sweep.path), look)
 
 
 def members(sweep: SweepDir) -> Iterator[tuple[RunDir, Membership]]:
@@ -180,7 +188,7 @@ def _best_text(best: Mapping[str, Any]) -> str:
         return ""
     run = RunDir(Path(str(best.get("run", ""))))
     note = read_json(run.mlflow)
-    place = f"#/experiments/{note['experiment_id']}/runs/{note['run_id']}" if note.get("run_id") else None
+    place = page(note["experiment_id"], run_id=note["run_id"]) if note.get("run_id") else None
     name = f"[{run.path.name}]({place})" if place else run.path.name
     params = " ".join(f"`{key}={value}`" for key, value in best.get("params", {}).items())
     metrics = ", ".join(f"{key} {value:.4g}" for key, value in best.get("metrics", {}).items() if value is not None)

@@ -15,7 +15,7 @@ from hpcexp.plan import load_plan
 from hpcexp.record.alive import supervisor_alive
 from hpcexp.record.delivery import Delivery, Membership
 from hpcexp.record.pictures import are_drawn, draw_pictures
-from hpcexp.record.store import Stores, held_within, problem_of
+from hpcexp.record.store import Stores, held_within, is_refusal, problem_of
 from hpcexp.rundir import FINAL_STATES, RecordDir, RunDir, held, write_json
 
 POLL_S = 0.5
@@ -34,6 +34,8 @@ class Shipment:
         self._delivery = None if self.plan.tracking_uri is None else Delivery(run, self.plan, stores, sweep)
         self._has_pictures = bool(self.plan.config["run"].get("pictures", True))
         self._is_drawn = False
+        self.is_refused = False
+        """Whether the server's accounts stand against the last that was tried."""
 
     @property
     def uri(self) -> str | None:
@@ -109,7 +111,7 @@ class Shipment:
 
     def failed(self, error: BaseException) -> str:
         """Keep in the run's directory, and tell, why something could not be delivered."""
-        problem = problem_of(error, self.plan.tracking_uri or "")
+        problem, self.is_refused = problem_of(error, self.plan.tracking_uri or ""), is_refusal(error)
         say(f"{self.plan.name}: {problem}")
         if self._delivery is not None:
             self._delivery.failed(problem)

@@ -135,13 +135,13 @@ def _sent(shipment: Shipment) -> float | None:
 
 
 def _insist(shipment: Shipment) -> str | None:
-    """Deliver the rest, trying again for `tracking.wait_s`."""
+    """Deliver the rest, trying again for `tracking.wait_s` unless the server's accounts stand against it."""
     deadline = time.monotonic() + float(shipment.plan.config["tracking"]["wait_s"])
     failures = 0
     while (problem := shipment.attempt(shipment.complete)) is not None:
         failures += 1
         pause = backoff(failures)
-        if time.monotonic() + pause > deadline:
+        if shipment.is_refused or time.monotonic() + pause > deadline:
             return problem
         time.sleep(pause)
     return None

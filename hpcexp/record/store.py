@@ -22,7 +22,8 @@ from hpcexp.masking import without_password
 from hpcexp.record.journal import Point
 from hpcexp.record.registry import Registry
 from hpcexp.record.sqlite import MetricTables, Value, metric_tables
-from hpcexp.record.uri import sqlite_path
+from hpcexp.record.uri import sqlite_path, with_password
+from hpcexp.record.views import results_view
 from hpcexp.rundir import held
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _MAX_PARAM = 6000
 _MAX_TAG = 8000
 _MAX_KEY = 250
+MAX_DIGEST = 36
+"""Characters of a data set's digest."""
 _ENVIRONMENT = {
     # A dead server must not hold a call for the minutes of MLflow's defaults; the shipper has its own retries.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -42,6 +45,13 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+
+_REFUSALS = {
+    "UNAUTHENTICATED": "wrong user or password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD)",
+    "PERMISSION_DENIED": "this user may not write there: ask its owner for EDIT on the experiment, "
+    "or choose one of your own by tracking.experiment=NAME",
+}
+"""MLflow's error code → what a server's accounts had against it."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ class Model:
     tags: Mapping[str, str]
     results: tuple[Point, ...]
     """Its metrics, each as the run has it."""
+    dataset: tuple[str, str] | None = None
+    """Name and digest of the data that it was trained on."""
 
     @property
     def step(self) -> int:
@@ -128,7 +140,7 @@ class Store:
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
 
-        dataset = Dataset(data.name, data.digest[:36], "local", data.source, data.schema, data.profile)
+        dataset = Dataset(data.name, data.digest[:MAX_DIGEST], "local", data.source, data.schema, data.profile)
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
         try:
             self._client.log_inputs(run_id, inputs)
@@ -146,6 +158,11 @@ class Store:
     def set_ended(self, run_id: str, status: str, end_ms: int) -> None:
         """The run is over: FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run_id, status, end_ms)
+
+    def tag_experiment(self, experiment_id: str, tags: Mapping[str, str]) -> None:
+        """Tags of the experiment itself."""
+        for key, value in tags.items():
+            self._client.set_experiment_tag(experiment_id, key, value)
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """A text, kept with the run under `name`."""
@@ -165,7 +182,7 @@ class Store:
 
     def fill_model(self, run_id: str, model_id: str, model: Model, files: Iterable[Path]) -> None:
         """Give the LoggedModel its results and files; it is ready then."""
-        metrics = [_metric(value, model_id, run_id) for value in _values(model.results)]
+        metrics = [_metric(value, model_id, run_id, model.dataset) for value in _values(model.results)]
         self._client.log_batch(run_id, metrics=metrics, synchronous=True)
         for file in files:
             self._client.log_model_artifact(model_id, str(file))
@@ -182,7 +199,7 @@ class Store:
         if found is None:
             location = self._artifacts.as_uri() + "/" + _safe_file_name(name) if self._artifacts else None
             try:
-                return str(self._client.create_experiment(name, location))
+                return self._new_experiment(name, location)
             except MlflowException:
                 found = self._client.get_experiment_by_name(name)  # another process was first
                 if found is None:
@@ -193,6 +210,11 @@ class Store:
                 f"Fix: mlflow experiments restore --experiment-id {found.experiment_id}, or tracking.experiment=NAME."
             )
         return str(found.experiment_id)
+
+    def _new_experiment(self, name: str, location: str | None) -> str:
+        experiment_id = str(self._client.create_experiment(name, location))
+        self.tag_experiment(experiment_id, results_view(round(time.time() * 1000)))
+        return experiment_id
 
     def _find_model(self, run_id: str, experiment_id: str) -> str | None:
         found = self._client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
@@ -237,10 +259,24 @@ def connect(uri: str, artifacts: Path) -> Store:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         path = sqlite_path(uri)
         if path is not None:
-            _create_sqlite(uri, path, artifacts)
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            create_sqlite(uri, path, artifacts.as_uri())
+        server = with_password(uri, os.environ)
+        client = MlflowClient(tracking_uri=server, registry_uri=server)
     is_server = uri.startswith(("http://", "https://"))
     return Store(client, None if is_server else artifacts, None if path is None else metric_tables(path))
+
+
+def create_sqlite(uri: str, path: Path, artifact_uri: str) -> None:
+    """Make the database where there is none, one process at a time: racing migrations break the file for good."""
+    with held_within(math.inf, path.with_name(f".{path.name}.lock"), f"{path} is being made by"):
+        if _has_schema(path):
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        # WAL lets the UI read while runs write. It stays in the file.
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        SqlAlchemyStore(uri, artifact_uri).engine.dispose()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -270,6 +306,11 @@ def legal_model_name(name: str) -> str:
     return re.sub(r"[/:.%\"']", "-", name) or "model"
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server's accounts stand against it, so that trying again is in vain."""
+    return getattr(error, "error_code", "") in _REFUSALS
+
+
 def problem_of(error: BaseException, uri: str) -> str:
     """One line for people on why MLflow did not take something: what the system said, or the error's first line."""
     cause: BaseException | None = error
@@ -278,6 +319,8 @@ def problem_of(error: BaseException, uri: str) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             text = cause.strerror
         cause = cause.__cause__ or cause.__context__
+    if (refused := _REFUSALS.get(getattr(error, "error_code", ""))) is not None:
+        return f"{without_password(uri)}: {refused}"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return f"{without_password(uri)}: {text or first}"[:500]
 
@@ -298,19 +341,6 @@ def held_within(timeout_s: float, lock: Path, what: str) -> Iterator[None]:
         yield
 
 
-def _create_sqlite(uri: str, path: Path, artifacts: Path) -> None:
-    """Make the database where there is none, one process at a time: racing migrations break the file for good."""
-    with held_within(math.inf, path.with_name(f".{path.name}.lock"), f"{path} is being made by"):
-        if _has_schema(path):
-            return
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        # WAL lets the UI read while runs write. It stays in the file.
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-        SqlAlchemyStore(uri, artifacts.as_uri()).engine.dispose()  # type: ignore[no-untyped-call]
-
-
 def _has_schema(path: Path) -> bool:
     if not path.exists() or path.stat().st_size == 0:
         return False
@@ -327,10 +357,13 @@ def _values(points: Iterable[Point]) -> Iterator[Value]:
             yield Value(legal_key(key), point.time_ms, point.step, value)
 
 
-def _metric(value: Value, model_id: str | None = None, run_id: str | None = None) -> Metric:
+def _metric(
+    value: Value, model_id: str | None = None, run_id: str | None = None, dataset: tuple[str, str] | None = None
+) -> Metric:
     from mlflow.entities import Metric
 
-    return Metric(value.key, value.value, value.time_ms, value.step, model_id=model_id, run_id=run_id)
+    name, digest = dataset or (None, None)
+    return Metric(value.key, value.value, value.time_ms, value.step, model_id, name, digest, run_id)
 
 
 def _texts(pairs: Mapping[str, Any], longest: int) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from hpcexp.errors import listed, suggest
 from hpcexp.masking import without_password
@@ -22,6 +22,12 @@ _DRIVERS = {
 """Database → driver that a URI names → its Python module. `postgresql://` means psycopg 3, as in SQLAlchemy 2.1."""
 _PACKAGES = {"psycopg": "'psycopg[binary]'", "MySQLdb": "mysqlclient"}
 """Module → what pip installs it by, where that is another name."""
+
+_CONNECT_S = 5
+_WHO_AM_I = "/api/2.0/mlflow/users/current"
+_CREDENTIALS = {"MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4"}
+"""Other ways to be let in than by a password."""
+_MAY_CREATE = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
 
 
 def resolve_uri(configured: str | None, root: Path, environ: Mapping[str, str]) -> str:
@@ -100,6 +106,58 @@ def unreachable(uri: str, timeout_s: float = 1.0) -> str | None:
     )
 
 
+def connection_problem(uri: str, setting: str) -> str | None:
+    """Why the database of `setting` could not be used to make tables in, and the way out; None where it can."""
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    is_sqlite = sqlite_path(uri) is not None
+    engine = create_engine(with_driver(uri), connect_args={} if is_sqlite else {"connect_timeout": _CONNECT_S})
+    try:
+        with engine.connect() as connection:
+            if is_sqlite:
+                connection.execute(text("BEGIN IMMEDIATE"))
+            elif engine.dialect.name == "postgresql" and not connection.scalar(text(_MAY_CREATE)):
+                return (
+                    f"{setting} {without_password(uri)}: this user may make no tables there.\n"
+                    "Fix: ALTER DATABASE … OWNER TO this user, or GRANT CREATE ON SCHEMA public."
+                )
+    except SQLAlchemyError as e:
+        why = " ".join(str(getattr(e, "orig", None) or e).split())
+        fix = "a directory and a file that this user may write" if is_sqlite else "start it, or mend the address"
+        return f"{setting} {without_password(uri)} cannot be used: {why}\nFix: {fix}."
+    finally:
+        engine.dispose()
+    return None
+
+
+def refused(uri: str, environ: Mapping[str, str], timeout_s: float = 2.0) -> str | None:
+    """Why the server of `uri` lets this user do nothing; None where it does, or cannot be asked."""
+    if not uri.startswith(("http://", "https://")) or not _CREDENTIALS.isdisjoint(environ):
+        return None
+    user, password = _credentials(with_password(uri, environ), environ)
+    if not user and Path("~/.mlflow/credentials").expanduser().exists():
+        return None
+    if _status(uri, user, password, timeout_s) != 401:
+        return None
+    why = f"does not know the user '{user}' with this password" if user else "wants a user and a password"
+    return (
+        f"tracking.uri={without_password(uri)} {why}.\n"
+        "The run goes on and its directory holds everything; `hpcexp sync` delivers it later.\n"
+        "Fix: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment."
+    )
+
+
+def with_password(uri: str, environ: Mapping[str, str]) -> str:
+    """A server's `http://user@host` with that user's password in `MLFLOW_TRACKING_PASSWORD`; any other URI as it is."""
+    scheme, separator, rest = uri.partition("://")
+    user, at, host = rest.rpartition("@")
+    password = environ.get("MLFLOW_TRACKING_PASSWORD")
+    if scheme not in ("http", "https") or not at or ":" in user or not password:
+        return uri
+    return f"{scheme}{separator}{user}:{quote(password, safe='')}@{host}"
+
+
 def _sqlite_problem(uri: str, setting: str, file: str) -> str | None:
     path = sqlite_path(uri)
     if path is None:
@@ -127,6 +185,34 @@ def _host_and_port(uri: str) -> tuple[str, int] | None:
     except ValueError:
         return None
     return (parts.hostname, port) if parts.hostname and port else None
+
+
+def _credentials(uri: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """User and password as MLflow takes them: of the URI, else of the environment."""
+    parts = urlsplit(uri)
+    if parts.username:
+        return unquote(parts.username), unquote(parts.password or "")
+    return environ.get("MLFLOW_TRACKING_USERNAME", ""), environ.get("MLFLOW_TRACKING_PASSWORD", "")
+
+
+def _status(uri: str, user: str, password: str, timeout_s: float) -> int | None:
+    """HTTP status of the cheapest call that takes an account; None where none came."""
+    import urllib.error
+    import urllib.request
+    from base64 import b64encode
+
+    scheme, _, rest = uri.partition("://")
+    request = urllib.request.Request(f"{scheme}://{rest.rpartition('@')[2].rstrip('/')}{_WHO_AM_I}")  # noqa: S310
+    if user:
+        request.add_header("Authorization", "Basic " + b64encode(f"{user}:{password}".encode()).decode())
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310 - http or https
+            return int(response.status)
+    except urllib.error.HTTPError as e:
+        e.close()
+        return e.code
+    except (OSError, ValueError):
+        return None
 
 
 def _connect_error(address: tuple[str, int], timeout_s: float) -> str | None:

@@ -1,0 +1,73 @@
+"""The accounts of a server: its administrator, with a password that is nobody's default."""
+
+from __future__ import annotations
+
+import sqlite3
+import warnings
+from contextlib import closing
+from pathlib import Path
+
+from hpcexp.errors import ConfigError, RunError
+
+_DEFAULTS = ("password1234", "password")
+"""Administrator's passwords that MLflow was shipped with."""
+_MIN_LENGTH = 12
+"""MLflow's own."""
+
+
+class Accounts:
+    """Those in the SQLite database `users`. Only changing them imports MLflow."""
+
+    def __init__(self, users: Path) -> None:
+        self._users = users
+
+    def has(self, name: str) -> bool:
+        """Whether there is an account of this name."""
+        return self._password_hash(name) is not None
+
+    def refuse_defaults(self, *names: str) -> None:
+        """RunError where one of these accounts has a password that everybody knows."""
+        from werkzeug.security import check_password_hash
+
+        for name in names:
+            known = self._password_hash(name)
+            if known and any(check_password_hash(known, word) for word in _DEFAULTS):
+                raise RunError(
+                    f"The account '{name}' has MLflow's default password, which everybody knows.\n"
+                    f"Fix: hpcexp serve … --admin {name} --password-file FILE, which changes it."
+                )
+
+    def set_admin(self, name: str, password: str) -> None:
+        """Make the administrator, or give the account a new password; ConfigError where it is a poor one."""
+        check_password(password)
+        with warnings.catch_warnings(action="ignore"):  # of MLflow's libraries about each other
+            from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+
+            store = SqlAlchemyStore()
+            store.init_db(f"sqlite:///{self._users}")  # type: ignore[no-untyped-call]
+        if self.has(name):
+            store.update_user(name, password=password, is_admin=True)
+        else:
+            store.create_user(name, password, is_admin=True)
+        store.engine.dispose()
+
+    def _password_hash(self, name: str) -> str | None:
+        if not self._users.exists():
+            return None
+        with closing(sqlite3.connect(f"{self._users.as_uri()}?mode=ro", uri=True)) as connection:
+            try:
+                found = connection.execute("SELECT password_hash FROM users WHERE username = ?", (name,)).fetchone()
+            except sqlite3.OperationalError:
+                return None  # a first start that was ended early has made no tables
+        return found and str(found[0])
+
+
+def check_password(password: str) -> None:
+    """ConfigError where it is too poor for an administrator."""
+    if password in _DEFAULTS:
+        raise ConfigError("That is MLflow's default password, which everybody knows.\nFix: another one.")
+    if len(password) < _MIN_LENGTH:
+        raise ConfigError(
+            f"The administrator's password has {len(password)} characters; MLflow takes {_MIN_LENGTH} or more.\n"
+            "Fix: a longer one, as of `openssl rand -base64 18`."
+        )

@@ -1,0 +1,246 @@
+"""`hpcexp serve`: a real server with accounts, what it refuses to start with, and users who train against it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import Said, only_run
+from postgres import server_programs, serving_postgres
+from record_support import finish, free_port, make_run
+from served import ADA, ADMIN, BOB, Served, serving
+from werkzeug.security import generate_password_hash
+
+from hpcexp.errors import RunError
+from hpcexp.record.accounts import Accounts
+from hpcexp.record.server import Server, prepare, server_command, server_environment
+from hpcexp.record.shipper import sync
+from hpcexp.rundir import read_json
+
+SMALL = ("trainer.max_epochs=1", "model.hidden=[8]", "tracking.wait_s=20")
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
+"""Of SQLAlchemy about MLflow."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One with the accounts of Ada and Bob; on PostgreSQL, or where that is not installed on SQLite."""
+    data = tmp_path_factory.mktemp("server") / "data"
+    with ExitStack() as stack:
+        store = {}
+        if server_programs() is not None:
+            store["MLFLOW_BACKEND_STORE_URI"] = stack.enter_context(serving_postgres()).uri
+        server = stack.enter_context(serving(data, **store))
+        server.add_user(ADA)
+        server.add_user(BOB)
+        yield server
+
+
+def served(data: Path, **more: Any) -> Server:
+    """What is asked of a server, for its command alone."""
+    asked = {"host": "127.0.0.1", "port": 5000, "names": ("localhost",), "certificate": None, "key": None}
+    known = {"data": data, "store": f"sqlite:///{data}/mlflow.db", "admin": "admin", "permission": "NO_PERMISSIONS"}
+    return Server(**{**asked, **known, **more})
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for localhost and its key."""
+    place = tmp_path_factory.mktemp("tls")
+    files = place / "cert.pem", place / "key.pem"
+    options = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command = ["openssl", "req", "-x509", *options, *names, "-out", str(files[0]), "-keyout", str(files[1])]
+    subprocess.run(command, check=True, capture_output=True)
+    return files
+
+
+def test_only_who_has_an_account_is_let_in(server: Served) -> None:
+    """Neither without a password nor with MLflow's own of former times."""
+    path = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+    assert 200 == server.ask(path, ADMIN)[0]
+    for account in (None, ("admin", "password1234"), ("ada", "not-her-password")):
+        assert 401 == server.ask(path, account)[0]
+
+
+def test_only_names_of_this_machine_and_those_allowed_are_answered(server: Served) -> None:
+    """A page of another host cannot use the browser of somebody who is logged in."""
+    for name, status in ((socket.gethostname(), 200), ("evil.example.org", 403)):
+        assert status == server.ask("/api/2.0/mlflow/users/current", ADMIN, Host=name)[0]
+
+
+def test_a_user_trains_against_it(
+    server: Served, project: Path, train: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user in the address, the password in MLflow's variable; metrics, artifacts and the model arrive."""
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", ADA[1])
+    said = train(*SMALL, "tracking.experiment=adas", f"tracking.uri=http://ada@127.0.0.1:{server.port}")
+    assert (0, "") == (said.status, said.err)
+    note = read_json(only_run(project).mlflow)
+    assert note["delivered"] is True
+    assert ADA[1] not in "".join(f.read_text() for f in only_run(project).path.glob("*.yaml"))
+    run = json.loads(server.ask(f"/api/2.0/mlflow/runs/get?run_id={note['run_id']}", ADA)[1])["run"]
+    assert {"train/loss", "val/acc", "test/acc"} <= {metric["key"] for metric in run["data"]["metrics"]}
+    kept = {f.name for f in (server.data / "mlartifacts").rglob("*") if f.is_file()}
+    assert {"plan.yaml", "summary.json", "rank-0.log", "best.ckpt"} <= kept
+
+
+def test_a_wrong_password_is_told_before_and_after_and_sync_delivers_later(
+    server: Served, project: Path, hpcexp: Callable[..., Said], train: Callable[..., Said], monkeypatch: Any
+) -> None:
+    """The training itself is not hindered, and does not wait for what cannot come."""
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "not-her-password")
+    said = train(*SMALL, "tracking.experiment=adas", f"tracking.uri={server.address}", "tracking.wait_s=600")
+    assert 0 == said.status
+    assert "does not know the user 'ada' with this password" in said.err
+    assert "not delivered yet: " in said.out
+    assert "wrong user or password" in said.out
+    assert 1 == hpcexp("sync").status
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", ADA[1])
+    assert 0 == hpcexp("sync").status
+    assert read_json(only_run(project).mlflow)["delivered"] is True
+
+
+def test_nobody_writes_into_the_experiment_of_another(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default an experiment is its owner's; Bob is told what to ask for."""
+    mine, his = (make_run(tmp_path / who, f"{server.address}", steps=3) for who in ("ada", "bob"))
+    problems = []
+    for run, (user, password) in ((mine, ADA), (his, BOB)):
+        finish(run)
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        problems.append(sync(run.path))
+    assert problems[0] is None
+    assert problems[1] is not None
+    assert "ask its owner for EDIT on the experiment" in problems[1]
+    # What another process of Bob's asks for directly is refused as well, artifacts too.
+    run_id = read_json(mine.mlflow)["run_id"]
+    experiment_id = read_json(mine.mlflow)["experiment_id"]
+    artifact = f"/api/2.0/mlflow-artifacts/artifacts/{experiment_id}/{run_id}/artifacts/plan.yaml"
+    assert [403, 403] == [server.ask(path, BOB)[0] for path in (f"/api/2.0/mlflow/runs/get?run_id={run_id}", artifact)]
+    grant = {"username": "bob", "resource_type": "experiment", "resource_id": experiment_id, "permission": "EDIT"}
+    assert 200 == server.ask("/api/3.0/mlflow/users/permissions/grant", ADA, grant)[0]
+    assert sync(his.path) is None
+
+
+def test_everything_wrong_is_told_at_once_before_anything_starts(
+    project: Path, hpcexp: Callable[..., Said], certificate: tuple[Path, Path]
+) -> None:
+    """What, why and how to mend it; nothing was made meanwhile."""
+    (project / "file").write_text("")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        options = ["--port", port, "--tls-cert", "none.pem", "--tls-key", str(certificate[1])]
+        said = hpcexp("serve", "file/data", "--store", "postgresql://ada:s3cr3t@127.0.0.1:1/lab", *options)
+    assert (2, "") == (said.status, said.out)
+    told = [
+        "4 problems:",
+        f"{project}/file/data cannot be written: Not a directory.",
+        "--store postgresql://ada@127.0.0.1:1/lab cannot be used: ",
+        f"--tls-cert {project}/none.pem cannot be read: No such file or directory.",
+        f"--port {port}: Address already in use (127.0.0.1).\nFix: --port {int(port) + 1}",
+    ]
+    assert [] == [words for words in told if words not in said.err]
+    assert "s3cr3t" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--store", "http://ada:pw@host:5000"], "--store http://ada@host:5000 is a server, not a database."),
+        (["--store", "./mlruns"], "--store ./mlruns names a directory"),
+        (["--store", "sqlite:///text"], "cannot be used: file is not a database"),
+        (["--store", "postgresql+nodriver://h/db"], "needs the Python package nodriver"),
+        (["--tls-cert", "text"], "give both --tls-cert and --tls-key"),
+        (["--tls-cert", "text", "--tls-key", "text"], "cannot be used"),
+        (["--host", "192.0.2.1"], "Cannot assign requested address (192.0.2.1)"),
+    ],
+)
+def test_a_mistake_is_named_by_the_option_that_mends_it(
+    project: Path, hpcexp: Callable[..., Said], options: list[str], words: str
+) -> None:
+    """Also where only that is wrong."""
+    (project / "text").write_text("no database and no certificate, but long enough to be looked at" * 20)
+    said = hpcexp("serve", "data", "--port", str(free_port()), *options)
+    assert (2, "") == (said.status, said.out)
+    assert words in said.err
+    assert "Fix: " in said.err
+
+
+def test_accounts_need_their_package(project: Path, hpcexp: Callable[..., Said], monkeypatch: Any) -> None:
+    """Which is named with its extra."""
+    monkeypatch.setattr("hpcexp.record.server.find_spec", lambda name: None)
+    assert "Fix: pip install 'hpcexp[serve]'" in hpcexp("serve", "data", "--port", str(free_port())).err
+
+
+def test_no_poor_password_is_taken(project: Path, hpcexp: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither none at all, nor MLflow's, nor a short one, nor one that others may read."""
+    readable = project / "readable"
+    readable.write_text("long-enough-for-it")
+    readable.chmod(0o644)
+    cases = [
+        ([], None, "has no password yet, and there is no default one"),
+        ([], "password1234", "MLflow's default password"),
+        ([], "short", "MLflow takes 12 or more"),
+        (["--password-file", "readable"], None, "chmod 600"),
+        (["--password-file", "nowhere"], None, "cannot be read: No such file"),
+    ]
+    for options, password, words in cases:
+        monkeypatch.delenv("MLFLOW_AUTH_ADMIN_PASSWORD", raising=False)
+        if password:
+            monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", password)
+        said = hpcexp("serve", "data", "--port", str(free_port()), *options)
+        assert (2, "") == (said.status, said.out)
+        assert words in said.err
+
+
+def test_an_account_with_mlflows_password_of_former_times_is_refused(tmp_path: Path) -> None:
+    """Until it has another one."""
+    users, hashed = tmp_path / "users.db", generate_password_hash("password1234")
+    accounts = Accounts(users)
+    accounts.set_admin("admin", ADMIN[1])
+    accounts.refuse_defaults("admin", "nobody")
+    with closing(sqlite3.connect(users)) as connection, connection:
+        connection.execute("UPDATE users SET password_hash = ?", (hashed,))
+    with pytest.raises(RunError, match="default password, which everybody knows"):
+        accounts.refuse_defaults("admin")
+    accounts.set_admin("admin", ADMIN[1])
+    accounts.refuse_defaults("admin")
+
+
+def test_tls_and_addresses_reach_mlflow(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    """And nothing that is secret stands in the command line, nor the administrator's password anywhere."""
+    server = served(tmp_path, store="postgresql://ada:s3cr3t@db/lab", certificate=certificate[0], key=certificate[1])
+    prepare(server)
+    arguments = " ".join(server_command(server))
+    assert f"--ssl-certfile {certificate[0]} --ssl-keyfile {certificate[1]}" in arguments
+    assert "s3cr3t" not in arguments
+    environ = {"MLFLOW_AUTH_ADMIN_PASSWORD": "x", "MLFLOW_TRACKING_URI": "http://elsewhere"}
+    given = server_environment(server, environ)
+    assert "postgresql+psycopg://ada:s3cr3t@db/lab" == given["MLFLOW_BACKEND_STORE_URI"]
+    assert "https://localhost:*" in given["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"]
+    assert environ.keys().isdisjoint(given)
+    assert 0o600 == stat.S_IMODE(server.secret.stat().st_mode)
+
+
+@pytest.mark.skipif(server_programs() is None, reason="PostgreSQL is not installed")
+def test_a_database_of_postgresql_is_used(server: Served) -> None:
+    """And its password stands in no command line."""
+    assert not (server.data / "mlflow.db").exists()
+    children = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(server.data) in children
+    assert "s3cr3t" not in children
