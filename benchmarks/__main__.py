@@ -24,6 +24,7 @@ NAMES = (
     "step",
     "ddp",
     "shipper",
+    "recording",
     "checkpoint",
     "resume",
     "compare",
