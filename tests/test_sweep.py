@@ -74,7 +74,7 @@ def states(project: Path) -> list[str]:
 
 def begun(said: Said) -> int:
     """How many jobs a command has started."""
-    return sum(bool(re.fullmatch(r"\[\d+/\d+\] digits_mlp/.*", line)) for line in said.out.splitlines())
+    return sum(bool(re.fullmatch(r"\[\d+(/\d+)?\] digits_mlp/.*", line)) for line in said.out.splitlines())
 
 
 @contextmanager
@@ -138,6 +138,7 @@ def test_two_drivers_run_no_job_twice(paced: Path) -> None:
     assert [1] * 8 == [run.read_status()["attempt"] for run in find_runs(paced / "runs")]
     assert all("8 jobs: 8 finished" in said.out for said in told)
     assert "Working together with" in told[1].out
+    assert "finished" == only_sweep(paced).read_status()["state"]
 
 
 def test_jobs_of_all_widths_find_their_devices(hpcexp: Callable[..., Said], project: Path) -> None:
@@ -168,6 +169,45 @@ def test_a_failure_stops_the_others_where_that_is_wished(hpcexp: Callable[..., S
     assert 1 == said.status
     assert ["failed"] == states(paced)
     assert "3 not run" in said.out
+    again = hpcexp("train", "-m", *asked, "--fail-fast")
+    assert (1, 0) == (again.status, begun(again))
+    assert "1 failed before" in again.out
+    assert "failed" == only_sweep(paced).read_status()["state"]
+
+
+def test_a_question_that_a_study_refuses_is_not_kept(hpcexp: Callable[..., Said], project: Path) -> None:
+    """The next command asks what was asked before."""
+    pytest.importorskip("optuna", reason="Optuna is not installed (hpcexp[optuna])")
+    (project / "sweeps").mkdir()
+    (project / "sweeps" / "mine.yaml").write_text(
+        f"question: Q\nbase: [{', '.join(SHORT)}]\naxes: {{optimizer.lr: {{low: 0.01, high: 0.1}}}}\n"
+        "search: {sampler: random}\nbudget: {trials: 1}\n"
+    )
+    assert 0 == hpcexp("sweep", "mine").status
+    before = only_sweep(project).asked.read_text()
+    said = hpcexp("sweep", "mine", "optimizer.lr=0.01,0.02")
+    assert 2 == said.status
+    assert "was begun with another space" in said.err
+    assert json.loads(before) == read_json(only_sweep(project).asked)
+    assert "edited" not in hpcexp("sweep", "mine").out
+
+
+@pytest.mark.parametrize("name", ["../evil", "a b", ".hidden"])
+def test_a_name_that_is_no_directory_of_a_sweep_is_refused(hpcexp: Callable[..., Said], name: str) -> None:
+    said = hpcexp("sweep", "digits_lr_width", "--as", name)
+    assert 2 == said.status
+    assert f"--as {name}: a name has letters" in said.err
+
+
+def test_edited_code_is_said(hpcexp: Callable[..., Said], paced: Path) -> None:
+    """Its jobs run anew, under their numbers."""
+    asked = ("train", "-m", "model=paced", "seed=1,2", *SHORT)
+    assert 0 == hpcexp(*asked).status
+    write_module(paced, "paced", PACED + "\n# edited")
+    again = hpcexp(*asked)
+    assert "2 jobs are not what they were when they were run" in again.out
+    assert 2 == begun(again)
+    assert 4 == len(list(find_runs(paced / "runs")))
 
 
 def test_a_sweep_is_cancelled_from_elsewhere_and_goes_on(project: Path) -> None:

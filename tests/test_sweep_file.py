@@ -112,6 +112,7 @@ def test_overrides_come_on_top(read: Callable[..., Spec]) -> None:
         ("question: Q\nseeds: 2\nsearch: {sampler: tpx}", ["search.sampler=tpx", "'tpe'"]),
         ("question: Q\nseeds: 2\nsearch: {pruner: asha}", ["search.sampler: it is needed"]),
         ("question: Q\nseeds: 2\nbase: ['optimizer.lr=1,2']", ["has several values", "axes"]),
+        ("question: Q\nseeds: 2\naxes: {seed: [1, 2]}", ["each run would count", "leave one out"]),
         ("question: Q\npoints: [3]", ["points: 3 is no mapping"]),
         ("question: Q\nseeds: 2\non_failure: explode", ["on_failure=explode", "continue, stop"]),
     ],

@@ -35,7 +35,7 @@ def compare(argv: Sequence[str]) -> int:
     query = parse(a.query) if a.query is not None else None
     found, objectives = _found_in_store(a) if a.uri else _found_in_directories(a, query)
     runs = select(found.runs, query) if query else found.runs
-    metrics = judged_by(a.metric, runs) or _each_once([*default_metrics(runs), *objectives])
+    metrics = judged_by(a.metric, runs) or _each_once([*objectives, *default_metrics(runs)])
     whole = compared(runs, metrics, is_grouped=not a.each)
     picture = _drawn(whole, a.plot) if a.plot else None
     _tell_problems(found.problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def sweep(argv: Sequence[str]) -> int:
             raise ConfigError(f"{a.overrides[0]}: --status and --cancel take no overrides.\nFix: leave them out.")
         place = find_sweep(root, a.called or a.name)
         return _cancel(place) if a.cancel else _status(place)
+    if a.called and not re.fullmatch(r"\w[\w.=,+-]*", a.called):
+        raise ConfigError(f"--as {a.called}: a name has letters, digits and _ - . = , +, and begins with the former.")
     project = Path.cwd()
     on_path(project)
     composer = Composer(project, a.config_dir)
@@ -48,6 +51,9 @@ def sweep(argv: Sequence[str]) -> int:
 def _plan(composer: Composer, spec: Spec, command: Sequence[str]) -> int:
     print(f"{spec.name}: {spec.question}")
     print(jobs_text(planned_jobs(composer, spec, command)))
+    if spec.search is not None:
+        trials = f"{spec.budget.trials} trials" if spec.budget.trials else "trials"
+        print(f"These are the ends of the space. Of {trials} in all, each is planned when its turn comes.")
     return 0
 
 

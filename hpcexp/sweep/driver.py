@@ -27,6 +27,7 @@ from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
 from hpcexp.sweep.claims import Claims
 from hpcexp.sweep.ledger import Entry
 
+FAILED_FAST = "a job failed (fail_fast)"
 LOOK_EVERY_S = 1.0
 """How often the driver looks for what files tell it: a wish to cancel, jobs of other drivers, devices that got free."""
 
@@ -163,7 +164,7 @@ class Driver:
                 return
             self._fetch(source)
             position = self._position()
-            if position is None:
+            if position is None or self.why_stopped:
                 return
             self.why_stopped = self.is_spent(self._core_s, self._gpu_s)
             if self.why_stopped:  # what runs may end
@@ -297,7 +298,7 @@ class Driver:
         source.ended(job, outcome)
         self.screen.ended(job, outcome, is_old=is_old)
         if outcome.state == "failed" and self.policy.is_fail_fast and not self.why_stopped:
-            self._halt("a job failed (fail_fast)")
+            self._halt(FAILED_FAST)
 
     def _halt(self, why: str) -> None:
         """Start nothing more, and have what runs write a checkpoint and end."""

@@ -128,6 +128,10 @@ def _spec(told: Mapping[str, Any], name: str, composer: Composer, rest: Sequence
             f"In {where}: axes.{open_ones[0]} has no end of values to run through.\n"
             "Fix: a list of values, or `search: {sampler: tpe}` with `budget: {trials: 40}`."
         )
+    if "seed" in axes and told.get("seeds") is not None:
+        raise ConfigError(
+            f"In {where}: seeds, and an axis seed: each run would count several times.\nFix: leave one out."
+        )
     return Spec(
         name=name,
         question=str(told["question"]),

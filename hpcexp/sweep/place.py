@@ -34,7 +34,14 @@ def sweeps_dir(root: Path) -> Path:
 def find_sweeps(root: Path) -> list[SweepDir]:
     """Every sweep beside the runs in `root`, the one that was begun last at the end."""
     places = [SweepDir(path.parent) for path in sweeps_dir(root).glob("*/sweep.json")]
-    return sorted(places, key=lambda place: (read_json(place.status).get("started", 0.0), place.path))
+    return sorted(places, key=lambda place: (_started(place), place.path))
+
+
+def _started(place: SweepDir) -> float:
+    try:
+        return float(read_json(place.status).get("started", 0.0))
+    except RunError:  # damaged, which matters to who asks for this one
+        return 0.0
 
 
 def find_sweep(root: Path, name: str) -> SweepDir:
@@ -59,6 +66,8 @@ def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
 
     RunError where the directory belongs to something else.
     """
+    if place.path.exists() and not place.path.is_dir():
+        raise RunError(f"{place.path} is no directory.\nFix: move it away, or give the sweep another name (--as NAME).")
     # In this order: another driver that begins at the same moment writes what is asked first of all.
     there = [path for path in place.path.glob("*") if not is_half_written(path)]
     before = read_json(place.asked)
@@ -126,7 +135,7 @@ def _axis(told: Mapping[str, Any]) -> Axis:
 
 
 def _shown(value: Any) -> str:
-    if value in (None, [], {}):
+    if value in (None, [], {}) or (isinstance(value, Mapping) and not any(value.values())):
         return "none"
     if isinstance(value, Mapping) and "values" in value:
         return ",".join(value["values"])

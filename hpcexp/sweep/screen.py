@@ -88,7 +88,7 @@ class Lines:
 
     def say(self, job: Job | None, text: str) -> None:
         """One or more lines, with the job's number before each."""
-        of = f"/{self.total}" if self.total else ""
+        of = f"/{self.total}" if self.total and job and job.entry.job <= self.total else ""
         head = f"[{job.entry.job}{of}] " if job else ""
         self._print("\n".join(f"{head}{line}" for line in text.splitlines()))
 

@@ -26,7 +26,7 @@ from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, write_atomi
 from hpcexp.sweep import report
 from hpcexp.sweep.budget import Meter
 from hpcexp.sweep.claims import Claims
-from hpcexp.sweep.driver import Driver, Fixed, Job, Policy, Source
+from hpcexp.sweep.driver import FAILED_FAST, Driver, Fixed, Job, Policy, Source
 from hpcexp.sweep.ledger import Entry, Ledger
 from hpcexp.sweep.place import ask, sweeps_dir
 from hpcexp.sweep.results import Result, not_recorded, ranked, read_result
@@ -82,6 +82,7 @@ class Session:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """The directory, this driver's claims, its shipper and its signals, for as long as it works."""
+        self._asked_before = self.place.asked.read_bytes() if self.place.asked.is_file() else None
         edits = ask(self.place, self.spec, self._setting.project, self._setting.command)
         self.place.cancel.unlink(missing_ok=True)
         self._claims = Claims(self.place.path)
@@ -100,6 +101,11 @@ class Session:
             self._screen = screen_for(self._first.config["launch"]["progress"], self._setting.num_jobs)
             stack.callback(self._screen.close)
             yield
+
+    def take_back(self) -> None:
+        """Leave what was asked before: this is refused."""
+        if self._asked_before is not None:
+            write_atomic(self.place.asked, self._asked_before)
 
     def run(self, source: Source) -> None:
         """Have jobs run, until there are no more or the sweep is stopped."""
@@ -130,7 +136,9 @@ class Session:
             Entry(0, job.asked, self._base, job.trial, plan.signature, "" if job.problem else plan.run_dir)
             for job, plan in zip(jobs, plans, strict=True)
         ]
+        before = {entry.key: entry.signature for entry in self._ledger.entries().values()}
         entries = self._ledger.enter(wanted)
+        self._tell_of_changed(sum(before.get(e.key, e.signature) != e.signature for e in entries))
         self.entries.update({entry.job: entry for entry in entries})
         self._axes_of.update({entry.run: report.values_of(entry.asked) for entry in entries})
         warnings = [warning for plan in plans for warning in plan.warnings]
@@ -140,6 +148,15 @@ class Session:
                 self._warned.add(warning)
                 print(f"warning: {warning}", file=sys.stderr, flush=True)
         return [Job(entry, plan, job.problem) for entry, plan, job in zip(entries, plans, jobs, strict=True)]
+
+    def _tell_of_changed(self, number: int) -> None:
+        if number:
+            jobs = "1 job is" if number == 1 else f"{number} jobs are"
+            print(
+                f"{jobs} not what they were when they were run: code, data or configuration have changed, so they run "
+                "anew (`hpcexp why RUN` says what).",
+                flush=True,
+            )
 
     def is_held(self, number: int) -> bool:
         """Whether a driver that lives has the job of that number."""
@@ -264,6 +281,7 @@ class Session:
         write_atomic(self.place.table_md, report.as_markdown(points, axes, self.objectives))
         if best := report.best(points, self.objectives):
             write_json(self.place.best, best)
+        self._claims.close()  # before the look at others: of two that end at once, one must see that it is the last
         if self._claims.others():
             return
         if self._is_idle and self._before.get("state") in FINAL_STATES:
@@ -271,7 +289,8 @@ class Session:
             return
         states = {outcome.state for outcome in self.outcomes.values()}
         has_failed = bool(states & {"failed", "killed"} or self._misses)
-        state = "killed" if self._stop else "failed" if has_failed else "finished"
+        is_stopped = self._stop and self.why_stopped != FAILED_FAST
+        state = "killed" if is_stopped else "failed" if has_failed else "finished"
         status = read_json(self.place.status)
         write_json(self.place.status, {**status, "state": state, "ended": time.time(), "cause": self.why_stopped})
 

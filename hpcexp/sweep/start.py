@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.many import Many
-from hpcexp.errors import ConfigError, did_you_mean, listed
+from hpcexp.errors import ConfigError, HpcexpError, did_you_mean, listed
 from hpcexp.masking import masked_command
 from hpcexp.plan import Plan
 from hpcexp.sweep.driver import Policy
@@ -99,7 +99,11 @@ def _search(many: Many, session: Session, first: Plan, command: Sequence[str]) -
         return plan
 
     max_epochs = first.config["trainer"]["max_epochs"]
-    study = Study(spec, session.objectives, session.place.path, project=project, max_epochs=max_epochs)
+    try:
+        study = Study(spec, session.objectives, session.place.path, project=project, max_epochs=max_epochs)
+    except HpcexpError:
+        session.take_back()
+        raise
     try:
         session.run(Searching(study, session, planned, first, spec.seeds))
         if (problem := study.settle(SETTLE_S)) is not None:
