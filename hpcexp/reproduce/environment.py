@@ -57,10 +57,13 @@ def _interpreter(version: str) -> str:
     minor = ".".join(version.split(".")[:2])
     if platform.python_version().startswith(f"{minor}."):
         return sys.executable
-    if found := shutil.which(f"python{minor}"):
+    found = shutil.which(f"python{minor}")
+    # A version manager may have the name without the thing.
+    if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
         return found
     raise RunError(
-        f"The run had Python {version}; this is {platform.python_version()}, and there is no python{minor} on PATH.\n"
+        f"The run had Python {version}. This is {platform.python_version()}, and there is no python{minor} that works."
+        "\n"
         f"Fix: install Python {minor}, or leave --env out."
     )
 

@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from hpcexp.compare.now import NOTHING, Part, part_of
-from hpcexp.errors import RunError
+from hpcexp.errors import RunError, listed
 from hpcexp.lineage.manifest import last_record
 from hpcexp.lineage.signature import asked, signature
+from hpcexp.masking import MASK
 from hpcexp.plan import Plan, load_whole
 from hpcexp.record.alive import current_state
 from hpcexp.record.describe import flatten
@@ -42,10 +43,12 @@ class Original:
 
 def opened(run: RunDir, steps: int | None) -> Original:
     """The run, of which `steps` are asked for; RunError where it cannot be done again."""
-    plan, code, state = load_whole(run), read_json(run.lineage / "code.json"), current_state(run.read_status())
+    code, state = read_json(run.lineage / "code.json"), current_state(run.read_status())
     if state == "running":
         raise RunError(f"{run.path} is still being trained.\nFix: wait for it, or end it.")
-    made = max((point.step for point in read_points(run.journal)[0]), default=0)
+    plan = _with_secrets(run)
+    journalled = max((point.step for point in read_points(run.journal)[0]), default=0)
+    made = int(read_json(run.summary).get("steps", journalled))
     if made < 1:
         raise RunError(
             f"{run.path} never came to a step ({state}): there is nothing to hold another training against.\n"
@@ -53,12 +56,9 @@ def opened(run: RunDir, steps: int | None) -> Original:
         )
     _check_origin(run, plan)
     if state == "finished":
-        made = read_json(run.summary)["steps"]
         return Original(run, plan, code, None if steps is None or steps >= made else steps, is_whole=True)
-    made = read_json(run.summary).get("steps", made)  # of one that a search has ended
-    return Original(
-        run, plan, code, min(made, steps or made), is_whole=state == "pruned" or bool(steps and steps < made)
-    )
+    is_whole = state == "pruned" or (steps is not None and steps < made)
+    return Original(run, plan, code, min(made, steps or made), is_whole=is_whole)
 
 
 def begun_with(run: RunDir) -> dict[str, Any] | None:
@@ -73,6 +73,17 @@ def changed_since(original: Original) -> list[Part]:
     then = {name: f["sha256"] for name, f in recorded.items() if _counts(name) and "sha256" in f}
     now = {name: sha256(file) for name in then if (file := original.run.path / name).is_file()}
     return [_config(original), part_of("record", "files", then, now, shown=lambda digest: digest[:12])]
+
+
+def _with_secrets(run: RunDir) -> Plan:
+    try:
+        plan = load_whole(run)
+    except PermissionError as e:
+        raise RunError(f"{run.secrets} can be read by its owner alone.\nFix: let the owner reproduce the run.") from e
+    masked = [name for name, value in flatten(asked(plan.config, plan.topology)).items() if value == MASK]
+    if not masked:
+        return plan
+    raise RunError(f"The values of {listed(masked)} are secret, and {run.secrets} is gone.\nFix: have that file back.")
 
 
 def _counts(name: str) -> bool:

@@ -13,6 +13,7 @@ from tempfile import mkdtemp
 
 from hpcexp.errors import RunError
 from hpcexp.launch.turns import signals_caught
+from hpcexp.lineage.signature import asked
 from hpcexp.record.describe import flatten
 from hpcexp.reproduce.original import Original
 from hpcexp.rundir import read_json, sha256
@@ -98,27 +99,32 @@ def code_of(original: Original, place: Path, *, as_is: bool, keep: bool, search:
 
 
 def link_data(original: Original, projects: Iterable[Path], place: Path) -> None:
-    """Let what the run's data is read from be found in `place` too, where it lay in the project, outside of git."""
-    manifest = read_json(original.run.lineage / "data.json")
-    then = Path(original.plan.lineage["project"])
-    named = {*(file["path"] for file in manifest.get("files", ())), *flatten(original.plan.config["data"]).values()}
+    """Let files of the data and of the configuration be found in `place` too, where the project has them beside git."""
+    plan, manifest = original.plan, read_json(original.run.lineage / "data.json")
+    then = Path(plan.lineage["project"])
+    files = (file["path"] for file in manifest.get("files", ()))
+    named = {*files, *flatten(asked(plan.config, plan.topology)).values()}
     for name in sorted(named):
         path = Path(os.path.normpath(name))
         if path.is_absolute():
             path = Path(os.path.relpath(path, then))
-        if ".." in path.parts or len(name) > os.pathconf("/", "PC_PATH_MAX"):
-            continue
-        _link(path, projects, place)
+        if ".." not in path.parts:
+            _link(path, projects, place)
 
 
 def _link(path: Path, projects: Iterable[Path], place: Path) -> None:
     """The outermost directory of `path` that `place` lacks."""
     for part in [*reversed(path.parents), path]:
-        if not (place / part).exists():
-            there = next((project / part for project in projects if (project / part).exists()), None)
+        if not _exists(place / part):
+            there = next((project / part for project in projects if _exists(project / part)), None)
             if there is not None:
                 (place / part).symlink_to(there.resolve())
             return
+
+
+def _exists(path: Path) -> bool:
+    """Of what may be no path at all, nor able to be one."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a name that is too long
 
 
 def _present(original: Original, told: str) -> Code:

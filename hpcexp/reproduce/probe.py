@@ -1,4 +1,4 @@
-"""`python -m hpcexp.reproduce.probe RUN_DIR`: what the run's job would find where this stands, as JSON.
+"""What a run's job would find where this process stands, as JSON; the argument is the run's directory.
 
 A process of its own, as it asks the user's data source and is told where modules lie by the environment of the job.
 """
@@ -44,7 +44,3 @@ def _files(names: Iterable[str], places: list[Path]) -> Iterable[Path]:
     for name in names:
         if found := next((place / name for place in places if (place / name).is_file()), None):
             yield found
-
-
-if __name__ == "__main__":
-    main()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import hpcexp
 from hpcexp.compare.exact import RTOL
 from hpcexp.compare.now import NOTHING, Facts, Part, compared, facts_of_run, part_of
 from hpcexp.errors import RunError, listed
@@ -27,6 +28,10 @@ from hpcexp.rundir import RunDir, read_json
 _NAMED = 10
 """Files that are named in a message."""
 _TOLD_LINES = 12
+_PROBE = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from hpcexp.reproduce import probe; del sys.path[0]; probe.main()"
+)
+"""Asks by this hpcexp, where the code may be a checkout of another."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +69,21 @@ def reproduce(run: RunDir, wish: Wish, tell: Callable[[Original, Code, Sequence[
         if wish.env:
             recorded = read_json(run.lineage / "environment.json")
             python = str(built(recorded, place / "environment", code.project))
-        parts = _looked(original, code, python)
+        parts = _looked(original, code, place, python)
         _check(original, code, parts, as_is=wish.as_is)
         tell(original, code, parts)
         again = rerun(original, code, place, python)
-        rtol = wish.rtol or RTOL[original.plan.config["trainer"]["precision"]]
+        rtol = RTOL[original.plan.config["trainer"]["precision"]] if wish.rtol is None else wish.rtol
         parts += _imported(run, again)
         return Told(judged(original, again, rtol), tuple(parts), place if wish.keep else None)
 
 
-def _looked(original: Original, code: Code, python: str) -> list[Part]:
+def _looked(original: Original, code: Code, place: Path, python: str) -> list[Part]:
     """What is the same as then and what is not, seen from where the job will stand."""
-    command = [python, "-m", "hpcexp.reproduce.probe", str(original.run.path)]
+    ours = place / "ours"
+    ours.mkdir()
+    (ours / "hpcexp").symlink_to(Path(hpcexp.__file__).parent)
+    command = [python, "-c", _PROBE, str(ours), str(original.run.path)]
     env = code.environment(os.environ)
     done = subprocess.run(command, cwd=code.project, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -90,7 +98,7 @@ def _looked(original: Original, code: Code, python: str) -> list[Part]:
     now = Facts(plan, found["code"], found["packages"], found["data"], found["notes"])
     parts = {part.name: part for part in compared(then, now)}
     config, record = changed_since(original)
-    return [config, parts["code"], parts["packages"], parts["data"], _machine(original.run), record]
+    return [config, parts["code"], parts["packages"], parts["data"], _machine(original), record]
 
 
 def _check(original: Original, code: Code, parts: Sequence[Part], *, as_is: bool) -> None:
@@ -129,14 +137,14 @@ def _data_gone(original: Original, what: str) -> None:
     )
 
 
-def _machine(run: RunDir) -> Part:
-    """Kind of processor and GPUs."""
-    return part_of("machine", "facts", _kinds(read_json(run.lineage / "hardware.json")), _kinds(hardware()))
+def _machine(original: Original) -> Part:
+    """Kind of processor and GPUs, and how many machines."""
+    then, now = read_json(original.run.lineage / "hardware.json"), hardware()
+    machines = str(original.plan.topology.num_nodes)
+    return part_of("machine", "facts", {"machines": machines, **_kinds(then or now)}, {"machines": "1", **_kinds(now)})
 
 
 def _kinds(told: dict[str, Any]) -> dict[str, str]:
-    if not told:
-        return {}
     gpus = (
         {"gpus": listed({gpu["name"] for gpu in told["gpus"]}), "driver": str(told["driver"])} if told["gpus"] else {}
     )
