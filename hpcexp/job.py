@@ -61,14 +61,24 @@ def _run(run: RunDir) -> int:
     import_lightning()
     from hpcexp.train.control import Interrupted, Pruned, Signals
     from hpcexp.train.fit import train
+    from hpcexp.train.limit import Reached, last_step
     from hpcexp.train.pruning import judged
 
     signals = Signals()
     signals.install()
     rank, progress_fd = _this_rank(plan), _fd("HPCEXP_PROGRESS_FD")
     try:
-        train(plan, run, rank, signals, started=started, progress_fd=progress_fd, judged=judged(os.environ))
-    except Pruned:
+        train(
+            plan,
+            run,
+            rank,
+            signals,
+            started=started,
+            progress_fd=progress_fd,
+            judged=judged(os.environ),
+            last_step=last_step(os.environ),
+        )
+    except (Pruned, Reached):
         pass  # the summary tells
     except Interrupted as e:
         _say(stopped=int(e.signum))

@@ -13,8 +13,8 @@ import pytest
 from helpers import Said, ended, start, write_module
 
 from hpcexp.checks.machine import num_cores
+from hpcexp.compare.exact import Check, compared
 from hpcexp.drill.kills import aims, ways
-from hpcexp.drill.results import Check, compared
 from hpcexp.drill.settings import Devices, Preempt, split
 from hpcexp.errors import ConfigError
 from hpcexp.record.journal import Journal

@@ -9,7 +9,8 @@ from pathlib import Path
 from hpcexp.compose.composer import Composer
 from hpcexp.drill import devices, preempt
 from hpcexp.drill.settings import Devices, Preempt, described, split
-from hpcexp.drill.training import Asked, ending_on_signals
+from hpcexp.drill.training import Asked
+from hpcexp.launch.turns import ending_on_signals
 from hpcexp.prepare import on_path
 from hpcexp.text import near, pairs, table
 

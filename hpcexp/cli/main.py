@@ -20,6 +20,7 @@ VERBS = {
     "show": ("look", "one run: state, results, configuration, files"),
     "compare": ("compare", "what runs differ in, beside what they came to; over seeds"),
     "why": ("why", "how a run differs from what would run now"),
+    "reproduce": ("reproduce", "train a run again from what it has kept, and see whether the same comes out"),
     "verify": ("verify", "whether a run's files are as they were when it ended"),
     "test": ("use", "evaluate a trained model again"),
     "predict": ("use", "classify files with a trained model"),

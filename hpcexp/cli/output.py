@@ -1,15 +1,19 @@
-"""A run's summary for people."""
+"""What several verbs show: how a run went, and what differs from it."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from hpcexp.compare.now import Part
 from hpcexp.masking import without_password
 from hpcexp.plan import Plan
 from hpcexp.record.describe import final_metrics
 from hpcexp.record.ui import ui_link
 from hpcexp.rundir import RunDir, read_json
 from hpcexp.text import duration, metric, near, pairs
+
+_SHOWN = 20
+"""Differences of a part that are shown."""
 
 
 def summary_text(plan: Plan, run: RunDir) -> str:
@@ -27,6 +31,20 @@ def summary_text(plan: Plan, run: RunDir) -> str:
     rows.append(("run", near(run.path)))
     rows += _look(plan, delivery)
     return pairs(rows)
+
+
+def part_text(part: Part) -> str:
+    """What of a part differs, and how much is the same."""
+    number = len(part.differing)
+    if not number:
+        said = f"the same ({part.num_same} {part.unit})" if part.num_same else "nothing to compare"
+    else:
+        said = f"{number} of {number + part.num_same} {part.unit} differ"
+        said += "" if part.counts else ", which changes no result"
+    note = f"; {part.note}" if part.note else ""
+    rows = [(name, f"{then} → {now}") for name, (then, now) in part.differing.items()]
+    more = [("…", f"{number - _SHOWN} more")] if number > _SHOWN else []
+    return "\n".join([f"{part.name:<9}  {said}{note}", *([pairs([*rows[:_SHOWN], *more])] if rows else [])])
 
 
 def _look(plan: Plan, delivery: dict[str, Any]) -> list[tuple[str, object]]:

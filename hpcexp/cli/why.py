@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
-from hpcexp.compare.now import Facts, Part, compared, facts_now, facts_of_run
+from hpcexp.cli.output import part_text
+from hpcexp.compare.now import Facts, compared, facts_now, facts_of_run
 from hpcexp.compose.composer import Composer
 from hpcexp.masking import MASK
 from hpcexp.prepare import on_path, prepare
 from hpcexp.record.alive import current_state
 from hpcexp.rundir import RunDir, read_json
-from hpcexp.text import pairs
-
-_SHOWN = 20
-"""Differences of a part that are shown."""
 
 
 def why(argv: Sequence[str]) -> int:
@@ -35,7 +32,7 @@ def why(argv: Sequence[str]) -> int:
     composed = Composer(project, a.config_dir, a.config_name).compose(overrides)
     now = facts_now(prepare(composed, project, ["hpcexp", "train", *overrides]), then)
     parts = compared(then, now)
-    print("\n".join([_headline(run, then, now), *map(_text, parts)]))
+    print("\n".join([_headline(run, then, now), *map(part_text, parts)]))
     differs = any(part.differing and part.counts for part in parts)
     if not differs and then.plan.signature != now.plan.signature:
         print("The signatures differ all the same, by something that the run has not kept.", file=sys.stderr)
@@ -58,16 +55,3 @@ def _headline(run: RunDir, then: Facts, now: Facts) -> str:
     state = current_state(run.read_status())
     would = "skip it" if state == "finished" else "wait for it" if state == "running" else "go on with it"
     return f"{name} is what would run now: `hpcexp train` would {would}"
-
-
-def _text(part: Part) -> str:
-    number = len(part.differing)
-    if not number:
-        said = f"the same ({part.num_same} {part.unit})" if part.num_same else "nothing to compare"
-    else:
-        said = f"{number} of {number + part.num_same} {part.unit} differ"
-        said += "" if part.counts else ", which changes no result"
-    note = f"; {part.note}" if part.note else ""
-    rows = [(name, f"{then} → {now}") for name, (then, now) in part.differing.items()]
-    more = [("…", f"{number - _SHOWN} more")] if number > _SHOWN else []
-    return "\n".join([f"{part.name:<9}  {said}{note}", *([pairs([*rows[:_SHOWN], *more])] if rows else [])])

@@ -87,16 +87,16 @@ def facts_now(plan: Plan, then: Facts) -> Facts:
 def compared(then: Facts, now: Facts) -> list[Part]:
     """All parts, in the order in which they explain each other."""
     return [
-        _part("config", "keys", flatten(asked(then.plan.config, then.plan.topology)), _asked(now.plan)),
-        _part("devices", "facts", _shape(then.plan), _shape(now.plan)),
+        part_of("config", "keys", flatten(asked(then.plan.config, then.plan.topology)), _asked(now.plan)),
+        part_of("devices", "facts", _shape(then.plan), _shape(now.plan)),
         _code(then, now),
         _packages(then, now),
         _data(then, now),
-        _part("elsewhere", "facts", _elsewhere(then.plan), _elsewhere(now.plan), counts=False),
+        part_of("elsewhere", "facts", _elsewhere(then.plan), _elsewhere(now.plan), counts=False),
     ]
 
 
-def _part(
+def part_of(
     name: str,
     unit: str,
     then: Mapping[str, str],
@@ -106,6 +106,7 @@ def _part(
     counts: bool = True,
     shown: Callable[[str], str] = str,
 ) -> Part:
+    """What of two mappings, piece by piece, is the same and what differs."""
     both = sorted({*then, *now})
     differing = {
         key: (_shown(then, key, shown), _shown(now, key, shown)) for key in both if then.get(key) != now.get(key)
@@ -154,24 +155,24 @@ def _code(then: Facts, now: Facts) -> Part:
     assert now.code is not None
     if then.code is not None:
         note = then.notes.get("code", "")
-        return _part("code", "files", then.code, now.code, note=note, shown=lambda digest: digest[:12])
+        return part_of("code", "files", then.code, now.code, note=note, shown=lambda digest: digest[:12])
     digests = [facts.plan.lineage["code.digest"][:12] for facts in (then, now)]
     note = "the run kept no digests of single files, so their names are not known"
-    return _part("code", "digests", {"all files": digests[0]}, {"all files": digests[1]}, note=note)
+    return part_of("code", "digests", {"all files": digests[0]}, {"all files": digests[1]}, note=note)
 
 
 def _packages(then: Facts, now: Facts) -> Part:
     note = then.notes.get("packages", "")
     here = {name: version for name, version in now.packages.items() if not note or name in then.packages}
-    return _part("packages", "versions", then.packages, here, note=note)
+    return part_of("packages", "versions", then.packages, here, note=note)
 
 
 def _data(then: Facts, now: Facts) -> Part:
     digests = [{"fingerprint": p.data.fingerprint[:12]} if p.data else {} for p in (then.plan, now.plan)]
     if then.data is None or now.data is None:
         note = now.notes.get("data") or "of the files, if there are any, nothing was kept"
-        return _part("data", "digests", *digests, note=note)
-    return _part("data", "digests", digests[0] | then.data, digests[1] | now.data)
+        return part_of("data", "digests", *digests, note=note)
+    return part_of("data", "digests", digests[0] | then.data, digests[1] | now.data)
 
 
 def _by_place(manifest: Mapping[str, Any]) -> dict[str, str] | None:

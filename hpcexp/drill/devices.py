@@ -8,19 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpcexp.compare.exact import RTOL, relative
 from hpcexp.drill.causes import causes
 from hpcexp.drill.results import losses
 from hpcexp.drill.settings import Devices
 from hpcexp.drill.training import Asked, SweepDir, Training, given, local_only, place_in
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
-
-RTOL = {"64-true": 1e-10, "32-true": 1e-5, "16-mixed": 1e-2, "bf16-mixed": 2e-2, "bf16-true": 2e-2}
-"""How far losses may be apart in each `trainer.precision`.
-
-In float32 the digits, by MLP and CNN, stay below 1e-6 for their first 50 steps; from there the CNN's rounding grows to
-2e-4 at step 84. A fault, such as samples in another step or a batch norm over half the batch, gives 1e-4 in the first.
-"""
 
 Loss = tuple[int, str]
 """Step and metric."""
@@ -138,14 +132,6 @@ def _compared(number: int, first: dict[Loss, float], found: dict[Loss, float], r
         return Trained(number, len(got), math.inf, None, odd[0], f"{name} of step {step} is in one of them only")
     if not expected:
         return Trained(number, 0, math.inf, None, None, "nothing was logged whose name ends in `loss`")
-    apart = {at: _apart(expected[at], got[at]) for at in sorted(expected)}
+    apart = {at: relative(expected[at], got[at]) for at in sorted(expected)}
     most = max(apart, key=lambda at: apart[at])
     return Trained(number, len(got), apart[most], most, next((at for at, a in apart.items() if a > rtol), None), "")
-
-
-def _apart(a: float, b: float) -> float:
-    """Relative difference; none between two that are no numbers."""
-    if a == b or (math.isnan(a) and math.isnan(b)):
-        return 0.0
-    apart = abs(a - b) / max(abs(a), abs(b))
-    return math.inf if math.isnan(apart) else apart

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hpcexp.compare.exact import Check, compared
 from hpcexp.drill.attempt import Attempt
 from hpcexp.drill.kills import MARGIN, Way, aims, ways
-from hpcexp.drill.results import Check, compared, own_store, recorded, steps_of
+from hpcexp.drill.results import own_store, recorded, steps_of
 from hpcexp.drill.settings import Preempt
 from hpcexp.drill.training import Asked, SweepDir, Training, ended_with_us, given, local_only, place_in
 from hpcexp.errors import ConfigError

@@ -149,21 +149,6 @@ def ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
             process.wait()
 
 
-@contextmanager
-def ending_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the command as Ctrl-C does: with what it has to tidy up."""
-
-    def end(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def local_only(plan: Plan) -> None:
     """ConfigError where the plan would not run on this machine now."""
     if plan.config["launch"]["name"] != "local":

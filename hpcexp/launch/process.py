@@ -38,11 +38,11 @@ class Process(Protocol):
         """Return when it has ended."""
 
 
-def start_fresh(start: Start) -> Process:
+def start_fresh(start: Start, python: str = sys.executable) -> Process:
     """A process of its own from the first import on."""
     with start.log.open("ab") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "hpcexp.job", start.run_dir],
+            [python, "-m", "hpcexp.job", start.run_dir],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,

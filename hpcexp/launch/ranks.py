@@ -27,6 +27,7 @@ INHERITED = (
     "PL_SEED_WORKERS",
     "HPCEXP_JUDGED",
     "HPCEXP_ANSWER_FD",
+    "HPCEXP_LAST_STEP",
 )
 """Variables of another job around this one; a rank that saw them would join the wrong group."""
 

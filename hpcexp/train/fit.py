@@ -27,6 +27,7 @@ from hpcexp.train.experiment import Rank, make_callbacks, make_data, make_module
 from hpcexp.train.group import join, leave, world_size
 from hpcexp.train.keeper import Keeper, check_monitor
 from hpcexp.train.lean import LeanCallback
+from hpcexp.train.limit import Limit, Reached
 from hpcexp.train.module import Supervised
 from hpcexp.train.progress import Progress
 from hpcexp.train.pruning import OBJECTIVE, Judged, Pruning
@@ -68,17 +69,19 @@ def train(
     started: float,
     progress_fd: int | None = None,
     judged: Judged | None = None,
+    last_step: int | None = None,
 ) -> dict[str, Any]:
     """Train and test on this rank; the summary, which rank 0 also writes. ConfigError before the first step.
 
-    Pruned, with a summary of what there is and without a test, where it is `judged` not worth going on with.
+    Pruned, with a summary of what there is and without a test, where it is `judged` not worth going on with; likewise
+    Reached after `last_step`.
     """
     if problems := check_targets(plan.config):
         raise ConfigError(problems)
     note = read_note(run.last) or {}
     journal = Journal(run.journal, redone_from=note.get("step", 0)) if rank.rank == 0 else None
     try:
-        return _train(plan, run, rank, signals, journal, Clock(started), progress_fd, judged)
+        return _train(plan, run, rank, signals, journal, Clock(started), progress_fd, judged, last_step=last_step)
     finally:
         if journal is not None:
             journal.close()
@@ -93,6 +96,8 @@ def _train(
     clock: Clock,
     progress_fd: int | None,
     judged: Judged | None,
+    *,
+    last_step: int | None,
 ) -> dict[str, Any]:
     seed = plan.config["seed"]
     if rank.world_size > 1:
@@ -109,6 +114,8 @@ def _train(
     control = Control(signals, keeper, rank=rank.rank)
     callbacks = [*make_callbacks(plan, keeper), control, clock, *_reporting(plan, rank, control, progress_fd, judged)]
     adopted = bool((plan.config.get("run") or {}).get("resume_from"))
+    if last_step is not None:
+        callbacks.append(Limit(last_step))
     callbacks.append(Resume(keeper.best_step, plan.signature, seed, adopted=adopted))
     logger = JournalLogger(journal, plan.experiment, plan.name, run.path)
     trainer = make_trainer(plan, run, callbacks=callbacks, logger=logger)
@@ -117,6 +124,9 @@ def _train(
         trainer.fit(module, datamodule=data, ckpt_path=goes_on_from, weights_only=True)
     except Pruned as e:
         _end(rank, run, {**_summary(plan, run, trainer, keeper, clock), "test": {}, "pruned": e.epoch})
+        raise
+    except Reached:
+        _end(rank, run, {**_summary(plan, run, trainer, keeper, clock), "test": {}, "ended_at": last_step})
         raise
     if keeper.best is not None:
         load_whole_weights(trainer, read_checkpoint(run.best)["state_dict"])

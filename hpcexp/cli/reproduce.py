@@ -1,0 +1,101 @@
+"""`hpcexp reproduce`: train a run again from what it has kept, and say whether the same comes out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from hpcexp.cli.arguments import RUN_HELP, find_run, parser
+from hpcexp.cli.output import part_text
+from hpcexp.compare.now import Part
+from hpcexp.launch.turns import ending_on_signals
+from hpcexp.reproduce.original import Original
+from hpcexp.reproduce.place import Code
+from hpcexp.reproduce.reproduce import Told, Wish
+from hpcexp.reproduce.reproduce import reproduce as reproduced
+from hpcexp.reproduce.rerun import Interrupted
+from hpcexp.reproduce.verdict import Verdict
+from hpcexp.text import duration, near, table
+
+SUMMARY = """Restore a run's code in a git worktree of its own, look whether data and packages are the same, train its
+frozen plan again on as many ranks, and hold weights and every logged value against the run's. Nothing is recorded, and
+nothing left behind. Exit status: 0 identical or within tolerance, 1 diverged, 2 it cannot be done."""
+
+
+def reproduce(argv: Sequence[str]) -> int:
+    """Exit status: 0 identical or within tolerance, 1 diverged or the rerun failed, 2 it cannot be done."""
+    p = parser("reproduce", SUMMARY)
+    p.add_argument("run", help=RUN_HELP)
+    p.add_argument("--steps", type=int, metavar="N", help="the first N steps alone, of the same schedule")
+    p.add_argument("--env", action="store_true", help="in a new virtual environment with the packages that it had")
+    p.add_argument("--as-is", action="store_true", help="with the code that there is, where it cannot be restored")
+    p.add_argument("--rtol", type=float, help="relative difference that is tolerated (default: by trainer.precision)")
+    p.add_argument("--keep", action="store_true", help="leave the restored code and the rerun where they are")
+    a = p.parse_args(argv)
+    if a.steps is not None and a.steps < 1:
+        p.error(f"--steps {a.steps}: at least one")
+    began = time.monotonic()
+    with ending_on_signals():
+        try:
+            told = reproduced(find_run(a.root, a.run), Wish(a.steps, a.env, a.keep, a.as_is, a.rtol), _begin)
+        except Interrupted as e:
+            print("Stopped; nothing is left of it.", file=sys.stderr)
+            return e.status
+    print("\n".join(_lines(told, time.monotonic() - began)))
+    return int(told.verdict.kind == "diverged")
+
+
+def _begin(original: Original, code: Code, parts: Sequence[Part]) -> None:
+    """What is going to be trained, before that begins."""
+    topology = original.plan.topology
+    ranks = f"{topology.world_size} rank{'s' * (topology.world_size > 1)} on {topology.accelerator}"
+    steps = "" if original.until is None else f", up to step {original.until}"
+    print(f"{original.name} again: {code.told}; {ranks}{steps}")
+    shown = [part for part in parts if part.differing or part.name not in ("config", "record")]
+    print("\n".join(map(part_text, shown)), flush=True)
+
+
+def _lines(told: Told, took_s: float) -> Iterator[str]:
+    verdict = told.verdict
+    yield ""
+    yield table(("compared", "", ""), [(c.what, "same" if c.is_same else "DIFFERS", c.told) for c in verdict.checks])
+    yield ""
+    yield _sentence(verdict)
+    differing = [f"{part.name} ({_first(part)})" for part in told.parts if part.differing]
+    if verdict.kind == "identical" and differing:
+        yield f"The same though this differs: {'; '.join(differing)}."
+    elif differing:
+        yield f"Known to differ: {'; '.join(differing)}."
+    elif verdict.kind != "identical":
+        yield _UNKNOWN
+    yield f"It took {duration(took_s)}."
+    if told.kept:
+        yield f"Code and rerun are in {near(told.kept)}; `git worktree remove` takes the code away."
+
+
+_UNKNOWN = """\
+Nothing is known to differ. What to look at: kernels that do not give the same bits twice (trainer.deterministic=true);
+data and code that draw random numbers without a seed; metrics that are times; files that are read beside the data."""
+
+
+def _sentence(v: Verdict) -> str:
+    if v.kind == "identical":
+        what = "weights and " if any(check.what == "weights" for check in v.checks) else ""
+        return f"Identical: {what}all {v.num_values:,} values of {v.num_metrics} metrics, to the bit."
+    if v.kind == "within tolerance" and v.first and v.largest:
+        return (
+            f"Within tolerance: no value is further apart than {v.rtol:g} of it; the furthest {v.largest.apart:.1e}, "
+            f"{v.largest.metric} of step {v.largest.step}. The first that differs: {v.first}."
+        )
+    if v.first is None:
+        return "Diverged: every logged value is the same to the bit, and what is left in the end is not."
+    beyond = v.beyond or v.first
+    late = "" if beyond == v.first else f", and by more than {v.rtol:g} at {beyond}"
+    return f"Diverged at {v.first}{late}."
+
+
+def _first(part: Part) -> str:
+    """The first pieces that differ."""
+    rows = [f"{name} {then} → {now}" for name, (then, now) in part.differing.items()]
+    return ", ".join(rows[:3]) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")

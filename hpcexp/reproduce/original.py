@@ -1,0 +1,145 @@
+"""The run that is to be reproduced: how far it came, what it was made of, and what of that was changed since."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpcexp.compare.now import NOTHING, Part, part_of
+from hpcexp.errors import RunError, listed
+from hpcexp.lineage.manifest import last_record
+from hpcexp.lineage.signature import asked, signature
+from hpcexp.masking import MASK
+from hpcexp.plan import Plan, load_whole
+from hpcexp.record.alive import current_state
+from hpcexp.record.describe import flatten
+from hpcexp.record.journal import read_points
+from hpcexp.rundir import RunDir, read_json, sha256
+from hpcexp.seal import read_checksum
+
+
+@dataclass(frozen=True)
+class Original:
+    """A run, and how much of it is trained again."""
+
+    run: RunDir
+    plan: Plan
+    """With its secrets."""
+    code: dict[str, Any]
+    """`lineage/code.json`; empty where the run kept none."""
+    until: int | None
+    """The step after which the rerun ends; None where it goes to its end, as the run did."""
+    is_whole: bool
+    """Whether the run came to all that belongs to the last step, which one that was killed may not have."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.plan.experiment}/{self.run.path.name}"
+
+
+def opened(run: RunDir, steps: int | None) -> Original:
+    """The run, of which `steps` are asked for; RunError where it cannot be done again."""
+    code, state = read_json(run.lineage / "code.json"), current_state(run.read_status())
+    if state == "running":
+        raise RunError(f"{run.path} is still being trained.\nFix: wait for it, or end it.")
+    plan = _with_secrets(run)
+    journalled = max((point.step for point in read_points(run.journal)[0]), default=0)
+    made = int(read_json(run.summary).get("steps", journalled))
+    if made < 1:
+        raise RunError(
+            f"{run.path} never came to a step ({state}): there is nothing to hold another training against.\n"
+            "Fix: the same command that made it goes on with it."
+        )
+    _check_origin(run, plan)
+    if state == "finished":
+        return Original(run, plan, code, None if steps is None or steps >= made else steps, is_whole=True)
+    is_whole = state == "pruned" or (steps is not None and steps < made)
+    return Original(run, plan, code, min(made, steps or made), is_whole=is_whole)
+
+
+def begun_with(run: RunDir) -> dict[str, Any] | None:
+    """The checkpoint of another run that this one began with (`run.resume_from`); None where it began anew."""
+    begun: dict[str, Any] | None = read_json(run.lineage / "origin.json").get("initialised_from")
+    return begun
+
+
+def changed_since(original: Original) -> list[Part]:
+    """What was done to the run since it was trained, by its seal, its signature and its overrides."""
+    recorded = last_record(original.run.lineage).get("files", {})
+    then = {name: f["sha256"] for name, f in recorded.items() if _counts(name) and "sha256" in f}
+    now = {name: sha256(file) for name in then if (file := original.run.path / name).is_file()}
+    return [_config(original), part_of("record", "files", then, now, shown=lambda digest: digest[:12])]
+
+
+def _with_secrets(run: RunDir) -> Plan:
+    try:
+        plan = load_whole(run)
+    except PermissionError as e:
+        raise RunError(f"{run.secrets} can be read by its owner alone.\nFix: let the owner reproduce the run.") from e
+    masked = [name for name, value in flatten(asked(plan.config, plan.topology)).items() if value == MASK]
+    if not masked:
+        return plan
+    raise RunError(f"The values of {listed(masked)} are secret, and {run.secrets} is gone.\nFix: have that file back.")
+
+
+def _counts(name: str) -> bool:
+    return name in ("plan.yaml", "metrics.jsonl", "summary.json") or name.startswith("lineage/")
+
+
+def _config(original: Original) -> Part:
+    """Keys of the plan that are not what was asked for: the seed in its name, overrides.
+
+    Looked for only where the signature is of something else, as overrides may be written in many ways.
+    """
+    plan = original.plan
+    here = flatten(asked(plan.config, plan.topology))
+    code, data = plan.lineage.get("code.digest", ""), plan.data.fingerprint if plan.data else ""
+    if plan.signature == signature(plan.config, plan.topology, plan.batch, plan.steps, code=code, data=data):
+        return Part("config", "keys", {}, len(here))
+    then = {**here, **_overridden(plan)}
+    if seed := re.search(r"-s(\d+)-[0-9a-f]+$", plan.name):
+        then["seed"] = seed[1]
+    note = "plan.yaml was edited: the run's signature is of something else"
+    found = part_of("config", "keys", then, here, note=note)
+    return found if found.differing else Part("config", "keys", {"plan.yaml": ("…", NOTHING)}, len(here), note)
+
+
+def _overridden(plan: Plan) -> dict[str, str]:
+    """Plain values of overrides, by the keys that the configuration has."""
+    known = flatten(plan.config)
+    found = {}
+    for override in plan.overrides:
+        key, _, text = override.lstrip("+").partition("=")
+        value = _as_plain(text)
+        if key in known and isinstance(value, bool | int | float | str) and _as_plain(known[key]) != value:
+            found[key] = str(value)
+    return found
+
+
+def _as_plain(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+
+
+def _check_origin(run: RunDir, plan: Plan) -> None:
+    """RunError where the checkpoint that it began with is not there any more."""
+    if not plan.config["run"].get("resume_from"):
+        return
+    begun = begun_with(run) or {}
+    checkpoint = Path(begun.get("checkpoint", plan.config["run"]["resume_from"]))
+    if begun and read_checksum(checkpoint) == begun["crc32"]:
+        return
+    raise RunError(
+        f"{run.path} began with {checkpoint} (run.resume_from), which is not there any more as it was.\n"
+        "Fix: have that run's directory back from a backup."
+    )

@@ -1,0 +1,202 @@
+"""Where a run is trained again: a scratch place with its code as it was, in a git worktree of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+
+from hpcexp.errors import RunError
+from hpcexp.launch.turns import signals_caught
+from hpcexp.lineage.signature import asked
+from hpcexp.record.describe import flatten
+from hpcexp.reproduce.original import Original
+from hpcexp.rundir import read_json, sha256
+
+_OF_GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
+"""Variables that would have git look at another repository than that of its directory."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """A run's code."""
+
+    project: Path
+    """Where the job stands."""
+    told: str
+    """What it is."""
+    is_restored: bool
+    """Whether it is a copy of what was; otherwise it is what is there now."""
+    first: tuple[str, ...] = ()
+    """Further places that modules are looked for in, before those of the present environment."""
+
+    @property
+    def has_hpcexp(self) -> bool:
+        """Whether it is a checkout of hpcexp itself."""
+        return (self.project / "hpcexp" / "__init__.py").is_file()
+
+    def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
+        """The environment of processes that run it. What is not restored is not written to either."""
+        path = [str(self.project), *self.first, *filter(None, [inherited.get("PYTHONPATH")])]
+        quiet = {} if self.is_restored else {"PYTHONDONTWRITEBYTECODE": "1"}
+        return {**inherited, "PYTHONPATH": os.pathsep.join(path), **quiet}
+
+
+@contextmanager
+def scratch(*, keep: bool) -> Iterator[Path]:
+    """A directory that is gone in the end, unless it is kept."""
+    path = Path(mkdtemp(prefix="hpcexp-reproduce-"))
+    try:
+        yield path
+    finally:
+        if not keep:
+            with signals_caught():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def code_of(original: Original, place: Path, *, as_is: bool, keep: bool, search: Iterable[str]) -> Iterator[Code]:
+    """The run's code, restored below `place`; the present code where it was in no repository, or has to do `as_is`.
+
+    `search`: where Python looks for modules now. RunError where the code cannot be had.
+    """
+    commit = original.code.get("commit")
+    if not original.code and not as_is:
+        raise RunError(
+            f"{original.run.path} was made without lineage, by a version of hpcexp that kept none: what its code was "
+            "is not known.\n"
+            "Fix: --as-is trains it with the present code; hpcexp train --fresh … makes a run that can be reproduced."
+        )
+    if commit is None:
+        yield _present(original, "not from a git repository: the present code")
+        return
+    try:
+        top, below = _repository(original, commit)
+        patch = _patch(original)
+    except RunError:
+        if not as_is:
+            raise
+        yield _present(original, "the present code (--as-is)")
+        return
+    copy = place / "code"
+    try:
+        _git(top, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--quiet", "--detach", str(copy), commit)
+        if patch is not None:
+            _apply(patch, copy, original)
+        project = copy / below
+        link_data(original, [top / below, Path(original.plan.lineage["project"])], project)
+        told = f"commit {commit[:12]}{' and its patch' if patch else ''}"
+        yield Code(project, told, is_restored=True, first=tuple(_counterparts(search, top, copy)))
+    finally:
+        if not keep:
+            with signals_caught():
+                _run_git(top, "worktree", "remove", "--force", "--force", str(copy))
+
+
+def link_data(original: Original, projects: Iterable[Path], place: Path) -> None:
+    """Let files of the data and of the configuration be found in `place` too, where the project has them beside git."""
+    plan, manifest = original.plan, read_json(original.run.lineage / "data.json")
+    then = Path(plan.lineage["project"])
+    files = (file["path"] for file in manifest.get("files", ()))
+    named = {*files, *flatten(asked(plan.config, plan.topology)).values()}
+    for name in sorted(named):
+        path = Path(os.path.normpath(name))
+        if path.is_absolute():
+            path = Path(os.path.relpath(path, then))
+        if ".." not in path.parts:
+            _link(path, projects, place)
+
+
+def _link(path: Path, projects: Iterable[Path], place: Path) -> None:
+    """The outermost directory of `path` that `place` lacks."""
+    for part in [*reversed(path.parents), path]:
+        if not _exists(place / part):
+            there = next((project / part for project in projects if _exists(project / part)), None)
+            if there is not None:
+                (place / part).symlink_to(there.resolve())
+            return
+
+
+def _exists(path: Path) -> bool:
+    """Of what may be no path at all, nor able to be one."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a name that is too long
+
+
+def _present(original: Original, told: str) -> Code:
+    """The code that stands where the run's did, or here."""
+    then = Path(original.plan.lineage["project"])
+    return Code(then if then.is_dir() else Path.cwd(), told, is_restored=False)
+
+
+def _repository(original: Original, commit: str) -> tuple[Path, Path]:
+    """The checkout that has the commit, and the project in it: that of the run, or the one we stand in."""
+    seen = []
+    for project in dict.fromkeys((Path(original.plan.lineage["project"]), Path.cwd())):
+        found = _run_git(project, "rev-parse", "--show-toplevel") if project.is_dir() else None
+        if found is None or found.returncode:
+            continue
+        top = Path(found.stdout.strip())
+        if _run_git(top, "cat-file", "-e", f"{commit}^{{commit}}").returncode == 0:
+            return top, project.resolve().relative_to(top.resolve())
+        seen.append(top)
+    remote = original.code.get("remote")
+    where = f"{' and '.join(map(str, seen))} {'has' if len(seen) == 1 else 'have'} no such commit" if seen else ""
+    raise RunError(
+        f"The commit {commit} of {original.name} is gone: "
+        f"{where or original.plan.lineage['project'] + ' is no git repository any more'}.\n"
+        f"Fix: {f'git fetch {remote} {commit}' if remote else 'fetch it from a clone that has it'}, or stand in a "
+        "clone that has it; --as-is trains with the present code."
+    )
+
+
+def _patch(original: Original) -> Path | None:
+    """The changes on top of the commit; None where there were none."""
+    recorded = original.code.get("patch")
+    if not recorded:
+        return None
+    patch = original.run.lineage / str(recorded["file"])
+    if not patch.is_file() or sha256(patch) != recorded["sha256"]:
+        state = "was changed" if patch.is_file() else "is gone"
+        raise RunError(
+            f"{patch} {state} since the run, so its code cannot be restored.\n"
+            "Fix: have it back from a backup or the run's artifacts in MLflow; --as-is trains with the present code."
+        )
+    return patch
+
+
+def _apply(patch: Path, copy: Path, original: Original) -> None:
+    done = _run_git(copy, "apply", "--whitespace=nowarn", str(patch.resolve()))
+    if done.returncode:
+        raise RunError(
+            f"The patch of {original.name} does not apply to its commit:\n{done.stderr.strip()}\n"
+            "Fix: look at it; --as-is trains with the code that could be restored or is there."
+        )
+
+
+def _counterparts(search: Iterable[str], top: Path, copy: Path) -> Iterator[str]:
+    """Places in the checkout that modules are found in now, as they are in the copy."""
+    for place in map(Path, search):
+        if place.is_absolute() and place.resolve().is_relative_to(top.resolve()):
+            there = copy / place.resolve().relative_to(top.resolve())
+            if there.is_dir():
+                yield str(there)
+
+
+def _git(place: Path, *arguments: str) -> None:
+    done = _run_git(place, *arguments)
+    if done.returncode:
+        raise RunError(f"git {' '.join(arguments)} in {place} was refused:\n{done.stderr.strip()}\nFix: what it says.")
+
+
+def _run_git(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if name not in _OF_GIT}
+    command = ["git", "-C", str(place), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    except OSError as e:
+        raise RunError(f"git cannot be run ({e.strerror}), and the run's code is a commit.\nFix: install it.") from e

@@ -1,0 +1,46 @@
+"""What a run's job would find where this process stands, as JSON; the argument is the run's directory.
+
+A process of its own, as it asks the user's data source and is told where modules lie by the environment of the job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from hpcexp.checks.targets import arguments
+from hpcexp.compare.now import facts_now, facts_of_run
+from hpcexp.data.facts import data_facts
+from hpcexp.plan import load_whole
+from hpcexp.rundir import RunDir, sha256
+
+
+def main() -> None:
+    """Print it; what the user's code prints goes elsewhere."""
+    with contextlib.redirect_stdout(sys.stderr):
+        told = found(RunDir(Path(sys.argv[1])), Path.cwd())
+    print(json.dumps(told))
+
+
+def found(run: RunDir, project: Path) -> dict[str, Any]:
+    """`code`: source file → SHA-256; `packages`; `data`: file → digest; `facts` of the data, or its `problems`."""
+    then, plan = facts_of_run(run), load_whole(run)
+    config = plan.config["data"]
+    facts, problems = data_facts(config["_target_"], arguments("data", config))
+    files = {str(file): sha256(file) for file in _files(then.code or {}, [project, *map(Path, sys.path)])}
+    here = replace(plan, sources=files, data=facts, lineage={**plan.lineage, "project": str(project)})
+    now = facts_now(here, then)
+    told = {"code": now.code, "packages": now.packages, "data": now.data, "notes": now.notes}
+    return {**told, "facts": facts and asdict(facts), "problems": problems}
+
+
+def _files(names: Iterable[str], places: list[Path]) -> Iterable[Path]:
+    """The files as Python finds them."""
+    for name in names:
+        if found := next((place / name for place in places if (place / name).is_file()), None):
+            yield found

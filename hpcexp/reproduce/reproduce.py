@@ -1,0 +1,160 @@
+"""The way of `hpcexp reproduce`: restore, look, train, compare."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import hpcexp
+from hpcexp.compare.exact import RTOL
+from hpcexp.compare.now import NOTHING, Facts, Part, compared, facts_of_run, part_of
+from hpcexp.errors import RunError, listed
+from hpcexp.launch.capture import hardware
+from hpcexp.plan import DataFacts
+from hpcexp.reproduce.environment import built
+from hpcexp.reproduce.original import Original, changed_since, opened
+from hpcexp.reproduce.place import Code, code_of, scratch
+from hpcexp.reproduce.rerun import check_devices, rerun
+from hpcexp.reproduce.verdict import Verdict, judged
+from hpcexp.rundir import RunDir, read_json
+
+_NAMED = 10
+"""Files that are named in a message."""
+_TOLD_LINES = 12
+_PROBE = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from hpcexp.reproduce import probe; del sys.path[0]; probe.main()"
+)
+"""Asks by this hpcexp, where the code may be a checkout of another."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for beside the run."""
+
+    steps: int | None = None
+    """The first steps alone."""
+    env: bool = False
+    """Build the environment that the run had."""
+    keep: bool = False
+    as_is: bool = False
+    """Go on with the code that there is."""
+    rtol: float | None = None
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of it."""
+
+    verdict: Verdict
+    parts: tuple[Part, ...]
+    """What is the same and what is known to differ."""
+    kept: Path | None
+
+
+def reproduce(run: RunDir, wish: Wish, tell: Callable[[Original, Code, Sequence[Part]], None]) -> Told:
+    """Train the run again and compare. RunError where that cannot be done; `tell` is called before training."""
+    original = opened(run, wish.steps)
+    check_devices(original.plan)
+    with ExitStack() as stack:
+        place = stack.enter_context(scratch(keep=wish.keep))
+        code = stack.enter_context(code_of(original, place, as_is=wish.as_is, keep=wish.keep, search=sys.path))
+        python = sys.executable
+        if wish.env:
+            recorded = read_json(run.lineage / "environment.json")
+            python = str(built(recorded, place / "environment", code.project))
+        parts = _looked(original, code, place, python)
+        _check(original, code, parts, as_is=wish.as_is)
+        tell(original, code, parts)
+        again = rerun(original, code, place, python)
+        rtol = RTOL[original.plan.config["trainer"]["precision"]] if wish.rtol is None else wish.rtol
+        parts += _imported(run, again)
+        return Told(judged(original, again, rtol), tuple(parts), place if wish.keep else None)
+
+
+def _looked(original: Original, code: Code, place: Path, python: str) -> list[Part]:
+    """What is the same as then and what is not, seen from where the job will stand."""
+    ours = place / "ours"
+    ours.mkdir()
+    (ours / "hpcexp").symlink_to(Path(hpcexp.__file__).parent)
+    command = [python, "-c", _PROBE, str(ours), str(original.run.path)]
+    env = code.environment(os.environ)
+    done = subprocess.run(command, cwd=code.project, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = "\n".join(done.stderr.strip().splitlines()[-_TOLD_LINES:])
+        raise RunError(f"What {original.name} would find cannot be told:\n{said}\nFix: what is said last.")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if found["problems"]:
+        _data_gone(original, "\n".join(found["problems"]))
+    then = facts_of_run(original.run)
+    facts = found["facts"] and DataFacts(**found["facts"])
+    plan = replace(original.plan, data=facts or original.plan.data)
+    now = Facts(plan, found["code"], found["packages"], found["data"], found["notes"])
+    parts = {part.name: part for part in compared(then, now)}
+    config, record = changed_since(original)
+    return [config, parts["code"], parts["packages"], parts["data"], _machine(original), record]
+
+
+def _check(original: Original, code: Code, parts: Sequence[Part], *, as_is: bool) -> None:
+    """RunError where code or data are not what they were."""
+    by_name = {part.name: part for part in parts}
+    differing = by_name["code"].differing
+    if differing and not as_is:
+        raise RunError(
+            f"The code is not that of {original.name} ({code.told}): {len(differing)} files differ.\n"
+            f"{_files(differing)}\n{_why(original, code, differing)}"
+        )
+    if gone := {name: both for name, both in by_name["data"].differing.items() if both[1] == NOTHING}:
+        _data_gone(original, f"{len(gone)} of its files are not there.\n{_files(gone)}")
+
+
+def _why(original: Original, code: Code, differing: dict[str, tuple[str, str]]) -> str:
+    left_out = original.code.get("left_out") or {}
+    told = [f"The patch leaves out {name}: {why}." for name, why in left_out.items()]
+    if all(name.startswith("hpcexp/") for name in differing):
+        version = original.plan.lineage.get("version.hpcexp")
+        return f"The run is of another hpcexp ({version}).\nFix: install that one; --as-is trains with this one."
+    fix = "put them beside" if code.is_restored else "put back what they were"
+    return "\n".join([*told[:_NAMED], f"Fix: {fix}; --as-is trains with what there is."])
+
+
+def _files(differing: dict[str, tuple[str, str]]) -> str:
+    more = len(differing) - _NAMED
+    lines = [f"  {name}  {then} → {now}" for name, (then, now) in list(differing.items())[:_NAMED]]
+    return "\n".join([*lines, *([f"  … {more} more"] if more > 0 else [])])
+
+
+def _data_gone(original: Original, what: str) -> None:
+    raise RunError(
+        f"The data of {original.name} is gone: {what}\n"
+        f"Fix: have it back where it was; {original.run.lineage / 'data.json'} has each file with its digest."
+    )
+
+
+def _machine(original: Original) -> Part:
+    """Kind of processor and GPUs, and how many machines."""
+    then, now = read_json(original.run.lineage / "hardware.json"), hardware()
+    machines = str(original.plan.topology.num_nodes)
+    return part_of("machine", "facts", {"machines": machines, **_kinds(then or now)}, {"machines": "1", **_kinds(now)})
+
+
+def _kinds(told: dict[str, Any]) -> dict[str, str]:
+    gpus = (
+        {"gpus": listed({gpu["name"] for gpu in told["gpus"]}), "driver": str(told["driver"])} if told["gpus"] else {}
+    )
+    return {"cpu": str(told["cpu"]), **gpus}
+
+
+def _imported(run: RunDir, again: RunDir) -> list[Part]:
+    """Modules that were really imported as another code than then; nothing where there are none."""
+    then, now = (read_json(r.lineage / "job.json").get("imported", {}) for r in (run, again))
+    both = sorted(name for name in then.keys() & now.keys() if not name.startswith("hpcexp/"))
+    sides = ({name: side[name] for name in both} for side in (then, now))
+    part = part_of("imported", "files", *sides, shown=lambda digest: digest[:12])
+    return [part] if part.differing else []

@@ -1,0 +1,147 @@
+"""The run's frozen plan, trained once more: elsewhere, recorded nowhere, and otherwise the same."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hpcexp.checks.machine import num_cores, num_gpus
+from hpcexp.errors import ConfigError, JobFailed, RunError
+from hpcexp.launch.capture import Capture
+from hpcexp.launch.display import display, say
+from hpcexp.launch.local import run_job
+from hpcexp.launch.process import Process, Start, start_fresh
+from hpcexp.launch.terms import Terms
+from hpcexp.launch.turns import alone, signals_caught
+from hpcexp.plan import Plan
+from hpcexp.reproduce.original import Original, begun_with
+from hpcexp.reproduce.place import Code
+from hpcexp.rundir import RunDir, read_json
+
+_STEERING = re.compile(
+    "(?!OMP_NUM_THREADS$|MKL_NUM_THREADS$)"
+    "(OMP|GOMP|KMP|MKL|OPENBLAS|CUBLAS|CUDNN|NVIDIA_TF32|TORCH_ALLOW|PYTORCH|XLA)_|NCCL_(ALGO|PROTO)|PYTHONHASHSEED$"
+    "|TZ$|LANG$|LC_ALL$"
+)
+"""Variables that steer what is computed, but for the threads, which the plan says; others tell where."""
+_TOLD_LINES = 12
+
+
+class _Nothing(Capture):
+    """Keeps nothing of where a job comes from: that is known."""
+
+    def begin(self, plan: Plan, run: RunDir, attempt: int, parents: Mapping[str, Any]) -> list[str]:
+        return []
+
+    def end(self, run: RunDir) -> None:
+        """Nothing is under way."""
+
+
+class _Nobody:
+    """Delivers nothing."""
+
+    def begin(self, run: RunDir, plan: Plan) -> None:
+        """Nothing is recorded."""
+
+    def end(self, run: RunDir, plan: Plan) -> None:
+        """Nothing was recorded."""
+
+
+class Interrupted(Exception):  # noqa: N818 - the name says what happened
+    """The rerun was stopped by a signal."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        super().__init__(status)
+
+
+def check_devices(plan: Plan) -> None:
+    """RunError where this machine has other devices than the run's, or fewer."""
+    topology = plan.topology
+    on_gpus = topology.accelerator == "cuda"
+    here = num_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")) if on_gpus else num_cores()
+    if here >= topology.world_size:
+        return
+    kind = "GPU" if on_gpus else "CPU core"
+    asked = f"{topology.world_size} {kind}{'s' * (topology.world_size > 1)}"
+    has = "no GPU" if on_gpus and not here else f"{here} {kind}{'s' * (here > 1)}"
+    raise RunError(
+        f"The run had {asked}, a rank on each; this machine has {has}, and other devices or another number of ranks "
+        "round otherwise.\n"
+        f"Fix: a machine with {asked}; `hpcexp drill devices` holds different numbers against each other."
+    )
+
+
+def rerun(original: Original, code: Code, place: Path, python: str = sys.executable) -> RunDir:
+    """Train; the finished run. JobFailed where it fails, Interrupted after a signal."""
+    plan = plan_of(original, code, place)
+    gc.enable()
+    terms = Terms(
+        start=_starter(original, code, python),
+        catching=signals_caught,
+        display=lambda plan: display(plan.config["launch"]["progress"]),
+        say=lambda _plan, text: say(text),
+        shipping=_Nobody(),
+        capture=_Nothing(),
+    )
+    outcome = alone(run_job(plan, terms, fresh=True))
+    run = RunDir(Path(plan.run_dir))
+    if outcome.state == "finished":
+        return run
+    if outcome.state == "killed":
+        raise Interrupted(outcome.exit)
+    if outcome.exit == 2:
+        raise ConfigError(outcome.cause)
+    log = run.rank_log(0)
+    words = "\n".join(log.read_text(errors="replace").splitlines()[-_TOLD_LINES:]) if log.is_file() else ""
+    raise JobFailed(f"The rerun failed, where the run did not: {outcome.cause}\n{words}")
+
+
+def plan_of(original: Original, code: Code, place: Path) -> Plan:
+    """The run's plan with another place to stand in and to write to. Devices are as many; which, is seen then."""
+    plan = original.plan
+    config = {section: dict(v) if isinstance(v, dict) else v for section, v in plan.config.items()}
+    topology = replace(plan.topology, num_nodes=1, device_ids=tuple(range(plan.topology.world_size)))
+    config["hardware"] |= {"devices": topology.world_size, "num_nodes": 1}
+    config["launch"] |= {"name": "local"}
+    config["tracking"] |= {"system_every_s": None}
+    if begun := begun_with(original.run):
+        config["run"] |= {"resume_from": str(Path(begun["checkpoint"]).parent.parent)}
+    return replace(
+        plan,
+        config=config,
+        topology=topology,
+        run_dir=str(place / "runs" / plan.experiment / plan.name),
+        tracking_uri=None,
+        lineage={**plan.lineage, "project": str(code.project)},
+    )
+
+
+def _starter(original: Original, code: Code, python: str) -> Callable[[Start], Process]:
+    """How ranks are started: with the code and variables of then. Warm workers have what is here imported already."""
+    recorded, now = read_json(original.run.lineage / "environment.json").get("variables"), _steering(os.environ)
+    then = now if recorded is None else _steering(recorded)
+    start: Callable[[Start], Process] = partial(start_fresh, python=python)
+    is_as_now = then == now and not code.has_hpcexp and python == sys.executable
+    if original.plan.config["launch"]["isolation"] == "warm" and is_as_now:
+        from hpcexp.launch.warm import start_warm
+
+        start = start_warm
+    limit = {} if original.until is None else {"HPCEXP_LAST_STEP": str(original.until)}
+
+    def begin(asked: Start) -> Process:
+        env = {name: value for name, value in asked.env.items() if name in then or name not in now}
+        return start(replace(asked, env={**code.environment(env), **then, **limit}))
+
+    return begin
+
+
+def _steering(variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if _STEERING.match(name)}

@@ -1,0 +1,57 @@
+"""What a rerun came to, held against its run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from hpcexp.compare.exact import Check, Difference, Value, compared, differences, journalled, metrics
+from hpcexp.reproduce.original import Original
+from hpcexp.rundir import RunDir, read_json
+
+Kind = Literal["identical", "within tolerance", "diverged"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How near the two are."""
+
+    kind: Kind
+    checks: tuple[Check, ...]
+    num_values: int
+    num_metrics: int
+    rtol: float
+    first: Difference | None
+    """The first value that is not the same to the bit."""
+    beyond: Difference | None
+    """The first that is further apart than is tolerated."""
+    largest: Difference | None
+    """The one that is furthest apart."""
+
+
+def judged(original: Original, again: RunDir, rtol: float) -> Verdict:
+    """The rerun held against its run, as far as both go."""
+    expected, found = journalled(original.run, original.until), journalled(again, original.until)
+    if not original.is_whole:
+        found = _without_the_rest(expected, found)
+    ends = [read_json(run.summary).get("weights_sha256") for run in (original.run, again)]
+    if original.until is None and all(ends):
+        checks = compared(original.run, again)
+    else:
+        checks = [metrics("metrics", expected, found)]
+    odd = differences(expected, found)
+    largest = max(odd, key=lambda d: d.apart, default=None)
+    beyond = next((d for d in odd if d.apart > rtol), None)
+    is_same = all(check.is_same for check in checks)
+    # Weights may differ where no value does: nothing then tells by how much.
+    kind: Kind = "identical" if is_same else "within tolerance" if odd and beyond is None else "diverged"
+    names = {name for _, name, _ in expected}
+    return Verdict(kind, tuple(checks), expected.total(), len(names), rtol, odd[0] if odd else None, beyond, largest)
+
+
+def _without_the_rest(expected: Counter[Value], found: Counter[Value]) -> Counter[Value]:
+    """Without what belongs to the last step of a run that was ended in it."""
+    last = max(step for step, _, _ in expected)
+    there = {name for step, name, _ in expected if step == last}
+    return Counter({value: n for value, n in found.items() if value[0] < last or value[1] in there})
