@@ -29,6 +29,8 @@ VERBS = {
     "ui": ("ui", "open MLflow's interface on the runs"),
     "serve": ("serve", "serve MLflow to a group, with accounts"),
     "sync": ("sync", "send MLflow what could not be delivered during a run"),
+    "backup": ("backup", "keep runs, artifacts and databases, while they are in use"),
+    "restore": ("backup", "bring back what a backup has kept"),
     "drill": ("drill", "kill a training on purpose, or change its devices, and see whether the result is the same"),
     "doctor": ("doctor", "what works on this machine, and what does not"),
     "init": ("init", "write a project of your own that trains at once"),

@@ -1,0 +1,306 @@
+"""Snapshots in a directory: made, kept, checked, brought back."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcexp.backup import databases
+from hpcexp.backup.copying import Copier, files_below, restored
+from hpcexp.backup.manifest import NAME, Manifest, Tree, load, save
+from hpcexp.errors import RunError
+from hpcexp.masking import without_password
+from hpcexp.record.ui import artifact_root
+from hpcexp.record.uri import sqlite_path
+from hpcexp.rundir import held
+
+_PARTIAL = ".half-"
+_STORE_DUMP = "store.dump"
+_STORE_FILE = "mlflow.db"
+_STAGE = ".backup"
+_MOVED = ("plan.yaml", "mlflow.json", "jobs.jsonl", "sweep.json", "best.json", "table.csv", ".tracking")
+"""Files of runs and sweeps that name where these lie."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory to keep, and the database that belongs to it."""
+
+    root: Path
+    store: str
+
+    @property
+    def stage(self) -> Path:
+        """Where a snapshot may lie on the same file system."""
+        return self.root / _STAGE
+
+
+def backup(target: Path, places: Mapping[str, Place]) -> tuple[Path, Manifest]:
+    """A new snapshot in `target`, which shares unchanged files with the one before.
+
+    RunError, and no trace, where it could not be written.
+    """
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise RunError(f"{target} cannot be made: {e.strerror}.\nFix: a directory that you may write.") from e
+    with held(target / ".lock", f"{target} is being written by"):
+        for half in target.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(half)
+        previous = next(filter(_is_readable, reversed(snapshots(target))), None)
+        name = _free_name(target)
+        half = target / f"{_PARTIAL}{name}"
+        with _whole_or_gone(half):
+            manifest = write_snapshot(half, places, previous)
+            os.sync()
+            half.rename(target / name)
+    return target / name, manifest
+
+
+def write_snapshot(
+    snapshot: Path, places: Mapping[str, Place], previous: Path | None = None, *, links: bool = False
+) -> Manifest:
+    """Fill the directory `snapshot`; its manifest comes last."""
+    snapshot.mkdir(parents=True)
+    manifest = Manifest(time.time(), socket.gethostname())
+    copier = Copier(snapshot, manifest, previous, load(previous) if previous else None, links)
+    for name, place in places.items():
+        manifest.trees[name] = _copied(copier, name, place)
+    save(manifest, snapshot)
+    return manifest
+
+
+def snapshots(target: Path) -> list[Path]:
+    """The whole ones, the oldest first."""
+    return sorted(path.parent for path in target.glob(f"[0-9]*/{NAME}"))
+
+
+def chosen(target: Path, name: str | None) -> Path:
+    """The snapshot of this name, or the latest; RunError where there is none."""
+    found = snapshots(target)
+    named = [path for path in found if name is None or path.name == name]
+    if not named:
+        known = ", ".join(path.name for path in found) or "none"
+        what = "no snapshot" if name is None else f"no snapshot '{name}'"
+        raise RunError(f"{target} has {what} of `hpcexp backup`. There are: {known}.\nFix: another place or --at NAME.")
+    return named[-1]
+
+
+def forget(target: Path, keep: int) -> int:
+    """Remove all but the latest `keep` snapshots; how many those were."""
+    old = snapshots(target)[:-keep]
+    for snapshot in old:
+        (snapshot / NAME).unlink()  # from here on it is none, if this is broken off
+        shutil.rmtree(snapshot)
+    return len(old)
+
+
+def restore(snapshot: Path, places: Mapping[str, Place], *, force: bool) -> list[str]:
+    """Bring trees of a snapshot back to `places`, checked; what was put aside for it.
+
+    RunError, and everything as it was, where a file is damaged or a place is not empty.
+    """
+    manifest = load(snapshot)
+    _check_places(manifest, places, force=force)
+    stages = {}
+    try:
+        for name, place in places.items():
+            stages[name] = _staged(snapshot, manifest, name, place)
+        for name, place in places.items():
+            _load_database(stages[name], manifest.trees[name], place)
+        return [aside for name, place in places.items() if (aside := _swapped(stages[name], place.root))]
+    finally:
+        for stage in stages.values():
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _copied(copier: Copier, name: str, place: Place) -> Tree:
+    """Copy a tree in the order in which its parts refer to each other.
+
+    Sweeps before the runs that they start, runs before the database that has at least what they have delivered, the
+    database before the artifacts.
+    """
+    artifacts = artifact_root(place.root)
+    single = {place.root / _STORE_FILE, place.root / "users.db"}
+    for unit in _units(place.root):
+        copier.directory(unit, f"{name}/{unit.relative_to(place.root)}")
+    for file in files_below(place.root, deep=False):
+        if file not in single:
+            copier.file(file, f"{name}/{file.name}")
+    dumped = _dump(copier, name, place)
+    copier.file(place.root / "users.db", f"{name}/users.db")
+    for file in files_below(artifacts):
+        copier.file(file, f"{name}/{file.relative_to(place.root)}")
+    return Tree(str(place.root), without_password(place.store), dumped)
+
+
+def _units(root: Path) -> Iterator[Path]:
+    """Directories of sweeps and runs; each is copied as of one moment."""
+    yield from sorted(path for path in root.glob("sweeps/*") if path.is_dir())
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        if folder.name not in ("sweeps", "mlartifacts") and not folder.name.startswith("."):
+            yield from sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def _dump(copier: Copier, name: str, place: Place) -> str | None:
+    """Copy the database; its name in the snapshot, None where there is none yet."""
+    if databases.is_postgres(place.store):
+        dumped = f"{name}/{_STORE_DUMP}"
+        databases.dump(place.store, copier.made(dumped))
+        copier.enter(dumped)
+        return dumped
+    path = sqlite_path(place.store)
+    if path is None:
+        raise RunError(
+            f"{without_password(place.store)} cannot be backed up from here.\n"
+            "Fix: back up on the machine of the server, with --server DIR; or --store with SQLite or PostgreSQL."
+        )
+    if not path.exists():
+        return None
+    copier.sqlite(path, f"{name}/{_STORE_FILE}")
+    return f"{name}/{_STORE_FILE}"
+
+
+@contextmanager
+def _whole_or_gone(half: Path) -> Iterator[None]:
+    """No trace of what could not be written; RunError for what the system said."""
+    try:
+        yield
+    except BaseException as e:
+        shutil.rmtree(half, ignore_errors=True)
+        if isinstance(e, OSError | sqlite3.Error):
+            why = f"{e.strerror} ({e.filename})" if isinstance(e, OSError) and e.filename else str(e)
+            raise RunError(
+                f"The backup could not be written to {half.parent}: {why}. Those before it are as they were.\n"
+                "Fix: make room, or `--keep N` to have older ones go."
+            ) from e
+        raise
+
+
+def _is_readable(snapshot: Path) -> bool:
+    with suppress(RunError):
+        load(snapshot)
+        return True
+    return False
+
+
+def _free_name(target: Path) -> str:
+    name = time.strftime("%Y-%m-%dT%H-%M-%S")
+    taken = [path.name for path in target.glob(f"{name}*")]
+    return name if not taken else f"{name}-{len(taken)}"
+
+
+def _check_places(manifest: Manifest, places: Mapping[str, Place], *, force: bool) -> None:
+    for name, place in places.items():
+        if name not in manifest.trees:
+            known = " and ".join(manifest.trees)
+            raise RunError(f"That snapshot has no {name}, only {known}.\nFix: --root for runs, --server for a server.")
+        if not force and place.root.exists() and any(place.root.iterdir()):
+            raise RunError(
+                f"{place.root} is not empty.\nFix: another directory, or --force, which puts aside what is there."
+            )
+        dumped = manifest.trees[name].dump or ""
+        if dumped.endswith(_STORE_DUMP) != databases.is_postgres(place.store):
+            raise RunError(
+                f"The snapshot's database is of {manifest.trees[name].store}, which cannot go into "
+                f"{without_password(place.store)}.\nFix: --store with a database of the same kind."
+            )
+        if databases.is_postgres(place.store) and not force:
+            databases.check_empty(place.store)
+
+
+def _staged(snapshot: Path, manifest: Manifest, name: str, place: Place) -> Path:
+    """The tree beside the place that it is for, with what it says of places changed."""
+    stage = place.root.with_name(f".{place.root.name}.restoring")
+    shutil.rmtree(stage, ignore_errors=True)
+    damaged = []
+    try:
+        for path, entry in manifest.files.items():
+            head, _, rest = path.partition("/")
+            if head == name and not restored(snapshot / path, stage / rest, entry):
+                damaged.append(path)
+        if damaged:
+            more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+            raise RunError(
+                f"{len(damaged)} files of {snapshot} are damaged: {', '.join(damaged[:5])}{more}. "
+                "Nothing was changed.\n"
+                "Fix: an older snapshot by --at NAME."
+            )
+        _move(stage, manifest.trees[name], place)
+    except BaseException as e:
+        shutil.rmtree(stage, ignore_errors=True)
+        if isinstance(e, OSError):
+            raise RunError(
+                f"{place.root} could not be restored: {e.strerror} ({e.filename}). Nothing was changed.\n"
+                "Fix: make room, or another directory."
+            ) from e
+        raise
+    return stage
+
+
+def _move(stage: Path, tree: Tree, place: Place) -> None:
+    """Let runs and sweeps, and MLflow's tables in SQLite, name the places where they are now."""
+    pairs = [(tree.root, str(place.root))]
+    if databases.is_postgres(place.store):
+        pairs.append((tree.store, without_password(place.store)))
+    changes = [(old, new) for old, new in pairs if old != new]
+    if not changes:
+        return
+    for file in stage.rglob("*"):
+        if file.name in _MOVED and file.is_file():
+            _replace(file, changes, place.store)
+    if (stage / _STORE_FILE).exists():
+        _move_artifacts(f"sqlite:///{stage / _STORE_FILE}", tree, place)
+
+
+def _replace(file: Path, changes: list[tuple[str, str]], store: str) -> None:
+    text, times = file.read_text(), file.stat()
+    if file.name == ".tracking":
+        new = store + "\n" if without_password(text.strip()) in [old for old, _ in changes] else text
+    else:
+        new = text
+        for old, other in changes:
+            new = re.sub(rf"(?<![\w.-]){re.escape(old)}(?![\w.-])", other.replace("\\", r"\\"), new)
+    if new != text:
+        file.write_text(new)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _move_artifacts(uri: str, tree: Tree, place: Place) -> None:
+    old, new = (artifact_root(Path(root)).as_uri() for root in (tree.root, place.root))
+    if old != new:
+        databases.move_locations(uri, old, new)
+
+
+def _load_database(stage: Path, tree: Tree, place: Place) -> None:
+    """Put a dump into PostgreSQL, or SQLite's file where it is kept outside the directory."""
+    if (stage / _STORE_DUMP).exists():
+        databases.load(stage / _STORE_DUMP, place.store)
+        (stage / _STORE_DUMP).unlink()
+        _move_artifacts(place.store, tree, place)
+        return
+    path = sqlite_path(place.store)
+    if path not in (None, place.root / _STORE_FILE) and (stage / _STORE_FILE).exists():
+        if path.exists():
+            raise RunError(f"{path} is there already.\nFix: another --store, or move it away.")
+        shutil.move(stage / _STORE_FILE, path)
+
+
+def _swapped(stage: Path, root: Path) -> str | None:
+    """Put the tree in its place; where what was there is now."""
+    aside = None
+    if root.exists() and any(root.iterdir()):
+        aside = root.with_name(f"{root.name}.before-{time.strftime('%Y-%m-%dT%H-%M-%S')}")
+        root.rename(aside)
+    elif root.exists():
+        root.rmdir()
+    stage.rename(root)
+    return str(aside) if aside else None

@@ -1,0 +1,108 @@
+"""`hpcexp backup` and `hpcexp restore`: runs, artifacts, databases and accounts, elsewhere and back."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpcexp.backup import restic, snapshots
+from hpcexp.backup.databases import is_postgres
+from hpcexp.backup.manifest import Manifest, damage, load
+from hpcexp.backup.snapshots import Place
+from hpcexp.cli.arguments import parser
+from hpcexp.errors import ConfigError, RunError
+from hpcexp.record.uri import resolve_uri
+
+
+def backup(argv: Sequence[str]) -> int:
+    """Exit status 0 when everything is kept, 1 when a snapshot is damaged."""
+    p = parser("backup", "Keep runs, artifacts, databases and a server's accounts, while they are in use.")
+    _add_places(p)
+    p.add_argument("--keep", type=int, metavar="N", help="remove all but the latest N snapshots afterwards")
+    p.add_argument("--verify", action="store_true", help="make none; compare the latest with its checksums instead")
+    p.add_argument("--at", metavar="NAME", help="with --verify: another snapshot than the latest")
+    a = p.parse_args(argv)
+    if a.keep is not None and a.keep < 1:
+        raise ConfigError(f"--keep {a.keep} would leave nothing.\nFix: --keep 1 or more.")
+    repository = _repository(a.target)
+    if a.verify:
+        return _verify(a.target, repository, a.at)
+    places = _places(a)
+    for place in places.values():
+        if not place.root.is_dir():
+            raise RunError(f"There is no {place.root}.\nFix: --root DIR for runs, --server DIR for a server.")
+    if repository is not None:
+        print(f"{repository}: {_told(restic.backup(repository, places))}")
+        if a.keep:
+            restic.forget(repository, a.keep)
+        return 0
+    made, manifest = snapshots.backup(Path(a.target).resolve(), places)
+    print(f"{made}: {_told(manifest)}")
+    if a.keep and (gone := snapshots.forget(made.parent, a.keep)):
+        print(f"{gone} older snapshots removed")
+    return 0
+
+
+def restore(argv: Sequence[str]) -> int:
+    """Bring a snapshot back, checked file by file."""
+    p = parser("restore", "Bring back what `hpcexp backup` has kept. Stop a server before.")
+    _add_places(p)
+    p.add_argument("--at", metavar="NAME", help="another snapshot than the latest")
+    p.add_argument("--force", action="store_true", help="put aside what is there, and replace a database's tables")
+    a = p.parse_args(argv)
+    places, repository = _places(a), _repository(a.target)
+    if repository is None:
+        snapshot = snapshots.chosen(Path(a.target).resolve(), a.at)
+        asides = snapshots.restore(snapshot, places, force=a.force)
+    else:
+        near = next(iter(places.values())).root.parent
+        with restic.fetched(repository, a.at, near) as snapshot:
+            asides = snapshots.restore(snapshot, places, force=a.force)
+    for name, place in places.items():
+        print(f"{name} are in {place.root}" if name == "runs" else f"the server is in {place.root}")
+    for aside in asides:
+        print(f"what was there is in {aside}")
+    return 0
+
+
+def _add_places(p: argparse.ArgumentParser) -> None:
+    p.set_defaults(root=None)
+    p.add_argument("target", metavar="DIR|restic:REPO", help="a directory, or a repository of restic")
+    p.add_argument("--server", type=Path, metavar="DIR", help="directory of `hpcexp serve`; without --root, only that")
+    p.add_argument("--store", metavar="URI", help="database, if not SQLite there (default: MLFLOW_BACKEND_STORE_URI)")
+
+
+def _places(a: argparse.Namespace) -> dict[str, Place]:
+    """What is meant, by its name in a snapshot. The store is the server's, if there is one."""
+    roots = {"server": a.server, "runs": a.root or (None if a.server else Path("runs"))}
+    given = a.store or os.environ.get("MLFLOW_BACKEND_STORE_URI")
+    places = {}
+    for name, root in roots.items():
+        if root is not None:
+            store = given if name == "server" or not a.server else None
+            places[name] = Place(root.resolve(), resolve_uri(store, root.resolve(), {}))
+    # Runs first: a store has at least what they have delivered.
+    return {name: places[name] for name in ("runs", "server") if name in places}
+
+
+def _repository(target: str) -> str | None:
+    return target.removeprefix(restic.PREFIX) if target.startswith(restic.PREFIX) else None
+
+
+def _verify(target: str, repository: str | None, name: str | None) -> int:
+    if repository is not None:
+        restic.check(repository)
+        print(f"{repository}: everything is as it was written")
+        return 0
+    snapshot = snapshots.chosen(Path(target).resolve(), name)
+    manifest = load(snapshot)
+    damaged = list(damage(snapshot, manifest))
+    print("\n".join([*damaged, f"{snapshot}: {len(damaged)} of {len(manifest.files)} files are damaged"]))
+    return int(bool(damaged))
+
+
+def _told(manifest: Manifest) -> str:
+    kinds = [name + (" with PostgreSQL" if is_postgres(tree.store) else "") for name, tree in manifest.trees.items()]
+    return f"{len(manifest.files)} files, {manifest.size / 1e6:.1f} MB ({', '.join(kinds)})"

@@ -1,0 +1,326 @@
+"""`hpcexp backup` and `restore`: what is kept while it is in use is whole, and comes back anywhere."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import Said, environment
+from postgres import server_programs, serving_postgres
+from record_support import end_sweep, finish, journalled, make_run, make_sweep, query, stored, wait_until, write_steps
+
+from hpcexp.backup.manifest import load
+from hpcexp.backup.snapshots import Place, snapshots, write_snapshot
+from hpcexp.record.journal import read_points
+from hpcexp.record.shipper import sync, sync_sweep
+from hpcexp.record.store import Stores
+from hpcexp.record.uri import without_password
+from hpcexp.rundir import RunDir, find_runs, find_sweeps, read_json, write_atomic
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
+"""Of SQLAlchemy about MLflow."""
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of which one is delivered to SQLite, and a sweep. For copying: it is shared."""
+    root = tmp_path_factory.mktemp("recorded") / "runs"
+    uri = f"sqlite:///{root}/mlflow.db"
+    run = make_run(root, uri, "delivered", steps=20)
+    finish(run)
+    assert sync(run.path) is None
+    sweep = make_sweep(root)
+    sweep.jobs.write_text(json.dumps({"job": 1, "asked": ["optimizer.lr=0.1"], "run": str(run.path)}) + "\n")
+    end_sweep(sweep, best=run)
+    assert sync_sweep(sweep.path, Stores()) is None
+    return root
+
+
+@pytest.fixture
+def runs(recorded: Path, project: Path) -> Path:
+    """A copy of these where they say that they are: in `runs` of the project."""
+    shutil.copytree(recorded, project / "runs", ignore=shutil.ignore_patterns("*.lock"))
+    return project / "runs"
+
+
+@pytest.fixture
+def moved(recorded: Path, project: Path, hpcexp: Callable[..., Said]) -> Path:
+    """The runs, backed up and restored into another directory."""
+    assert 0 == hpcexp("backup", "kept", "--root", str(recorded)).status
+    said = hpcexp("restore", "kept", "--root", "elsewhere/runs")
+    assert (0, "") == (said.status, said.err)
+    return project / "elsewhere" / "runs"
+
+
+def snapshot_of(project: Path) -> Path:
+    """The latest."""
+    return snapshots(project / "kept")[-1]
+
+
+def test_runs_that_were_moved_are_whole_and_mlflow_shows_them(recorded: Path, moved: Path) -> None:
+    """Metrics, artifacts where they are now, and nothing left to deliver; the same MLflow run goes on."""
+    from mlflow import MlflowClient
+
+    [run], [before] = find_runs(moved), find_runs(recorded)
+    assert journalled(before) == journalled(run)
+    note = read_json(run.mlflow)
+    assert f"sqlite:///{moved}/mlflow.db" == note["tracking_uri"]
+    assert read_json(before.mlflow)["run_id"] == note["run_id"]
+    client = MlflowClient(f"sqlite:///{moved}/mlflow.db")
+    assert {"plan.yaml", "summary.json"} <= {file.path for file in client.list_artifacts(note["run_id"])}
+    assert (moved / "mlartifacts").as_uri() in client.get_run(note["run_id"]).info.artifact_uri
+    assert journalled(run) == stored(moved / "mlflow.db", note["run_id"])
+    assert sync(run.path) is None
+    assert [str(run.path)] == [
+        json.loads(line)["run"] for line in next(find_sweeps(moved)).jobs.read_text().splitlines()
+    ]
+    assert [("wal",)] == query(moved / "mlflow.db", "PRAGMA journal_mode")
+
+
+def test_a_moved_run_is_gone_on_with_in_its_mlflow_run(moved: Path) -> None:
+    """What is journalled after it was restored goes to the store that was restored with it."""
+    [run] = find_runs(moved)
+    write_steps(run, 5, first=701)
+    assert sync(run.path) is None
+    assert journalled(run) == stored(moved / "mlflow.db", read_json(run.mlflow)["run_id"])
+
+
+def test_a_second_backup_shares_what_has_not_changed(runs: Path, hpcexp: Callable[..., Said]) -> None:
+    """By hard links; `--keep` removes the older one, and the newer is whole all the same."""
+    project = runs.parent
+    assert 0 == hpcexp("backup", "kept").status
+    [run] = find_runs(runs)
+    write_steps(run, 1, first=900)
+    assert 0 == hpcexp("backup", "kept").status
+    first, second = snapshots(project / "kept")
+    places = [s / "runs/digits_mlp/delivered" for s in (first, second)]
+    inodes = [{f.name: (place / f.name).stat().st_ino for f in run.path.glob("*.*")} for place in places]
+    shared = {name for name in inodes[0] if inodes[0][name] == inodes[1][name]}
+    assert {"plan.yaml", "summary.json", "status.json"} <= shared
+    assert "metrics.jsonl" not in shared
+    said = hpcexp("backup", "kept", "--keep", "1")
+    assert "2 older snapshots removed" in said.out
+    assert 1 == len(snapshots(project / "kept"))
+    assert 0 == hpcexp("backup", "kept", "--verify").status
+
+
+def test_what_is_written_meanwhile_is_kept_as_of_one_moment(runs: Path, project: Path) -> None:
+    """A journal that is a valid prefix and not behind what is said to be delivered, checkpoints that fit each other."""
+    run = make_run(runs, f"sqlite:///{runs}/mlflow.db", "going")
+    stop = threading.Event()
+
+    def work() -> None:
+        step = 0
+        while not stop.is_set():
+            step += 1
+            write_steps(run, 1, first=step)
+            for name in ("a", "b"):
+                write_atomic(run.checkpoints / f"{name}.ckpt", f"{step}\n" * 20_000)
+            write_atomic(run.mlflow, json.dumps({"offset": run.journal.stat().st_size}))
+            with closing(sqlite3.connect(runs / "mlflow.db", timeout=20)) as connection, connection:
+                connection.execute("UPDATE experiments SET last_update_time = ?", (step,))
+
+    with closing(sqlite3.connect(runs / "mlflow.db")) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        wait_until((run.checkpoints / "b.ckpt").exists, "the run is going")
+        for i in range(5):
+            write_snapshot(project / f"s{i}", {"runs": Place(runs, f"sqlite:///{runs}/mlflow.db")}, links=i % 2 == 1)
+    finally:
+        stop.set()
+        worker.join()
+    for i in range(5):
+        copy = RunDir(project / f"s{i}/runs/digits_mlp/going")
+        points, end = read_points(copy.journal)
+        assert [point.step for point in points] == list(range(1, len(points) + 1))
+        assert read_json(copy.mlflow)["offset"] <= end == copy.journal.stat().st_size
+        a, b = ((copy.checkpoints / f"{name}.ckpt").read_text().splitlines() for name in "ab")
+        assert [1, 1] == [len(set(a)), len(set(b))]
+        assert int(a[0]) - int(b[0]) in (0, 1)
+        assert [("ok",)] == query(project / f"s{i}/runs/mlflow.db", "PRAGMA integrity_check")
+
+
+def test_a_place_that_is_not_empty_is_left_alone_unless_forced(runs: Path, hpcexp: Callable[..., Said]) -> None:
+    """And then put aside, not removed."""
+    assert 0 == hpcexp("backup", "kept").status
+    (runs / "later").write_text("made since")
+    said = hpcexp("restore", "kept")
+    assert (2, "") == (said.status, said.out)
+    assert f"{runs} is not empty.\nFix: another directory, or --force" in said.err
+    said = hpcexp("restore", "kept", "--force")
+    assert 0 == said.status, said.err
+    assert not (runs / "later").exists()
+    [aside] = runs.parent.glob("runs.before-*")
+    assert str(aside) in said.out
+    assert "made since" == (aside / "later").read_text()
+
+
+def test_damage_is_noticed_and_nothing_of_it_restored(runs: Path, hpcexp: Callable[..., Said]) -> None:
+    """In a file as in the manifest; an older snapshot does."""
+    assert 0 == hpcexp("backup", "kept").status
+    assert 0 == hpcexp("backup", "kept").status
+    older, latest = snapshots(runs.parent / "kept")
+    plan = latest / "runs/digits_mlp/delivered/plan.yaml"
+    content = plan.read_bytes()
+    plan.unlink()  # the older snapshot has the same file
+    plan.write_bytes(content.replace(b"0.01", b"0.02", 1))
+    said = hpcexp("backup", "kept", "--verify")
+    assert 1 == said.status
+    assert "runs/digits_mlp/delivered/plan.yaml: its content is another" in said.out
+    said = hpcexp("restore", "kept", "--root", "new")
+    assert 2 == said.status
+    assert "delivered/plan.yaml. Nothing was changed." in said.err
+    assert not (runs.parent / "new").exists()
+    (latest / "manifest.json").write_text("{}")
+    assert "manifest.json is damaged" in hpcexp("backup", "kept", "--verify").err
+    assert 0 == hpcexp("restore", "kept", "--root", "new", "--at", older.name).status
+    assert 0 == hpcexp("backup", "kept").status
+    assert 0 == hpcexp("backup", "kept", "--verify").status
+
+
+def test_a_backup_that_is_killed_leaves_the_former_and_a_half_one_that_nobody_takes(
+    runs: Path, hpcexp: Callable[..., Said]
+) -> None:
+    """Which the next one removes."""
+    kept = runs.parent / "kept"
+    assert 0 == hpcexp("backup", "kept").status
+    with (runs / "digits_mlp/delivered/checkpoints/large.ckpt").open("wb") as large:
+        large.truncate(4 << 30)
+    command = [sys.executable, "-m", "hpcexp", "backup", "kept"]
+    process = subprocess.Popen(command, cwd=runs.parent, env=environment())
+    try:
+        wait_until(lambda: [*kept.glob(".half-*/runs/*/*/checkpoints/large.ckpt")], "it is in the middle of it")
+    finally:
+        process.kill()
+        process.wait()
+    assert 1 == len(snapshots(kept))
+    assert "0 of" in hpcexp("backup", "kept", "--verify").out
+    (runs / "digits_mlp/delivered/checkpoints/large.ckpt").unlink()
+    assert 0 == hpcexp("backup", "kept").status
+    assert [] == [*kept.glob(".half-*")]
+    assert 2 == len(snapshots(kept))
+
+
+def test_what_does_not_fit_is_told_and_leaves_nothing(runs: Path) -> None:
+    """As on a full disk; here no file may become larger than a megabyte."""
+    (runs / "digits_mlp/delivered/checkpoints/large.ckpt").write_bytes(b"x" * (4 << 20))
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcexp", "backup", "kept"],
+        cwd=runs.parent,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, 2 << 20)),
+    )
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "could not be written" in done.stderr
+    assert "File too large" in done.stderr
+    assert [] == [path for path in (runs.parent / "kept").iterdir() if path.name != ".lock"]
+
+
+def test_mistakes_are_named(project: Path, hpcexp: Callable[..., Said]) -> None:
+    """With the option that mends them."""
+    (project / "kept").mkdir()
+    cases = [
+        (["backup", "kept"], "Fix: --root DIR for runs, --server DIR for a server."),
+        (["backup", "kept", "--verify"], "has no snapshot of `hpcexp backup`. There are: none."),
+        (["backup", "kept", "--keep", "0"], "--keep 0 would leave nothing"),
+        (["restore", "kept", "--at", "then"], "no snapshot 'then'"),
+    ]
+    for argv, words in cases:
+        said = hpcexp(*argv)
+        assert 2 == said.status
+        assert words in said.err
+
+
+@pytest.mark.skipif(shutil.which("restic") is None, reason="restic is not installed")
+def test_a_repository_of_restic_takes_and_gives_the_same(
+    runs: Path, hpcexp: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checked by hpcexp's own sums as well; nothing is left beside the runs."""
+    monkeypatch.setenv("RESTIC_PASSWORD", "s3cr3t")
+    monkeypatch.setenv("RESTIC_CACHE_DIR", str(runs.parent / "cache"))
+    repository = str(runs.parent / "repository")
+    said = hpcexp("backup", f"restic:{repository}")
+    assert 2 == said.status
+    assert f"restic init --repo {repository}" in said.err
+    subprocess.run(["restic", "init", "--repo", repository, "--quiet"], check=True)
+    for _ in range(2):
+        said = hpcexp("backup", f"restic:{repository}", "--keep", "1")
+        assert (0, "") == (said.status, said.err)
+    assert not (runs / ".backup").exists()
+    assert 0 == hpcexp("backup", f"restic:{repository}", "--verify").status
+    said = hpcexp("restore", f"restic:{repository}", "--root", "back/runs")
+    assert (0, "") == (said.status, said.err)
+    [run], [before] = find_runs(runs.parent / "back/runs"), find_runs(runs)
+    assert journalled(before) == journalled(run)
+
+
+def test_a_servers_directory_comes_back_with_accounts_and_artifacts(project: Path, hpcexp: Callable[..., Said]) -> None:
+    """Its secret readable by its owner alone."""
+    data = project / "server"
+    (data / "mlartifacts/1/r/artifacts").mkdir(parents=True)
+    (data / "mlartifacts/1/r/artifacts/plan.yaml").write_text("a: 1")
+    for name in ("users.db", "mlflow.db"):
+        with closing(sqlite3.connect(data / name)) as connection, connection:
+            connection.execute("CREATE TABLE users (username)")
+            connection.execute("INSERT INTO users VALUES ('ada')")
+    (data / "secret").write_text("key")
+    (data / "secret").chmod(0o600)
+    assert 0 == hpcexp("backup", "kept", "--server", "server").status
+    assert ["server"] == list(load(snapshot_of(project)).trees)
+    said = hpcexp("restore", "kept", "--server", "server", "--force")
+    assert (0, "") == (said.status, said.err)
+    assert [("ada",)] == query(data / "users.db", "SELECT username FROM users")
+    assert "a: 1" == (data / "mlartifacts/1/r/artifacts/plan.yaml").read_text()
+    assert 0o600 == (data / "secret").stat().st_mode & 0o777
+    assert "has no runs, only server" in hpcexp("restore", "kept").err
+
+
+@contextmanager
+def databases() -> Iterator[list[str]]:
+    """Two databases of one PostgreSQL server."""
+    import psycopg
+
+    with serving_postgres() as server:
+        with psycopg.connect(server.uri, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE other")
+        yield [server.uri, server.uri.replace("/postgres", "/other")]
+
+
+@pytest.mark.skipif(server_programs() is None or shutil.which("pg_dump") is None, reason="PostgreSQL is not installed")
+def test_a_database_of_postgresql_comes_back_in_another(project: Path, hpcexp: Callable[..., Said]) -> None:
+    """With its artifacts in another directory; one that has tables is left alone; no password is kept."""
+    import psycopg
+
+    with databases() as (old, new):
+        run = make_run(project / "runs", without_password(old), steps=3)
+        write_atomic(run.secret_uri, old, mode=0o600)
+        finish(run)
+        assert sync(run.path) is None
+        assert 0 == hpcexp("backup", "kept", "--store", old).status
+        kept = [file for file in (project / "kept").rglob("*") if file.is_file()]
+        assert [".tracking"] == [file.name for file in kept if b"s3cr3t" in file.read_bytes()]
+        assert "tables already" in hpcexp("restore", "kept", "--root", "there/runs", "--store", old).err
+        assert "cannot go into" in hpcexp("restore", "kept", "--root", "there/runs").err
+        said = hpcexp("restore", "kept", "--root", "there/runs", "--store", new)
+        assert (0, "") == (said.status, said.err)
+        with psycopg.connect(new) as connection:
+            found: Any = connection.execute("SELECT artifact_uri FROM runs").fetchone()
+            assert found[0].startswith((project / "there/runs/mlartifacts").as_uri())
+        [moved] = find_runs(project / "there/runs")
+        assert without_password(new) == read_json(moved.mlflow)["tracking_uri"]
+        assert new == moved.secret_uri.read_text().strip()
