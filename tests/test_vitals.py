@@ -44,7 +44,7 @@ def test_a_busy_process_is_seen_to_be_busy(tmp_path: Path) -> None:
         assert 0 < point.metrics["system/system_memory_usage_percentage"] < 100
         assert point.metrics["system/network_receive_megabytes_per_second"] >= 0
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    assert points[-1].metrics["system/job_memory_megabytes"] == pytest.approx(resident, rel=0.2)
+    assert points[-1].metrics["system/job_memory_megabytes"] > 0.8 * resident  # the children of this process count too
 
 
 def test_a_run_that_goes_on_counts_its_samples_on(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -28,7 +29,8 @@ def note_job(run: RunDir, started: float) -> None:
     try:
         write_json(run.lineage / "job.json", told)
     except OSError as e:  # it is worth no run
-        print(f"{run.lineage / 'job.json'} cannot be written: {e.strerror}.", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the log may lie on the same disk
+            print(f"{run.lineage / 'job.json'} cannot be written: {e.strerror}.", file=sys.stderr)
 
 
 def _own_files(modules: list[ModuleType]) -> Iterator[Path]:

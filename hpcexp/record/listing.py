@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
+from hpcexp.errors import RunError
 from hpcexp.plan import load_head
 from hpcexp.record.alive import current_state
 from hpcexp.record.describe import final_metrics
@@ -67,7 +67,7 @@ def _row_or_none(run: RunDir) -> RunRow | None:
     """None where the directory was removed meanwhile, or holds files that nothing of ours wrote."""
     try:
         return read_row(run)
-    except (OSError, json.JSONDecodeError, yaml.YAMLError):
+    except (OSError, RunError, yaml.YAMLError):
         return None
 
 
