@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from hpcexp.checks.machine import take_cores
 from hpcexp.errors import ConfigError, HpcexpError
-from hpcexp.plan import Plan, load_plan
+from hpcexp.lineage.imported import note_job
+from hpcexp.plan import Plan, load_whole
 from hpcexp.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(run: RunDir) -> int:
     started = time.time() - time.process_time()
-    plan = load_plan(run.plan)
+    plan = load_whole(run)
     from hpcexp.train.quiet import import_lightning
 
     import_lightning()
@@ -64,14 +65,17 @@ def _run(run: RunDir) -> int:
 
     signals = Signals()
     signals.install()
+    rank, progress_fd = _this_rank(plan), _fd("HPCEXP_PROGRESS_FD")
     try:
-        rank, progress_fd = _this_rank(plan), _fd("HPCEXP_PROGRESS_FD")
         train(plan, run, rank, signals, started=started, progress_fd=progress_fd, judged=judged(os.environ))
     except Pruned:
         pass  # the summary tells
     except Interrupted as e:
         _say(stopped=int(e.signum))
         return 128 + e.signum
+    finally:
+        if rank.rank == 0:
+            note_job(run, started)
     _say(done=True)
     return 0
 

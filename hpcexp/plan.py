@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from hpcexp.errors import RunError
-from hpcexp.rundir import write_atomic
+from hpcexp.masking import filled
+from hpcexp.rundir import RunDir, read_json, write_atomic
 
 VERSION = 1
 """Of the format of `plan.yaml`."""
@@ -81,8 +82,21 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class JobOf:
+    """The sweep that a plan is a job of."""
+
+    sweep: str
+    """Its directory."""
+    asked: tuple[str, ...]
+    """Overrides that it asks of this job alone."""
+
+
+@dataclass(frozen=True)
 class Plan:
-    """One job, resolved. `config` is plain data: the composed experiment with nothing left to interpolate."""
+    """One job, resolved. `config` is plain data: the composed experiment with nothing left to interpolate.
+
+    What is secret in it is masked, and no part of the run's identity.
+    """
 
     version: int
     name: str
@@ -105,11 +119,19 @@ class Plan:
     lineage: dict[str, Any]
     """Flat facts: `git.commit`, `git.dirty`, `code.digest`, `host`, `user`, `command`, `version.torch`, …"""
     warnings: tuple[str, ...]
+    secrets: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Dotted name → what is masked there. For the job alone: `plan.yaml` has none of it."""
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Path → SHA-256 of the code that `code.digest` is of; kept in the run's lineage, not in `plan.yaml`."""
+    job_of: JobOf | None = field(default=None, compare=False, repr=False)
+    """None where it is no job of a sweep, or is read from its file; kept in the run's lineage."""
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
     """The plan as plain data, as `plan.yaml` holds it."""
-    return asdict(plan)
+    told = asdict(replace(plan, secrets={}, sources={}, job_of=None))
+    del told["secrets"], told["sources"], told["job_of"]
+    return told
 
 
 def digest(plan: Plan) -> str:
@@ -150,6 +172,16 @@ def load_plan(path: Path) -> Plan:
         return from_dict(data)
     except (KeyError, TypeError, AttributeError) as e:
         raise RunError(_damaged(path)) from e
+
+
+def load_whole(run: RunDir) -> Plan:
+    """The frozen plan of a run with its secrets, for who builds from it."""
+    return whole(replace(load_plan(run.plan), secrets=read_json(run.secrets)))
+
+
+def whole(plan: Plan) -> Plan:
+    """The plan with its secrets in their places."""
+    return replace(plan, config=filled(plan.config, plan.secrets))
 
 
 def load_signature(path: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
@@ -24,14 +23,15 @@ from hpcexp.checks.values import missing_keys, subject, value_problems
 from hpcexp.compose.composer import Composed
 from hpcexp.data.facts import data_facts
 from hpcexp.errors import ConfigError, did_you_mean, listed
-from hpcexp.lineage.code import code_digest, git_commit
+from hpcexp.lineage.code import code_digest, code_files, git_commit
 from hpcexp.lineage.environment import environment
 from hpcexp.lineage.signature import signature
+from hpcexp.masking import masked_command, masked_config, masked_override, without_password
 from hpcexp.models.sizes import num_params
 from hpcexp.naming import SIGNATURE_LENGTH, run_name
 from hpcexp.once import Once
 from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, load_signature
-from hpcexp.record.uri import refused, resolve_uri, unreachable, uri_problem, without_password, without_passwords
+from hpcexp.record.uri import refused, resolve_uri, unreachable, uri_problem
 from hpcexp.rundir import RunDir
 from hpcexp.schema import MISSING
 
@@ -92,37 +92,40 @@ def _planned(
     once: Once,
 ) -> Plan:
     """The plan, now that nothing is wrong with it."""
-    config = composed.config
-    code = _code(project, config, once)
+    config, secrets = masked_config(composed.config)
+    secrets.pop("tracking.uri", None)  # no job needs it
+    public = _without_secret(composed.config["tracking"]["uri"])
+    overrides = tuple(public(masked_override(override)) for override in composed.overrides)
+    sources, code = _code(project, config, once)
     fingerprint = facts.fingerprint if facts else ""
     identity = signature(config, shape.topology, shape.batch, shape.steps, code=code["code.digest"], data=fingerprint)
-    name = run_name(composed.overrides, config["seed"], identity, config["run"]["label"])
+    name = run_name(overrides, config["seed"], identity, config["run"]["label"])
     directory = _directory(project / config["run"]["root"] / config["name"], name, identity, once)
-    public = _without_secret(config["tracking"]["uri"])
     lineage = {
         **code,
         **once("environment", environment),
-        "command": public(without_passwords(shlex.join(command))),
+        "command": public(masked_command(command)),
         "project": str(project),
     }
-    tracking = {**config["tracking"], "uri": config["tracking"]["uri"] and public(config["tracking"]["uri"])}
     return Plan(
         version=VERSION,
         name=directory.name,
         experiment=config["name"],
         run_dir=str(directory),
         signature=identity,
-        config={**config, "tracking": tracking},
-        overrides=tuple(map(public, composed.overrides)),
+        config=config,
+        overrides=overrides,
         choices=composed.choices,
         topology=shape.topology,
         batch=shape.batch,
         steps=shape.steps,
         data=facts,
-        num_params=_num_params(config["model"], facts),
+        num_params=_num_params(composed.config["model"], facts),
         tracking_uri=uri,
         lineage=lineage,
         warnings=_warnings(config, uri, shape, facts),
+        secrets=secrets,
+        sources=sources,
     )
 
 
@@ -206,12 +209,14 @@ def _num_params(model: dict[str, Any], facts: DataFacts | None) -> int | None:
     return num_params(model["_target_"], in_shape, num_classes, **given)
 
 
-def _code(project: Path, config: dict[str, Any], once: Once) -> dict[str, Any]:
+def _code(project: Path, config: dict[str, Any], once: Once) -> tuple[dict[str, str], dict[str, Any]]:
+    """The files that make the result, and what is to be said of them."""
     targets = sorted({node["_target_"] for _, node in target_nodes(config)})
     files = tuple(f for f in (once(("file", t), partial(defining_file, t)) for t in targets) if f is not None)
     commit = once(("commit", project), lambda: git_commit(project))
     git = {"git.commit": commit.commit, "git.dirty": commit.dirty, "git.remote": commit.remote} if commit else {}
-    return {**git, "code.digest": once(("code", project, files), lambda: code_digest(files, project, imported_roots))}
+    sources = once(("sources", project, files), lambda: code_files(files, project, imported_roots))
+    return sources, {**git, "code.digest": once(("code", project, files), lambda: code_digest(sources))}
 
 
 def _directory(parent: Path, name: str, identity: str, once: Once) -> Path:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcexp.errors import InUseError
+from hpcexp.errors import InUseError, RunError
 
 FINAL_STATES = ("finished", "pruned", "failed", "killed")
 
@@ -66,6 +66,11 @@ class RunDir(RecordDir):
         return self.path / "metrics.jsonl"
 
     @property
+    def system(self) -> Path:
+        """A journal of its machine."""
+        return self.path / "system.jsonl"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 
@@ -89,6 +94,16 @@ class RunDir(RecordDir):
     def previous(self) -> Path:
         """The `last` before, for when that one is damaged."""
         return self.checkpoints / "previous.ckpt"
+
+    @property
+    def lineage(self) -> Path:
+        """Where the run comes from: code, environment, machine, data, parents; and the seals of its attempts."""
+        return self.path / "lineage"
+
+    @property
+    def secrets(self) -> Path:
+        """What is masked in the plan, for its owner alone; none where nothing is."""
+        return self.path / ".secrets"
 
     def best_of(self, step: int) -> Path:
         """The best weights as of a checkpoint that names their step, while that checkpoint may be gone back to."""
@@ -168,17 +183,19 @@ def second_name(path: Path, name: Path) -> None:
     temporary.unlink(missing_ok=True)  # rename(2) leaves both where they are the same file already
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any], mode: int = 0o666) -> None:
     """`write_atomic` of a JSON object that people can read."""
-    write_atomic(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=True) + "\n", mode)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; empty where there is no such file."""
+    """The JSON object in `path`; empty where there is no such file. RunError where it is damaged."""
     try:
         value: dict[str, Any] = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
+    except ValueError as e:
+        raise RunError(f"{path} is damaged: {e}.\nFix: have it back from a backup, or take it away.") from e
     return value
 
 

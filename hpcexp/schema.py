@@ -208,6 +208,8 @@ class Tracking:
     """Further tags of the MLflow run."""
     model: str = choice("auto", "auto", "always", "never")
     """Whether the trained weights are uploaded; `auto`: up to 100 MB, otherwise linked by path and digest."""
+    system_every_s: float | None = number(10.0, above=0)
+    """Seconds between two looks at what the job takes of CPU, memory, network, GPUs and power; empty: none."""
     wait_s: float = number(60.0, least=0)
     """Seconds that the command waits at its end for MLflow to have everything; `hpcexp sync` delivers the rest."""
 

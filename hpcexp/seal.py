@@ -84,6 +84,17 @@ def read_note(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def read_checksum(path: Path) -> int | None:
+    """The checksum of a seal, not looked at whether it is right; None where there is no file with a seal."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _END.size))
+            _, expected, magic = _END.unpack(file.read())
+    except (OSError, struct.error):
+        return None
+    return int(expected) if magic == _MAGIC else None
+
+
 def is_sealed(path: Path) -> bool:
     """Whether the file ends in a seal, right or wrong."""
     size = path.stat().st_size
@@ -101,10 +112,7 @@ def is_intact(path: Path, *, alone: bool = False) -> bool:
         size = path.stat().st_size
         if size < _END.size or not is_sealed(path):
             return False
-        with path.open("rb") as file:
-            file.seek(size - _END.size)
-            _, expected, _ = _END.unpack(file.read())
-        if checksum(path, size - _END.size + 4) != expected:
+        if checksum(path, size - _END.size + 4) != read_checksum(path):
             return False
         beside = {} if alone else (read_note(path) or {}).get("beside") or {}
         return all(_is(path.parent / name, length, value) for name, (length, value) in beside.items())

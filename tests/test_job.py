@@ -49,7 +49,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_job_says_nothing_and_leaves_all_its_files(one_rank: Path) -> None:
     """The run directory is the only thing it talks to; its supervisor tidies up, once its end is written."""
-    expected = {"plan.yaml", "metrics.jsonl", "summary.json", "confusion.json", "best.ckpt", "last.ckpt"}
+    expected = {"plan.yaml", "metrics.jsonl", "summary.json", "confusion.json", "job.json", "best.ckpt", "last.ckpt"}
     assert expected | {"best-38.ckpt"} == {path.name for path in one_rank.rglob("*") if path.is_file()}
 
 

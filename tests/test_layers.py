@@ -30,7 +30,9 @@ def test_planning_imports_nothing_heavy(tmp_path: Path, argv: tuple[str, ...]) -
     assert "[]" == imported_by(argv, tmp_path)
 
 
-@pytest.mark.parametrize("argv", [("show", "last"), ("runs", "--json"), ("sync",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "argv", [("show", "last"), ("runs", "--json"), ("sync",), ("verify", "last"), ("why", "last")], ids=" ".join
+)
 def test_looking_at_runs_imports_nothing_heavy(trained: TrainedRun, argv: tuple[str, ...]) -> None:
     """Where everything is delivered already, MLflow is not needed either."""
     assert "[]" == imported_by(argv, trained.project)

@@ -13,7 +13,7 @@ from hpcexp.checks.source_code import imported_roots
 from hpcexp.compose.composer import Composed
 from hpcexp.data.digits import Digits
 from hpcexp.errors import RunError
-from hpcexp.lineage.code import code_digest, git_commit
+from hpcexp.lineage.code import code_digest, code_files, git_commit
 from hpcexp.naming import MAX_LENGTH, run_name
 from hpcexp.plan import Batch, Plan, Steps, load_plan, save_plan
 from hpcexp.prepare import on_path, prepare
@@ -108,9 +108,8 @@ def test_the_digest_of_the_code_is_that_of_its_content(tmp_path: Path) -> None:
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
         (tmp_path / place / "net.py").write_text("class Net: pass\n")
-    a, b, none = (
-        code_digest(f, tmp_path, imported_roots) for f in ([tmp_path / "a/net.py"], [tmp_path / "b/net.py"], [])
-    )
+    targets = [tmp_path / "a/net.py"], [tmp_path / "b/net.py"], []
+    a, b, none = (code_digest(code_files(files, tmp_path, imported_roots)) for files in targets)
     assert a == b != none
 
 
@@ -216,7 +215,7 @@ def test_a_dry_launch_freezes_the_plan_and_starts_nothing(hpcexp: Callable[..., 
     run = only_run(project)
     assert (0, "") == (said.status, said.err)
     assert f"Planned, not started (launch=dry): {run.plan}" in said.out
-    assert ["plan.yaml"] == [f.name for f in run.path.iterdir()]
+    assert ["lineage", "plan.yaml"] == sorted(f.name for f in run.path.iterdir())
     assert "digits_mlp" == load_plan(run.plan).experiment
 
 

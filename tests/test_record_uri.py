@@ -11,8 +11,9 @@ import pytest
 from record_support import REPOSITORY, free_port
 
 from hpcexp.errors import ConfigError
+from hpcexp.masking import without_passwords
 from hpcexp.record.ui import ui_command, ui_link
-from hpcexp.record.uri import resolve_uri, unreachable, uri_problem, without_passwords
+from hpcexp.record.uri import resolve_uri, unreachable, uri_problem
 
 
 def test_the_configuration_wins_over_the_environment(tmp_path: Path) -> None:

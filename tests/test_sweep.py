@@ -303,3 +303,19 @@ def test_a_sweep_that_cannot_be_ranked_stops_after_its_first_job(paced: Path) ->
     assert "stopped: val/f2 is not recorded, only " in said.out
     assert "val/acc" in said.out
     assert ["finished"] == states(paced)
+
+
+def test_what_is_damaged_in_a_sweep_is_named_and_mended(hpcexp: Callable[..., Said], project: Path) -> None:
+    """Its question can be taken away; of its jobs those whose lines are lost get the same numbers again."""
+    asked = ("train", "-m", "seed=1,2,3", *SHORT)
+    assert 0 == hpcexp(*asked).status
+    place, before = only_sweep(project), numbers(only_sweep(project))
+    place.jobs.write_text(place.jobs.read_text()[: -len(place.jobs.read_text()) // 2])
+    place.asked.write_text("{")
+    for command_line in (asked, ("sweep", "last", "--status")):
+        said = hpcexp(*command_line)
+        assert 2 == said.status
+        assert f"{place.asked} is damaged" in said.err
+    place.asked.unlink()
+    assert "nothing to do" in hpcexp(*asked).out
+    assert before == numbers(place)

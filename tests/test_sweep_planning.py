@@ -98,7 +98,7 @@ def test_what_jobs_share_is_looked_at_once(project: Path, monkeypatch: pytest.Mo
         look: Callable[..., Any] = getattr(preparation, name)
         monkeypatch.setattr(preparation, name, lambda *a: looked.append(name) or look(*a))
 
-    names = ["code_digest", "data_facts", "environment", "git_commit", "root_problems", "this_machine"]
+    names = ["code_digest", "code_files", "data_facts", "environment", "git_commit", "root_problems", "this_machine"]
     for name in names:
         count(name)
     many, once = Many(Composer(project)), Once()

@@ -17,8 +17,9 @@ from hpcexp.backup import databases
 from hpcexp.backup.copying import Copier, files_below, restored
 from hpcexp.backup.manifest import NAME, Manifest, Tree, load, save
 from hpcexp.errors import RunError
+from hpcexp.masking import without_password
 from hpcexp.record.ui import artifact_root
-from hpcexp.record.uri import sqlite_path, without_password
+from hpcexp.record.uri import sqlite_path
 from hpcexp.rundir import held
 
 _PARTIAL = ".half-"

@@ -42,6 +42,8 @@ class Gpu:
     cores: frozenset[int] = frozenset()
     """Those of the same memory node; empty where nothing tells."""
     capability: tuple[int, int] | None = None
+    watts: float | None = None
+    """What it draws."""
 
     @property
     def slot(self) -> str:
@@ -98,6 +100,7 @@ def _nvml_gpu(nvml: Any, index: int, handle: Any, whole: Any) -> Gpu:
     rates = _asked(nvml, "nvmlDeviceGetUtilizationRates", handle)
     processes = _asked(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or ()
     words = _asked(nvml, "nvmlDeviceGetCpuAffinity", whole, 64) or ()
+    milliwatts = _asked(nvml, "nvmlDeviceGetPowerUsage", whole)
     return Gpu(
         index,
         _asked(nvml, "nvmlDeviceGetUUID", handle) or "",
@@ -108,6 +111,7 @@ def _nvml_gpu(nvml: Any, index: int, handle: Any, whole: Any) -> Gpu:
         tuple(GpuProcess(p.pid, p.usedGpuMemory) for p in processes),
         frozenset(64 * n + bit for n, word in enumerate(words) for bit in range(64) if word >> bit & 1),
         _asked(nvml, "nvmlDeviceGetCudaComputeCapability", whole),
+        None if milliwatts is None else milliwatts / 1000,
     )
 
 

@@ -45,5 +45,5 @@ def _mlflow_id(run: RunDir) -> str:
     """Empty where it has none."""
     try:
         return str(read_json(run.mlflow).get("run_id") or "")
-    except ValueError:
+    except RunError:
         return ""  # damaged, which whoever delivers to MLflow tells

@@ -19,7 +19,8 @@ from hpcexp.compose.sources import conf_dirs
 from hpcexp.launch.cpus import Node, cores_text, read_nodes
 from hpcexp.launch.leases import leases_text
 from hpcexp.lineage.environment import PACKAGES, installed
-from hpcexp.record.uri import refused, resolve_uri, unreachable, uri_problem, without_password
+from hpcexp.masking import without_password
+from hpcexp.record.uri import refused, resolve_uri, unreachable, uri_problem
 from hpcexp.text import pairs
 
 _TORCH = "import torch; print(torch.__version__, torch.cuda.is_available(), torch.cuda.device_count())"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from hpcexp.masking import without_password
 from hpcexp.plan import Plan
 from hpcexp.record.describe import final_metrics
 from hpcexp.record.ui import ui_link
-from hpcexp.record.uri import without_password
 from hpcexp.rundir import RunDir, read_json
 from hpcexp.text import duration, metric, near, pairs
 

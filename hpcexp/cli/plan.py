@@ -14,10 +14,10 @@ from hpcexp.errors import RunError
 from hpcexp.launch.adopt import origin
 from hpcexp.launch.leases import would_lease
 from hpcexp.launch.resume import continuation
+from hpcexp.masking import without_password
 from hpcexp.plan import Plan
 from hpcexp.prepare import prepare
 from hpcexp.record.alive import current_state, is_done
-from hpcexp.record.uri import without_password
 from hpcexp.rundir import RunDir, read_json
 from hpcexp.schema import Strategy
 from hpcexp.text import metric, near, pairs

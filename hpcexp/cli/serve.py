@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hpcexp.errors import ConfigError
+from hpcexp.masking import without_password
 from hpcexp.record.accounts import Accounts
 from hpcexp.record.server import PERMISSIONS, Server, check, prepare, server_command, server_environment
 from hpcexp.record.ui import ui_link
-from hpcexp.record.uri import resolve_uri, without_password
+from hpcexp.record.uri import resolve_uri
 
 _LOCAL = ("localhost", "127.0.0.1")
 """How every machine calls itself."""

@@ -27,7 +27,7 @@ def test(argv: Sequence[str]) -> int:
     p.add_argument("--split", choices=("test", "val"), default="test", help="which data (default: test)")
     p.add_argument("--json", action="store_true", help="as one JSON object")
     a = p.parse_args(argv)
-    trained = _trained(find_run(a.root, a.run))
+    trained = trained_of(find_run(a.root, a.run))
     from hpcexp.train.trained import evaluate
 
     found = evaluate(trained, a.split)
@@ -42,7 +42,7 @@ def predict(argv: Sequence[str]) -> int:
     p.add_argument("files", nargs="+", type=Path, metavar="FILE")
     p.add_argument("--json", action="store_true", help="one JSON object a line, with the probability of every class")
     a = p.parse_args(argv)
-    trained = _trained(find_run(a.root, a.run))
+    trained = trained_of(find_run(a.root, a.run))
     from hpcexp.train.trained import predict as predicted
 
     answers = list(predicted(trained, a.files))
@@ -68,9 +68,9 @@ def export(argv: Sequence[str]) -> int:
         raise RunError(f"{path} exists already.\nFix: remove it, or --output another path.")
     if a.format == "torch" and path.suffix != ".pt2":
         raise RunError(f"{path}: torch reads exported programs from .pt2 files only.\nFix: --output {path.stem}.pt2")
-    trained = _trained(run)
+    trained = trained_of(run)
     if a.format == "mlflow":
-        _export_mlflow(trained, path)
+        export_mlflow(trained, path)
     else:
         from hpcexp.train.trained import export as exported
 
@@ -79,7 +79,8 @@ def export(argv: Sequence[str]) -> int:
     return 0
 
 
-def _trained(run: RunDir) -> Trained:
+def trained_of(run: RunDir) -> Trained:
+    """The model with the run's best weights."""
     plan = load_plan(run.plan)
     on_path(Path(plan.lineage["project"]))
     from hpcexp.train.quiet import import_lightning
@@ -90,7 +91,7 @@ def _trained(run: RunDir) -> Trained:
     return load_trained(run)
 
 
-def _export_mlflow(trained: Trained, path: Path) -> None:
+def export_mlflow(trained: Trained, path: Path) -> None:
     """The exported program inside an MLflow model directory."""
     from tempfile import TemporaryDirectory
 

@@ -75,11 +75,8 @@ def _read(run: RunDir, plans: Plans, sweeps: tuple[str, ...], axes: Mapping[str,
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """As `read_json`; RunError where it is none."""
-    try:
-        value = read_json(path)
-    except ValueError as e:
-        raise RunError(_damaged(path, str(e))) from e
+    """As `read_json`; RunError also where it is no object."""
+    value = read_json(path)
     if type(value) is not dict:
         raise RunError(_damaged(path, "it is no JSON object"))
     return value

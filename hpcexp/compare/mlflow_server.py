@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlencode, urlsplit
 
 from hpcexp.compare.stored import Stored, series_of
 from hpcexp.errors import RunError
+from hpcexp.masking import without_password
 from hpcexp.record.series import Series
-from hpcexp.record.uri import without_password
 
 _TIMEOUT_S = 10.0
 _PAGE = 1000

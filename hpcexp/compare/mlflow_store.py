@@ -13,8 +13,9 @@ from hpcexp.compare.mlflow_server import MlflowServer
 from hpcexp.compare.runs import Found, Run
 from hpcexp.compare.stored import Store, Stored
 from hpcexp.errors import ConfigError, RunError, listed, suggest
+from hpcexp.masking import without_password
 from hpcexp.naming import SIGNATURE_LENGTH
-from hpcexp.record.uri import sqlite_path, uri_problem, without_password
+from hpcexp.record.uri import sqlite_path, uri_problem
 
 _STATES = {"SCHEDULED": "planned", "RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
 _OURS = "hpcexp."

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcexp.data.source import Source, Split, Tensors
+from hpcexp.data.source import DataFile, Source, Split, Tensors
 from hpcexp.errors import DataError
 from hpcexp.plan import DataFacts
 
@@ -63,6 +63,10 @@ class Digits(Source):
                 + f"{TEST_FRACTION:.0%} of the digits are the test set.\nFix: data.val_fraction=0.1"
             ]
         return []
+
+    def files(self) -> tuple[DataFile, ...]:
+        """The one file of the package."""
+        return (DataFile(FILE, NUM_SAMPLES),)
 
     def load(self, split: Split) -> Tensors:
         """The samples of a split in file order."""

@@ -21,14 +21,10 @@ def data_facts(target: str, arguments: Mapping[str, Any]) -> tuple[DataFacts | N
 
     Its module is imported once in a process; what it tells of its data is as new as the call.
     """
-    file = defining_file(target)
-    if file is None or imported_roots(file) & HEAVY:
-        return None, []
     try:
-        cls = _imported(target)
-        if not (isinstance(cls, type) and issubclass(cls, Source)):
+        source = source_of(target, arguments)
+        if source is None:
             return None, []
-        source = cls(**arguments)
         problems = source.problems()
         facts = None if problems else source.facts()
         if not problems and not isinstance(facts, DataFacts):
@@ -40,6 +36,15 @@ def data_facts(target: str, arguments: Mapping[str, Any]) -> tuple[DataFacts | N
         where = traceback.extract_tb(e.__traceback__)[-1]
         told = f"{type(e).__name__}: {e} ({where.filename}:{where.lineno})"
         return None, [f"data: {target} cannot be made of these arguments, or cannot tell its facts.\n{told}"]
+
+
+def source_of(target: str, arguments: Mapping[str, Any]) -> Source | None:
+    """The data set `target`, made without heavy imports; None where it is none that this can be done with."""
+    file = defining_file(target)
+    if file is None or imported_roots(file) & HEAVY:
+        return None
+    cls = _imported(target)
+    return cls(**arguments) if isinstance(cls, type) and issubclass(cls, Source) else None
 
 
 def _imported(target: str) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpcexp.data.picture import MODES, SUFFIXES, open_picture, pixels
-from hpcexp.data.source import SPLITS, Samples, Source, Split, fraction_problems
+from hpcexp.data.source import SPLITS, DataFile, Samples, Source, Split, fraction_problems
 from hpcexp.errors import DataError, listed, suggest
 from hpcexp.plan import DataFacts
 
@@ -64,6 +64,10 @@ class ImagesFolder(Source):
     def problems(self) -> list[str]:
         """What is wrong with the arguments or, where they are fine, with the folders."""
         return self.recipe.problems() or root_problems(self.root) or self.split_problems() or self.class_problems()
+
+    def files(self) -> Iterator[DataFile]:
+        """Every picture."""
+        return (DataFile(self.root / file.path, 1) for split in SPLITS for file in self.splits[split])
 
     def load(self, split: Split) -> Samples:
         """The pictures of a split, decoded when they are asked for."""

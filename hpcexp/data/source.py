@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 from hpcexp.plan import DataFacts
 
@@ -41,11 +42,19 @@ class Samples(Protocol):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]: ...
 
 
+class DataFile(NamedTuple):
+    """A file that samples are read from."""
+
+    path: Path
+    rows: int
+    """Samples in it."""
+
+
 class Source(ABC):
     """A data set. Its constructor takes the arguments beside `data._target_`, and does nothing slow.
 
     Importing its module, constructing it, `facts`, `problems` and `resident_bytes` belong to planning, which has
-    neither torch nor numpy.
+    neither torch nor numpy. So does `files`.
     """
 
     @abstractmethod
@@ -63,6 +72,10 @@ class Source(ABC):
     @abstractmethod
     def read(self, path: Path) -> Tensor:
         """A user's file as one input `(*input_shape)`, made like the training inputs; DataError says why not."""
+
+    def files(self) -> Iterable[DataFile]:
+        """Files that the samples are read from, which a run keeps the digests of; none where they are made up."""
+        return ()
 
     def resident_bytes(self) -> int:
         """Memory that all splits take as tensors."""

@@ -44,7 +44,7 @@ def started(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
     if plan.config["launch"]["name"] == "dry":
         with claimed(plan):
             if fresh or not (begins_again(plan) or continuation(plan, verify=False)):
-                freeze(plan)
+                terms.capture.write(plan, freeze(plan))
         return Outcome("planned", "", 0)
     if plan.config["launch"]["name"] == "nodes":
         if terms.judge is not None:

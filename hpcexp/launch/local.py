@@ -15,16 +15,20 @@ from typing import Any
 from hpcexp.errors import RunError
 from hpcexp.launch.adopt import adopt, origin
 from hpcexp.launch.agree import Board, await_leader
+from hpcexp.launch.capture import keep_lineage
 from hpcexp.launch.ears import Ears
 from hpcexp.launch.leases import leased
 from hpcexp.launch.nodes import JOIN_S, Elsewhere, Node, is_here, seat
+from hpcexp.launch.origins import parents
 from hpcexp.launch.ranks import Ranks
-from hpcexp.launch.resume import Continuation, begins_again, clear, continuation, go_back, is_blank, tidy
+from hpcexp.launch.resume import Continuation, begins_again, clear, continuation, go_back, is_blank, leftovers, tidy
 from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import Turns
+from hpcexp.launch.vitals import Vitals
 from hpcexp.launch.watch import Group, Outcome, Watch
+from hpcexp.lineage.manifest import seal
+from hpcexp.masking import without_password
 from hpcexp.plan import Plan, save_plan
-from hpcexp.record.uri import without_password
 from hpcexp.rundir import RunDir, held, write_atomic, write_json
 
 
@@ -42,8 +46,11 @@ def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = Fa
             go_back(run, found)
         elif is_again:
             clear(run)
+        keep_lineage(run, goes_on=found is not None or is_again)
         if shown != plan.tracking_uri:
             write_atomic(run.secret_uri, f"{plan.tracking_uri}\n", mode=0o600)
+        if plan.secrets:
+            write_json(run.secrets, plan.secrets, mode=0o600)
         save_plan(replace(plan, tracking_uri=shown), run.plan)
     except OSError as e:
         raise RunError(f"{run.path} cannot be written: {e.strerror}.\nFix: run.root=… where there is room.") from e
@@ -85,7 +92,9 @@ def run_on_nodes(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
         def take_part(run: RunDir) -> Turns[Outcome]:
             with devices:
                 node = Node(plan, told, leads=False)
-                return elsewhere.agreed((yield from _supervise(plan, run, node, terms, lambda _: elsewhere())))
+                return elsewhere.agreed(
+                    (yield from _supervise(plan, run, node, terms, lambda _: elsewhere(), leads=False))
+                )
 
         def lead(run: RunDir) -> Turns[Outcome]:
             def trouble(ears: Ears) -> str | None:
@@ -139,13 +148,16 @@ def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: Callable[[RunDir]
     is_again = found is None and not fresh and begins_again(plan)
     attempt = int(RunDir(Path(plan.run_dir)).read_status().get("attempt", 0)) + 1 if is_again else 1
     run = freeze(plan, found, is_again=is_again)
+    attempt = found.attempt if found else attempt
+    for warning in terms.capture.begin(plan, run, attempt, parents(found, begun)):
+        terms.say(plan, warning)
     if begun is not None:
         terms.say(plan, f"Going on from {begun.text(plan)}")
         adopt(begun, run)
     status = {
         "state": "running",
         "started": time.time(),
-        "attempt": found.attempt if found else attempt,
+        "attempt": attempt,
         "pid": os.getpid(),
         "host": plan.lineage["host"],
     }
@@ -156,11 +168,25 @@ def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: Callable[[RunDir]
         outcome = yield from supervise(run)
     finally:
         ended = {"ended": time.time(), "state": outcome.state, "cause": outcome.cause, "exit": outcome.exit}
+        terms.capture.end(run)
+        # Before the state is final: the shipper then sends what there is.
+        _seal(run, {**status, **ended})
         if _end(run, {**status, **ended}):
             if outcome.state == "finished":
                 tidy(run)
             terms.shipping.end(run, plan)
     return outcome
+
+
+def _seal(run: RunDir, status: dict[str, Any]) -> None:
+    """Keep the digests of all that the attempt leaves, but for what is tidied away once its state is final."""
+    try:
+        seal(run, status, leftovers(run) if status["state"] == "finished" else ())
+    except OSError as e:
+        print(
+            f"{run.lineage} cannot be written: {e.strerror}. `hpcexp verify` cannot tell of {run.path}.",
+            file=sys.stderr,
+        )
 
 
 def _end(run: RunDir, status: dict[str, Any]) -> bool:
@@ -183,18 +209,22 @@ def _supervise(
     terms: Terms,
     elsewhere: Callable[[Ears], str | None] = lambda _: None,
     reported: Callable[[int, float], None] | None = None,
+    *,
+    leads: bool = True,
 ) -> Turns[Outcome]:
-    launch = plan.config["launch"]
+    launch, every_s = plan.config["launch"], plan.config["tracking"]["system_every_s"]
+    vitals = Vitals(run, plan.topology, every_s if leads else None)
     try:
         shown = terms.display(plan)
         try:
             ears = Ears(group.progress_fd, run.rank_log(0), shown, reported)
             with terms.catching() as stop:
                 trouble = partial(elsewhere, ears)
-                watch = Watch(group, ears, run, launch["grace_s"], launch["hang_s"], stop, trouble)
+                watch = Watch(group, ears, run, launch["grace_s"], launch["hang_s"], stop, vitals, trouble)
                 return (yield from watch.until_end())
         finally:
             shown.close()
+            vitals.close()
     finally:
         group.close()
 

@@ -69,11 +69,15 @@ def continuation(plan: Plan, *, verify: bool) -> Continuation | None:
 
 def is_blank(run: RunDir) -> bool:
     """Whether a try came to no step and no checkpoint: in its directory are only our notes, whole or not, and logs."""
-    files = [p for p in run.path.rglob("*") if p.is_file() and p.parent != run.logs and not is_half_written(p)]
+    kept = [path for path in run.path.glob("*") if path not in (run.logs, run.lineage)]
+    files = [path for top in kept for path in (top, *top.rglob("*")) if path.is_file() and not is_half_written(path)]
     return all(path.name in _NOTES or (path == run.journal and not path.stat().st_size) for path in files)
 
 
-_NOTES = ("plan.yaml", "status.json", "mlflow.json", "failed.json", ".tracking", ".shipper.lock")
+_NOTES = (
+    *("plan.yaml", "status.json", "system.jsonl", "mlflow.json", "failed.json"),
+    *(".tracking", ".secrets", ".shipper.lock"),
+)
 """What another try writes anew or goes on with."""
 
 
@@ -104,14 +108,20 @@ def clear(run: RunDir) -> None:
         half_written.unlink(missing_ok=True)
 
 
+def leftovers(run: RunDir) -> list[Path]:
+    """What only who goes on with a run needs."""
+    kept = {name.partition("/")[0] for name in (read_note(run.last) or {}).get("beside", ())}
+    shards = [directory for directory in run.checkpoints.glob("shards-*") if directory.name not in kept]
+    return [run.previous, *run.checkpoints.glob("best-*.ckpt"), *shards]
+
+
 def tidy(run: RunDir) -> None:
     """Leave `best` and `last` alone, once nobody can go on with the run: it has finished, and its state says so."""
-    for path in (run.previous, *run.checkpoints.glob("best-*.ckpt")):
-        path.unlink(missing_ok=True)
-    kept = {name.partition("/")[0] for name in (read_note(run.last) or {}).get("beside", ())}
-    for directory in run.checkpoints.glob("shards-*"):
-        if directory.name not in kept:
-            shutil.rmtree(directory, ignore_errors=True)
+    for path in leftovers(run):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def go_back(run: RunDir, found: Continuation) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from hpcexp.launch.capture import Capture
 from hpcexp.launch.display import Display
 from hpcexp.launch.judge import Judge
 from hpcexp.launch.process import Process, Start
@@ -39,5 +40,7 @@ class Terms:
     shipping: Shipping
     judge: Judge | None = None
     """Asked after each validation whether the job is to end."""
+    capture: Capture = field(default_factory=Capture)
+    """Keeps where the jobs come from."""
     is_one_of_many: bool = False
     """Whether a job that finds no free devices is left for later, where a single one would say so or share cores."""

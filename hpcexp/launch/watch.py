@@ -12,6 +12,7 @@ from hpcexp.launch.ears import Ears
 from hpcexp.launch.memory import oom_kills
 from hpcexp.launch.stacks import stacks
 from hpcexp.launch.turns import Turns
+from hpcexp.launch.vitals import Vitals
 from hpcexp.rundir import RunDir, read_json
 
 START_S = 600.0
@@ -67,6 +68,7 @@ class Watch:
     hang_s: float | None
     stop: Sequence[int]
     """Signals that ask the job to end, as they come; at a second one its ranks are killed."""
+    vitals: Vitals
     elsewhere: Callable[[], str | None] = lambda: None
     """What has ended the job on another machine."""
 
@@ -92,6 +94,7 @@ class Watch:
         while not self.ranks.are_done():
             yield self.ears.fd
             self.ears.listen()
+            self.vitals.look(self.ears.pids.values())
             failures = failures or self.ranks.failures()
             is_ending = bool(self.stop or failures or self.ears.stopped)
             if not is_ending and (trouble := self._hang() or self.elsewhere()):

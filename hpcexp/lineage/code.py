@@ -6,12 +6,13 @@ import hashlib
 import re
 import subprocess
 import sysconfig
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import hpcexp
+from hpcexp.masking import masked_text
 
 RESULT_CODE = ("build", "data", "models", "train", "job.py")
 """Parts of hpcexp that can change a result; a new command line verb makes no run another one."""
@@ -34,11 +35,11 @@ def git_commit(project: Path) -> Commit | None:
     if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
         return None
     remote = _git(project, "config", "--get", "remote.origin.url") or ""
-    return Commit(commit, bool(changes), _without_password(remote))
+    return Commit(commit, bool(changes), masked_text(remote))
 
 
-def code_digest(target_files: Iterable[Path], project: Path, imports: Callable[[Path], set[str]]) -> str:
-    """SHA-256 over hpcexp's result-making sources and what the user's targets are made of.
+def code_files(target_files: Iterable[Path], project: Path, imports: Callable[[Path], set[str]]) -> dict[str, str]:
+    """Path → SHA-256 of hpcexp's result-making sources and of what the user's targets are made of.
 
     That is the package of each target that is not installed, and every module or package of `project` that those import
     (`imports`: the top-level names that a source file imports), and so on.
@@ -51,11 +52,28 @@ def code_digest(target_files: Iterable[Path], project: Path, imports: Callable[[
         if file not in files:
             files.add(file)
             waiting += [f for name in imports(file) for f in _of_project(project, name)]
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
+
+
+def code_digest(files: Mapping[str, str]) -> str:
+    """SHA-256 over the names and contents of `code_files`, wherever they lie."""
     digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(f"{_name(file)}\0".encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    for file, content in files.items():
+        digest.update(f"{module_file(Path(file))}\0".encode())
+        digest.update(bytes.fromhex(content))
     return digest.hexdigest()
+
+
+def edited(files: Mapping[str, str]) -> list[str]:
+    """Which of `code_files` are otherwise by now, or gone."""
+    return [module_file(Path(file)) for file, content in files.items() if _content(Path(file)) != content]
+
+
+def _content(file: Path) -> str | None:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def _of_project(project: Path, name: str) -> list[Path]:
@@ -73,11 +91,6 @@ def _git(project: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _without_password(remote: str) -> str:
-    scheme, separator, rest = remote.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else remote
-
-
 def _sources(place: Path) -> list[Path]:
     return [place] if place.is_file() else [f for f in place.rglob("*.py") if "__pycache__" not in f.parts]
 
@@ -90,17 +103,17 @@ def _top_of(file: Path) -> Path:
     return top
 
 
-def _name(file: Path) -> str:
-    top = _top_of(file)
-    return str(file.relative_to(top.parent))
+def module_file(file: Path) -> str:
+    """A source file as Python finds it: `package/module.py`."""
+    return str(file.relative_to(_top_of(file).parent))
 
 
 def _is_installed(file: Path) -> bool:
-    return any(file.is_relative_to(place) for place in _installed_places())
+    return any(file.is_relative_to(place) for place in installed_places())
 
 
 @cache
-def _installed_places() -> tuple[str, ...]:
+def installed_places() -> tuple[str, ...]:
     """Where code lies that is told by its version: hpcexp, site-packages, the standard library."""
     paths = sysconfig.get_paths()
     return str(Path(hpcexp.__file__).parent), *(paths[name] for name in ("purelib", "platlib", "stdlib", "platstdlib"))

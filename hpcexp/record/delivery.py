@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcexp.checks.values import typed
 from hpcexp.plan import Plan
 from hpcexp.record import describe
-from hpcexp.record.journal import last_values, read_points
-from hpcexp.record.note import Note, have_run
+from hpcexp.record.journal import Point, last_values, read_points
+from hpcexp.record.note import OFFSETS, Note, have_run
 from hpcexp.record.store import MAX_DIGEST, Model, Store, Stores, legal_model_name
 from hpcexp.record.ui import artifact_root, page
 from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, sha256
@@ -65,8 +64,9 @@ class Delivery:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the journal has far more than MLflow."""
-        return self._size - int(self._note.get("offset", 0)) > _BATCH_BYTES
+        """Whether the journals have far more than MLflow."""
+        sent = sum(int(self._note.get(offset, 0)) for offset in OFFSETS)
+        return sum(self._sizes) - sent > _BATCH_BYTES
 
     def start(self) -> Store:
         """Have the MLflow run, with its tags, new or going on."""
@@ -90,7 +90,7 @@ class Delivery:
         return store
 
     def send_metrics(self) -> bool:
-        """Send the next metrics of the journal; whether there were any."""
+        """Send the next metrics of the journals; whether there were any."""
         if not self._send({}):
             return False
         self._note.save()
@@ -129,15 +129,20 @@ class Delivery:
         return str(self._run.read_status().get("state", ""))
 
     @property
-    def _size(self) -> int:
-        """Of the journal, in bytes."""
-        return self._run.journal.stat().st_size if self._run.journal.exists() else 0
+    def _journals(self) -> tuple[Path, ...]:
+        """In the order of their `OFFSETS`."""
+        return self._run.journal, self._run.system
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Of the journals, in bytes."""
+        return [journal.stat().st_size if journal.exists() else 0 for journal in self._journals]
 
     @property
     def _is_delivered(self) -> bool:
         """Whether MLflow has everything but the pictures."""
-        noted = [bool(self._note.get("delivered")), self._note.get("offset"), self._note.get("state")]
-        return noted == [True, self._size, self._state]
+        is_noted = bool(self._note.get("delivered")) and self._note.get("state") == self._state
+        return is_noted and self._sizes == [self._note.get(offset, 0) for offset in OFFSETS]
 
     def _connected(self) -> Store:
         return self._stores.at(self.uri, artifact_root(Path(self._plan.run_dir).parent.parent))
@@ -196,9 +201,8 @@ class Delivery:
         return True
 
     def _log_dataset(self, store: Store, run_id: str) -> None:
-        if self._dataset is not None:
-            source = typed(describe.flatten(self._plan.config.get("data", {})))
-            store.log_dataset(run_id, *self._dataset, source)
+        if self._plan.data is not None:
+            store.log_dataset(run_id, describe.dataset(self._plan, self._plan.data))
 
     @property
     def _dataset(self) -> tuple[str, str] | None:
@@ -209,14 +213,19 @@ class Delivery:
     def _send(self, tags: Mapping[str, str]) -> bool:
         """Send the next metrics, with the parameters if they have not been and with `tags`; whether there were any."""
         store = self.start()
-        before = self._note.get("offset", 0)
-        points, offset = read_points(self._run.journal, before, MAX_POINTS)
-        if offset == before and not tags and not self._params:
+        points: list[Point] = []
+        news: dict[str, int] = {}
+        for name, journal in zip(OFFSETS, self._journals, strict=True):
+            before = self._note.get(name, 0)
+            found, offset = read_points(journal, before, MAX_POINTS)
+            points += found
+            news |= {name: offset} if offset != before else {}
+        if not (news or tags or self._params):
             return False
         store.log(self._note["run_id"], points, self._params, tags)
         self._params = {}
-        self._note["offset"] = offset
-        return bool(offset != before)
+        self._note.update(news)
+        return bool(news)
 
     def _end(self, state: str, summary: Mapping[str, Any]) -> None:
         store, run_id = self.start(), self._note["run_id"]
@@ -261,6 +270,7 @@ class Delivery:
             tags["hpcexp.pruned"] = str(state == "pruned").lower()
         if "world_size" in summary:  # as measured, in the place of the planned one
             tags["hpcexp.world_size"] = str(summary["world_size"])
+        tags |= describe.lineage_tags(self._run.lineage)
         return tags | (self._model_tags(summary) if self._has_model else {})
 
 
@@ -269,6 +279,9 @@ def _artifacts(run: RunDir) -> Iterator[tuple[Path, str | None]]:
     for file in (run.plan, run.summary, run.confusion):
         if file.exists():
             yield file, None
+    for file in sorted(run.lineage.rglob("*")):
+        if file.is_file():
+            yield file, str(file.parent.relative_to(run.path))
     for file in sorted(run.logs.glob("*.log")):
         if file.name != "shipper.log":
             yield file, run.logs.name

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from hpcexp.checks.values import typed
-from hpcexp.plan import Plan
+from hpcexp.data.manifest import samples
+from hpcexp.lineage.manifest import last_record
+from hpcexp.plan import DataFacts, Plan
 from hpcexp.record.ui import page
 from hpcexp.record.views import view_key
+from hpcexp.rundir import read_json
 
 NOTE_LIMIT = 7500
 """Characters of a description; MLflow cuts what is longer at 8,000."""
@@ -22,6 +28,17 @@ _MLFLOW_TAGS = {
     "mlflow.source.git.commit": "git.commit",
 }
 """MLflow's own tag → the fact it takes."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What MLflow is told about the data; all but the name and the digest in JSON."""
+
+    name: str
+    digest: str
+    source: str
+    schema: str
+    profile: str
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -78,6 +95,29 @@ def note(plan: Plan, results: Mapping[str, float], links: Mapping[str, str] | No
         f"**Reproduce:** `{command}`{commit}{dirty}",
     ]
     return "\n\n".join(line for line in lines if line)
+
+
+def dataset(plan: Plan, facts: DataFacts) -> DataSet:
+    """The data with its rows and its schema."""
+    told = samples(facts)
+    source = typed(flatten(plan.config.get("data", {})))
+    name = plan.choices.get("data", "data")
+    return DataSet(name, facts.fingerprint, source, json.dumps(told["schema"]), json.dumps(told["rows"]))
+
+
+def lineage_tags(lineage: Path) -> dict[str, str]:
+    """What the files in a run's `lineage/` come to: the seal, digests of data and patch, the runs it goes on from."""
+    data, code, origin = (read_json(lineage / f"{name}.json") for name in ("data", "code", "origin"))
+    continued, begun = origin.get("continued") or {}, origin.get("initialised_from") or {}
+    found = {
+        "hpcexp.seal": last_record(lineage).get("sha256"),
+        "hpcexp.data.digest": data.get("digest"),
+        "hpcexp.git.patch.sha256": (code.get("patch") or {}).get("sha256"),
+        "hpcexp.continued_from.step": continued.get("step"),
+        "hpcexp.initialised_from": begun.get("checkpoint"),
+        "hpcexp.initialised_from.run_id": begun.get("mlflow_run_id"),
+    }
+    return {key: str(value) for key, value in found.items() if value not in (None, "")}
 
 
 def model_note(plan: Plan, best: Mapping[str, Any], run: str, checkpoint: str) -> str:

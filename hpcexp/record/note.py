@@ -10,6 +10,9 @@ from typing import Any
 from hpcexp.record.store import Store
 from hpcexp.rundir import read_json, write_json
 
+OFFSETS = ("offset", "system_offset")
+"""How far a run's journals have been sent: that of its metrics, and that of its machine."""
+
 
 class Note(dict[str, Any]):
     """The content of an `mlflow.json`, to be changed at will and saved now and then."""
@@ -31,6 +34,11 @@ class Note(dict[str, Any]):
             write_json(self._path, self)
             self._saved = dict(self)
 
+    def forget_offsets(self) -> None:
+        """Have all journals sent from their beginning."""
+        for offset in OFFSETS:
+            self.pop(offset, None)
+
 
 def have_run(note: Note, store: Store, experiment: str, start_ms: int, tags: Mapping[str, str]) -> bool:
     """Have the noted run in MLflow, the same one however often this is broken off; whether it was made just now.
@@ -43,13 +51,13 @@ def have_run(note: Note, store: Store, experiment: str, start_ms: int, tags: Map
         return False
     is_first = known is not None or "token" not in note
     if is_first:
-        note.pop("offset", None)
+        note.forget_offsets()
         note.save(token=uuid.uuid4().hex, run_id=None)
     experiment_id = store.experiment(experiment)
     found = None if is_first else store.find_run(experiment_id, "hpcexp.token", note["token"])
     run_id = found or store.create_run(
         experiment_id, tags["mlflow.runName"], start_ms, {"hpcexp.token": note["token"], **tags}
     )
-    note.pop("offset", None)
+    note.forget_offsets()
     note.save(experiment_id=experiment_id, run_id=run_id)
     return found is None

@@ -13,9 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from hpcexp.errors import ConfigError
+from hpcexp.masking import without_password
 from hpcexp.record.store import create_sqlite
 from hpcexp.record.ui import UI_ENVIRONMENT, port_problem
-from hpcexp.record.uri import connection_problem, sqlite_path, uri_problem, with_driver, without_password
+from hpcexp.record.uri import connection_problem, sqlite_path, uri_problem, with_driver
 from hpcexp.rundir import write_atomic
 
 PERMISSIONS = ("NO_PERMISSIONS", "READ", "USE", "EDIT", "MANAGE")

@@ -18,15 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcexp.errors import InUseError, RunError
+from hpcexp.masking import without_password
 from hpcexp.record.journal import Point
+from hpcexp.record.registry import Registry
 from hpcexp.record.sqlite import MetricTables, Value, metric_tables
-from hpcexp.record.uri import sqlite_path, with_password, without_password
+from hpcexp.record.uri import sqlite_path, with_password
 from hpcexp.record.views import results_view
 from hpcexp.rundir import held
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+
+    from hpcexp.record.describe import DataSet
 
 _MAX_PARAM = 6000
 _MAX_TAG = 8000
@@ -133,12 +137,12 @@ class Store:
             synchronous=True,
         )
 
-    def log_dataset(self, run_id: str, name: str, digest: str, source: str) -> None:
+    def log_dataset(self, run_id: str, data: DataSet) -> None:
         """The data set the run was trained on."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
 
-        dataset = Dataset(name, digest[:MAX_DIGEST], source_type="local", source=source)
+        dataset = Dataset(data.name, data.digest[:MAX_DIGEST], "local", data.source, data.schema, data.profile)
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
         try:
             self._client.log_inputs(run_id, inputs)
@@ -185,6 +189,10 @@ class Store:
         for file in files:
             self._client.log_model_artifact(model_id, str(file))
         self._client.finalize_logged_model(model_id, "READY")
+
+    def registry(self) -> Registry:
+        """Where its models are had by name."""
+        return Registry(self._client)
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from hpcexp.errors import listed, suggest
+from hpcexp.masking import without_password
 
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _SCHEMES = (*_PORTS, "sqlite")
@@ -157,18 +157,6 @@ def with_password(uri: str, environ: Mapping[str, str]) -> str:
     if scheme not in ("http", "https") or not at or ":" in user or not password:
         return uri
     return f"{scheme}{separator}{user}:{quote(password, safe='')}@{host}"
-
-
-def without_password(uri: str) -> str:
-    """`uri` as it may be shown."""
-    head, separator, rest = uri.partition("://")
-    user, at, host = rest.rpartition("@")
-    return f"{head}{separator}{user.partition(':')[0]}{at}{host}"
-
-
-def without_passwords(text: str) -> str:
-    """A text, as a command line, in which no URI has its password."""
-    return re.sub(r"(://[^\s:/@]+):\S*@", r"\1@", text)
 
 
 def _sqlite_problem(uri: str, setting: str, file: str) -> str | None:

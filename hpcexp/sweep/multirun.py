@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from hpcexp.compose.composer import Composer, CompositionError, as_given
 from hpcexp.compose.failures import FAILURES
 from hpcexp.compose.many import Many
 from hpcexp.launch.watch import Outcome
+from hpcexp.masking import masked_command
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.sweep.axes import hydra_overrides, job_overrides, runs_through_all, task_overrides
@@ -52,7 +52,7 @@ def multirun(composer: Composer, overrides: list[str], command: list[str], polic
     plans = _planned(composer, overrides, cfg, jobs, command)
     asked = [_on_axes(job, spec) for job in jobs]
     check_in_worker(plans, asked)
-    session = Session(spec, Setting(composer.project, shlex.join(command), policy, len(jobs)), plans[0])
+    session = Session(spec, Setting(composer.project, masked_command(command), policy, len(jobs)), plans[0])
     with _told_callbacks(composer, cfg), session.opened():
         session.run_all([Asked(job, plan) for job, plan in zip(asked, plans, strict=True)])
     print(f"\n{session.answer()}", flush=True)
@@ -125,7 +125,7 @@ def _by_hydra(composer: Composer, overrides: list[str], cfg: DictConfig, command
     def launcher(stock: Any) -> Launcher:
         if not isinstance(stock, BasicLauncher):
             return StockLauncher(stock, plans)
-        setting = Setting(composer.project, shlex.join(command), policy, None)
+        setting = Setting(composer.project, masked_command(command), policy, None)
         spec = Spec(sweep_name("hydra", [], overrides), "", tuple(overrides), {})
         launchers.append(PlanLauncher(plans, lambda first: Session(spec, setting, first)))
         return launchers[0]

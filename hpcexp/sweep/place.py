@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError, listed, suggest
-from hpcexp.record.uri import without_passwords
+from hpcexp.masking import masked_override, without_passwords
 from hpcexp.rundir import SweepDir, is_half_written, read_json, write_atomic
 from hpcexp.sweep.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
 
@@ -62,7 +62,7 @@ def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
     # In this order: another driver that begins at the same moment writes what is asked first of all.
     there = [path for path in place.path.glob("*") if not is_half_written(path)]
     before = read_json(place.asked)
-    if there and not before:
+    if there and not before and not place.jobs.exists():
         raise RunError(
             f"{place.path} is there and holds no sweep.\nFix: move it away, or give the sweep another name (--as NAME)."
         )
@@ -71,7 +71,8 @@ def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
             f"{place.path} holds a sweep of the project {before.get('project')}, and this is {project}.\n"
             "Fix: run.root=…, or --as NAME."
         )
-    told = json.dumps({**to_dict(spec), "project": str(project), "command": command}, ensure_ascii=False)
+    base = list(map(masked_override, spec.base))
+    told = json.dumps({**to_dict(spec), "base": base, "project": str(project), "command": command}, ensure_ascii=False)
     now = json.loads(without_passwords(told))
     try:
         if now != before:

@@ -9,7 +9,7 @@ from hpcexp.compose.composer import CompositionError
 from hpcexp.compose.many import Many
 from hpcexp.errors import ConfigError
 from hpcexp.once import Once
-from hpcexp.plan import Plan
+from hpcexp.plan import Plan, whole
 from hpcexp.prepare import prepare
 from hpcexp.record.alive import is_done
 
@@ -50,7 +50,7 @@ def check_in_worker(plans: Sequence[Plan], asked: Sequence[Sequence[str]]) -> No
         return
     from hpcexp.launch.warm import target_problems
 
-    found = target_problems([plans[i].config for i in chosen], Path(plans[0].lineage["project"]))
+    found = target_problems([whole(plans[i]).config for i in chosen], Path(plans[0].lineage["project"]))
     wrong: dict[str, list[Sequence[str]]] = {}
     for i, problems in zip(chosen, found, strict=True):
         for problem in problems:

@@ -20,8 +20,8 @@ from hpcexp.launch.shipping import Fleet, has_work
 from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import signals_caught
 from hpcexp.launch.watch import Outcome
-from hpcexp.plan import Plan
-from hpcexp.record.uri import without_passwords
+from hpcexp.masking import masked_override
+from hpcexp.plan import JobOf, Plan
 from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, write_atomic, write_json
 from hpcexp.sweep import report
 from hpcexp.sweep.budget import Meter
@@ -67,7 +67,7 @@ class Session:
         self.spec = replace(spec, objectives=self.objectives)
         self.place = SweepDir(sweeps_dir(setting.project / first.config["run"]["root"]) / spec.name)
         self.outcomes: dict[int, Outcome] = {}
-        self._base = tuple(map(without_passwords, spec.base))
+        self._base = tuple(map(masked_override, spec.base))
         self.why_stopped = ""
         self._setting, self._first = setting, first
         self.entries: dict[int, Entry] = {}
@@ -125,7 +125,7 @@ class Session:
 
     def entered(self, jobs: Sequence[Asked]) -> list[Job]:
         """The jobs with their numbers, each with its share of the machine."""
-        plans = [as_begun(self._with_its_share(job.plan)) for job in jobs]
+        plans = [as_begun(self._of_this_sweep(self._with_its_share(job.plan), job.asked)) for job in jobs]
         wanted = [
             Entry(0, job.asked, self._base, job.trial, plan.signature, "" if job.problem else plan.run_dir)
             for job, plan in zip(jobs, plans, strict=True)
@@ -240,6 +240,10 @@ class Session:
         machine = this_machine()
         threads = threads_for_many(plan, machine, self._setting.num_jobs or machine.num_cores)
         return replace(plan, topology=replace(plan.topology, threads_per_rank=threads))
+
+    def _of_this_sweep(self, plan: Plan, asked: Sequence[str]) -> Plan:
+        """The plan, which knows the sweep it is a job of, and what that asks of it alone."""
+        return replace(plan, job_of=JobOf(str(self.place.path), tuple(map(masked_override, asked))))
 
     def _begin(self, edits: Sequence[str]) -> None:
         """Say who else is at it and what was edited, and that the sweep is at work."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.many import Many
 from hpcexp.errors import ConfigError, did_you_mean, listed
+from hpcexp.masking import masked_command
 from hpcexp.plan import Plan
 from hpcexp.sweep.driver import Policy
 from hpcexp.sweep.planning import check_in_worker, planned_all
@@ -37,7 +37,7 @@ def run_sweep(
     plans = planned_jobs(composer, spec, command, shared, in_words)
     asked = asked_of(spec)
     check_in_worker(plans, asked)
-    setting = Setting(composer.project, shlex.join(command), policy, None if spec.search else len(plans))
+    setting = Setting(composer.project, masked_command(command), policy, None if spec.search else len(plans))
     session = Session(spec, setting, plans[0])
     with session.opened():
         if spec.search is None:

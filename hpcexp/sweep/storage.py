@@ -15,8 +15,9 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpcexp.errors import RunError
+from hpcexp.masking import without_password
 from hpcexp.record.store import held_within, problem_of
-from hpcexp.record.uri import sqlite_path, with_driver, without_password
+from hpcexp.record.uri import sqlite_path, with_driver
 
 _SQLITE = {"timeout": 30}
 """Seconds to wait while another process writes."""

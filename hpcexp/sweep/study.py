@@ -22,8 +22,8 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpcexp.errors import ConfigError, RunError
+from hpcexp.masking import without_password
 from hpcexp.record.store import problem_of
-from hpcexp.record.uri import without_password
 from hpcexp.sweep.outbox import Outbox
 from hpcexp.sweep.samplers import Pointer, make_pruner, make_sampler
 from hpcexp.sweep.spec import Axis, Choices, Interval, Objective, Spec

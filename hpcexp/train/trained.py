@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hpcexp.data.source import SPLITS, Source
 from hpcexp.errors import DataError, HpcexpError, RunError
-from hpcexp.plan import Plan, Topology, load_plan
+from hpcexp.plan import Plan, Topology, load_whole
 from hpcexp.rundir import RunDir
 from hpcexp.train.checkpoint import read_checkpoint
 from hpcexp.train.datamodule import SourceData
@@ -65,7 +65,7 @@ class Trained:
 
 def load_trained(run: RunDir) -> Trained:
     """The run's best checkpoint in a module built as its plan says; RunError where there is none."""
-    plan = load_plan(run.plan)
+    plan = load_whole(run)
     alone = Topology("cpu", (0,), 1, plan.topology.threads_per_rank, "single", None)
     trainer = {**plan.config["trainer"], "compile": False, "profiler": None}
     plan = replace(plan, topology=alone, config={**plan.config, "trainer": trainer})

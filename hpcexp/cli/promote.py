@@ -1,0 +1,99 @@
+"""`hpcexp promote`: a run's model under a name, in MLflow's registry."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hpcexp.cli.arguments import RUN_HELP, find_run, parser
+from hpcexp.errors import ConfigError, RunError
+from hpcexp.lineage.manifest import differences, last_record
+from hpcexp.plan import Plan, load_plan
+from hpcexp.record.alive import current_state
+from hpcexp.rundir import RunDir, read_json
+from hpcexp.text import pairs
+
+
+def promote(argv: Sequence[str]) -> int:
+    """Exit status 0: the name stands for the run's best weights."""
+    p = parser("promote", "Put a run's best weights into MLflow's registry, as a model that its tools load by name.")
+    p.add_argument("run", help=RUN_HELP)
+    p.add_argument("--to", required=True, metavar="NAME[@ALIAS]", help="for example digits@champion")
+    p.add_argument("--unverified", action="store_true", help="also a run that was changed since it ended")
+    a = p.parse_args(argv)
+    name, alias = _name(a.to)
+    run = find_run(a.root, a.run)
+    plan = load_plan(run.plan)
+    _check(run, plan, is_verified=not a.unverified)
+    version, before = _registered(run, plan, name, alias)
+    print(f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}")
+    was = f", which was version {before}" if before not in (None, version) else ""
+    told = [("version", version), *([("alias", f"{alias}{was}")] if alias else [])]
+    told += [("run", f"{plan.experiment}/{plan.name}"), ("load", "mlflow.pyfunc.load_model(…)")]
+    print(pairs(told))
+    return 0
+
+
+def _name(text: str) -> tuple[str, str | None]:
+    name, at, alias = text.partition("@")
+    if not name or re.search(r"[/:'\"%]", name):
+        raise ConfigError(f"--to {text}: a model's name has neither / nor : nor quotes.\nFix: --to digits@champion")
+    if at and (not re.fullmatch(r"[\w-]+", alias) or alias == "latest" or re.fullmatch(r"v\d+", alias, re.IGNORECASE)):
+        raise ConfigError(
+            f"--to {text}: an alias has letters, digits, - and _, and is neither latest nor like v1.\n"
+            f"Fix: --to {name}@champion"
+        )
+    return name, alias or None
+
+
+def _check(run: RunDir, plan: Plan, *, is_verified: bool) -> None:
+    """RunError where there is nothing to promote, or what is there is not what was trained."""
+    state = current_state(run.read_status())
+    if state not in ("finished", "pruned"):
+        raise RunError(f"{run.path} is {state}: what it has is no result.\nFix: hpcexp train … goes on with it.")
+    if not run.best.is_file():
+        raise RunError(f"{run.best} is not there: the run has no best weights.")
+    if plan.tracking_uri is None:
+        raise RunError("The run is not in MLflow (tracking=off).\nFix: train it with tracking=mlflow.")
+    if is_verified and last_record(run.lineage) and (found := differences(run)):
+        raise RunError(
+            f"{run.path} was changed since it ended:\n{pairs(found)}\nFix: --unverified promotes it as it is."
+        )
+
+
+def _registered(run: RunDir, plan: Plan, name: str, alias: str | None) -> tuple[str, str | None]:
+    """Number of the version, and of the one that the alias stood for before."""
+    from hpcexp.record.delivery import Delivery
+    from hpcexp.record.shipper import sync
+    from hpcexp.record.store import Stores, problem_of
+
+    stores = Stores()
+    if (problem := sync(run.path, stores)) is not None:
+        raise RunError(f"MLflow does not have the run: {problem}\nFix: see to that, then give this again.")
+    note = read_json(run.mlflow)
+    if (model_id := note.get("model_id")) is None:
+        raise RunError("MLflow has no model of this run (tracking.model=never).\nFix: train with tracking.model=auto.")
+    delivery = Delivery(run, plan, stores)
+    try:
+        registry = delivery.start().registry()
+        if not registry.is_loadable(model_id):
+            with TemporaryDirectory() as scratch:
+                registry.make_loadable(model_id, _exported(run, Path(scratch) / "model"))
+        tags = {"hpcexp.run": f"{plan.experiment}/{plan.name}", "hpcexp.signature": plan.signature}
+        seal = last_record(run.lineage).get("sha256")
+        tags |= {"hpcexp.seal": str(seal)} if seal else {}
+        version = registry.register(name, f"Trained by hpcexp: {plan.experiment}.", model_id, note["run_id"], tags)
+        return version, registry.point(name, alias, version) if alias else None
+    except (OSError, RunError):
+        raise
+    except Exception as e:  # whatever a server or a database says
+        raise RunError(f"MLflow does not take the model: {problem_of(e, delivery.uri)}") from e
+
+
+def _exported(run: RunDir, path: Path) -> Path:
+    from hpcexp.cli.use import export_mlflow, trained_of
+
+    export_mlflow(trained_of(run), path)
+    return path

@@ -1,0 +1,73 @@
+"""`hpcexp why`: how a run differs from what would run now."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcexp.cli.arguments import RUN_HELP, find_run, parser
+from hpcexp.compare.now import Facts, Part, compared, facts_now, facts_of_run
+from hpcexp.compose.composer import Composer
+from hpcexp.masking import MASK
+from hpcexp.prepare import on_path, prepare
+from hpcexp.record.alive import current_state
+from hpcexp.rundir import RunDir, read_json
+from hpcexp.text import pairs
+
+_SHOWN = 20
+"""Differences of a part that are shown."""
+
+
+def why(argv: Sequence[str]) -> int:
+    """Exit status 0: the same would run now; 1: what differs is named; 2: a mistake."""
+    p = parser("why", "What is the same and what differs between a run and what would run now.")
+    p.add_argument("run", help=RUN_HELP)
+    p.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="what would be asked now (default: as the run was)")
+    p.add_argument("-cd", "--config-dir", type=Path, help="a directory of config files, as for train")
+    p.add_argument("-cn", "--config-name", default="config", help="the primary config file, as for train")
+    a = p.parse_intermixed_args(list(argv))
+    run, project = find_run(a.root, a.run), Path.cwd()
+    on_path(project)
+    then = facts_of_run(run)
+    overrides = a.overrides or list(_with_secrets(then.plan.overrides, read_json(run.secrets)))
+    composed = Composer(project, a.config_dir, a.config_name).compose(overrides)
+    now = facts_now(prepare(composed, project, ["hpcexp", "train", *overrides]), then)
+    parts = compared(then, now)
+    print("\n".join([_headline(run, then, now), *map(_text, parts)]))
+    differs = any(part.differing and part.counts for part in parts)
+    if not differs and then.plan.signature != now.plan.signature:
+        print("The signatures differ all the same, by something that the run has not kept.", file=sys.stderr)
+    return int(differs or then.plan.signature != now.plan.signature)
+
+
+def _with_secrets(overrides: Sequence[str], secrets: Mapping[str, Any]) -> Iterator[str]:
+    """The overrides as they were given; what is not known any more stays masked."""
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        secret = secrets.get(key.lstrip("+"))
+        quoted = str(secret).replace("\\", "\\\\").replace("'", "\\'")
+        yield f"{key}{equals}'{quoted}'" if MASK in value and secret is not None else override
+
+
+def _headline(run: RunDir, then: Facts, now: Facts) -> str:
+    name = f"{then.plan.experiment}/{run.path.name}"
+    if then.plan.signature != now.plan.signature:
+        return f"{name} is another run than would run now: {now.plan.experiment}/{now.plan.name}"
+    state = current_state(run.read_status())
+    would = "skip it" if state == "finished" else "wait for it" if state == "running" else "go on with it"
+    return f"{name} is what would run now: `hpcexp train` would {would}"
+
+
+def _text(part: Part) -> str:
+    number = len(part.differing)
+    if not number:
+        said = f"the same ({part.num_same} {part.unit})" if part.num_same else "nothing to compare"
+    else:
+        said = f"{number} of {number + part.num_same} {part.unit} differ"
+        said += "" if part.counts else ", which changes no result"
+    note = f"; {part.note}" if part.note else ""
+    rows = [(name, f"{then} → {now}") for name, (then, now) in part.differing.items()]
+    more = [("…", f"{number - _SHOWN} more")] if number > _SHOWN else []
+    return "\n".join([f"{part.name:<9}  {said}{note}", *([pairs([*rows[:_SHOWN], *more])] if rows else [])])

@@ -1,0 +1,184 @@
+"""A run beside what would run now: what is the same, and what differs by its name."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpcexp.checks.targets import arguments
+from hpcexp.data.manifest import data_manifest
+from hpcexp.errors import DataError
+from hpcexp.lineage.code import module_file
+from hpcexp.lineage.environment import installed
+from hpcexp.lineage.signature import asked
+from hpcexp.plan import Plan, load_plan, whole
+from hpcexp.record.describe import flatten
+from hpcexp.rundir import RunDir, read_json, sha256
+
+NOTHING = "nothing"
+_WHERE = {"commit": "git.commit", "host": "host", "project": "project"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What makes a run, each part by the names of its pieces. None: it was not kept."""
+
+    plan: Plan
+    code: dict[str, str] | None
+    """Source file → SHA-256."""
+    packages: dict[str, str]
+    data: dict[str, str] | None
+    """File, below the directory that all are in → what is known of its content."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """Part → what there is to say of it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of both, compared."""
+
+    name: str
+    unit: str
+    """What its pieces are."""
+    differing: dict[str, tuple[str, str]]
+    """Piece → as it was then and as it is now."""
+    num_same: int
+    note: str = ""
+    counts: bool = True
+    """Whether a difference can change the result."""
+
+
+def facts_of_run(run: RunDir) -> Facts:
+    """As its directory tells; older runs kept less."""
+    plan = load_plan(run.plan)
+    code, job, environment, data = (
+        read_json(run.lineage / f"{name}.json") for name in ("code", "job", "environment", "data")
+    )
+    notes = {}
+    known = {name.removeprefix("version."): v for name, v in plan.lineage.items() if name.startswith("version.")}
+    if not environment:
+        notes["packages"] = f"the run kept the versions of {len(known)} packages alone"
+    if edited := code.get("edited_since_planning"):
+        notes["code"] = f"edited between plan and start of the run: {', '.join(edited)}"
+    own = {name: digest for name, digest in job.get("imported", {}).items() if not name.startswith("hpcexp/")}
+    packages = environment.get("packages") and {**environment["packages"], "python": environment["python"]["version"]}
+    return Facts(plan, {**own, **code["files"]} if code else None, packages or known, _by_place(data), notes)
+
+
+def facts_now(plan: Plan, then: Facts) -> Facts:
+    """Of a plan that was made just now. Files that the run imported beyond those of the plan are looked at as well."""
+    code = {module_file(Path(file)): digest for file, digest in plan.sources.items()}
+    for name in (then.code or {}).keys() - code.keys():
+        if (file := Path(plan.lineage["project"], name)).is_file():
+            code[name] = sha256(file)
+    config = whole(plan).config["data"]
+    notes = {}
+    try:
+        data = data_manifest(config["_target_"], arguments("data", config), plan.data)
+    except (DataError, OSError) as e:
+        data, notes["data"] = {}, f"it cannot be read: {e}"
+    return Facts(plan, code, {**installed(), "python": platform.python_version()}, _by_place(data), notes)
+
+
+def compared(then: Facts, now: Facts) -> list[Part]:
+    """All parts, in the order in which they explain each other."""
+    return [
+        _part("config", "keys", flatten(asked(then.plan.config, then.plan.topology)), _asked(now.plan)),
+        _part("devices", "facts", _shape(then.plan), _shape(now.plan)),
+        _code(then, now),
+        _packages(then, now),
+        _data(then, now),
+        _part("elsewhere", "facts", _elsewhere(then.plan), _elsewhere(now.plan), counts=False),
+    ]
+
+
+def _part(
+    name: str,
+    unit: str,
+    then: Mapping[str, str],
+    now: Mapping[str, str],
+    *,
+    note: str = "",
+    counts: bool = True,
+    shown: Callable[[str], str] = str,
+) -> Part:
+    both = sorted({*then, *now})
+    differing = {
+        key: (_shown(then, key, shown), _shown(now, key, shown)) for key in both if then.get(key) != now.get(key)
+    }
+    return Part(name, unit, differing, len(both) - len(differing), note, counts)
+
+
+def _shown(side: Mapping[str, str], key: str, shown: Callable[[str], str]) -> str:
+    return shown(side[key]) or "''" if key in side else NOTHING
+
+
+def _asked(plan: Plan) -> dict[str, str]:
+    return flatten(asked(plan.config, plan.topology))
+
+
+def _shape(plan: Plan) -> dict[str, str]:
+    """Devices, ranks, batch and steps."""
+    topology, batch, steps = plan.topology, plan.batch, plan.steps
+    told = {
+        "accelerator": topology.accelerator,
+        "ranks": topology.world_size,
+        "machines": topology.num_nodes,
+        "strategy": topology.strategy,
+        "batch": batch and batch.global_size,
+        "batch per rank": batch and batch.per_rank,
+        "accumulated batches": batch and batch.accumulate,
+        "steps": steps and steps.total,
+    }
+    return {name: str(value) for name, value in told.items() if value is not None}
+
+
+def _elsewhere(plan: Plan) -> dict[str, str]:
+    """What changes no result: where it runs, what is kept of it."""
+    counted = _asked(plan)
+    rest = {key: value for key, value in flatten(plan.config).items() if key not in counted}
+    told = {
+        "commit": plan.lineage.get("git.commit"),
+        "host": plan.lineage.get("host"),
+        "project": plan.lineage["project"],
+    }
+    threads = {"threads per rank": str(plan.topology.threads_per_rank)}
+    return {**rest, **{name: str(value) for name, value in told.items() if value}, **threads}
+
+
+def _code(then: Facts, now: Facts) -> Part:
+    assert now.code is not None
+    if then.code is not None:
+        note = then.notes.get("code", "")
+        return _part("code", "files", then.code, now.code, note=note, shown=lambda digest: digest[:12])
+    digests = [facts.plan.lineage["code.digest"][:12] for facts in (then, now)]
+    note = "the run kept no digests of single files, so their names are not known"
+    return _part("code", "digests", {"all files": digests[0]}, {"all files": digests[1]}, note=note)
+
+
+def _packages(then: Facts, now: Facts) -> Part:
+    note = then.notes.get("packages", "")
+    here = {name: version for name, version in now.packages.items() if not note or name in then.packages}
+    return _part("packages", "versions", then.packages, here, note=note)
+
+
+def _data(then: Facts, now: Facts) -> Part:
+    digests = [{"fingerprint": p.data.fingerprint[:12]} if p.data else {} for p in (then.plan, now.plan)]
+    if then.data is None or now.data is None:
+        note = now.notes.get("data") or "of the files, if there are any, nothing was kept"
+        return _part("data", "digests", *digests, note=note)
+    return _part("data", "digests", digests[0] | then.data, digests[1] | now.data)
+
+
+def _by_place(manifest: Mapping[str, Any]) -> dict[str, str] | None:
+    """File → its digest, or its size; below the directory that all are in, wherever that lies."""
+    files = manifest.get("files")
+    if not files:
+        return None
+    top = os.path.commonpath([Path(file["path"]).parent for file in files])
+    content = {file["path"]: (file["sha256"] or "")[:12] or f"{file['bytes']:,} bytes" for file in files}
+    return {os.path.relpath(path, top): told for path, told in content.items()}

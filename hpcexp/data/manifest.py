@@ -1,0 +1,52 @@
+"""Which files a data set is, to the byte: what a run keeps of them, and what has become of them since."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hpcexp.data.facts import source_of
+from hpcexp.data.source import Source
+from hpcexp.plan import DataFacts
+from hpcexp.rundir import sha256
+
+READ_LIMIT = 1 << 30
+"""Bytes that are read to know their SHA-256; files beyond that are told by name and size."""
+MAX_NAMED = 10_000
+"""Files that are kept one by one; of more there is the digest of all."""
+
+
+def data_manifest(target: str, arguments: Mapping[str, Any], facts: DataFacts | None) -> dict[str, Any]:
+    """`files`: `{path, bytes, sha256, rows}`; `digest` of all of them; sizes and schema of the samples."""
+    told: dict[str, Any] = {"source": target, **(samples(facts) if facts else {})}
+    source = source_of(target, arguments)
+    if source is None:
+        return told | {"note": "What it is read from is known to the job alone."}
+    files = _files(source)
+    if not files:
+        return told | {"note": "It has no files: it is made from its arguments."}
+    told["digest"] = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    told |= {"num_files": len(files), "bytes": sum(file["bytes"] for file in files)}
+    told["num_read"] = sum(file["sha256"] is not None for file in files)
+    return told | {"files": files[:MAX_NAMED]}
+
+
+def _files(source: Source) -> list[dict[str, Any]]:
+    found, left = [], READ_LIMIT
+    for path, rows in source.files():
+        size = path.stat().st_size
+        left -= size
+        found.append({"path": str(path), "bytes": size, "sha256": sha256(path) if left >= 0 else None, "rows": rows})
+    return found
+
+
+def samples(facts: DataFacts) -> dict[str, Any]:
+    """Rows and schema, as MLflow shows them with a data set."""
+    target = {"type": "long", "classes": list(facts.class_names)} if facts.num_classes else {"type": "float"}
+    return {
+        "fingerprint": facts.fingerprint,
+        "rows": {"train": facts.num_train, "val": facts.num_val, "test": facts.num_test},
+        "schema": {"inputs": {"type": "float", "shape": list(facts.input_shape)}, "targets": target},
+    }

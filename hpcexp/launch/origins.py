@@ -1,0 +1,75 @@
+"""What a run was asked by whom, and what it goes on from."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpcexp.compose.sources import conf_dirs, describe
+from hpcexp.launch.adopt import Origin
+from hpcexp.launch.resume import Continuation
+from hpcexp.masking import masked_config
+from hpcexp.plan import Plan
+from hpcexp.record.describe import flatten
+from hpcexp.rundir import RunDir, read_json, sha256
+from hpcexp.seal import read_checksum
+
+
+def parents(found: Continuation | None, begun: Origin | None) -> dict[str, Any]:
+    """The checkpoint that an attempt goes on from: of the attempt before, or of another run."""
+    if found is not None:
+        return {"continued": {**_checkpoint(found.checkpoint, found.step), "why": found.why}}
+    if begun is not None:
+        noted = read_json(begun.run.mlflow).get("run_id")
+        return {"initialised_from": {**_checkpoint(begun.checkpoint, begun.step), "mlflow_run_id": noted}}
+    return {}
+
+
+def _checkpoint(path: Path, step: int) -> dict[str, Any]:
+    return {"checkpoint": str(path), "step": step, "crc32": read_checksum(path)}
+
+
+def origin_facts(plan: Plan, run: RunDir, attempt: int, parents: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked and by whom, and what the run goes on from."""
+    told = {
+        "attempt": attempt,
+        "command": plan.lineage.get("command"),
+        "overrides": [{"override": o, "from": source} for o, source in override_origins(plan)],
+        "experiment": _experiment(plan),
+        "sweep": plan.job_of and plan.job_of.sweep,
+        "continued": None,
+        "initialised_from": None,
+    }
+    earlier = [read_json(file).get("initialised_from") for file in run.lineage.glob("attempt-*/origin.json")]
+    return {**told, "initialised_from": next(filter(None, earlier), None), **parents}
+
+
+def override_origins(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Each override, and where it was given: on the command line, on an axis of a sweep, or in the sweep's file."""
+    typed = shlex.split(plan.lineage.get("command", ""))
+    axes = plan.job_of.asked if plan.job_of else ()
+    keys = {word.lstrip("+").partition("=")[0] for word in typed}
+    for override in plan.overrides:
+        plain = override.lstrip("+")
+        if plain in axes:
+            yield override, "sweep axis"
+        elif override in typed or plain in typed:
+            yield override, "command line"
+        else:
+            yield override, "sweep axis" if plain.partition("=")[0] in keys else "sweep file"
+
+
+def _experiment(plan: Plan) -> dict[str, Any] | None:
+    """The experiment's file and what it sets; None where there is none that is found by its name."""
+    option, project = plan.choices.get("experiment"), Path(plan.lineage["project"])
+    for directory in conf_dirs(project, None) if option else ():
+        file = directory / "experiment" / f"{option}.yaml"
+        if file.is_file():
+            told = yaml.safe_load(file.read_text()) or {}
+            sets = {key: value for key, value in told.items() if key != "defaults"}
+            return {"file": describe(file, project), "sha256": sha256(file), "sets": flatten(masked_config(sets)[0])}
+    return None

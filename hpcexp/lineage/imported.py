@@ -1,0 +1,52 @@
+"""The code that a job has really imported, and what it ran on: told by its first rank when it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import hpcexp
+from hpcexp.lineage.code import installed_places, module_file
+from hpcexp.lineage.environment import variables
+from hpcexp.rundir import RunDir, write_json
+
+
+def note_job(run: RunDir, started: float) -> None:
+    """Write `job.json`. A file that was edited since `started` (unix seconds) may be another than was imported."""
+    files = sorted(set(_own_files(list(sys.modules.values()))))
+    told: dict[str, Any] = {
+        "imported": {module_file(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
+        "edited_meanwhile": [module_file(file) for file in files if file.stat().st_mtime > started],
+        "variables": variables(os.environ),
+        "torch": _torch(sys.modules.get("torch")),
+    }
+    try:
+        write_json(run.lineage / "job.json", told)
+    except OSError as e:  # it is worth no run
+        print(f"{run.lineage / 'job.json'} cannot be written: {e.strerror}.", file=sys.stderr)
+
+
+def _own_files(modules: list[ModuleType]) -> Iterator[Path]:
+    """Sources of hpcexp and of modules that are not installed."""
+    ours, installed = str(Path(hpcexp.__file__).parent), installed_places()
+    for module in modules:
+        file = getattr(module, "__file__", None) or ""
+        if file.endswith(".py") and (file.startswith(ours) or not file.startswith(installed)) and Path(file).is_file():
+            yield Path(file)
+
+
+def _torch(torch: Any) -> dict[str, Any]:
+    """Versions and devices, of what is initialised already."""
+    if torch is None:
+        return {}
+    told = {"version": str(torch.__version__), "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        told["cudnn"] = torch.backends.cudnn.version()
+        told["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
+        told["devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return told

@@ -1,0 +1,171 @@
+"""The seals of a run: at the end of each attempt the digests of all its files, each record with the hash of the last.
+
+`lineage/manifest.jsonl` has a record a line. Whoever changes a file afterwards would have to change the record, and
+with it every later one; the hash of the last is also in MLflow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hpcexp.errors import RunError
+from hpcexp.rundir import RunDir, read_json, sha256, write_atomic
+from hpcexp.seal import checksum, is_intact, read_checksum, read_note
+
+MANIFEST = "manifest.jsonl"
+_READ_LIMIT = 64 << 20
+"""Checkpoints above this many bytes are told by the checksum that they were written with."""
+_NOT_OURS = ("plots", "export", "mlflow.json", "status.json", "logs/shipper.log", f"lineage/{MANIFEST}")
+"""What comes after the end of an attempt, or changes then. Of the status the record has what counts."""
+
+
+def seal(run: RunDir, status: Mapping[str, Any], without: Iterable[Path] = ()) -> str:
+    """Add the record of an attempt that ends with `status`, and give its hash. `without`: files that are to go."""
+    lines = _lines(run.lineage)
+    previous = str(json.loads(lines[-1])["sha256"]) if lines else ""
+    gone = set(without)
+    left = [path for path in _files(run) if gone.isdisjoint((path, *path.parents))]
+    files = {str(path.relative_to(run.path)): digest_of(path, run) for path in left}
+    record = {"attempt": status.get("attempt"), "status": dict(status), "previous": previous, "files": files}
+    record["sha256"] = _hash(record)
+    write_atomic(run.lineage / MANIFEST, "".join(f"{line}\n" for line in [*lines, json.dumps(record, sort_keys=True)]))
+    return str(record["sha256"])
+
+
+def digest_of(path: Path, run: RunDir) -> dict[str, Any]:
+    """Size and SHA-256 of a file; of a big checkpoint the CRC-32 that was worked out when it was written."""
+    size = path.stat().st_size
+    if size <= _READ_LIMIT or run.checkpoints not in path.parents:
+        return {"bytes": size, "sha256": sha256(path)}
+    best = read_json(run.summary).get("best") or {}
+    if path == run.best and best.get("bytes") == size:
+        return {"bytes": size, "sha256": best["sha256"]}
+    if (crc := read_checksum(path)) is not None:
+        return {"bytes": size, "crc32": crc}
+    for whole in (run.last, run.previous):
+        beside = (read_note(whole) or {}).get("beside") or {}
+        if (name := str(path.relative_to(run.checkpoints))) in beside:
+            return {"bytes": size, "crc32": beside[name][1], "is_part": True}
+    return {"bytes": size, "sha256": sha256(path)}
+
+
+def differences(run: RunDir) -> list[tuple[str, str]]:
+    """What is otherwise than at the end of the last attempt: `changed`, `added`, `removed`, and what.
+
+    RunError where nothing can be compared with.
+    """
+    lines, status = _lines(run.lineage), run.read_status()
+    if not lines:
+        return [("removed", f"lineage/{MANIFEST}")] if _had_lineage(run) else _never_sealed(run)
+    records, found = _records(lines)
+    if not records:
+        return found
+    last = records[-1]
+    if last["attempt"] != status.get("attempt"):
+        found.append(("unsealed", _unsealed(last, status)))
+    elif last["status"] != status:
+        keys = sorted(k for k in {*last["status"], *status} if last["status"].get(k) != status.get(k))
+        told = ", ".join(f"{key} {last['status'].get(key)} → {status.get(key)}" for key in keys)
+        found.append(("changed", f"status.json: {told}"))
+    return found + list(_of_files(run, last["files"]))
+
+
+def last_record(lineage: Path) -> dict[str, Any]:
+    """The record of the last attempt; empty where there is none."""
+    lines = _lines(lineage)
+    return _record(lines[-1]) if lines else {}
+
+
+def _of_files(run: RunDir, recorded: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    present = {str(path.relative_to(run.path)): path for path in _files(run)}
+    for name in sorted({*recorded, *present}):
+        if name not in present:
+            yield "removed", name
+        elif name not in recorded:
+            yield "added", name
+        elif told := _differs(present[name], recorded[name]):
+            yield "changed", f"{name}: {told}"
+
+
+def _differs(path: Path, recorded: Mapping[str, Any]) -> str:
+    """How a file is otherwise than it was recorded; empty where it is not."""
+    size = path.stat().st_size
+    if size != recorded["bytes"]:
+        return f"{recorded['bytes']:,} → {size:,} bytes"
+    if "sha256" in recorded:
+        now = sha256(path)
+        return "" if now == recorded["sha256"] else f"SHA-256 {recorded['sha256'][:12]} → {now[:12]}"
+    if recorded.get("is_part"):
+        return "" if checksum(path, size) == recorded["crc32"] else "its checksum is another"
+    is_same = read_checksum(path) == recorded["crc32"] and is_intact(path, alone=True)
+    return "" if is_same else "its checksum is another"
+
+
+def _records(lines: list[str]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """The records that can be read, and where the chain is broken."""
+    found: list[tuple[str, str]] = []
+    records: list[dict[str, Any]] = []
+    previous = ""
+    for number, line in enumerate(lines, 1):
+        record, where = _record(line), f"lineage/{MANIFEST}, record {number}"
+        if not {"attempt", "status", "files", "sha256"} <= record.keys():
+            found.append(("changed", f"{where}: it is no record"))
+            continue
+        if record["sha256"] != _hash(record):
+            found.append(("changed", f"{where}: its own hash is another"))
+        if record.get("previous") != previous:
+            found.append(("changed", f"{where}: it follows another record than the one before it"))
+        previous = record["sha256"]
+        records.append(record)
+    return records, found
+
+
+def _record(line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _hash(record: Mapping[str, Any]) -> str:
+    told = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _lines(lineage: Path) -> list[str]:
+    try:
+        return (lineage / MANIFEST).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _files(run: RunDir) -> Iterator[Path]:
+    """All that an attempt leaves; hidden files are locks and secrets."""
+    for path in sorted(run.path.rglob("*")):
+        name = str(path.relative_to(run.path))
+        is_ours = not name.startswith(_NOT_OURS) and not any(part.startswith(".") for part in Path(name).parts)
+        if is_ours and path.is_file():
+            yield path
+
+
+def _had_lineage(run: RunDir) -> bool:
+    return any(run.lineage.glob("*.json")) and run.read_status().get("state") is not None
+
+
+def _never_sealed(run: RunDir) -> list[tuple[str, str]]:
+    raise RunError(
+        f"{run.path} was never sealed: it has not run yet, or with a version of hpcexp that kept no lineage.\n"
+        "Fix: hpcexp train --fresh … makes a run that can be verified."
+    )
+
+
+def _unsealed(last: Mapping[str, Any], status: Mapping[str, Any]) -> str:
+    return (
+        f"attempt {status.get('attempt')} ({status.get('state')}): the last record is of attempt {last['attempt']}. "
+        "Its supervisor died before it could write one, or the record was removed."
+    )

@@ -1,0 +1,137 @@
+"""What is secret in a configuration, a command line or an environment, and what stands in its place."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+MASK = "***"
+
+_SECRET_NAME = re.compile(
+    r"passw(or)?d|passphrase|pwd$|secret|credential|(api|access|private|account|auth|signing)[-_]?key", re.IGNORECASE
+)
+_TOKEN_NAME = re.compile(r"token$", re.IGNORECASE)
+_VOCABULARY = re.compile(
+    r"(pad|eos|bos|cls|sep|mask|unk|class|image|start|stop|end|special|decoder\w*)[-_]?token$", re.IGNORECASE
+)
+"""Names that end in `token` and mean one of a language model's."""
+_KNOWN_KEYS = {
+    beginning: re.compile(f"{beginning}(?<!\\w{beginning}){rest}", re.DOTALL)
+    for beginning, rest in {
+        **dict.fromkeys(("AKIA", "ASIA"), r"[0-9A-Z]{16}\b"),  # Amazon
+        **dict.fromkeys(("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"), r"\w{30,}"),
+        "glpat-": r"[\w-]{20,}",  # GitLab
+        "hf_": r"[A-Za-z0-9]{30,}",  # Hugging Face
+        "sk-": r"[\w-]{20,}",  # OpenAI, Anthropic
+        **dict.fromkeys(("xoxa-", "xoxb-", "xoxp-", "xoxr-", "xoxs-"), r"[\w-]{10,}"),  # Slack
+        "AIza": r"[\w-]{35}",  # Google
+        "eyJ": r"[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",  # JSON web token
+        "-----BEGIN ": r"(?:[A-Z]+ )*PRIVATE KEY-----(?:.*?-----END (?:[A-Z]+ )*PRIVATE KEY-----)?",
+    }.items()
+}
+"""How the keys of well-known services begin → what they look like. Looking for the beginnings first is fast."""
+_SHORTEST_KEY = 15
+"""Characters of the shortest of them."""
+_QUERY = re.compile(r"(?<=[?&])([\w-]*(?:password|token|secret|key|sig)[\w-]*=)[^&\s'\"]+", re.IGNORECASE)
+_PAIR = re.compile(r"""([\w./@-]+)(\s*[:=]\s*)("[^"]*"|'[^']*'|[^,}\]\s]+)""")
+
+
+@lru_cache(maxsize=10_000)
+def is_secret(name: str) -> bool:
+    """Whether a key, by the last of its dotted parts, or a variable has a name as secrets have."""
+    last = name.rpartition(".")[2]
+    return _SECRET_NAME.search(last) is not None or _is_token(last)
+
+
+def has_secret(text: str) -> bool:
+    """Whether a text has a key of a known form in it."""
+    return any(beginning in text and key.search(text) for beginning, key in _KNOWN_KEYS.items())
+
+
+def masked_text(text: str) -> str:
+    """A text, as a command line, without passwords of URIs and without keys of a known form."""
+    if len(text) < _SHORTEST_KEY and "://" not in text:
+        return text
+    if "://" in text:
+        text = _QUERY.sub(rf"\1{MASK}", without_passwords(text))
+    for beginning, key in _KNOWN_KEYS.items():
+        if beginning in text:
+            text = key.sub(MASK, text)
+    return text
+
+
+def masked(name: str, value: Any) -> Any:
+    """The value of a key or variable as it may be stored and shown."""
+    if value is None or isinstance(value, bool) or value == "" or str(value).startswith("${"):
+        return value
+    # What a count of tokens is called may end in `token` too.
+    if is_secret(name) and not (isinstance(value, int | float) and _is_token(name)):
+        return MASK
+    return masked_text(value) if isinstance(value, str) else value
+
+
+def masked_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A configuration as it may be stored, and what is masked in it, by dotted name."""
+    secrets: dict[str, Any] = {}
+    return {key: _masked_node(str(key), str(key), value, secrets) for key, value in config.items()}, secrets
+
+
+def filled(config: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that `masked_config` was given."""
+    return {key: _filled_node(str(key), value, secrets) for key, value in config.items()} if secrets else dict(config)
+
+
+def masked_override(override: str) -> str:
+    """An argument of a command line as it may be stored and shown."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return masked_text(override)
+    if is_secret(key.lstrip("+~")):
+        return f"{key}={masked(key, value)}"
+    if "{" in value:
+        value = _PAIR.sub(lambda m: f"{m[1]}{m[2]}{MASK}" if is_secret(m[1]) else m[0], value)
+    return f"{key}={masked_text(value)}"
+
+
+def masked_command(command: Sequence[str]) -> str:
+    """A command line as it may be stored and shown."""
+    return shlex.join(map(masked_override, command))
+
+
+def without_password(uri: str) -> str:
+    """`uri` as it may be shown."""
+    head, separator, rest = uri.partition("://")
+    user, at, host = rest.rpartition("@")
+    return f"{head}{separator}{user.partition(':')[0]}{at}{host}"
+
+
+def without_passwords(text: str) -> str:
+    """A text, as a command line, in which no URI has its password."""
+    return re.sub(r"(://[^\s:/@]*):\S*@", r"\1@", text)
+
+
+def _is_token(name: str) -> bool:
+    return _TOKEN_NAME.search(name) is not None and _VOCABULARY.search(name) is None
+
+
+def _masked_node(path: str, name: str, value: Any, secrets: dict[str, Any]) -> Any:
+    """`name`: what a value is called; items of a list have that of the list."""
+    if isinstance(value, dict):
+        return {key: _masked_node(f"{path}.{key}", f"{path}.{key}", item, secrets) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked_node(f"{path}.{i}", name, item, secrets) for i, item in enumerate(value)]
+    shown = masked(name, value)
+    if shown is not value and shown != value:
+        secrets[path] = value
+    return shown
+
+
+def _filled_node(path: str, value: Any, secrets: Mapping[str, Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled_node(f"{path}.{key}", item, secrets) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled_node(f"{path}.{i}", item, secrets) for i, item in enumerate(value)]
+    return secrets.get(path, value)

@@ -1,0 +1,52 @@
+"""Models that are had by name: MLflow's registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_EXPORTED = "hpcexp.exported"
+
+
+class Registry:
+    """The registry of one store. What is done twice is as done once."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+
+    def is_loadable(self, model_id: str) -> bool:
+        """Whether MLflow's tools can load the LoggedModel: it has more than a checkpoint."""
+        return self._client.get_logged_model(model_id).tags.get(_EXPORTED) == "true"
+
+    def make_loadable(self, model_id: str, directory: Path) -> None:
+        """Give the LoggedModel the files of an MLflow model."""
+        self._client.log_model_artifacts(model_id, str(directory))
+        self._client.set_logged_model_tags(model_id, {_EXPORTED: "true"})
+
+    def register(self, name: str, description: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> str:
+        """Number of the LoggedModel's version under `name`, made where there is none."""
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        mlflow.set_tracking_uri(self._client.tracking_uri)  # a registry in a database looks for the model there
+        try:
+            self._client.create_registered_model(name, description=description)
+        except MlflowException as e:
+            if e.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"models:/{model_id}"
+        for version in self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+            if version.source == source:
+                return str(version.version)
+        made = self._client.create_model_version(name, source, run_id, dict(tags), model_id=model_id)
+        return str(made.version)
+
+    def point(self, name: str, alias: str, version: str) -> str | None:
+        """Have the alias stand for a version; number of the one that it stood for before, None where there was none."""
+        known = self._client.get_registered_model(name).aliases.get(alias)
+        self._client.set_registered_model_alias(name, alias, version)
+        return None if known is None else str(known)

@@ -1,0 +1,117 @@
+"""A run's model under a name, in MLflow's registry."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import LEAN, Said, command, environment, only_run
+from record_support import mlflow_server, query
+
+from hpcexp.rundir import find_runs
+
+pytestmark = pytest.mark.slow
+
+SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=5", *LEAN)
+LOAD = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import mlflow, numpy as np
+mlflow.set_tracking_uri(sys.argv[1])
+print(mlflow.pyfunc.load_model(sys.argv[2]).predict(np.zeros((1, 1, 8, 8), "float32"))["labels"][0])
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a run that MLflow has."""
+    project = tmp_path_factory.mktemp("promoted")
+    assert 0 == command("train", *SHORT, cwd=project).status
+    return project
+
+
+def loaded(uri: str, model: str, project: Path) -> str:
+    """What the model says, in a process that knows no hpcexp."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, uri, model],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 0 == done.returncode, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_promoted_model_is_loaded_by_its_name(trained: Path) -> None:
+    """Twice promoted is once promoted; another run takes the alias over."""
+    uri = f"sqlite:///{trained}/runs/mlflow.db"
+    for _ in range(2):
+        said = command("promote", "last", "--to", "digits@champion", cwd=trained)
+        assert 0 == said.status, said
+        assert "models:/digits@champion" == said.out.splitlines()[0]
+        assert "version  1" in said.out
+    assert loaded(uri, "models:/digits@champion", trained) in map(str, range(10))
+    other = command("train", *SHORT, "seed=2", cwd=trained)
+    assert 0 == other.status
+    again = command("promote", "last", "--to", "digits@champion", cwd=trained)
+    assert "champion, which was version 1" in again.out
+    versions = "SELECT version, run_id FROM model_versions ORDER BY version"
+    found = query(trained / "runs" / "mlflow.db", versions)
+    ids = {json.loads(run.mlflow.read_text())["run_id"] for run in find_runs(trained / "runs")}
+    assert [1, 2] == [version for version, _ in found]
+    assert ids == {run_id for _, run_id in found}
+
+
+def test_a_server_keeps_promoted_models(project: Path) -> None:
+    """It finds the model's files by itself."""
+    with mlflow_server(project) as (port, start):
+        start()
+        uri = f"http://127.0.0.1:{port}"
+        assert 0 == command("train", *SHORT, f"tracking.uri={uri}", cwd=project).status
+        said = command("promote", "last", "--to", "served@best", cwd=project)
+        assert 0 == said.status, said
+        assert loaded(uri, "models:/served@best", project) in map(str, range(10))
+
+
+@pytest.mark.parametrize(
+    ("to", "told"),
+    [
+        ("a/b", "has neither / nor :"),
+        ("@champion", "has neither / nor :"),
+        ("digits@latest", "neither latest nor like v1"),
+        ("digits@v3", "neither latest nor like v1"),
+        ("digits@", "an alias has letters"),
+    ],
+)
+def test_names_that_mlflow_refuses_are_refused_at_once(hpcexp: Callable[..., Said], to: str, told: str) -> None:
+    said = hpcexp("promote", "any", "--to", to)
+    assert 2 == said.status
+    assert told in said.err
+    assert "Fix: " in said.err
+
+
+def test_what_is_no_result_is_not_promoted(train: Callable[..., Said], project: Path) -> None:
+    """A run that was changed since, that is not in MLflow, or that has not ended."""
+    assert 0 == train(*SHORT, "tracking=off").status
+    run = only_run(project)
+
+    def refused(*more: str) -> str:
+        said = command("promote", "last", "--to", "digits", *more, cwd=project)
+        assert 2 == said.status, said
+        return said.err
+
+    assert "not in MLflow (tracking=off)" in refused()
+    run.summary.write_text(run.summary.read_text().replace("}", " }", 1))
+    run.plan.write_text(run.plan.read_text().replace("tracking_uri: null", "tracking_uri: http://127.0.0.1:9"))
+    assert "was changed since it ended" in refused()
+    assert "changed  summary.json" in refused()
+    assert "MLflow does not have the run" in refused("--unverified")
+    status = json.loads(run.status.read_text())
+    run.status.write_text(json.dumps({**status, "state": "killed"}))
+    assert "is killed: what it has is no result" in refused()
