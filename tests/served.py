@@ -75,7 +75,7 @@ def serving(data: Path, *options: str, end: int = signal.SIGTERM, **env: str) ->
             return False
 
     try:
-        wait_until(is_up, "the server answers")
+        wait_until(is_up, "the server answers", timeout_s=180)
         yield server
     finally:
         process.send_signal(end)

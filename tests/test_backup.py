@@ -21,10 +21,10 @@ from record_support import end_sweep, finish, journalled, make_run, make_sweep, 
 
 from hpcexp.backup.manifest import load
 from hpcexp.backup.snapshots import Place, snapshots, write_snapshot
+from hpcexp.masking import without_password
 from hpcexp.record.journal import read_points
 from hpcexp.record.shipper import sync, sync_sweep
 from hpcexp.record.store import Stores
-from hpcexp.record.uri import without_password
 from hpcexp.rundir import RunDir, find_runs, find_sweeps, read_json, write_atomic
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")

@@ -131,14 +131,15 @@ def connection_problem(uri: str, setting: str) -> str | None:
     return None
 
 
-def refused(uri: str, environ: Mapping[str, str], timeout_s: float = 2.0) -> str | None:
+def refused(uri: str, environ: Mapping[str, str], timeout_s: float = 5.0) -> str | None:
     """Why the server of `uri` lets this user do nothing; None where it does, or cannot be asked."""
     if not uri.startswith(("http://", "https://")) or not _CREDENTIALS.isdisjoint(environ):
         return None
     user, password = _credentials(with_password(uri, environ), environ)
     if not user and Path("~/.mlflow/credentials").expanduser().exists():
         return None
-    if _status(uri, user, password, timeout_s) != 401:
+    authority = environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or environ.get("REQUESTS_CA_BUNDLE")
+    if _status(uri, user, password, authority, timeout_s) != 401:
         return None
     why = f"does not know the user '{user}' with this password" if user else "wants a user and a password"
     return (
@@ -195,8 +196,12 @@ def _credentials(uri: str, environ: Mapping[str, str]) -> tuple[str, str]:
     return environ.get("MLFLOW_TRACKING_USERNAME", ""), environ.get("MLFLOW_TRACKING_PASSWORD", "")
 
 
-def _status(uri: str, user: str, password: str, timeout_s: float) -> int | None:
-    """HTTP status of the cheapest call that takes an account; None where none came."""
+def _status(uri: str, user: str, password: str, authority: str | None, timeout_s: float) -> int | None:
+    """HTTP status of the cheapest call that takes an account; None where none came.
+
+    `authority`: a file with certificates, in the place of the system's.
+    """
+    import ssl
     import urllib.error
     import urllib.request
     from base64 import b64encode
@@ -206,7 +211,8 @@ def _status(uri: str, user: str, password: str, timeout_s: float) -> int | None:
     if user:
         request.add_header("Authorization", "Basic " + b64encode(f"{user}:{password}".encode()).decode())
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310 - http or https
+        trusted = ssl.create_default_context(cafile=authority) if scheme == "https" else None
+        with urllib.request.urlopen(request, timeout=timeout_s, context=trusted) as response:  # noqa: S310
             return int(response.status)
     except urllib.error.HTTPError as e:
         e.close()
