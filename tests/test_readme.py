@@ -37,5 +37,6 @@ def test_every_command_of_the_readme_works(project: Path, hpcexp: Callable[..., 
         short = (*FAST, "launch.isolation=warm") if is_training else ()
         if words[0] == "promote":  # of the first: the others MLflow hears nothing of
             words[1] = str(min(find_runs(project / "runs"), key=lambda run: run.read_status()["started"]).path)
-        said = hpcexp(*words, *short) if i else command(*words, cwd=project)
+        is_own_process = not i or words[0] == "promote"  # MLflow's registry warns
+        said = command(*words, cwd=project) if is_own_process else hpcexp(*words, *short)
         assert 0 == said.status, f"{line}\n{said.out}\n{said.err}"
