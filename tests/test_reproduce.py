@@ -149,6 +149,7 @@ def test_a_dirty_tree_is_reproduced_with_its_untracked_module(
     assert "and its patch" in said.out
     assert "Identical: weights and all" in said.out
     [kept] = Path(tempfile.gettempdir()).glob("hpcexp-reproduce-*")
+    assert f"It stays in {kept}; `git worktree remove`" in said.out
     assert "part_1" in (kept / "code" / "net_0.py").read_text()
     assert only_run(kept).summary.is_file()
     git(checkout, "worktree", "remove", "--force", str(kept / "code"))

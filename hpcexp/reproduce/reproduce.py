@@ -18,7 +18,7 @@ from hpcexp.compare.now import NOTHING, Facts, Part, compared, facts_of_run, par
 from hpcexp.errors import RunError, listed
 from hpcexp.launch.capture import hardware
 from hpcexp.plan import DataFacts
-from hpcexp.reproduce.environment import built
+from hpcexp.reproduce.environment import built, from_source
 from hpcexp.reproduce.original import Original, changed_since, opened
 from hpcexp.reproduce.place import Code, code_of, scratch
 from hpcexp.reproduce.rerun import check_devices, rerun
@@ -55,11 +55,14 @@ class Told:
     verdict: Verdict
     parts: tuple[Part, ...]
     """What is the same and what is known to differ."""
-    kept: Path | None
 
 
-def reproduce(run: RunDir, wish: Wish, tell: Callable[[Original, Code, Sequence[Part]], None]) -> Told:
-    """Train the run again and compare. RunError where that cannot be done; `tell` is called before training."""
+Tell = Callable[[Original, Code, Sequence[Part], "Path | None"], None]
+"""Hears what is going to be trained, and where it is kept, if it is."""
+
+
+def reproduce(run: RunDir, wish: Wish, tell: Tell) -> Told:
+    """Train the run again and compare. RunError where that cannot be done."""
     original = opened(run, wish.steps)
     check_devices(original.plan)
     with ExitStack() as stack:
@@ -71,11 +74,11 @@ def reproduce(run: RunDir, wish: Wish, tell: Callable[[Original, Code, Sequence[
             python = str(built(recorded, place / "environment", code.project))
         parts = _looked(original, code, place, python)
         _check(original, code, parts, as_is=wish.as_is)
-        tell(original, code, parts)
+        tell(original, code, parts, place if wish.keep else None)
         again = rerun(original, code, place, python)
         rtol = RTOL[original.plan.config["trainer"]["precision"]] if wish.rtol is None else wish.rtol
         parts += _imported(run, again)
-        return Told(judged(original, again, rtol), tuple(parts), place if wish.keep else None)
+        return Told(judged(original, again, rtol), tuple(parts))
 
 
 def _looked(original: Original, code: Code, place: Path, python: str) -> list[Part]:
@@ -95,7 +98,8 @@ def _looked(original: Original, code: Code, place: Path, python: str) -> list[Pa
     then = facts_of_run(original.run)
     facts = found["facts"] and DataFacts(**found["facts"])
     plan = replace(original.plan, data=facts or original.plan.data)
-    now = Facts(plan, found["code"], found["packages"], found["data"], found["notes"])
+    here = {name: v for name, v in then.packages.items() if name in from_source(code.project)}
+    now = Facts(plan, found["code"], {**here, **found["packages"]}, found["data"], found["notes"])
     parts = {part.name: part for part in compared(then, now)}
     config, record = changed_since(original)
     return [config, parts["code"], parts["packages"], parts["data"], _machine(original), record]
