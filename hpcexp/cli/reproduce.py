@@ -56,9 +56,8 @@ def _begin(original: Original, code: Code, parts: Sequence[Part], kept: Path | N
     shown = [part for part in parts if part.differing or part.name not in ("config", "record")]
     print("\n".join(map(part_text, shown)), flush=True)
     if kept:
-        print(
-            f"It stays in {near(kept)}" + "; `git worktree remove` takes the code away." * code.is_restored, flush=True
-        )
+        away = f"; git worktree remove --force {near(kept / 'code')} takes the code away" * code.is_restored
+        print(f"It stays in {near(kept)}{away}", flush=True)
 
 
 def _lines(told: Told, took_s: float) -> Iterator[str]:

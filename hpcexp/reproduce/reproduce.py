@@ -57,7 +57,7 @@ class Told:
     """What is the same and what is known to differ."""
 
 
-Tell = Callable[[Original, Code, Sequence[Part], "Path | None"], None]
+Tell = Callable[[Original, Code, Sequence[Part], Path | None], None]
 """Hears what is going to be trained, and where it is kept, if it is."""
 
 
@@ -99,7 +99,8 @@ def _looked(original: Original, code: Code, place: Path, python: str) -> list[Pa
     facts = found["facts"] and DataFacts(**found["facts"])
     plan = replace(original.plan, data=facts or original.plan.data)
     here = {name: v for name, v in then.packages.items() if name in from_source(code.project)}
-    now = Facts(plan, found["code"], {**here, **found["packages"]}, found["data"], found["notes"])
+    data = found["data"] or ({} if then.data else None)
+    now = Facts(plan, found["code"], {**here, **found["packages"]}, data, found["notes"])
     parts = {part.name: part for part in compared(then, now)}
     config, record = changed_since(original)
     return [config, parts["code"], parts["packages"], parts["data"], _machine(original), record]
@@ -108,14 +109,15 @@ def _looked(original: Original, code: Code, place: Path, python: str) -> list[Pa
 def _check(original: Original, code: Code, parts: Sequence[Part], *, as_is: bool) -> None:
     """RunError where code or data are not what they were."""
     by_name = {part.name: part for part in parts}
-    differing = by_name["code"].differing
+    differing, number = by_name["code"].differing, len(by_name["code"].differing)
     if differing and not as_is:
         raise RunError(
-            f"The code is not that of {original.name} ({code.told}): {len(differing)} files differ.\n"
-            f"{_files(differing)}\n{_why(original, code, differing)}"
+            f"The code is not that of {original.name} ({code.told}): {number} of {number + by_name['code'].num_same} "
+            f"files differ.\n{_files(differing)}\n{_why(original, code, differing)}"
         )
     if gone := {name: both for name, both in by_name["data"].differing.items() if both[1] == NOTHING}:
-        _data_gone(original, f"{len(gone)} of its files are not there.\n{_files(gone)}")
+        num_files = read_json(original.run.lineage / "data.json")["num_files"]
+        _data_gone(original, f"{len(gone)} of {num_files} files gone.\n{_files(gone)}")
 
 
 def _why(original: Original, code: Code, differing: dict[str, tuple[str, str]]) -> str:
@@ -136,7 +138,7 @@ def _files(differing: dict[str, tuple[str, str]]) -> str:
 
 def _data_gone(original: Original, what: str) -> None:
     raise RunError(
-        f"The data of {original.name} is gone: {what}\n"
+        f"The data of {original.name} is not there: {what}\n"
         f"Fix: have it back where it was; {original.run.lineage / 'data.json'} has each file with its digest."
     )
 
