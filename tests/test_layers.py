@@ -22,6 +22,7 @@ from helpers import FAST, HEAVY, python
         ("runs",),
         ("help", "trainer"),
         ("ui", "--help"),
+        ("reproduce", "--help"),
     ],
     ids=" ".join,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
 from hpcexp.cli.output import part_text
@@ -40,13 +41,13 @@ def reproduce(argv: Sequence[str]) -> int:
         try:
             told = reproduced(find_run(a.root, a.run), Wish(a.steps, a.env, a.keep, a.as_is, a.rtol), _begin)
         except Interrupted as e:
-            print("Stopped; nothing is left of it.", file=sys.stderr)
+            print("Stopped.", file=sys.stderr)
             return e.status
     print("\n".join(_lines(told, time.monotonic() - began)))
     return int(told.verdict.kind == "diverged")
 
 
-def _begin(original: Original, code: Code, parts: Sequence[Part]) -> None:
+def _begin(original: Original, code: Code, parts: Sequence[Part], kept: Path | None) -> None:
     """What is going to be trained, before that begins."""
     topology = original.plan.topology
     ranks = f"{topology.world_size} rank{'s' * (topology.world_size > 1)} on {topology.accelerator}"
@@ -54,6 +55,9 @@ def _begin(original: Original, code: Code, parts: Sequence[Part]) -> None:
     print(f"{original.name} again: {code.told}; {ranks}{steps}")
     shown = [part for part in parts if part.differing or part.name not in ("config", "record")]
     print("\n".join(map(part_text, shown)), flush=True)
+    if kept:
+        away = f"; git worktree remove --force {near(kept / 'code')} takes the code away" * code.is_restored
+        print(f"It stays in {near(kept)}{away}", flush=True)
 
 
 def _lines(told: Told, took_s: float) -> Iterator[str]:
@@ -70,8 +74,6 @@ def _lines(told: Told, took_s: float) -> Iterator[str]:
     elif verdict.kind != "identical":
         yield _UNKNOWN
     yield f"It took {duration(took_s)}."
-    if told.kept:
-        yield f"Code and rerun are in {near(told.kept)}; `git worktree remove` takes the code away."
 
 
 _UNKNOWN = """\

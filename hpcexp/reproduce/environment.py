@@ -39,17 +39,17 @@ def built(recorded: Mapping[str, Any], place: Path, project: Path) -> Path:
 
 def requirements(packages: Mapping[str, str], project: Path) -> list[str]:
     """`name==version` of each package that comes from an index."""
-    own = {"hpcexp", _distribution(project)}
+    own = from_source(project)
     return [f"{name}=={version}" for name, version in packages.items() if name not in own]
 
 
-def _distribution(project: Path) -> str:
-    """The name that the project itself may be installed by."""
+def from_source(project: Path) -> set[str]:
+    """Packages that are told by the digests of their files: hpcexp, and the project where it can be installed."""
     try:
         name = tomllib.loads((project / "pyproject.toml").read_text()).get("project", {}).get("name", "")
     except (OSError, tomllib.TOMLDecodeError):
-        return ""
-    return re.sub(r"[-_.]+", "-", str(name)).lower()
+        name = ""
+    return {"hpcexp", re.sub(r"[-_.]+", "-", str(name)).lower()}
 
 
 def _interpreter(version: str) -> str:

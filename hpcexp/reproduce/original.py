@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from hpcexp.compare.now import NOTHING, Part, part_of
+from hpcexp.compare.now import Part, part_of
 from hpcexp.errors import RunError, listed
 from hpcexp.lineage.manifest import last_record
 from hpcexp.lineage.signature import asked, signature
@@ -98,14 +98,17 @@ def _config(original: Original) -> Part:
     plan = original.plan
     here = flatten(asked(plan.config, plan.topology))
     code, data = plan.lineage.get("code.digest", ""), plan.data.fingerprint if plan.data else ""
-    if plan.signature == signature(plan.config, plan.topology, plan.batch, plan.steps, code=code, data=data):
+    anew = signature(plan.config, plan.topology, plan.batch, plan.steps, code=code, data=data)
+    if plan.signature == anew:
         return Part("config", "keys", {}, len(here))
     then = {**here, **_overridden(plan)}
     if seed := re.search(r"-s(\d+)-[0-9a-f]+$", plan.name):
         then["seed"] = seed[1]
-    note = "plan.yaml was edited: the run's signature is of something else"
+    note = "the signature is of another plan: plan.yaml was edited, or is of another hpcexp"
     found = part_of("config", "keys", then, here, note=note)
-    return found if found.differing else Part("config", "keys", {"plan.yaml": ("…", NOTHING)}, len(here), note)
+    if found.differing:
+        return found
+    return Part("config", "keys", {"plan.yaml": (plan.signature[:8], anew[:8])}, len(here), note)
 
 
 def _overridden(plan: Plan) -> dict[str, str]:

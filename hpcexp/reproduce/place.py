@@ -86,11 +86,11 @@ def code_of(original: Original, place: Path, *, as_is: bool, keep: bool, search:
     copy = place / "code"
     try:
         _git(top, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--quiet", "--detach", str(copy), commit)
-        if patch is not None:
-            _apply(patch, copy, original)
+        is_whole = patch is None or _is_applied(patch, copy, original, as_is=as_is)
         project = copy / below
         link_data(original, [top / below, Path(original.plan.lineage["project"])], project)
-        told = f"commit {commit[:12]}{' and its patch' if patch else ''}"
+        how = "" if patch is None else " and its patch" if is_whole else " without its patch"
+        told = f"commit {commit[:12]}{how}"
         yield Code(project, told, is_restored=True, first=tuple(_counterparts(search, top, copy)))
     finally:
         if not keep:
@@ -169,13 +169,15 @@ def _patch(original: Original) -> Path | None:
     return patch
 
 
-def _apply(patch: Path, copy: Path, original: Original) -> None:
+def _is_applied(patch: Path, copy: Path, original: Original, *, as_is: bool) -> bool:
+    """Apply the patch; RunError where git refuses, unless the commit alone has to do."""
     done = _run_git(copy, "apply", "--whitespace=nowarn", str(patch.resolve()))
-    if done.returncode:
+    if done.returncode and not as_is:
         raise RunError(
             f"The patch of {original.name} does not apply to its commit:\n{done.stderr.strip()}\n"
-            "Fix: look at it; --as-is trains with the code that could be restored or is there."
+            "Fix: look at it; --as-is trains with the commit alone."
         )
+    return done.returncode == 0
 
 
 def _counterparts(search: Iterable[str], top: Path, copy: Path) -> Iterator[str]:

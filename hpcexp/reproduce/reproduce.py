@@ -18,7 +18,7 @@ from hpcexp.compare.now import NOTHING, Facts, Part, compared, facts_of_run, par
 from hpcexp.errors import RunError, listed
 from hpcexp.launch.capture import hardware
 from hpcexp.plan import DataFacts
-from hpcexp.reproduce.environment import built
+from hpcexp.reproduce.environment import built, from_source
 from hpcexp.reproduce.original import Original, changed_since, opened
 from hpcexp.reproduce.place import Code, code_of, scratch
 from hpcexp.reproduce.rerun import check_devices, rerun
@@ -55,11 +55,14 @@ class Told:
     verdict: Verdict
     parts: tuple[Part, ...]
     """What is the same and what is known to differ."""
-    kept: Path | None
 
 
-def reproduce(run: RunDir, wish: Wish, tell: Callable[[Original, Code, Sequence[Part]], None]) -> Told:
-    """Train the run again and compare. RunError where that cannot be done; `tell` is called before training."""
+Tell = Callable[[Original, Code, Sequence[Part], Path | None], None]
+"""Hears what is going to be trained, and where it is kept, if it is."""
+
+
+def reproduce(run: RunDir, wish: Wish, tell: Tell) -> Told:
+    """Train the run again and compare. RunError where that cannot be done."""
     original = opened(run, wish.steps)
     check_devices(original.plan)
     with ExitStack() as stack:
@@ -71,11 +74,11 @@ def reproduce(run: RunDir, wish: Wish, tell: Callable[[Original, Code, Sequence[
             python = str(built(recorded, place / "environment", code.project))
         parts = _looked(original, code, place, python)
         _check(original, code, parts, as_is=wish.as_is)
-        tell(original, code, parts)
+        tell(original, code, parts, place if wish.keep else None)
         again = rerun(original, code, place, python)
         rtol = RTOL[original.plan.config["trainer"]["precision"]] if wish.rtol is None else wish.rtol
         parts += _imported(run, again)
-        return Told(judged(original, again, rtol), tuple(parts), place if wish.keep else None)
+        return Told(judged(original, again, rtol), tuple(parts))
 
 
 def _looked(original: Original, code: Code, place: Path, python: str) -> list[Part]:
@@ -95,7 +98,9 @@ def _looked(original: Original, code: Code, place: Path, python: str) -> list[Pa
     then = facts_of_run(original.run)
     facts = found["facts"] and DataFacts(**found["facts"])
     plan = replace(original.plan, data=facts or original.plan.data)
-    now = Facts(plan, found["code"], found["packages"], found["data"], found["notes"])
+    here = {name: v for name, v in then.packages.items() if name in from_source(code.project)}
+    data = found["data"] or ({} if then.data else None)
+    now = Facts(plan, found["code"], {**here, **found["packages"]}, data, found["notes"])
     parts = {part.name: part for part in compared(then, now)}
     config, record = changed_since(original)
     return [config, parts["code"], parts["packages"], parts["data"], _machine(original), record]
@@ -104,14 +109,15 @@ def _looked(original: Original, code: Code, place: Path, python: str) -> list[Pa
 def _check(original: Original, code: Code, parts: Sequence[Part], *, as_is: bool) -> None:
     """RunError where code or data are not what they were."""
     by_name = {part.name: part for part in parts}
-    differing = by_name["code"].differing
+    differing, number = by_name["code"].differing, len(by_name["code"].differing)
     if differing and not as_is:
         raise RunError(
-            f"The code is not that of {original.name} ({code.told}): {len(differing)} files differ.\n"
-            f"{_files(differing)}\n{_why(original, code, differing)}"
+            f"The code is not that of {original.name} ({code.told}): {number} of {number + by_name['code'].num_same} "
+            f"files differ.\n{_files(differing)}\n{_why(original, code, differing)}"
         )
     if gone := {name: both for name, both in by_name["data"].differing.items() if both[1] == NOTHING}:
-        _data_gone(original, f"{len(gone)} of its files are not there.\n{_files(gone)}")
+        num_files = read_json(original.run.lineage / "data.json")["num_files"]
+        _data_gone(original, f"{len(gone)} of {num_files} files gone.\n{_files(gone)}")
 
 
 def _why(original: Original, code: Code, differing: dict[str, tuple[str, str]]) -> str:
@@ -132,7 +138,7 @@ def _files(differing: dict[str, tuple[str, str]]) -> str:
 
 def _data_gone(original: Original, what: str) -> None:
     raise RunError(
-        f"The data of {original.name} is gone: {what}\n"
+        f"The data of {original.name} is not there: {what}\n"
         f"Fix: have it back where it was; {original.run.lineage / 'data.json'} has each file with its digest."
     )
 

@@ -101,7 +101,7 @@ def rerun(original: Original, code: Code, place: Path, python: str = sys.executa
         raise ConfigError(outcome.cause)
     log = run.rank_log(0)
     words = "\n".join(log.read_text(errors="replace").splitlines()[-_TOLD_LINES:]) if log.is_file() else ""
-    raise JobFailed(f"The rerun failed, where the run did not: {outcome.cause}\n{words}")
+    raise JobFailed(f"The rerun failed: {outcome.cause}\n{words}")
 
 
 def plan_of(original: Original, code: Code, place: Path) -> Plan:
