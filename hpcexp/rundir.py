@@ -10,8 +10,9 @@ import re
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,4 +232,20 @@ def held(lock: Path, what: str) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
+        yield
+
+
+@contextmanager
+def held_within(timeout_s: float, lock: Path, what: str) -> Iterator[None]:
+    """`held`, waiting for `timeout_s` while another process has the lock."""
+    deadline = time.monotonic() + timeout_s
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(held(lock, what))
+                break
+            except InUseError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.05)
         yield

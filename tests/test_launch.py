@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ from helpers import (
     write_module,
 )
 
-from hpcexp.rundir import RunDir, find_runs
+from hpcexp.rundir import RunDir, find_runs, held
 
 pytestmark = pytest.mark.slow
 
@@ -303,6 +305,25 @@ def test_a_try_that_was_killed_while_it_wrote_a_note_leaves_nothing(
     half_written.write_text("{")
     assert 0 == train(*FAST).status
     assert "finished" == only_run(project).read_status()["state"]
+
+
+def test_a_run_that_is_held_for_a_moment_is_waited_for(hpcexp: Callable[..., Said], project: Path) -> None:
+    """As by a shipper that notes the end of a supervisor which was killed."""
+    assert 0 == hpcexp("train", "launch=dry", *FAST).status
+    path = only_run(project).path
+    is_had = threading.Event()
+
+    def have() -> None:
+        with held(path.parent / f".{path.name}.lock", "held by"):
+            is_had.set()
+            time.sleep(0.3)
+
+    holder = threading.Thread(target=have)
+    holder.start()
+    is_had.wait()
+    said = hpcexp("train", "launch=dry", *FAST)
+    holder.join()
+    assert (0, "") == (said.status, said.err)
 
 
 def test_a_stopped_job_stops_its_sweep(project: Path) -> None:

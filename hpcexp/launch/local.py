@@ -29,7 +29,9 @@ from hpcexp.launch.watch import Group, Outcome, Watch
 from hpcexp.lineage.manifest import seal
 from hpcexp.masking import without_password
 from hpcexp.plan import Plan, save_plan
-from hpcexp.rundir import RunDir, held, write_atomic, write_json
+from hpcexp.rundir import RunDir, held_within, write_atomic, write_json
+
+_MOMENT_S = 1.0
 
 
 def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = False) -> RunDir:
@@ -60,7 +62,8 @@ def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = Fa
 def claimed(plan: Plan) -> AbstractContextManager[None]:
     """Keep other commands out of the plan's run directory; RunError names the one that is in it."""
     path = Path(plan.run_dir)
-    return held(path.parent / f".{path.name}.lock", f"{path} is being written by")
+    # A shipper has it for a moment while it ends the run of a supervisor that was killed.
+    return held_within(_MOMENT_S, path.parent / f".{path.name}.lock", f"{path} is being written by")
 
 
 def run_job(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:

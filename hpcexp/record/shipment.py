@@ -15,8 +15,8 @@ from hpcexp.plan import load_plan
 from hpcexp.record.alive import supervisor_alive
 from hpcexp.record.delivery import Delivery, Membership
 from hpcexp.record.pictures import are_drawn, draw_pictures
-from hpcexp.record.store import Stores, held_within, is_refusal, problem_of
-from hpcexp.rundir import FINAL_STATES, RecordDir, RunDir, held, write_json
+from hpcexp.record.store import Stores, is_refusal, problem_of
+from hpcexp.rundir import FINAL_STATES, RecordDir, RunDir, held, held_within, write_json
 
 POLL_S = 0.5
 SHARE = 5.0

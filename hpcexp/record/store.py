@@ -11,20 +11,20 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcexp.errors import InUseError, RunError
+from hpcexp.errors import RunError
 from hpcexp.masking import without_password
 from hpcexp.record.journal import Point
 from hpcexp.record.registry import Registry
 from hpcexp.record.sqlite import MetricTables, Value, metric_tables
 from hpcexp.record.uri import sqlite_path, with_password
 from hpcexp.record.views import results_view
-from hpcexp.rundir import held
+from hpcexp.rundir import held_within
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -325,22 +325,6 @@ def problem_of(error: BaseException, uri: str) -> str:
         return f"{without_password(uri)}: {refused}"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return f"{without_password(uri)}: {text or first}"[:500]
-
-
-@contextmanager
-def held_within(timeout_s: float, lock: Path, what: str) -> Iterator[None]:
-    """`rundir.held`, waiting for `timeout_s` while another process has the lock."""
-    deadline = time.monotonic() + timeout_s
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(held(lock, what))
-                break
-            except InUseError:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.05)
-        yield
 
 
 def _has_schema(path: Path) -> bool:

@@ -16,8 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hpcexp.errors import RunError
 from hpcexp.masking import without_password
-from hpcexp.record.store import held_within, problem_of
+from hpcexp.record.store import problem_of
 from hpcexp.record.uri import sqlite_path, with_driver
+from hpcexp.rundir import held_within
 
 _SQLITE = {"timeout": 30}
 """Seconds to wait while another process writes."""
