@@ -86,7 +86,7 @@ def _rates(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
     seconds = now["time"] - before["time"]
     rate = {name: (now[name] - before[name]) / seconds for name in now.keys() & before.keys()}
     told = {
-        "cpu_utilization_percentage": 100 * rate["cpu"] / (os.cpu_count() or 1),
+        "cpu_utilization_percentage": min(100.0, 100 * rate["cpu"] / (os.cpu_count() or 1)),  # counted in ticks
         "job_cpu_percentage": 100 * rate["job"],
         "network_receive_megabytes_per_second": rate["receive"] / _MB,
         "network_transmit_megabytes_per_second": rate["transmit"] / _MB,
