@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import LEAN, command, ended
+from helpers import start as start_command
 from record_support import (
     REPOSITORY,
     answer,
@@ -31,8 +33,9 @@ from record_support import (
 
 from hpcexp.errors import RunError
 from hpcexp.plan import load_plan, save_plan
+from hpcexp.record.journal import read_points
 from hpcexp.record.shipper import sync
-from hpcexp.rundir import RunDir, read_json, write_json
+from hpcexp.rundir import RunDir, find_runs, read_json, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""
@@ -349,3 +352,38 @@ def test_a_server_that_hangs_does_not_hold_anybody_long(tmp_path: Path, monkeypa
         run = make_run(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}", steps=5)
         finish(run)
         assert "timed out" in (sync(run.path) or "").lower()
+
+
+def test_a_killed_server_and_a_killed_supervisor_lose_nothing(tmp_path: Path) -> None:
+    """A real training, gone on with after both: `sync`, twice, finds every value there once."""
+    asked = ("train", "trainer.max_epochs=40", "trainer.log_every_n_steps=1", "checkpoint.every_steps=5", *LEAN)
+    with mlflow_server(tmp_path) as (port, start):
+        server = start()
+        mine = (*asked, f"tracking.uri=http://127.0.0.1:{port}", "tracking.wait_s=0")
+        supervisor = start_command(*mine, cwd=tmp_path)
+        try:
+            wait_until(lambda: any(noted_offset(run) for run in find_runs(tmp_path / "runs")), "metrics are delivered")
+            kill_group(server)
+        finally:
+            supervisor.kill()
+            ended(supervisor)
+        assert 0 == command(*mine, cwd=tmp_path).status
+        start()
+        for _ in range(2):
+            wait_until(lambda: 0 == command("sync", cwd=tmp_path).status, "what is left is delivered")
+        [run] = find_runs(tmp_path / "runs")
+        assert "finished" == run.read_status()["state"]
+        expected = sorted([*journalled(run), *journalled_system(run)])
+        assert expected == stored(tmp_path / "server.db", read_json(run.mlflow)["run_id"])
+        assert [(1,)] == query(tmp_path / "server.db", "SELECT count(*) FROM runs")
+
+
+def noted_offset(run: RunDir) -> int:
+    """How far MLflow has the journal."""
+    return int(read_json(run.mlflow).get("offset") or 0)
+
+
+def journalled_system(run: RunDir) -> list[tuple[str, int, float]]:
+    """Samples of the machine."""
+    points, _ = read_points(run.system)
+    return [(key, point.step, value) for point in points for key, value in point.metrics.items()]
