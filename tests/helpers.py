@@ -82,13 +82,13 @@ def python(code: str, cwd: Path) -> Said:
     return Said(done.returncode, done.stdout, done.stderr)
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 90) -> None:
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 90, poll_s: float = 0.02) -> None:
     """Return when `condition` holds; the test fails where it does not come to that."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"{what}: not within {timeout_s:g} s")
-        time.sleep(0.02)
+        time.sleep(poll_s)
 
 
 def write_module(project: Path, name: str, code: str) -> None:

@@ -213,6 +213,20 @@ def test_a_stopped_run_leaves_its_state(project: Path, number: signal.Signals, i
         wait_until(lambda: all(map(is_over, below)), "the end of all its processes")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_stopped_before_its_ranks_began_leaves_its_state(project: Path, number: signal.Signals) -> None:
+    """From the first moment in which its directory says that it runs."""
+    supervisor = start("train", *ENDLESS, cwd=project)
+    wait_until(lambda: any(r.read_status() for r in find_runs(project / "runs")), "the run's state", poll_s=0)
+    supervisor.send_signal(number)
+    said = ended(supervisor)
+    assert 128 + number == said.status, said
+    assert f"stopped by {number.name}" in said.err
+    assert "Traceback" not in said.out + said.err
+    status = only_run(project).read_status()
+    assert ("killed", f"stopped by {number.name}") == (status["state"], status["cause"])
+
+
 def test_a_supervisor_killed_leaves_no_process_and_no_run_that_runs(project: Path, hpcexp: Callable[..., Said]) -> None:
     """With two ranks; `hpcexp runs` says killed at once, and the run directory in the end."""
     with running(project, "hardware=cpu", "hardware.devices=2", "run.pictures=true") as (supervisor, run, below):

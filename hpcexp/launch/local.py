@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
@@ -32,6 +32,9 @@ from hpcexp.plan import Plan, save_plan
 from hpcexp.rundir import RunDir, held_within, write_atomic, write_json
 
 _MOMENT_S = 1.0
+
+_Supervise = Callable[[RunDir, Sequence[int]], Turns[Outcome]]
+"""Has a run's ranks run to their end, or to a signal among those that come."""
 
 
 def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = False) -> RunDir:
@@ -71,12 +74,12 @@ def run_job(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
     with claimed(plan), ExitStack() as devices:
         plan, told = _on_devices(plan, devices, terms)
 
-        def supervise(run: RunDir) -> Turns[Outcome]:
+        def supervise(run: RunDir, stop: Sequence[int]) -> Turns[Outcome]:
             with devices:  # free again before the shipper is waited for
                 judge = terms.judge
                 ranks = Ranks(plan, terms.start, told, judge.metric if judge else None)
                 reported = judge.answering(ranks.answer) if judge else None
-                return (yield from _supervise(plan, run, ranks, terms, reported=reported))
+                return (yield from _supervise(plan, run, ranks, terms, stop, reported=reported))
 
         return (yield from _lead(plan, terms, fresh=fresh, supervise=supervise))
 
@@ -93,20 +96,20 @@ def run_on_nodes(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
         terms.say(plan, f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most")
 
         def take_part(run: RunDir) -> Turns[Outcome]:
-            with devices:
+            with devices, terms.catching() as stop:
                 node = Node(plan, told, leads=False)
                 return elsewhere.agreed(
-                    (yield from _supervise(plan, run, node, terms, lambda _: elsewhere(), leads=False))
+                    (yield from _supervise(plan, run, node, terms, stop, lambda _: elsewhere(), leads=False))
                 )
 
-        def lead(run: RunDir) -> Turns[Outcome]:
+        def lead(run: RunDir, stop: Sequence[int]) -> Turns[Outcome]:
             def trouble(ears: Ears) -> str | None:
                 # A machine that comes once ranks have begun has nothing to say to them.
                 return elsewhere() or (None if ears.pids else board.heard())
 
             with devices, board.shown():
                 node = Node(plan, told, leads=True)
-                outcome = elsewhere.agreed((yield from _supervise(plan, run, node, terms, trouble)))
+                outcome = elsewhere.agreed((yield from _supervise(plan, run, node, terms, stop, trouble)))
             return replace(outcome, exit=2) if board.refused else outcome
 
         if leads:
@@ -138,7 +141,7 @@ def _leads(plan: Plan, board: Board, stack: ExitStack) -> bool:
     return True
 
 
-def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: Callable[[RunDir], Turns[Outcome]]) -> Turns[Outcome]:
+def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: _Supervise) -> Turns[Outcome]:
     """Freeze the plan, have its ranks run, and leave a final state behind whatever happens.
 
     An interrupted run is gone on with, in its directory and its MLflow run, unless `fresh`. One that has no checkpoint
@@ -149,36 +152,39 @@ def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: Callable[[RunDir]
     if found is not None:
         terms.say(plan, f"Continuing from {found.text(plan)} (--fresh starts over)")
     is_again = found is None and not fresh and begins_again(plan)
-    attempt = int(RunDir(Path(plan.run_dir)).read_status().get("attempt", 0)) + 1 if is_again else 1
-    run = freeze(plan, found, is_again=is_again)
-    attempt = found.attempt if found else attempt
-    for warning in terms.capture.begin(plan, run, attempt, parents(found, begun)):
-        terms.say(plan, warning)
-    if begun is not None:
-        terms.say(plan, f"Going on from {begun.text(plan)}")
-        adopt(begun, run)
-    status = {
-        "state": "running",
-        "started": time.time(),
-        "attempt": attempt,
-        "pid": os.getpid(),
-        "host": plan.lineage["host"],
-    }
-    write_json(run.status, status)
-    terms.shipping.begin(run, plan)
-    outcome = Outcome("failed", "the supervisor itself failed", 1)
-    try:
-        outcome = yield from supervise(run)
-    finally:
-        ended = {"ended": time.time(), "state": outcome.state, "cause": outcome.cause, "exit": outcome.exit}
-        terms.capture.end(run)
-        # Before the state is final: the shipper then sends what there is.
-        _seal(run, {**status, **ended})
-        if _end(run, {**status, **ended}):
-            if outcome.state == "finished":
-                tidy(run)
-            terms.shipping.end(run, plan)
-    return outcome
+    with ExitStack() as catching:  # whatever asks it to end, the state that it leaves is final
+        stop = catching.enter_context(terms.catching())
+        attempt = int(RunDir(Path(plan.run_dir)).read_status().get("attempt", 0)) + 1 if is_again else 1
+        run = freeze(plan, found, is_again=is_again)
+        attempt = found.attempt if found else attempt
+        for warning in terms.capture.begin(plan, run, attempt, parents(found, begun)):
+            terms.say(plan, warning)
+        if begun is not None:
+            terms.say(plan, f"Going on from {begun.text(plan)}")
+            adopt(begun, run)
+        status = {
+            "state": "running",
+            "started": time.time(),
+            "attempt": attempt,
+            "pid": os.getpid(),
+            "host": plan.lineage["host"],
+        }
+        write_json(run.status, status)
+        terms.shipping.begin(run, plan)
+        outcome = Outcome("failed", "the supervisor itself failed", 1)
+        try:
+            outcome = yield from supervise(run, stop)
+        finally:
+            ended = {"ended": time.time(), "state": outcome.state, "cause": outcome.cause, "exit": outcome.exit}
+            terms.capture.end(run)
+            # Before the state is final: the shipper then sends what there is.
+            _seal(run, {**status, **ended})
+            if _end(run, {**status, **ended}):
+                if outcome.state == "finished":
+                    tidy(run)
+                catching.close()  # Ctrl-C no longer ends the job, but the waiting
+                terms.shipping.end(run, plan)
+        return outcome
 
 
 def _seal(run: RunDir, status: dict[str, Any]) -> None:
@@ -210,6 +216,7 @@ def _supervise(
     run: RunDir,
     group: Group,
     terms: Terms,
+    stop: Sequence[int],
     elsewhere: Callable[[Ears], str | None] = lambda _: None,
     reported: Callable[[int, float], None] | None = None,
     *,
@@ -221,10 +228,9 @@ def _supervise(
         shown = terms.display(plan)
         try:
             ears = Ears(group.progress_fd, run.rank_log(0), shown, reported)
-            with terms.catching() as stop:
-                trouble = partial(elsewhere, ears)
-                watch = Watch(group, ears, run, launch["grace_s"], launch["hang_s"], stop, vitals, trouble)
-                return (yield from watch.until_end())
+            trouble = partial(elsewhere, ears)
+            watch = Watch(group, ears, run, launch["grace_s"], launch["hang_s"], stop, vitals, trouble)
+            return (yield from watch.until_end())
         finally:
             shown.close()
             vitals.close()

@@ -32,7 +32,9 @@ class Terms:
     start: Callable[[Start], Process]
     """How ranks are started."""
     catching: Callable[[], AbstractContextManager[Sequence[int]]]
-    """Signals that ask the jobs to end, as they come, while there are ranks; at a second one ranks are killed."""
+    """Signals that ask the jobs to end, as they come, from a job's first file to its final state.
+
+    At a second one ranks are killed."""
     display: Callable[[Plan], Display]
     """What shows a job's progress."""
     say: Callable[[Plan, str], None]
