@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from record_support import end_sweep, finish, free_port, make_run, make_sweep, query, wait_until
 
 from hpcexp.cli.sync import sync
 from hpcexp.launch import shipping
-from hpcexp.launch.shipping import Fleet
+from hpcexp.launch.shipping import Fleet, start_shipper
 from hpcexp.rundir import RecordDir, RunDir, read_json, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
@@ -70,6 +71,19 @@ def test_a_fleet_that_dies_is_started_again(root: Path, uri: str, monkeypatch: p
     fleet.close(60.0, is_tracked=True)
     assert [noted(record, "delivered") for record in (sweep, running, first, second)] == [True] * 4
     assert query(root / "mlflow.db", "SELECT count(*) FROM runs WHERE name LIKE 'restarted%'") == [(4,)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel shares nothing out by session")
+def test_a_shipper_leaves_the_cores_to_the_training(root: Path, uri: str) -> None:
+    """By the niceness of its session: ranks lead others, against which its own counts for nothing."""
+    run = make_run(root, uri, name="nice", steps=5)
+    shipper = start_shipper(run)
+    wait_until(lambda: noted(run, "offset"), "the first metrics are delivered")
+    assert 10 == psutil.Process(shipper.pid).nice()
+    assert Path(f"/proc/{shipper.pid}/autogroup").read_text().endswith(" nice 10\n")
+    finish(run)
+    shipper.communicate(timeout=60)
+    assert 0 == shipper.returncode
 
 
 def test_a_driver_never_waits_for_its_fleet(root: Path, uri: str) -> None:

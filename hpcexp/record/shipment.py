@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from hpcexp.errors import InUseError
 from hpcexp.plan import load_plan
@@ -143,7 +144,7 @@ def alone(record: RecordDir, timeout_s: float) -> AbstractContextManager[None]:
 
 def settle(record: RecordDir) -> None:
     """Step back behind the training, and write to the shipper's own log."""
-    os.nice(_NICENESS)
+    _step_back()
     # Ctrl-C is for the supervisor: it ends the run, and the run's end ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     record.logs.mkdir(parents=True, exist_ok=True)
@@ -151,6 +152,18 @@ def settle(record: RecordDir) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
+
+
+def _step_back() -> None:
+    """Let the training have the cores.
+
+    Between sessions Linux shares them out by session (sched(7), autogroup), as a desktop is to stay usable beside a
+    build: there a process's own niceness does nothing against ranks, which lead sessions of theirs.
+    """
+    os.nice(_NICENESS)
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):  # no such kernel
+            Path("/proc/self/autogroup").write_text(str(_NICENESS))
 
 
 def say(text: str) -> None:
