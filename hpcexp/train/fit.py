@@ -191,7 +191,7 @@ def _summary(plan: Plan, run: RunDir, trainer: pl.Trainer, keeper: Keeper, clock
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "best": best,
-        "diverged": module.diverged if isinstance(module, Supervised) else False,
+        "diverged": module.losses.diverged if isinstance(module, Supervised) else False,
         "durations": {"until_first_step_s": clock.until_first_step_s, "fit_s": clock.fit_s},
         "num_params": sum(p.numel() for p in module.parameters()),
         "signature": plan.signature,

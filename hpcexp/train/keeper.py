@@ -148,7 +148,7 @@ class Keeper(LeanCallback):
         self._writer.wait()  # until then its copies are in use
         self.has_failed()
         if isinstance(trainer.lightning_module, Supervised):
-            trainer.lightning_module.flush()
+            trainer.lightning_module.losses.flush()
         if self._write:
             _drop_shards(self._run)  # of a save that has failed: this one may need the room
         try:

@@ -32,5 +32,5 @@ class Limit(LeanCallback):
         if trainer.global_step < self._step:
             return
         if isinstance(pl_module, Supervised):
-            pl_module.flush()
+            pl_module.losses.flush()
         raise Reached

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from hpcexp.data.augment import Augmentation, draws_of
 from hpcexp.record.journal import Journal
 from hpcexp.train.lean import LeanModule, signed
+from hpcexp.train.losses import Losses
 from hpcexp.train.metrics import Sums
 from hpcexp.train.optimizers import clip_gradients
 
@@ -45,15 +45,9 @@ class Supervised(LeanModule):
         self.model, self.loss, self.metrics = model, loss, tuple(metrics)
         self.confusion: list[list[int]] | None = None
         """Rows are true classes, columns predicted ones; after a test of a classification."""
-        self.diverged = False
-        """Whether a training loss was not finite."""
-        self._optimizers_of, self._journal, self._log_every = optimizers, journal, log_every
+        self.losses = Losses(journal, log_every)
+        self._optimizers_of, self._journal = optimizers, journal
         self._augment, self._seed, self._num_classes = augment, seed, num_classes
-        self._micro: list[Tensor] = []
-        self._losses: list[Tensor] = []
-        self._rates: list[float] = []
-        self._since_validation: list[float] = []
-        self._step = 0
         self._sums: Sums | None = None
         self._confusion: Tensor | None = None
 
@@ -71,7 +65,7 @@ class Supervised(LeanModule):
 
     def on_train_start(self) -> None:
         """Count steps from where training (re)starts."""
-        self._step = self.trainer.global_step
+        self.losses.begin(self.trainer.global_step, self.trainer.world_size)
 
     @signed
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -82,14 +76,14 @@ class Supervised(LeanModule):
         elif self._augment is not None:
             inputs = self._augment(inputs)
         loss = self.loss(_aligned(self.model(inputs), targets), targets)
-        self._micro.append(loss.detach())
+        self.losses.add(loss.detach())
         return loss
 
     def _draws(self, num_draws: int, batch: int) -> Tensor:
         """Random numbers `(num_draws, batch)` of the samples of this batch, which are some of the step's."""
         trainer, accumulate = self.trainer, self.trainer.accumulate_grad_batches
         draws = draws_of(self._seed, trainer.global_step, num_draws, trainer.world_size * accumulate * batch)
-        first = (trainer.global_rank * accumulate + len(self._micro)) * batch
+        first = (trainer.global_rank * accumulate + self.losses.num_micro) * batch
         return draws[:, first : first + batch]
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
@@ -100,46 +94,17 @@ class Supervised(LeanModule):
         """One step; keeps its values, which stay on the device until the journal is written."""
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         super().optimizer_step(*args, **kwargs)
-        self._losses.append(self._micro[0] if len(self._micro) == 1 else torch.stack(self._micro).mean())
-        self._micro.clear()
-        self._rates.append(rate)
-        if len(self._losses) >= self._log_every:
-            self.flush()
-
-    def flush(self) -> None:
-        """Read the kept values and journal them. Under DDP every rank must call it at the same step."""
-        if not self._losses:
-            return
-        losses = torch.stack(self._losses).float()
-        if self.trainer.world_size > 1:
-            # Not reduced: the order of a sum's terms would depend on where in the tensor a step stands.
-            of_ranks = [torch.empty_like(losses) for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather(of_ranks, losses)
-            losses = torch.stack(of_ranks).mean(0)
-        values = losses.tolist()
-        self._since_validation += values
-        self.diverged = self.diverged or not all(map(math.isfinite, values))
-        if self._journal is not None:
-            rows = zip(values, self._rates, strict=True)
-            self._journal.append(
-                (self._step + i, {"train/loss": loss, "train/lr": float(lr)}) for i, (loss, lr) in enumerate(rows, 1)
-            )
-        self._step += len(self._losses)
-        self._losses.clear()
-        self._rates.clear()
+        self.losses.end_step(rate)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What the next validation's `train/loss` and the summary still need."""
-        checkpoint["supervised"] = {"since_validation": list(self._since_validation), "diverged": self.diverged}
+        losses = self.losses
+        checkpoint["supervised"] = {"since_validation": list(losses.since_validation), "diverged": losses.diverged}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with it."""
         if saved := checkpoint.get("supervised"):
-            self._since_validation, self.diverged = list(saved["since_validation"]), saved["diverged"]
-
-    def last_loss(self) -> float | None:
-        """Of the newest step that is not journalled yet; None right after a write."""
-        return self._losses[-1].item() if self._losses else None
+            self.losses.since_validation, self.losses.diverged = list(saved["since_validation"]), saved["diverged"]
 
     def on_train_epoch_end(self) -> None:
         """Show the training loss to callbacks where no validation does, as there are no samples for one."""
@@ -148,7 +113,7 @@ class Supervised(LeanModule):
 
     def on_train_end(self) -> None:
         """Journal what is left."""
-        self.flush()
+        self.losses.flush()
 
     def on_validation_epoch_start(self) -> None:
         """Begin a pass."""
@@ -198,10 +163,10 @@ class Supervised(LeanModule):
         return outputs
 
     def _publish_training(self) -> None:
-        self.flush()
-        if losses := self._since_validation:
+        self.losses.flush()
+        if losses := self.losses.since_validation:
             self.trainer.callback_metrics["train/loss"] = torch.tensor(sum(losses) / len(losses))
-            self._since_validation = []
+            self.losses.since_validation = []
 
     def _publish(self, split: str) -> None:
         assert self._sums is not None

@@ -40,7 +40,7 @@ class Progress(LeanCallback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Say where training is."""
         if time.monotonic() >= self._next:
-            loss = pl_module.last_loss() if isinstance(pl_module, Supervised) and not self._rank else None
+            loss = pl_module.losses.last() if isinstance(pl_module, Supervised) and not self._rank else None
             self._say(trainer, "train", loss=loss)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
