@@ -119,6 +119,11 @@ class SweepDir(RecordDir):
     """Paths of one sweep."""
 
     @property
+    def root(self) -> Path:
+        """The directory of runs that it lies in."""
+        return self.path.absolute().parent.parent
+
+    @property
     def asked(self) -> Path:
         """What is asked: question, axes, objectives."""
         return self.path / "sweep.json"

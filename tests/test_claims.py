@@ -7,12 +7,14 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hpcexp.errors import RunError
-from hpcexp.rundir import write_json
+from hpcexp.record.parent import members
+from hpcexp.rundir import SweepDir, write_json
 from hpcexp.sweep.claims import STALE_S, Claims
 from hpcexp.sweep.ledger import Entry, Ledger
 
@@ -82,6 +84,7 @@ def test_who_has_slept_too_long_learns_what_was_taken(tmp_path: Path) -> None:
 
 RACE = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from hpcexp.sweep.claims import Claims
 place = Path(sys.argv[1])
@@ -119,6 +122,20 @@ def test_numbers_are_given_once_and_kept(tmp_path: Path) -> None:
     assert [2, 3, 4] == [e.job for e in later]
     lines = [json.loads(line) for line in (tmp_path / "jobs.jsonl").read_text().splitlines()]
     assert [1, 2, 3, 4] == [line["job"] for line in lines]
+
+
+def test_a_ledger_moves_with_the_runs_beside_it(tmp_path: Path) -> None:
+    """It finds those within its directory of runs where this is now, others where they were."""
+    place = tmp_path / "runs" / "sweeps" / "s"
+    place.mkdir(parents=True)
+    inside, outside = tmp_path / "runs" / "e" / "a", tmp_path / "other" / "b"
+    jobs = [replace(entry(path.name), run=str(path)) for path in (inside, outside)]
+    Ledger(place, opened(place)).enter(jobs)
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    place = tmp_path / "moved" / "sweeps" / "s"
+    found = Ledger(place, Claims(place)).entries()
+    assert [str(tmp_path / "moved" / "e" / "a"), str(outside)] == [found[n].run for n in (1, 2)]
+    assert found[1].run in {str(run.path) for run, _ in members(SweepDir(place))}
 
 
 def test_a_torn_last_line_is_written_anew(tmp_path: Path) -> None:

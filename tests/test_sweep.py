@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -122,6 +123,22 @@ def test_what_is_done_is_not_done_again(hpcexp: Callable[..., Said], project: Pa
     assert (0, 0) == (again.status, begun(again))
     assert "nothing to do" in again.out
     assert "2 jobs: 2 finished" in again.out
+
+
+def test_a_project_that_was_moved_goes_on_with_its_sweeps(project: Path) -> None:
+    """It finds there what it has run before; a copy beside the first one is another project's."""
+    first, moved = project / "first", project / "moved"
+    first.mkdir()
+    asked = ("train", "-m", "seed=1,2", *SHORT)
+    assert 0 == command(*asked, cwd=first).status
+    first.rename(moved)
+    again = command(*asked, cwd=moved)
+    assert (0, 0) == (again.status, begun(again)), again
+    assert 2 == len(numbers(only_sweep(moved)))
+    shutil.copytree(moved, first)
+    copied = command(*asked, cwd=first)
+    assert 2 == copied.status
+    assert f"holds a sweep of the project {moved}, and this is {first}" in copied.err
 
 
 def test_two_drivers_run_no_job_twice(paced: Path) -> None:

@@ -155,7 +155,7 @@ def members(sweep: SweepDir) -> Iterator[tuple[RunDir, Membership]]:
     for job in jobs.values():
         values = (override.partition("=") for override in job["asked"])
         yield (
-            RunDir(Path(job["run"])),
+            RunDir(sweep.root / job["run"]),
             Membership(str(sweep.path), {key.lstrip("+~"): value for key, _, value in values}),
         )
 

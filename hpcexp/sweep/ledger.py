@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError
+from hpcexp.rundir import SweepDir
 from hpcexp.sweep.claims import Claims
 
 _LOCK = "ledger"
@@ -42,7 +43,7 @@ class Ledger:
     """The file, and what this process has read of it."""
 
     def __init__(self, place: Path, claims: Claims) -> None:
-        self.path = place / "jobs.jsonl"
+        self.path, self._root = SweepDir(place).jobs, SweepDir(place).root
         self._claims = claims
         self._offset = 0
         self._entries: dict[int, Entry] = {}
@@ -75,7 +76,8 @@ class Ledger:
 
     def _append(self, entries: Iterable[Entry]) -> None:
         now = round(time.time(), 3)
-        text = "".join(json.dumps({**asdict(entry), "t": now}, ensure_ascii=False) + "\n" for entry in entries)
+        told = ({**asdict(entry), "run": self._below(entry.run), "t": now} for entry in entries)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
         if not text:
             return
         fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -99,13 +101,17 @@ class Ledger:
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
         for number, line in enumerate(whole.splitlines(), 1):
-            yield _entry(line, f"{self.path}, line {number}")
+            yield self._entry(line, f"{self.path}, line {number}")
 
+    def _below(self, run: str) -> str:
+        """The run directory as the file has it: within the directory of runs, so that this can be moved as a whole."""
+        return str(Path(run).relative_to(self._root)) if run and Path(run).is_relative_to(self._root) else run
 
-def _entry(line: bytes, where: str) -> Entry:
-    try:
-        told: dict[str, Any] = json.loads(line)
-        del told["t"]
-        return Entry(**{**told, "asked": tuple(told["asked"]), "base": tuple(told["base"])})
-    except (ValueError, KeyError, TypeError) as e:
-        raise RunError(f"{where} is damaged: it is no job.\nFix: remove that line; its run directory stays.") from e
+    def _entry(self, line: bytes, where: str) -> Entry:
+        try:
+            told: dict[str, Any] = json.loads(line)
+            del told["t"]
+            lists = {key: tuple(told[key]) for key in ("asked", "base")}
+            return Entry(**{**told, **lists, "run": told["run"] and str(self._root / told["run"])})
+        except (ValueError, KeyError, TypeError) as e:
+            raise RunError(f"{where} is damaged: it is no job.\nFix: remove that line; its run directory stays.") from e

@@ -75,10 +75,10 @@ def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
         raise RunError(
             f"{place.path} is there and holds no sweep.\nFix: move it away, or give the sweep another name (--as NAME)."
         )
-    if before and before.get("project") != str(project):
+    other = before.get("project", str(project))
+    if other != str(project) and Path(other).exists():  # else it has been moved here
         raise RunError(
-            f"{place.path} holds a sweep of the project {before.get('project')}, and this is {project}.\n"
-            "Fix: run.root=…, or --as NAME."
+            f"{place.path} holds a sweep of the project {other}, and this is {project}.\nFix: run.root=…, or --as NAME."
         )
     base = list(map(masked_override, spec.base))
     told = json.dumps({**to_dict(spec), "base": base, "project": str(project), "command": command}, ensure_ascii=False)
