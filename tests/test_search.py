@@ -65,7 +65,7 @@ def test_every_rank_of_every_trial_trains_what_was_asked(hpcexp: Callable[..., S
     assert 3 == len({entry["signature"] for entry in entries})
     for entry in entries:
         asked = dict(override.split("=", 1) for override in entry["asked"])
-        told = [json.loads(Path(entry["run"], f"told-{rank}.json").read_text()) for rank in range(2)]
+        told = [json.loads((place.root / entry["run"] / f"told-{rank}.json").read_text()) for rank in range(2)]
         assert told[0] == told[1]
         assert float(asked["optimizer.lr"]) == pytest.approx(told[0]["lr"])
         assert float(asked["optimizer.weight_decay"]) == told[0]["decay"]
