@@ -75,6 +75,21 @@ def test_what_was_done_to_a_run_is_named(trained: TrainedRun, project: Path, hpc
     }
 
 
+def test_many_runs_are_verified_at_once(trained: TrainedRun, project: Path, hpcexp: Callable[..., Said]) -> None:
+    """A line for each; one that cannot be verified keeps no other from it."""
+    runs = [RunDir(project / "runs" / "digits_mlp" / name) for name in ("whole", "edited")]
+    for run in runs:
+        shutil.copytree(trained.run.path, run.path)
+    assert 0 == hpcexp("verify", str(runs[0].path), str(trained.run.path)).status
+    (runs[1].path / "notes.txt").write_text("better than it was\n")
+    said = hpcexp("verify", *(str(run.path) for run in runs), "nowhere")
+    assert 1 == said.status
+    assert "digits_mlp/whole: untouched since" in said.out
+    assert "digits_mlp/edited: 1 difference since" in said.out
+    assert "nowhere" in said.err
+    assert 2 == hpcexp("verify", "nowhere", str(runs[0].path)).status
+
+
 def test_a_checkpoint_too_big_to_read_twice_is_told_by_its_own_checksum(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ VERBS = {
     "compare": ("compare", "what runs differ in, beside what they came to; over seeds"),
     "why": ("why", "how a run differs from what would run now"),
     "reproduce": ("reproduce", "train a run again from what it has kept, and see whether the same comes out"),
-    "verify": ("verify", "whether a run's files are as they were when it ended"),
+    "verify": ("verify", "whether runs' files are as they were when they ended"),
     "test": ("use", "evaluate a trained model again"),
     "predict": ("use", "classify files with a trained model"),
     "export": ("use", "hand a trained model over: torch.export, TorchScript, MLflow"),

@@ -1,10 +1,12 @@
-"""`hpcexp verify`: whether a run is as its last attempt has left it."""
+"""`hpcexp verify`: whether runs are as their last attempts have left them."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
@@ -15,23 +17,36 @@ from hpcexp.text import pairs
 
 
 def verify(argv: Sequence[str]) -> int:
-    """Exit status 0: nothing was changed; 1: what was is named; 2: there is nothing to verify."""
-    p = parser("verify", "Hold a run's files against the digests that were kept when it ended.")
-    p.add_argument("run", help=RUN_HELP)
-    p.add_argument("--json", action="store_true", help="as one JSON object")
+    """Exit status 0: nothing was changed; 1: what was is named; 2: a run that cannot be verified, none was changed."""
+    p = parser("verify", "Hold runs' files against the digests that were kept when they ended.")
+    p.add_argument("runs", metavar="RUN", nargs="+", help=RUN_HELP)
+    p.add_argument("--json", action="store_true", help="as JSON, a line for each run")
     a = p.parse_args(argv)
-    run = find_run(a.root, a.run)
+    if len(a.runs) == 1:
+        return _verify(a.root, a.runs[0], as_json=a.json, is_one=True)
+    found = set()
+    for run in a.runs:
+        try:
+            found.add(_verify(a.root, run, as_json=a.json, is_one=False))
+        except RunError as e:
+            print(e, file=sys.stderr)
+            found.add(2)
+    return next(status for status in (1, 2, 0) if status in found)
+
+
+def _verify(root: Path, asked: str, *, as_json: bool, is_one: bool) -> int:
+    run = find_run(root, asked)
     if current_state(run.read_status()) == "running":
         raise RunError(f"{run.path} is still being trained: its files change.\nFix: wait for it, or end it.")
     found, last = differences(run), last_record(run.lineage)
     name = f"{run.path.parent.name}/{run.path.name}"
-    if a.json:
+    if as_json:
         told = [{"what": what, "file": file} for what, file in found]
         print(json.dumps({"run": name, "seal": last.get("sha256"), "differences": told}))
     elif found:
         print(f"{name}: {len(found)} difference{'s' * (len(found) != 1)} {_since(last)}\n{pairs(found)}")
     else:
-        print(f"{name}: untouched {_since(last)}\n{pairs(_sealed(last))}")
+        print("\n".join([f"{name}: untouched {_since(last)}", *([pairs(_sealed(last))] if is_one else [])]))
     return int(bool(found))
 
 
