@@ -6,10 +6,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
-from helpers import LEAN, Said, command, environment, only_run
+from helpers import LEAN, Said, command, environment, only_run, write_module
 from record_support import mlflow_server, query
 
 from hpcexp.rundir import find_runs
@@ -23,6 +24,18 @@ warnings.simplefilter("ignore")
 import mlflow, numpy as np
 mlflow.set_tracking_uri(sys.argv[1])
 print(mlflow.pyfunc.load_model(sys.argv[2]).predict(np.zeros((1, 1, 8, 8), "float32"))["labels"][0])
+"""
+
+
+SIGNED = """
+from hpcexp.models.mlp import MLP
+
+class Signed(MLP):
+    def __init__(self, in_shape, num_classes):
+        super().__init__(in_shape, num_classes, hidden=[8])
+
+    def forward(self, x):
+        return super().forward(x) * +1
 """
 
 
@@ -66,6 +79,47 @@ def test_a_promoted_model_is_loaded_by_its_name(trained: Path) -> None:
     ids = {json.loads(run.mlflow.read_text())["run_id"] for run in find_runs(trained / "runs")}
     assert [1, 2] == [version for version, _ in found]
     assert ids == {run_id for _, run_id in found}
+
+
+def test_edited_code_is_not_taken_for_that_of_the_training(project: Path) -> None:
+    """Weights that fit make another model of it: `test` says so, `promote` refuses, and mends what it was told."""
+    own = ("~model", "+model._target_=signed.Signed")
+    write_module(project, "signed", SIGNED)
+    assert 0 == command("train", *SHORT, *own, cwd=project).status
+    assert "" == command("test", "last", cwd=project).err
+    write_module(project, "signed", SIGNED.replace("+1", "-1"))
+    told = command("test", "last", cwd=project)
+    assert (0, True) == (told.status, "warning: signed.py is not what the run was trained with" in told.err)
+    promote = ("promote", "last", "--to", "signed@best")
+    refused = command(*promote, cwd=project)
+    assert (2, True) == (refused.status, "code was edited since: signed.py." in refused.err)
+    uri = f"sqlite:///{project}/runs/mlflow.db"
+    assert 0 == command(*promote, "--unverified", cwd=project).status
+    other = loaded(uri, "models:/signed@best", project)
+    write_module(project, "signed", SIGNED)
+    assert 0 == command(*promote, cwd=project).status
+    assert other != loaded(uri, "models:/signed@best", project)
+
+
+def test_edited_data_is_said(project: Path) -> None:
+    """An evaluation on other pictures is none of the run's."""
+    for split, cls, i in product(("train", "val", "test"), ("cat", "dog"), range(8)):
+        picture(project / "pictures" / split / cls / f"{i}.png", "red")
+    data = ("data=images_folder", "data.root=pictures", "data.global_batch_size=8")
+    assert 0 == command("train", *SHORT, *data, "tracking=off", cwd=project).status
+    assert "" == command("test", "last", cwd=project).err
+    for i in range(5):
+        picture(project / "pictures" / "test" / "cat" / f"{i}.png", "blue")
+    said = command("test", "last", cwd=project)
+    assert 0 == said.status
+    assert "warning: test/cat/0.png, test/cat/1.png, test/cat/2.png and 2 more are not what the run" in said.err
+
+
+def picture(path: Path, colour: str) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), colour).save(path)
 
 
 def test_a_server_keeps_promoted_models(project: Path) -> None:

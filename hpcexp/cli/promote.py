@@ -21,17 +21,18 @@ def promote(argv: Sequence[str]) -> int:
     p = parser("promote", "Put a run's best weights into MLflow's registry, as a model that its tools load by name.")
     p.add_argument("run", help=RUN_HELP)
     p.add_argument("--to", required=True, metavar="NAME[@ALIAS]", help="for example digits@champion")
-    p.add_argument("--unverified", action="store_true", help="also a run that was changed since it ended")
+    p.add_argument("--unverified", action="store_true", help="also a run or a model's code that was changed since")
     a = p.parse_args(argv)
     name, alias = _name(a.to)
     run = find_run(a.root, a.run)
     plan = load_plan(run.plan)
     _check(run, plan, is_verified=not a.unverified)
-    version, before = _registered(run, plan, name, alias)
-    print(f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}")
+    version, before = _registered(run, plan, name, alias, is_verified=not a.unverified)
+    address = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
+    print(address)
     was = f", which was version {before}" if before not in (None, version) else ""
     told = [("version", version), *([("alias", f"{alias}{was}")] if alias else [])]
-    told += [("run", f"{plan.experiment}/{plan.name}"), ("load", "mlflow.pyfunc.load_model(…)")]
+    told += [("run", f"{plan.experiment}/{plan.name}"), ("load", f'mlflow.pyfunc.load_model("{address}")')]
     print(pairs(told))
     return 0
 
@@ -63,7 +64,7 @@ def _check(run: RunDir, plan: Plan, *, is_verified: bool) -> None:
         )
 
 
-def _registered(run: RunDir, plan: Plan, name: str, alias: str | None) -> tuple[str, str | None]:
+def _registered(run: RunDir, plan: Plan, name: str, alias: str | None, *, is_verified: bool) -> tuple[str, str | None]:
     """Number of the version, and of the one that the alias stood for before."""
     from hpcexp.record.delivery import Delivery
     from hpcexp.record.shipper import sync
@@ -80,7 +81,8 @@ def _registered(run: RunDir, plan: Plan, name: str, alias: str | None) -> tuple[
         registry = delivery.start().registry()
         if not registry.is_loadable(model_id):
             with TemporaryDirectory() as scratch:
-                registry.make_loadable(model_id, _exported(run, Path(scratch) / "model"))
+                exported = Path(scratch) / "model"
+                registry.make_loadable(model_id, exported, _exported(run, plan, exported, is_verified=is_verified))
         tags = {"hpcexp.run": f"{plan.experiment}/{plan.name}", "hpcexp.signature": plan.signature}
         seal = last_record(run.lineage).get("sha256")
         tags |= {"hpcexp.seal": str(seal)} if seal else {}
@@ -92,8 +94,17 @@ def _registered(run: RunDir, plan: Plan, name: str, alias: str | None) -> tuple[
         raise RunError(f"MLflow does not take the model: {problem_of(e, delivery.uri)}") from e
 
 
-def _exported(run: RunDir, path: Path) -> Path:
-    from hpcexp.cli.use import export_mlflow, trained_of
+def _exported(run: RunDir, plan: Plan, path: Path, *, is_verified: bool) -> list[str]:
+    """Export the model; which code of it is not what it was trained with."""
+    from hpcexp.cli.use import edited_since, export_mlflow, trained_of
 
-    export_mlflow(trained_of(run), path)
-    return path
+    trained = trained_of(run)
+    if (edited := edited_since(trained)) and is_verified:
+        commit = plan.lineage.get("git.commit")
+        then = f"the code of then ({'commit ' + commit[:12] if commit else 'hpcexp why tells what differs'})"
+        raise RunError(
+            f"The model's code was edited since: {', '.join(edited)}. Its weights would go into another model.\n"
+            f"Fix: {then}, or --unverified promotes it with today's."
+        )
+    export_mlflow(trained, path)
+    return edited

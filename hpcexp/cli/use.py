@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
-from hpcexp.errors import RunError
+from hpcexp.compare.now import changed_data, facts_of_run
+from hpcexp.errors import RunError, listed
+from hpcexp.lineage.code import imported_otherwise
 from hpcexp.plan import Plan, load_plan
 from hpcexp.prepare import on_path
 from hpcexp.rundir import RunDir
@@ -17,6 +20,10 @@ from hpcexp.text import metric, near, pairs, table
 if TYPE_CHECKING:
     from hpcexp.train.trained import Prediction, Trained
 
+_OF_A_MODEL = ("hpcexp/models/", "hpcexp/data/")
+"""Of hpcexp's own code what a model's outputs come from."""
+_NAMED = 3
+"""Changed files that are named."""
 SUFFIXES = {"torch": "model.pt2", "torchscript": "model.pt", "mlflow": "model"}
 
 
@@ -28,6 +35,7 @@ def test(argv: Sequence[str]) -> int:
     p.add_argument("--json", action="store_true", help="as one JSON object")
     a = p.parse_args(argv)
     trained = trained_of(find_run(a.root, a.run))
+    _warn([*edited_since(trained), *changed_data(trained.run)])
     from hpcexp.train.trained import evaluate
 
     found = evaluate(trained, a.split)
@@ -43,6 +51,7 @@ def predict(argv: Sequence[str]) -> int:
     p.add_argument("--json", action="store_true", help="one JSON object a line, with the probability of every class")
     a = p.parse_args(argv)
     trained = trained_of(find_run(a.root, a.run))
+    _warn(edited_since(trained))
     from hpcexp.train.trained import predict as predicted
 
     answers = list(predicted(trained, a.files))
@@ -69,6 +78,7 @@ def export(argv: Sequence[str]) -> int:
     if a.format == "torch" and path.suffix != ".pt2":
         raise RunError(f"{path}: torch reads exported programs from .pt2 files only.\nFix: --output {path.stem}.pt2")
     trained = trained_of(run)
+    _warn(edited_since(trained))
     if a.format == "mlflow":
         export_mlflow(trained, path)
     else:
@@ -89,6 +99,19 @@ def trained_of(run: RunDir) -> Trained:
     from hpcexp.train.trained import load_trained
 
     return load_trained(run)
+
+
+def edited_since(trained: Trained) -> list[str]:
+    """Source files of the model that have been edited since it was trained: its weights are now in another one."""
+    files = imported_otherwise(facts_of_run(trained.run).code or {})
+    return [file for file in files if not file.startswith("hpcexp/") or file.startswith(_OF_A_MODEL)]
+
+
+def _warn(changed: Sequence[str]) -> None:
+    if changed:
+        more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+        what = f"{listed(changed[:_NAMED])}{more} {'is' if len(changed) == 1 else 'are'}"
+        print(f"warning: {what} not what the run was trained with (hpcexp why RUN tells more).", file=sys.stderr)
 
 
 def export_mlflow(trained: Trained, path: Path) -> None:

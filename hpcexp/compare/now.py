@@ -84,6 +84,12 @@ def facts_now(plan: Plan, then: Facts) -> Facts:
     return Facts(plan, code, {**installed(), "python": platform.python_version()}, _by_place(data), notes)
 
 
+def changed_data(run: RunDir) -> list[str]:
+    """Data files that are not what they were when the run was trained."""
+    then = facts_of_run(run)
+    return list(_data(then, facts_now(then.plan, then)).differing)
+
+
 def compared(then: Facts, now: Facts) -> list[Part]:
     """All parts, in the order in which they explain each other."""
     return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -67,6 +68,17 @@ def code_digest(files: Mapping[str, str]) -> str:
 def edited(files: Mapping[str, str]) -> list[str]:
     """Which of `code_files` are otherwise by now, or gone."""
     return [module_file(Path(file)) for file, content in files.items() if _content(Path(file)) != content]
+
+
+def imported_otherwise(then: Mapping[str, str]) -> list[str]:
+    """Which source files (`package/module.py` → SHA-256) this process has imported with another content."""
+    return [name for name, content in then.items() if (file := _imported(name)) and _content(file) != content]
+
+
+def _imported(name: str) -> Path | None:
+    module = sys.modules.get(name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    file = getattr(module, "__file__", None)
+    return Path(file) if file else None
 
 
 def _content(file: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +19,13 @@ class Registry:
         self._client = client
 
     def is_loadable(self, model_id: str) -> bool:
-        """Whether MLflow's tools can load the LoggedModel: it has more than a checkpoint."""
+        """Whether MLflow's tools can load the LoggedModel, as it was trained: it has more than a checkpoint."""
         return self._client.get_logged_model(model_id).tags.get(_EXPORTED) == "true"
 
-    def make_loadable(self, model_id: str, directory: Path) -> None:
-        """Give the LoggedModel the files of an MLflow model."""
+    def make_loadable(self, model_id: str, directory: Path, edited: Sequence[str]) -> None:
+        """Give the LoggedModel the files of an MLflow model; `edited`: code of it that is not that of the training."""
         self._client.log_model_artifacts(model_id, str(directory))
-        self._client.set_logged_model_tags(model_id, {_EXPORTED: "true"})
+        self._client.set_logged_model_tags(model_id, {_EXPORTED: f"edited: {', '.join(edited)}" if edited else "true"})
 
     def register(self, name: str, description: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> str:
         """Number of the LoggedModel's version under `name`, made where there is none."""
