@@ -46,7 +46,7 @@ class RecordDir:
 
     @property
     def secret_uri(self) -> Path:
-        """The tracking URI where it has a password, for its owner alone."""
+        """The tracking URI where it has a password or was changed since, for its owner alone."""
         return self.path / ".tracking"
 
     def read_status(self) -> dict[str, Any]:

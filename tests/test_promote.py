@@ -86,7 +86,6 @@ def test_edited_code_is_not_taken_for_that_of_the_training(project: Path) -> Non
     own = ("~model", "+model._target_=signed.Signed")
     write_module(project, "signed", SIGNED)
     assert 0 == command("train", *SHORT, *own, cwd=project).status
-    assert "" == command("test", "last", cwd=project).err
     write_module(project, "signed", SIGNED.replace("+1", "-1"))
     told = command("test", "last", cwd=project)
     assert (0, True) == (told.status, "warning: signed.py is not what the run was trained with" in told.err)
@@ -120,6 +119,20 @@ def picture(path: Path, colour: str) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8), colour).save(path)
+
+
+def test_what_was_not_tracked_is_sent_to_mlflow_and_promoted(project: Path) -> None:
+    """A sweep with its jobs: trained with tracking=off, and not again."""
+    assert 0 == command("train", "-m", "seed=1,2", *SHORT, "tracking=off", cwd=project).status
+    refused = command("promote", "last", "--to", "late", cwd=project)
+    assert "Fix: hpcexp sync RUN --uri" in refused.err
+    runs = [str(run.path) for run in find_runs(project / "runs")]
+    assert 2 == command("sync", "--uri", "sqlite:///runs/mlflow.db", cwd=project).status
+    said = command("sync", *runs, "--uri", "sqlite:///runs/mlflow.db", cwd=project)
+    assert (0, True) == (said.status, "2 of 2 ended runs are in MLflow" in said.out), said
+    database = project / "runs" / "mlflow.db"
+    assert [(2,)] == query(database, "SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId'")
+    assert "models:/late/1" == command("promote", "last", "--to", "late", cwd=project).out.splitlines()[0]
 
 
 def test_a_server_keeps_promoted_models(project: Path) -> None:

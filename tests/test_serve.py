@@ -24,7 +24,7 @@ from hpcexp.errors import RunError
 from hpcexp.record.accounts import Accounts
 from hpcexp.record.server import Server, prepare, server_command, server_environment
 from hpcexp.record.shipper import sync
-from hpcexp.rundir import read_json
+from hpcexp.rundir import find_runs, read_json
 
 SMALL = ("trainer.max_epochs=1", "model.hidden=[8]", "tracking.wait_s=120")
 
@@ -116,6 +116,28 @@ def test_a_wrong_password_is_told_before_and_after_and_sync_delivers_later(
     said = hpcexp("sync")
     assert (0, "1 of 1 ended runs are in MLflow or need not be.\n") == (said.status, said.out)
     assert read_json(only_run(project).mlflow)["delivered"] is True
+
+
+def test_a_run_that_was_refused_goes_elsewhere_without_being_trained_again(
+    server: Served, project: Path, hpcexp: Callable[..., Said], train: Callable[..., Said]
+) -> None:
+    """A wrong password in the address, and an experiment that is another's, though it has ended."""
+    uris = [server.address.replace("//", f"//{user}:{password}@") for user, password in (("bob", "wrong-one"), BOB)]
+    make = ("tracking.experiment=owned", f"tracking.uri={server.address.replace('//', '//ada:' + ADA[1] + '@')}")
+    assert 0 == train(*SMALL, "seed=1", *make).status
+    said = train(*SMALL, "seed=2", "tracking.experiment=owned", f"tracking.uri={uris[0]}")
+    assert "hpcexp sync RUN --uri URI" in said.out
+    [run] = [run for run in find_runs(project / "runs") if "-s2-" in run.path.name]
+    name = str(run.path)
+    said = hpcexp("sync", name, "--uri", uris[1])
+    assert (1, True) == (said.status, "hpcexp sync RUN --experiment NAME" in said.out)
+    assert 0 == hpcexp("sync", name, "--experiment", "bobs").status
+    note = read_json(run.mlflow)
+    found = json.loads(server.ask(f"/api/2.0/mlflow/experiments/get?experiment_id={note['experiment_id']}", BOB)[1])
+    assert "bobs" == found["experiment"]["name"]
+    assert 0o600 == run.secret_uri.stat().st_mode & 0o777
+    again = hpcexp("sync", name, "--experiment", "others")
+    assert (2, True) == (again.status, "is in MLflow already" in again.err)
 
 
 def test_nobody_writes_into_the_experiment_of_another(

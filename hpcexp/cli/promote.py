@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.lineage.manifest import differences, last_record
-from hpcexp.plan import Plan, load_plan
+from hpcexp.plan import Plan
 from hpcexp.record.alive import current_state
+from hpcexp.record.destination import destined
 from hpcexp.rundir import RunDir, read_json
 from hpcexp.text import pairs
 
@@ -25,7 +26,7 @@ def promote(argv: Sequence[str]) -> int:
     a = p.parse_args(argv)
     name, alias = _name(a.to)
     run = find_run(a.root, a.run)
-    plan = load_plan(run.plan)
+    plan = destined(run)
     _check(run, plan, is_verified=not a.unverified)
     version, before = _registered(run, plan, name, alias, is_verified=not a.unverified)
     address = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
@@ -57,7 +58,7 @@ def _check(run: RunDir, plan: Plan, *, is_verified: bool) -> None:
     if not run.best.is_file():
         raise RunError(f"{run.best} is not there: the run has no best weights.")
     if plan.tracking_uri is None:
-        raise RunError("The run is not in MLflow (tracking=off).\nFix: train it with tracking=mlflow.")
+        raise RunError("The run is not in MLflow (tracking=off).\nFix: hpcexp sync RUN --uri … first.")
     if is_verified and last_record(run.lineage) and (found := differences(run)):
         raise RunError(
             f"{run.path} was changed since it ended:\n{pairs(found)}\nFix: --unverified promotes it as it is."

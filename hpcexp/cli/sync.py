@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
-from hpcexp.errors import RunError
+from hpcexp.errors import ConfigError, RunError
 from hpcexp.record.alive import current_state, is_driven
 from hpcexp.rundir import RunDir, SweepDir, find_runs, find_sweeps, read_json
 
@@ -22,6 +22,8 @@ def sync(argv: Sequence[str]) -> int:
 
     p = parser("sync", "Send MLflow what it lacks of runs and sweeps that have ended. Safe to repeat.")
     p.add_argument("runs", nargs="*", help=f"{RUN_HELP}; without any, all of them")
+    p.add_argument("--uri", help="have these runs, which MLflow does not have yet, go to another store from now on")
+    p.add_argument("--experiment", metavar="NAME", help="… or to another of its experiments")
     a = p.parse_args(argv)
     root = a.root.resolve()
     runs = [find_run(a.root, word) for word in a.runs] or list(find_runs(root))
@@ -29,6 +31,9 @@ def sync(argv: Sequence[str]) -> int:
         raise RunError(f"There are no runs in {root}.\nFix: hpcexp train, or --root DIR.")
     stores, wanted = Stores(), {run.path for run in runs}
     places = {s: {run.path.resolve(): place for run, place in members(s)} for s in find_sweeps(root)}
+    if a.uri or a.experiment:
+        _redirect(runs if a.runs else [], a.uri, a.experiment)
+        _redirect_sweeps([sweep for sweep, found in places.items() if wanted & found.keys()], runs[0], stores)
     # The sweeps first, as their runs are shown below them.
     meant = [sweep for sweep, found in places.items() if not a.runs or wanted & found.keys()]
     sweeps = [_synced_sweep(sweep, stores) for sweep in meant if not _goes_on(sweep)]
@@ -39,6 +44,34 @@ def sync(argv: Sequence[str]) -> int:
         _tell(sweeps, "sweeps")
     _tell(problems, "runs")
     return int(any([*sweeps, *problems]))
+
+
+def _redirect(runs: Sequence[RunDir], uri: str | None, experiment: str | None) -> None:
+    from hpcexp.record.destination import redirect
+    from hpcexp.record.shipment import alone
+    from hpcexp.record.shipper import SYNC_LOCK_S
+
+    if not runs:
+        raise ConfigError("--uri and --experiment are for runs that are named.\nFix: hpcexp sync RUN… --uri …")
+    for run in runs:
+        if current_state(run.read_status()) in ("planned", "running"):
+            raise RunError(f"{run.path} is no run that has ended.\nFix: hpcexp train, or wait for it.")
+        with alone(run, SYNC_LOCK_S):
+            redirect(run, uri, experiment)
+
+
+def _redirect_sweeps(sweeps: Sequence[SweepDir], run: RunDir, stores: Stores) -> None:
+    """Sweeps that MLflow does not have yet go where a run of theirs goes now."""
+    from hpcexp.record.destination import address, destined
+    from hpcexp.record.parent import Parent
+    from hpcexp.record.shipment import alone
+    from hpcexp.record.shipper import SYNC_LOCK_S
+
+    plan = destined(run)
+    for sweep in sweeps:
+        with alone(sweep, SYNC_LOCK_S):
+            if not read_json(sweep.mlflow).get("delivered"):
+                Parent(sweep, stores).go_with(plan, address(run, plan), is_redirected=True)
 
 
 def _synced(run: RunDir, stores: Stores, place: Membership | None) -> str | None:

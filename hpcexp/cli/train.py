@@ -12,6 +12,7 @@ from hpcexp.errors import ConfigError, JobFailed
 from hpcexp.launch.job import launch
 from hpcexp.plan import Plan
 from hpcexp.prepare import prepare
+from hpcexp.record.destination import destined
 from hpcexp.rundir import RunDir
 
 SUMMARY = "Check an experiment, run it, and record it. With -m: every combination of comma-separated values."
@@ -43,7 +44,7 @@ def run_one(plan: Plan, *, fresh: bool) -> int:
     if outcome.state == "skipped":
         print(f"Already done, so not run again: {outcome.cause} (--fresh runs it all the same)")
     if outcome.state in ("finished", "skipped"):
-        print(summary_text(plan, run))
+        print(summary_text(destined(run), run))
         return 0
     if outcome.state == "planned":
         print(f"Planned, not started (launch=dry): {run.plan}")

@@ -54,6 +54,8 @@ def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = Fa
         keep_lineage(run, goes_on=found is not None or is_again)
         if shown != plan.tracking_uri:
             write_atomic(run.secret_uri, f"{plan.tracking_uri}\n", mode=0o600)
+        else:
+            run.secret_uri.unlink(missing_ok=True)
         if plan.secrets:
             write_json(run.secrets, plan.secrets, mode=0o600)
         save_plan(replace(plan, tracking_uri=shown), run.plan)

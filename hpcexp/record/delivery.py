@@ -10,6 +10,7 @@ from typing import Any
 
 from hpcexp.plan import Plan
 from hpcexp.record import describe
+from hpcexp.record.destination import address
 from hpcexp.record.journal import Point, last_values, read_points
 from hpcexp.record.note import OFFSETS, Note, have_run
 from hpcexp.record.store import MAX_DIGEST, Model, Store, Stores, legal_model_name
@@ -46,7 +47,7 @@ class Delivery:
         self._run = run
         self._plan = plan
         self._stores = stores
-        self.uri = run.secret_uri.read_text().strip() if run.secret_uri.exists() else plan.tracking_uri or ""
+        self.uri = address(run, plan)
         self._note = Note(run.mlflow)
         self._store: Store | None = None
         self._is_new = False

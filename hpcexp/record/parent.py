@@ -57,13 +57,16 @@ class Parent:
         noted = [self._note.get(key) for key in ("delivered", "state", "ended")]
         return noted == [True, status.get("state"), status.get("ended")]
 
-    def go_with(self, plan: Plan, uri: str) -> None:
-        """Go where this run of the sweep goes: to `uri`, with its password, and into the experiment of the first."""
+    def go_with(self, plan: Plan, uri: str, *, is_redirected: bool = False) -> None:
+        """Go where this run of the sweep goes: to `uri`, with its password, and into the experiment of the first.
+
+        Of one that `is_redirected` into its experiment.
+        """
         if uri == plan.tracking_uri:
             self._sweep.secret_uri.unlink(missing_ok=True)
         elif uri != self.uri:
             write_atomic(self._sweep.secret_uri, f"{uri}\n", mode=0o600)
-        if self._note.get("tracking_uri") != plan.tracking_uri:
+        if is_redirected or self._note.get("tracking_uri") != plan.tracking_uri:
             self._note.clear()
             experiment, user = plan.config["tracking"]["experiment"], plan.lineage.get("user", "")
             self._note.save(tracking_uri=plan.tracking_uri, experiment=str(experiment), user=str(user))

@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from hpcexp.errors import InUseError
-from hpcexp.plan import load_plan
 from hpcexp.record.alive import supervisor_alive
 from hpcexp.record.delivery import Delivery, Membership
+from hpcexp.record.destination import destined
 from hpcexp.record.pictures import are_drawn, draw_pictures
 from hpcexp.record.store import Stores, is_refusal, problem_of
 from hpcexp.rundir import FINAL_STATES, RecordDir, RunDir, held, held_within, write_json
@@ -31,7 +31,7 @@ class Shipment:
 
     def __init__(self, run: RunDir, stores: Stores, sweep: Membership | None = None) -> None:
         self.run = run
-        self.plan = load_plan(run.plan)
+        self.plan = destined(run)
         self._delivery = None if self.plan.tracking_uri is None else Delivery(run, self.plan, stores, sweep)
         self._has_pictures = bool(self.plan.config["run"].get("pictures", True))
         self._is_drawn = False

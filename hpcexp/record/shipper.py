@@ -25,7 +25,7 @@ from hpcexp.record.shipment import POLL_S, SHARE, Shipment, alone, end_if_abando
 from hpcexp.record.store import Stores
 from hpcexp.rundir import RunDir, SweepDir
 
-_SYNC_LOCK_S = 5.0
+SYNC_LOCK_S = 5.0
 
 
 def sync(path: Path, stores: Stores | None = None, sweep: Membership | None = None) -> str | None:
@@ -35,7 +35,7 @@ def sync(path: Path, stores: Stores | None = None, sweep: Membership | None = No
     """
     run = RunDir(path)
     load_plan(run.plan)
-    with alone(run, _SYNC_LOCK_S):
+    with alone(run, SYNC_LOCK_S):
         shipment = Shipment(run, stores or Stores(), sweep)
         if shipment.is_complete:
             return None
@@ -49,7 +49,7 @@ def sync_sweep(path: Path, stores: Stores) -> str | None:
     InUseError where a shipper is at work on it.
     """
     sweep = SweepDir(path)
-    with alone(sweep, _SYNC_LOCK_S):
+    with alone(sweep, SYNC_LOCK_S):
         if not is_driven(sweep):
             end_if_abandoned(sweep, "sweep", is_orphan=False)
         parent = Parent(sweep, stores)

@@ -49,9 +49,10 @@ _ENVIRONMENT = {
 }
 
 _REFUSALS = {
-    "UNAUTHENTICATED": "wrong user or password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD)",
+    "UNAUTHENTICATED": "wrong user or password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD; "
+    "for those in tracking.uri, once the run has ended: hpcexp sync RUN --uri URI)",
     "PERMISSION_DENIED": "this user may not write there: ask its owner for EDIT on the experiment, "
-    "or choose one of your own by tracking.experiment=NAME",
+    "or choose one of your own by tracking.experiment=NAME (once the run has ended: hpcexp sync RUN --experiment NAME)",
 }
 """MLflow's error code → what a server's accounts had against it."""
 
