@@ -219,6 +219,14 @@ def test_another_version_of_a_package_is_named(run: RunDir, hpcexp: Callable[...
     assert f"The same though this differs: packages (numpy 0.1 → {now}); record (lineage/environment.json" in said.out
 
 
+def test_a_lost_checkpoint_is_named(run: RunDir, hpcexp: Callable[..., Said]) -> None:
+    """The weights are the same as the run's by its summary alone."""
+    run.best.unlink()
+    said = hpcexp("reproduce", "last", "--steps", "2")
+    assert (0, "") == (said.status, said.err), said
+    assert re.search(r"^  checkpoints/best.ckpt  [0-9a-f]{12} → nothing$", said.out, re.MULTILINE)
+
+
 def test_rounding_is_told_from_another_result(run: RunDir, hpcexp: Callable[..., Said]) -> None:
     """What is tolerated, and how far apart values are; another weight alone is no rounding."""
     values = run.journal.read_text()

@@ -21,6 +21,9 @@ from hpcexp.record.journal import read_points
 from hpcexp.rundir import RunDir, read_json, sha256
 from hpcexp.seal import read_checksum
 
+_RESULTS = ("plan.yaml", "metrics.jsonl", "summary.json", "checkpoints/best.ckpt")
+"""Files of a run that say what was trained and what came of it."""
+
 
 @dataclass(frozen=True)
 class Original:
@@ -87,7 +90,7 @@ def _with_secrets(run: RunDir) -> Plan:
 
 
 def _counts(name: str) -> bool:
-    return name in ("plan.yaml", "metrics.jsonl", "summary.json") or name.startswith("lineage/")
+    return name in _RESULTS or name.startswith("lineage/")
 
 
 def _config(original: Original) -> Part:
