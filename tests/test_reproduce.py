@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import FAST, Said, only_run, wait_until, write_module
+from helpers import FAST, Said, ended, only_run, start, wait_until, write_module
 
 from hpcexp.checks.machine import num_cores
 from hpcexp.errors import RunError
@@ -371,6 +371,22 @@ def test_ctrl_c_leaves_nothing_behind(
     thread.join()
     assert 130 == said.status, said
     assert "Stopped" in said.err
+    assert 1 == len(git(checkout, "worktree", "list").splitlines())
+
+
+def test_what_a_killed_command_left_goes_with_the_next(
+    checkout: Path, train: Callable[..., Said], hpcexp: Callable[..., Said]
+) -> None:
+    """The worktree, too, that git would list for ever."""
+    asked = ("callbacks.stall._target_=stall.Stall", "launch.grace_s=0")
+    assert 0 == train(*FAST, *asked).status
+    mark = checkout / "mark"
+    process = start("reproduce", "last", cwd=checkout, STALLED=str(mark), TMPDIR=tempfile.gettempdir())
+    wait_until(mark.exists, "the rerun")
+    process.kill()
+    ended(process)
+    assert 2 == len(git(checkout, "worktree", "list").splitlines())
+    assert 0 == hpcexp("reproduce", "last").status
     assert 1 == len(git(checkout, "worktree", "list").splitlines())
 
 

@@ -6,18 +6,22 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp
 
-from hpcexp.errors import RunError
+from hpcexp.errors import InUseError, RunError
 from hpcexp.launch.turns import signals_caught
 from hpcexp.lineage.signature import asked
 from hpcexp.record.describe import flatten
 from hpcexp.reproduce.original import Original
-from hpcexp.rundir import read_json, sha256
+from hpcexp.rundir import held, read_json, sha256
 
+_PREFIX = "hpcexp-reproduce-"
+_LOCK = ".lock"
+"""In a scratch place that is not to be kept: its command holds it."""
+_CODE = "code"
 _OF_GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
 """Variables that would have git look at another repository than that of its directory."""
 
@@ -49,14 +53,31 @@ class Code:
 
 @contextmanager
 def scratch(*, keep: bool) -> Iterator[Path]:
-    """A directory that is gone in the end, unless it is kept."""
-    path = Path(mkdtemp(prefix="hpcexp-reproduce-"))
-    try:
+    """A directory that is gone in the end, unless it is kept. Those that killed commands have left go as well."""
+    for left in Path(gettempdir()).glob(f"{_PREFIX}*"):
+        _clear(left)
+    path = Path(mkdtemp(prefix=_PREFIX))
+    if keep:
         yield path
-    finally:
-        if not keep:
+        return
+    with held(path / _LOCK, f"{path} is used by"):
+        try:
+            yield path
+        finally:
             with signals_caught():
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _clear(left: Path) -> None:
+    """Remove a scratch place whose command is gone, and what git knows of it."""
+    if not (left / _LOCK).is_file() or left.stat().st_uid != os.getuid():
+        return  # kept, or somebody else's
+    with suppress(InUseError), held(left / _LOCK, f"{left} is used by"):
+        copy = left / _CODE
+        known = _run_git(copy, "rev-parse", "--path-format=absolute", "--git-common-dir") if copy.is_dir() else None
+        if known is not None and known.returncode == 0:
+            _run_git(Path(known.stdout.strip()), "worktree", "remove", "--force", "--force", str(copy))
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
@@ -83,7 +104,7 @@ def code_of(original: Original, place: Path, *, as_is: bool, keep: bool, search:
             raise
         yield _present(original, "the present code (--as-is)")
         return
-    copy = place / "code"
+    copy = place / _CODE
     try:
         _git(top, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--quiet", "--detach", str(copy), commit)
         is_whole = patch is None or _is_applied(patch, copy, original, as_is=as_is)
