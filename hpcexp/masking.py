@@ -36,6 +36,12 @@ _KNOWN_KEYS = {
 _SHORTEST_KEY = 15
 """Characters of the shortest of them."""
 _QUERY = re.compile(r"(?<=[?&])([\w-]*(?:password|token|secret|key|sig)[\w-]*=)[^&\s'\"]+", re.IGNORECASE)
+_ASSIGNED = re.compile(
+    r"""(?:passw(?:or)?d|passphrase|pwd|secret|credential|(?:api|access|private|account|auth|signing)[-_]?key)"""
+    r"""[\w-]{0,40}["']?\s{0,9}[:=]\s{0,9}(["'])(?=[^"']*\d)(?=[^"']*[A-Za-z])[^\s"'{}<>$*]{8,}\1""",
+    re.IGNORECASE,
+)
+"""A secret in quotes, as source code and configuration files assign it: letters and digits, no placeholder."""
 _PAIR = re.compile(r"""([\w./@-]+)(\s*[:=]\s*)("[^"]*"|'[^']*'|[^,}\]\s]+)""")
 
 
@@ -47,8 +53,9 @@ def is_secret(name: str) -> bool:
 
 
 def has_secret(text: str) -> bool:
-    """Whether a text has a key of a known form in it."""
-    return any(beginning in text and key.search(text) for beginning, key in _KNOWN_KEYS.items())
+    """Whether a file's text has a key of a known form in it, or a password that it assigns."""
+    is_key = any(beginning in text and key.search(text) for beginning, key in _KNOWN_KEYS.items())
+    return is_key or _ASSIGNED.search(text) is not None
 
 
 def masked_text(text: str) -> str:

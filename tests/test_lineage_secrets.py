@@ -12,7 +12,7 @@ import pytest
 from helpers import FAST, Said, only_run, write_module
 
 from hpcexp.compose.composer import Composed
-from hpcexp.masking import filled, is_secret, masked, masked_config, masked_override, masked_text
+from hpcexp.masking import filled, has_secret, is_secret, masked, masked_config, masked_override, masked_text
 from hpcexp.plan import load_plan, load_whole
 from hpcexp.prepare import prepare
 from hpcexp.record.describe import note, params, tags
@@ -56,6 +56,24 @@ def test_a_value_of_a_known_form_is_masked_under_any_name(value: str, expected: 
     """Passwords of URIs, signed addresses, keys of well-known services."""
     assert expected == masked("data.where", value)
     assert f"saw {expected}." == masked_text(f"saw {value}.")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('password = "hunter2secretpw"', True),
+        ("db:\n  db_password: 's3cr3tpass'", True),
+        ('{"api_key": "abcd1234efgh"}', True),
+        ('token = "hf_' + "a" * 34 + '"', True),
+        ('password = os.environ["DB_PASSWORD_1"]', False),
+        ('PASSWORD_FROM = "MLFLOW_TRACKING_PASSWORD"', False),
+        ('secret = "{from_vault_2}"', False),
+        ('password = "***"', False),
+    ],
+)
+def test_a_file_tells_whether_it_assigns_a_secret(text: str, expected: bool) -> None:
+    """Such a file stays out of the patch of a checkout."""
+    assert expected == has_secret(text)
 
 
 def test_a_configuration_comes_back_from_its_masked_form() -> None:
