@@ -15,7 +15,7 @@ from hpcexp.errors import DataError
 from hpcexp.lineage.code import module_file
 from hpcexp.lineage.environment import installed
 from hpcexp.lineage.signature import asked
-from hpcexp.plan import Plan, load_plan, whole
+from hpcexp.plan import Plan, load_plan, load_whole, whole
 from hpcexp.record.describe import flatten
 from hpcexp.rundir import RunDir, read_json, sha256
 
@@ -87,7 +87,7 @@ def facts_now(plan: Plan, then: Facts) -> Facts:
 def changed_data(run: RunDir) -> list[str]:
     """Data files that are not what they were when the run was trained."""
     then = facts_of_run(run)
-    return list(_data(then, facts_now(then.plan, then)).differing)
+    return list(_data(then, facts_now(load_whole(run), then)).differing)
 
 
 def compared(then: Facts, now: Facts) -> list[Part]:
