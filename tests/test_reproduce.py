@@ -236,6 +236,7 @@ def test_rounding_is_told_from_another_result(run: RunDir, hpcexp: Callable[...,
     assert (0, "") == (said.status, said.err), said
     assert "Within tolerance: no value is further apart than 1e-05 of it; the furthest 1.0e-06" in said.out
     assert 1 == hpcexp("reproduce", "last", "--steps", "2", "--rtol", "1e-7").status
+    assert [2, 2] == [hpcexp("reproduce", "last", "--rtol", rtol).status for rtol in ("nan", "-1")]
     run.journal.write_text(values)
     write_json(run.summary, {**read_json(run.summary), "weights_sha256": "0" * 64})
     said = hpcexp("reproduce", "last")

@@ -54,7 +54,8 @@ def _check(run: RunDir, plan: Plan, *, is_verified: bool) -> None:
     """RunError where there is nothing to promote, or what is there is not what was trained."""
     state = current_state(run.read_status())
     if state not in ("finished", "pruned"):
-        raise RunError(f"{run.path} is {state}: what it has is no result.\nFix: hpcexp train … goes on with it.")
+        fix = "wait for its end." if state == "running" else "hpcexp train … goes on with it."
+        raise RunError(f"{run.path} is {state}: what it has is no result.\nFix: {fix}")
     if not run.best.is_file():
         raise RunError(f"{run.best} is not there: the run has no best weights.")
     if plan.tracking_uri is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,8 @@ def reproduce(argv: Sequence[str]) -> int:
     a = p.parse_args(argv)
     if a.steps is not None and a.steps < 1:
         p.error(f"--steps {a.steps}: at least one")
+    if a.rtol is not None and not 0 <= a.rtol < math.inf:
+        p.error(f"--rtol {a.rtol:g}: a number from 0 on")
     began = time.monotonic()
     with ending_on_signals():
         try:
