@@ -8,7 +8,7 @@ import shutil
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from hpcexp.record.ui import artifact_root
 from hpcexp.record.uri import sqlite_path
 from hpcexp.rundir import held
 
+KINDS = ("runs", "server")
+"""Trees that a snapshot may have, each in a directory of this name."""
 _PARTIAL = ".half-"
 _STORE_DUMP = "store.dump"
 _STORE_FILE = "mlflow.db"
@@ -55,7 +57,7 @@ def backup(target: Path, places: Mapping[str, Place]) -> tuple[Path, Manifest]:
     with held(target / ".lock", f"{target} is being written by"):
         for half in target.glob(f"{_PARTIAL}*"):
             shutil.rmtree(half)
-        previous = next(filter(_is_readable, reversed(snapshots(target))), None)
+        previous = {name: found for name in places if (found := _previous(target, name))}
         name = _free_name(target)
         half = target / f"{_PARTIAL}{name}"
         with _whole_or_gone(half):
@@ -66,13 +68,15 @@ def backup(target: Path, places: Mapping[str, Place]) -> tuple[Path, Manifest]:
 
 
 def write_snapshot(
-    snapshot: Path, places: Mapping[str, Place], previous: Path | None = None, *, links: bool = False
+    snapshot: Path, places: Mapping[str, Place], previous: Mapping[str, Path] | None = None, *, links: bool = False
 ) -> Manifest:
-    """Fill the directory `snapshot`; its manifest comes last."""
+    """Fill the directory `snapshot`; its manifest comes last. `previous`: the snapshot before of each tree."""
     snapshot.mkdir(parents=True)
     manifest = Manifest(time.time(), socket.gethostname())
-    copier = Copier(snapshot, manifest, previous, load(previous) if previous else None, links)
     for name, place in places.items():
+        before = previous.get(name) if previous else None
+        (snapshot / name).mkdir()
+        copier = Copier(snapshot, manifest, before, load(before) if before else None, links)
         manifest.trees[name] = _copied(copier, name, place)
     save(manifest, snapshot)
     return manifest
@@ -83,20 +87,41 @@ def snapshots(target: Path) -> list[Path]:
     return sorted(path.parent for path in target.glob(f"[0-9]*/{NAME}"))
 
 
-def chosen(target: Path, name: str | None) -> Path:
-    """The snapshot of this name, or the latest; RunError where there is none."""
-    found = snapshots(target)
-    named = [path for path in found if name is None or path.name == name]
-    if not named:
-        known = ", ".join(path.name for path in found) or "none"
+def kinds(snapshot: Path) -> set[str]:
+    """Which trees it has, as far as that can be told where its manifest is damaged."""
+    return {kind for kind in KINDS if (snapshot / kind).is_dir()}
+
+
+def chosen(target: Path, name: str | None, wanted: Collection[str] = ()) -> Path:
+    """The snapshot of this name, or the latest, that has these trees; RunError where there is none."""
+    found = {path.name: kinds(path) for path in snapshots(target)}
+    return target / choice(str(target), found, name, wanted)
+
+
+def choice(target: str, found: Mapping[str, set[str]], name: str | None, wanted: Collection[str]) -> str:
+    """`chosen` by name, where `found` are the trees of each snapshot, the oldest first."""
+    having = [one for one, trees in found.items() if name in (None, one) and trees.issuperset(wanted)]
+    if not having:
+        known = ", ".join(f"{one} ({' and '.join(sorted(trees)) or 'not said'})" for one, trees in found.items())
         what = "no snapshot" if name is None else f"no snapshot '{name}'"
-        raise RunError(f"{target} has {what} of `hpcexp backup`. There are: {known}.\nFix: another place or --at NAME.")
-    return named[-1]
+        of = f" with {' and '.join(sorted(wanted))}" if wanted else ""
+        raise RunError(
+            f"{target} has {what} of `hpcexp backup`{of}. There are: {known or 'none'}.\n"
+            "Fix: --root DIR for runs, --server DIR for a server, --at NAME, or another place."
+        )
+    return having[-1]
 
 
-def forget(target: Path, keep: int) -> int:
-    """Remove all but the latest `keep` snapshots; how many those were."""
-    old = snapshots(target)[:-keep]
+def to_verify(target: Path, name: str | None) -> list[Path]:
+    """The snapshot of this name, or the latest of runs and the latest of a server."""
+    found = snapshots(target) if name is None else []
+    latest = {max(having) for kind in KINDS if (having := [path for path in found if kind in kinds(path)])}
+    return sorted(latest) or [chosen(target, name)]
+
+
+def forget(made: Path, keep: int) -> int:
+    """Remove all but the latest `keep` snapshots with the trees that `made` has; how many those were."""
+    old = [path for path in snapshots(made.parent) if kinds(path) == kinds(made)][:-keep]
     for snapshot in old:
         (snapshot / NAME).unlink()  # from here on it is none, if this is broken off
         shutil.rmtree(snapshot)
@@ -185,6 +210,11 @@ def _whole_or_gone(half: Path) -> Iterator[None]:
         raise
 
 
+def _previous(target: Path, kind: str) -> Path | None:
+    having = (path for path in reversed(snapshots(target)) if kind in kinds(path))
+    return next(filter(_is_readable, having), None)
+
+
 def _is_readable(snapshot: Path) -> bool:
     with suppress(RunError):
         load(snapshot)
@@ -194,8 +224,8 @@ def _is_readable(snapshot: Path) -> bool:
 
 def _free_name(target: Path) -> str:
     name = time.strftime("%Y-%m-%dT%H-%M-%S")
-    taken = [path.name for path in target.glob(f"{name}*")]
-    return name if not taken else f"{name}-{len(taken)}"
+    taken = [int(path.name[len(name) + 1 :] or 0) for path in target.glob(f"{name}*")]
+    return name if not taken else f"{name}-{max(taken) + 1}"
 
 
 def _check_places(manifest: Manifest, places: Mapping[str, Place], *, force: bool) -> None:
