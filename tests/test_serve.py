@@ -142,6 +142,24 @@ def test_nobody_writes_into_the_experiment_of_another(
     assert sync(his.path) is None
 
 
+def test_a_directory_that_is_served_is_neither_served_twice_nor_restored_to(
+    server: Served, project: Path, hpcexp: Callable[..., Said]
+) -> None:
+    """Who serves it is named; a backup is made all the same, and restored elsewhere."""
+    told = f"{server.data} is served by process {server.process.pid} on {socket.gethostname()}.\nFix: stop it"
+    said = hpcexp("serve", str(server.data), "--port", str(free_port()))
+    assert (2, "") == (said.status, said.out)
+    assert told in said.err
+    assert 0 == hpcexp("backup", "kept", "--server", str(server.data)).status
+    said = hpcexp("restore", "kept", "--server", str(server.data), "--force")
+    assert (2, "") == (said.status, said.out)
+    assert told in said.err
+    assert 200 == server.ask("/api/2.0/mlflow/users/current", ADA)[0]
+    said = hpcexp("restore", "kept", "--server", "elsewhere")
+    assert (0, "") == (said.status, said.err)
+    assert not [*(project / "elsewhere").glob("*.lock")]
+
+
 def test_everything_wrong_is_told_at_once_before_anything_starts(
     project: Path, hpcexp: Callable[..., Said], certificate: tuple[Path, Path]
 ) -> None:

@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from hpcexp.backup.copying import Copier, files_below, restored
 from hpcexp.backup.manifest import NAME, Manifest, Tree, load, save
 from hpcexp.errors import RunError
 from hpcexp.masking import without_password
+from hpcexp.record.server import unserved
 from hpcexp.record.ui import artifact_root
 from hpcexp.record.uri import sqlite_path
 from hpcexp.rundir import held
@@ -131,20 +132,20 @@ def forget(made: Path, keep: int) -> int:
 def restore(snapshot: Path, places: Mapping[str, Place], *, force: bool) -> list[str]:
     """Bring trees of a snapshot back to `places`, checked; what was put aside for it.
 
-    RunError, and everything as it was, where a file is damaged or a place is not empty.
+    RunError, and everything as it was, where a file is damaged, a place is not empty, or a server at work there.
     """
     manifest = load(snapshot)
     _check_places(manifest, places, force=force)
-    stages = {}
-    try:
+    with ExitStack() as stack:
+        if "server" in places and not _is_empty(places["server"].root):
+            stack.enter_context(unserved(places["server"].root))
+        stages = {}
         for name, place in places.items():
             stages[name] = _staged(snapshot, manifest, name, place)
+            stack.callback(shutil.rmtree, stages[name], ignore_errors=True)
         for name, place in places.items():
             _load_database(stages[name], manifest.trees[name], place)
         return [aside for name, place in places.items() if (aside := _swapped(stages[name], place.root))]
-    finally:
-        for stage in stages.values():
-            shutil.rmtree(stage, ignore_errors=True)
 
 
 def _copied(copier: Copier, name: str, place: Place) -> Tree:
@@ -233,7 +234,7 @@ def _check_places(manifest: Manifest, places: Mapping[str, Place], *, force: boo
         if name not in manifest.trees:
             known = " and ".join(manifest.trees)
             raise RunError(f"That snapshot has no {name}, only {known}.\nFix: --root for runs, --server for a server.")
-        if not force and place.root.exists() and any(place.root.iterdir()):
+        if not force and not _is_empty(place.root):
             raise RunError(
                 f"{place.root} is not empty.\nFix: another directory, or --force, which puts aside what is there."
             )
@@ -245,6 +246,10 @@ def _check_places(manifest: Manifest, places: Mapping[str, Place], *, force: boo
             )
         if databases.is_postgres(place.store) and not force:
             databases.check_empty(place.store)
+
+
+def _is_empty(root: Path) -> bool:
+    return not root.exists() or not any(root.iterdir())
 
 
 def _staged(snapshot: Path, manifest: Manifest, name: str, place: Place) -> Path:
@@ -327,7 +332,7 @@ def _load_database(stage: Path, tree: Tree, place: Place) -> None:
 def _swapped(stage: Path, root: Path) -> str | None:
     """Put the tree in its place; where what was there is now."""
     aside = None
-    if root.exists() and any(root.iterdir()):
+    if not _is_empty(root):
         aside = root.with_name(f"{root.name}.before-{time.strftime('%Y-%m-%dT%H-%M-%S')}")
         root.rename(aside)
     elif root.exists():

@@ -7,17 +7,18 @@ import shlex
 import ssl
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from hpcexp.errors import ConfigError
+from hpcexp.errors import ConfigError, InUseError
 from hpcexp.masking import without_password
 from hpcexp.record.store import create_sqlite
 from hpcexp.record.ui import UI_ENVIRONMENT, port_problem
 from hpcexp.record.uri import connection_problem, sqlite_path, uri_problem, with_driver
-from hpcexp.rundir import write_atomic
+from hpcexp.rundir import held, write_atomic
 
 PERMISSIONS = ("NO_PERMISSIONS", "READ", "USE", "EDIT", "MANAGE")
 """What a user may do with an experiment that nobody has given or denied him."""
@@ -88,6 +89,11 @@ def check(server: Server) -> None:
         raise ConfigError(problems)
 
 
+def unserved(data: Path) -> AbstractContextManager[int]:
+    """Keep others from serving the directory, by a lock of this descriptor; InUseError names who serves it."""
+    return held(data / ".serve.lock", f"{data} is served by", "stop it, or another directory")
+
+
 def prepare(server: Server) -> None:
     """Have the files that the server needs before it starts."""
     server.artifacts.mkdir(parents=True, exist_ok=True)
@@ -148,8 +154,10 @@ def _problems(server: Server) -> Iterator[str]:
 def _data_problem(data: Path) -> str | None:
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with TemporaryFile(dir=data):
+        with TemporaryFile(dir=data), unserved(data):
             return None
+    except InUseError as e:
+        return str(e)
     except OSError as e:
         return (
             f"{data} cannot be written: {e.strerror}. The server keeps artifacts and accounts there.\n"
