@@ -265,6 +265,26 @@ def test_damage_is_noticed_and_nothing_of_it_restored(runs: Path, hpcexp: Callab
     assert 0 == hpcexp("backup", "kept", "--verify").status
 
 
+def test_snapshots_are_kept_apart_from_what_they_are_of(runs: Path, server: Path, hpcexp: Callable[..., Said]) -> None:
+    """Neither in runs nor in a server's directory, nor these among them, also as a repository of restic."""
+    project = runs.parent
+    cases = [
+        (["runs/kept"], f"{runs}/kept is in {runs}: each backup would keep those before it again."),
+        (["runs"], f"{runs} is in {runs}: "),
+        (["server/kept", "--server", "server"], f"{server}/kept is in {server}: "),
+        (["kept", "--server", "server", "--root", "kept/runs"], f"{project}/kept/runs is in {project}/kept, among"),
+        (["restic:runs/kept"], f"{runs}/kept is in {runs}: "),
+        (["restic:local:runs/kept"], f"{runs}/kept is in {runs}: "),
+    ]
+    (project / "kept/runs").mkdir(parents=True)
+    for argv, words in cases:
+        said = hpcexp("backup", *argv)
+        assert (2, "") == (said.status, said.out)
+        assert words in said.err
+    assert not [*project.glob("*/kept")]
+    assert 0 == hpcexp("backup", "runs-kept").status
+
+
 def test_a_backup_that_is_killed_leaves_the_former_and_a_half_one_that_nobody_takes(
     runs: Path, hpcexp: Callable[..., Said]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hpcexp.backup.manifest import Manifest
-from hpcexp.backup.snapshots import KINDS, Place, choice, write_snapshot
+from hpcexp.backup.snapshots import KINDS, Place, check_apart, choice, write_snapshot
 from hpcexp.errors import RunError
 from hpcexp.rundir import held
 
@@ -23,6 +24,8 @@ _TAG = "hpcexp"
 
 def backup(repository: str, places: Mapping[str, Place]) -> Manifest:
     """A new snapshot. It lies beside the runs for that time, by links where these can be."""
+    if (local := _directory(repository)) is not None:
+        check_apart(local, places)
     stage = next(iter(places.values())).stage
     with held(stage.with_name(".backup.lock"), "runs are being backed up by"):
         shutil.rmtree(stage, ignore_errors=True)
@@ -60,6 +63,12 @@ def fetched(repository: str, name: str, near: Path) -> Iterator[Path]:
     with TemporaryDirectory(prefix=".restic-", dir=near) as place:
         _restic(repository, "restore", name, "--target", place)
         yield Path(place)
+
+
+def _directory(repository: str) -> Path | None:
+    """Where it is on this machine; None where it is elsewhere."""
+    path = repository.removeprefix("local:")
+    return None if re.match(r"[a-z0-9]+:", path) else Path(path).resolve()
 
 
 def _tags(trees: Collection[str]) -> str:

@@ -46,11 +46,23 @@ class Place:
         return self.root / _STAGE
 
 
+def check_apart(target: Path, places: Mapping[str, Place]) -> None:
+    """RunError where `target` lies in a directory that is to be kept, or that one in it."""
+    for root in (place.root for place in places.values()):
+        if target.is_relative_to(root):
+            raise RunError(
+                f"{target} is in {root}: each backup would keep those before it again.\nFix: a directory outside of it."
+            )
+        if root.is_relative_to(target):
+            raise RunError(f"{root} is in {target}, among the snapshots.\nFix: a directory for snapshots alone.")
+
+
 def backup(target: Path, places: Mapping[str, Place]) -> tuple[Path, Manifest]:
     """A new snapshot in `target`, which shares unchanged files with the one before.
 
     RunError, and no trace, where it could not be written.
     """
+    check_apart(target, places)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as e:
