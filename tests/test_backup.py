@@ -6,6 +6,7 @@ import json
 import resource
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -84,6 +85,11 @@ def repository(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("RESTIC_PASSWORD", "s3cr3t")
     monkeypatch.setenv("RESTIC_CACHE_DIR", str(project / "cache"))
     return str(project / "repository")
+
+
+def mode_of(path: Path) -> int:
+    """Who may read and write it."""
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def snapshot_of(project: Path) -> Path:
@@ -386,6 +392,22 @@ def test_a_repository_of_restic_keeps_runs_and_a_server_apart(
     assert f"{repository} has no snapshot of `hpcexp backup` with runs and server. There are: " in said.err
 
 
+def test_a_snapshot_is_read_by_nobody_who_may_not_read_the_original(
+    runs: Path, server: Path, hpcexp: Callable[..., Said]
+) -> None:
+    """Of accounts its owner alone, of runs whoever may read these; what is restored likewise."""
+    runs.chmod(0o750)
+    for options in (["--server", "server"], [], ["--server", "server", "--root", "runs"]):
+        assert 0 == hpcexp("backup", "kept", *options).status
+    kept = snapshots(runs.parent / "kept")
+    assert [0o700, 0o750, 0o700] == [mode_of(path) for path in kept]
+    for name in ("secret", "users.db", "mlflow.db"):
+        assert mode_of(server / name) == mode_of(kept[0] / "server" / name)
+    for options in (["--server", "server", "--force"], ["--root", "back"]):
+        assert 0 == hpcexp("restore", "kept", *options).status
+    assert [0o700, 0o600, 0o750] == [mode_of(path) for path in (server, server / "secret", runs.parent / "back")]
+
+
 def test_a_servers_directory_comes_back_with_accounts_and_artifacts(
     project: Path, server: Path, hpcexp: Callable[..., Said]
 ) -> None:
@@ -397,7 +419,7 @@ def test_a_servers_directory_comes_back_with_accounts_and_artifacts(
     assert (0, "") == (said.status, said.err)
     assert [("ada",)] == query(data / "users.db", "SELECT username FROM users")
     assert "a: 1" == (data / "mlartifacts/1/r/artifacts/plan.yaml").read_text()
-    assert 0o600 == (data / "secret").stat().st_mode & 0o777
+    assert 0o600 == mode_of(data / "secret")
     assert "has no snapshot of `hpcexp backup` with runs" in hpcexp("restore", "kept").err
 
 
@@ -425,6 +447,7 @@ def test_a_database_of_postgresql_comes_back_in_another(project: Path, hpcexp: C
         assert 0 == hpcexp("backup", "kept", "--store", old).status
         kept = [file for file in (project / "kept").rglob("*") if file.is_file()]
         assert [".tracking"] == [file.name for file in kept if b"s3cr3t" in file.read_bytes()]
+        assert 0o600 == mode_of(snapshot_of(project) / "runs/store.dump")
         assert "tables already" in hpcexp("restore", "kept", "--root", "there/runs", "--store", old).err
         assert "cannot go into" in hpcexp("restore", "kept", "--root", "there/runs").err
         said = hpcexp("restore", "kept", "--root", "there/runs", "--store", new)

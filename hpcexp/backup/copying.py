@@ -71,7 +71,7 @@ class Copier:
 
     def sqlite(self, source: Path, name: str) -> None:
         """A SQLite database as of one transaction, while others write to it."""
-        target = self._place(name)
+        target = self.made(name)
         with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
             connection.execute("VACUUM INTO ?", (str(target),))
             [mode] = connection.execute("PRAGMA journal_mode").fetchone()
@@ -81,8 +81,10 @@ class Copier:
         self._enter(name, digest_of(target))
 
     def made(self, name: str) -> Path:
-        """Where a file is to be written that `enter` takes into the manifest."""
-        return self._place(name)
+        """An empty file of one's own, to be written and then taken into the manifest by `enter`."""
+        target = self._place(name)
+        target.touch(mode=0o600)
+        return target
 
     def enter(self, name: str) -> None:
         """Take a file that was written to `made` into the manifest."""
@@ -154,6 +156,7 @@ def _linked(source: Path, target: Path, inode: int | None = None) -> bool:
 def _copied(opened: BinaryIO, target: Path, stat: os.stat_result) -> str:
     """Copy what the file has now, not what is appended meanwhile; its digest."""
     digest, left = hashlib.sha256(), stat.st_size
+    target.touch(mode=0o600)
     with target.open("wb") as file:
         while left and (chunk := opened.read(min(left, _CHUNK))):
             file.write(chunk)
@@ -167,6 +170,7 @@ def _copied(opened: BinaryIO, target: Path, stat: os.stat_result) -> str:
 def restored(source: Path, target: Path, entry: Entry) -> bool:
     """Copy a file of a snapshot to where it belongs; whether it is what the manifest says."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    target.touch(mode=0o600)
     shutil.copyfile(source, target)
     os.chmod(target, entry.mode)
     os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))

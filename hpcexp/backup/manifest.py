@@ -34,6 +34,8 @@ class Tree:
     """URI without its password."""
     dump: str | None
     """File of the snapshot that holds the database; None where there was none."""
+    mode: int = 0o700
+    """Of the directory itself."""
 
 
 @dataclass

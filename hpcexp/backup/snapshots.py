@@ -11,6 +11,8 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from pathlib import Path
 
 from hpcexp.backup import databases
@@ -84,13 +86,15 @@ def write_snapshot(
     snapshot: Path, places: Mapping[str, Place], previous: Mapping[str, Path] | None = None, *, links: bool = False
 ) -> Manifest:
     """Fill the directory `snapshot`; its manifest comes last. `previous`: the snapshot before of each tree."""
-    snapshot.mkdir(parents=True)
+    modes = {name: _mode(name, place.root) for name, place in places.items()}
+    snapshot.mkdir(reduce(and_, modes.values()), parents=True)
     manifest = Manifest(time.time(), socket.gethostname())
     for name, place in places.items():
         before = previous.get(name) if previous else None
         (snapshot / name).mkdir()
         copier = Copier(snapshot, manifest, before, load(before) if before else None, links)
-        manifest.trees[name] = _copied(copier, name, place)
+        dumped = _copied(copier, name, place)
+        manifest.trees[name] = Tree(str(place.root), without_password(place.store), dumped, modes[name])
     save(manifest, snapshot)
     return manifest
 
@@ -160,8 +164,13 @@ def restore(snapshot: Path, places: Mapping[str, Place], *, force: bool) -> list
         return [aside for name, place in places.items() if (aside := _swapped(stages[name], place.root))]
 
 
-def _copied(copier: Copier, name: str, place: Place) -> Tree:
-    """Copy a tree in the order in which its parts refer to each other.
+def _mode(name: str, root: Path) -> int:
+    """Whom a copy is for: those of the original, and of a server's accounts nobody else."""
+    return 0o700 if name == "server" else root.stat().st_mode & 0o777 | 0o700
+
+
+def _copied(copier: Copier, name: str, place: Place) -> str | None:
+    """Copy a tree in the order in which its parts refer to each other; its database's name in the snapshot.
 
     Sweeps before the runs that they start, runs before the database that has at least what they have delivered, the
     database before the artifacts.
@@ -177,7 +186,7 @@ def _copied(copier: Copier, name: str, place: Place) -> Tree:
     copier.file(place.root / "users.db", f"{name}/users.db")
     for file in files_below(artifacts):
         copier.file(file, f"{name}/{file.relative_to(place.root)}")
-    return Tree(str(place.root), without_password(place.store), dumped)
+    return dumped
 
 
 def _units(root: Path) -> Iterator[Path]:
@@ -270,6 +279,7 @@ def _staged(snapshot: Path, manifest: Manifest, name: str, place: Place) -> Path
     shutil.rmtree(stage, ignore_errors=True)
     damaged = []
     try:
+        stage.mkdir(manifest.trees[name].mode, parents=True)
         for path, entry in manifest.files.items():
             head, _, rest = path.partition("/")
             if head == name and not restored(snapshot / path, stage / rest, entry):
