@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import sqlite3
@@ -187,6 +188,7 @@ def test_verify_looks_at_the_latest_of_runs_and_of_a_server(
     assert 1 == said.status
     assert "delivered/plan.yaml: No such file" in said.out
     assert f"{of_server}: 0 of " in said.out
+    assert "delivered/plan.yaml. Nothing was changed." in hpcexp("restore", "kept", "--root", "new").err
     assert 0 == hpcexp("backup", "kept", "--verify", "--at", of_server.name).status
     (of_server / "manifest.json").write_text("{}")
     said = hpcexp("backup", "kept", "--verify")
@@ -269,6 +271,38 @@ def test_damage_is_noticed_and_nothing_of_it_restored(runs: Path, hpcexp: Callab
     assert 0 == hpcexp("restore", "kept", "--root", "new", "--at", older.name).status
     assert 0 == hpcexp("backup", "kept").status
     assert 0 == hpcexp("backup", "kept", "--verify").status
+
+
+def test_what_was_found_damaged_is_copied_anew(runs: Path, hpcexp: Callable[..., Said]) -> None:
+    """Snapshots with a link to it are not advised instead, but those with another copy."""
+    kept = runs.parent / "kept"
+    for _ in range(2):
+        assert 0 == hpcexp("backup", "kept").status
+    older, latest = snapshots(kept)
+    plan = latest / "runs/digits_mlp/delivered/plan.yaml"
+    times = plan.stat()
+    plan.write_bytes(plan.read_bytes().replace(b"0.01", b"0.02", 1))
+    os.utime(plan, ns=(times.st_atime_ns, times.st_mtime_ns))
+    said = hpcexp("restore", "kept", "--root", "new")
+    assert 2 == said.status
+    assert (
+        "delivered/plan.yaml. Nothing was changed.\nNo other snapshot has these whole.\nFix: `hpcexp backup … --verify`"
+        in said.err
+    )
+    said = hpcexp("backup", "kept", "--verify")
+    assert 1 == said.status
+    assert "The next backup copies these anew" in said.out
+    assert 0 == hpcexp("backup", "kept").status
+    assert 0 == hpcexp("backup", "kept", "--verify").status
+    renewed = snapshots(kept)[-1]
+    assert (runs / "digits_mlp/delivered/plan.yaml").read_bytes() == (
+        renewed / "runs/digits_mlp/delivered/plan.yaml"
+    ).read_bytes()
+    summary = "runs/digits_mlp/delivered/summary.json"
+    assert (latest / summary).samefile(renewed / summary)
+    said = hpcexp("restore", "kept", "--root", "new", "--at", older.name)
+    assert f"Fix: --at NAME, where these are whole: {renewed.name}.\n" in said.err
+    assert 0 == hpcexp("restore", "kept", "--root", "new").status
 
 
 def test_snapshots_are_kept_apart_from_what_they_are_of(runs: Path, server: Path, hpcexp: Callable[..., Said]) -> None:

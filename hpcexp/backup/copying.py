@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from hpcexp.backup.manifest import Entry, Manifest, digest_of
+from hpcexp.backup.manifest import Entry, Manifest, digest_of, is_as_written
 from hpcexp.rundir import is_half_written
 
 _CHUNK = 1 << 20
@@ -60,7 +60,7 @@ class Copier:
         target = self._place(name)
         before = self.known.files.get(name) if self.known else None
         is_known = before is not None and (before.size, before.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
-        if before and is_known and self.previous and _linked(self.previous / name, target):
+        if before and is_known and self._is_taken_over(name, before):
             self.manifest.files[name] = before
             return
         if self.links and source.suffix not in _GROWING and _linked(source, target, stat.st_ino):
@@ -89,6 +89,12 @@ class Copier:
     def enter(self, name: str) -> None:
         """Take a file that was written to `made` into the manifest."""
         self._enter(name, digest_of(self.snapshot / name))
+
+    def _is_taken_over(self, name: str, before: Entry) -> bool:
+        """Whether this is the file of the previous snapshot now, too."""
+        if self.previous is None or not is_as_written(self.previous / name, before):
+            return False
+        return _linked(self.previous / name, self.snapshot / name)
 
     def _enter(self, name: str, digest: str) -> None:
         stat = (self.snapshot / name).stat()
@@ -171,7 +177,10 @@ def restored(source: Path, target: Path, entry: Entry) -> bool:
     """Copy a file of a snapshot to where it belongs; whether it is what the manifest says."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.touch(mode=0o600)
-    shutil.copyfile(source, target)
+    try:
+        shutil.copyfile(source, target)
+    except FileNotFoundError:
+        return False
     os.chmod(target, entry.mode)
     os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
     return digest_of(target) == entry.sha256

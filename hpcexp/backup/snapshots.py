@@ -10,14 +10,14 @@ import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import and_
 from pathlib import Path
 
 from hpcexp.backup import databases
 from hpcexp.backup.copying import Copier, files_below, restored
-from hpcexp.backup.manifest import NAME, Manifest, Tree, load, save
+from hpcexp.backup.manifest import NAME, Manifest, Tree, damage, load, save
 from hpcexp.errors import RunError
 from hpcexp.masking import without_password
 from hpcexp.record.server import unserved
@@ -288,8 +288,7 @@ def _staged(snapshot: Path, manifest: Manifest, name: str, place: Place) -> Path
             more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
             raise RunError(
                 f"{len(damaged)} files of {snapshot} are damaged: {', '.join(damaged[:5])}{more}. "
-                "Nothing was changed.\n"
-                "Fix: an older snapshot by --at NAME."
+                f"Nothing was changed.\n{_other_copies(snapshot, damaged)}"
             )
         _move(stage, manifest.trees[name], place)
     except BaseException as e:
@@ -301,6 +300,24 @@ def _staged(snapshot: Path, manifest: Manifest, name: str, place: Place) -> Path
             ) from e
         raise
     return stage
+
+
+def _other_copies(snapshot: Path, damaged: list[str]) -> str:
+    """Where these files of a snapshot are whole, or else how to have them so; a link to them is no other copy."""
+    others = [path for path in snapshots(snapshot.parent) if path != snapshot and _is_readable(path)]
+    whole = [path.name for path in others if _has_whole(path, damaged)]
+    if whole:
+        return f"Fix: --at NAME, where these are whole: {', '.join(whole)}."
+    return (
+        "No other snapshot has these whole.\n"
+        "Fix: `hpcexp backup … --verify`, after which the next backup copies them anew from where they are in use."
+    )
+
+
+def _has_whole(snapshot: Path, names: list[str]) -> bool:
+    manifest = load(snapshot)
+    files = {name: manifest.files[name] for name in names if name in manifest.files}
+    return len(files) == len(names) and not any(damage(snapshot, replace(manifest, files=files)))
 
 
 def _move(stage: Path, tree: Tree, place: Place) -> None:

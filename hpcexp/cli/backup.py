@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpcexp.backup import restic, snapshots
 from hpcexp.backup.databases import is_postgres
-from hpcexp.backup.manifest import Manifest, damage, load
+from hpcexp.backup.manifest import Manifest, damage, disown, load
 from hpcexp.backup.snapshots import Place
 from hpcexp.cli.arguments import parser
 from hpcexp.errors import ConfigError, RunError
@@ -105,12 +105,23 @@ def _verify(target: str, repository: str | None, name: str | None) -> int:
         except RunError as e:
             problems.append(str(e))
             continue
-        damaged = list(damage(snapshot, manifest))
+        damaged = dict(damage(snapshot, manifest))
         is_damaged = is_damaged or bool(damaged)
-        print("\n".join([*damaged, f"{snapshot}: {len(damaged)} of {len(manifest.files)} files are damaged"]))
+        for file, why in damaged.items():
+            print(f"{file}: {why}")
+        print(f"{snapshot}: {len(damaged)} of {len(manifest.files)} files are damaged")
+        if damaged:
+            print(_renewal([snapshot / file for file in damaged]))
     if problems:
         raise RunError("\n\n".join(problems))
     return int(is_damaged)
+
+
+def _renewal(damaged: list[Path]) -> str:
+    """Have files copied anew by the next backup; what is said of that."""
+    if [file for file in damaged if not disown(file)]:
+        return "Fix: --verify as the owner of the snapshots, so that the next backup does not link to these."
+    return "The next backup copies these anew from where they are in use."
 
 
 def _told(manifest: Manifest) -> str:
