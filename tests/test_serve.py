@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import sqlite3
 import stat
@@ -16,14 +17,15 @@ import psutil
 import pytest
 from helpers import Said, only_run
 from postgres import server_programs, serving_postgres
-from record_support import finish, free_port, make_run
+from record_support import finish, free_port, make_run, wait_until
 from served import ADA, ADMIN, BOB, Served, serving
 from werkzeug.security import generate_password_hash
 
 from hpcexp.errors import RunError
 from hpcexp.record.accounts import Accounts
-from hpcexp.record.server import Server, prepare, server_command, server_environment
+from hpcexp.record.server import Server, prepare, server_command, server_environment, unserved
 from hpcexp.record.shipper import sync
+from hpcexp.record.ui import port_problem
 from hpcexp.rundir import read_json
 
 SMALL = ("trainer.max_epochs=1", "model.hidden=[8]", "tracking.wait_s=120")
@@ -158,6 +160,16 @@ def test_a_directory_that_is_served_is_neither_served_twice_nor_restored_to(
     said = hpcexp("restore", "kept", "--server", "elsewhere")
     assert (0, "") == (said.status, said.err)
     assert not [*(project / "elsewhere").glob("*.lock")]
+
+
+def test_a_server_that_is_killed_is_gone(project: Path) -> None:
+    """With its worker: the port and the directory are free."""
+    with serving(project / "data", end=signal.SIGKILL) as killed:
+        [worker] = psutil.Process(killed.process.pid).children()
+    wait_until(lambda: port_problem("127.0.0.1", killed.port) is None, "the port is free")
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    with unserved(killed.data):
+        pass
 
 
 def test_everything_wrong_is_told_at_once_before_anything_starts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shlex
 import ssl
@@ -15,6 +16,7 @@ from tempfile import TemporaryFile
 
 from hpcexp.errors import ConfigError, InUseError
 from hpcexp.masking import without_password
+from hpcexp.record import worker
 from hpcexp.record.store import create_sqlite
 from hpcexp.record.ui import UI_ENVIRONMENT, port_problem
 from hpcexp.record.uri import connection_problem, sqlite_path, uri_problem, with_driver
@@ -106,7 +108,7 @@ def prepare(server: Server) -> None:
 
 def server_command(server: Server) -> list[str]:
     """Command that serves until SIGTERM or Ctrl-C."""
-    options = ["--timeout-graceful-shutdown", str(_GRACE_S)]
+    options = ["--timeout-graceful-shutdown", str(_GRACE_S), "--loop", "hpcexp.record.worker:event_loop"]
     if server.certificate and server.key:
         options += ["--ssl-certfile", str(server.certificate), "--ssl-keyfile", str(server.key)]
     return [
@@ -119,13 +121,17 @@ def server_command(server: Server) -> list[str]:
 
 
 def server_environment(server: Server, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for `server_command`. The store's URI is here, as everybody may read a command line."""
+    """The environment for `server_command` in the place of this process.
+
+    The store's URI is here, as everybody may read a command line.
+    """
     mine = {key: value for key, value in environ.items() if key not in _NOT_FOR_THE_SERVER}
     hosts = [pattern for name in server.names for pattern in (name, f"{name}:*")]
     return {
         **UI_ENVIRONMENT,
         **_ENVIRONMENT,
         **mine,
+        worker.PARENT: str(os.getpid()),
         "MLFLOW_BACKEND_STORE_URI": with_driver(server.store),
         "MLFLOW_AUTH_CONFIG_PATH": str(server.auth),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": server.secret.read_text(),
