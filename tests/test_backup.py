@@ -437,6 +437,10 @@ def test_a_snapshot_is_read_by_nobody_who_may_not_read_the_original(
     assert [0o700, 0o750, 0o700] == [mode_of(path) for path in kept]
     for name in ("secret", "users.db", "mlflow.db"):
         assert mode_of(server / name) == mode_of(kept[0] / "server" / name)
+    plan = runs / "digits_mlp/delivered/plan.yaml"
+    plan.chmod(0o600)
+    assert 0 == hpcexp("backup", "kept").status
+    assert 0o600 == mode_of(snapshot_of(runs.parent) / plan.relative_to(runs.parent))
     for options in (["--server", "server", "--force"], ["--root", "back"]):
         assert 0 == hpcexp("restore", "kept", *options).status
     assert [0o700, 0o600, 0o750] == [mode_of(path) for path in (server, server / "secret", runs.parent / "back")]

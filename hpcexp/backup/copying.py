@@ -59,7 +59,8 @@ class Copier:
         stat = os.fstat(opened.fileno())
         target = self._place(name)
         before = self.known.files.get(name) if self.known else None
-        is_known = before is not None and (before.size, before.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+        now = stat.st_size, stat.st_mtime_ns, stat.st_mode & 0o777
+        is_known = before is not None and (before.size, before.mtime_ns, before.mode) == now
         if before and is_known and self._is_taken_over(name, before):
             self.manifest.files[name] = before
             return
