@@ -224,8 +224,11 @@ def find_sweeps(root: Path) -> Iterator[SweepDir]:
 
 
 @contextmanager
-def held(lock: Path, what: str) -> Iterator[None]:
-    """Hold `lock` against other processes of this machine; InUseError names the one that has it."""
+def held(lock: Path, what: str, fix: str = "wait for it, or end it") -> Iterator[int]:
+    """Hold `lock` against other processes of this machine; InUseError names the one that has it.
+
+    What is given is its descriptor: who inherits it holds the lock, too.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as file:
         try:
@@ -233,11 +236,11 @@ def held(lock: Path, what: str) -> Iterator[None]:
         except BlockingIOError as e:
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise InUseError(f"{what} {holder}.\nFix: wait for it, or end it.") from e
+            raise InUseError(f"{what} {holder}.\nFix: {fix}.") from e
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        yield file.fileno()
 
 
 @contextmanager

@@ -79,4 +79,4 @@ def serving(data: Path, *options: str, end: int = signal.SIGTERM, **env: str) ->
         yield server
     finally:
         process.send_signal(end)
-        assert 0 == process.wait(30)
+        assert (-end if end == signal.SIGKILL else 0) == process.wait(30)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -62,6 +64,35 @@ def moved(recorded: Path, project: Path, hpcexp: Callable[..., Said]) -> Path:
     return project / "elsewhere" / "runs"
 
 
+@pytest.fixture
+def server(project: Path) -> Path:
+    """A directory as `hpcexp serve` has it, with the account of Ada."""
+    data = project / "server"
+    data.mkdir(mode=0o700)
+    (data / "mlartifacts/1/r/artifacts").mkdir(parents=True)
+    (data / "mlartifacts/1/r/artifacts/plan.yaml").write_text("a: 1")
+    for name in ("users.db", "mlflow.db"):
+        with closing(sqlite3.connect(data / name)) as connection, connection:
+            connection.execute("CREATE TABLE users (username)")
+            connection.execute("INSERT INTO users VALUES ('ada')")
+    (data / "secret").write_text("key")
+    (data / "secret").chmod(0o600)
+    return data
+
+
+@pytest.fixture
+def repository(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place of a repository of restic, with its password."""
+    monkeypatch.setenv("RESTIC_PASSWORD", "s3cr3t")
+    monkeypatch.setenv("RESTIC_CACHE_DIR", str(project / "cache"))
+    return str(project / "repository")
+
+
+def mode_of(path: Path) -> int:
+    """Who may read and write it."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
 def snapshot_of(project: Path) -> Path:
     """The latest."""
     return snapshots(project / "kept")[-1]
@@ -112,6 +143,58 @@ def test_a_second_backup_shares_what_has_not_changed(runs: Path, hpcexp: Callabl
     assert "2 older snapshots removed" in said.out
     assert 1 == len(snapshots(project / "kept"))
     assert 0 == hpcexp("backup", "kept", "--verify").status
+
+
+def test_runs_and_a_server_in_one_place_do_not_count_for_each_other(
+    runs: Path, server: Path, hpcexp: Callable[..., Said]
+) -> None:
+    """`--keep` removes snapshots of the same, which share files with each other; both come back without `--at`."""
+    kept = runs.parent / "kept"
+    for options in (["--server", "server"], [], ["--server", "server", "--root", "runs"]):
+        assert 0 == hpcexp("backup", "kept", *options).status
+    of_server, of_runs, of_both = snapshots(kept)
+    assert "1 older snapshots removed" in hpcexp("backup", "kept", "--keep", "1").out
+    assert {of_server, of_both} < {*snapshots(kept)}
+    assert not of_runs.exists()
+    shutil.rmtree(of_both)
+    assert 0 == hpcexp("backup", "kept", "--server", "server").status
+    older, of_runs, newer = snapshots(kept)
+    for name in ("secret", "mlartifacts/1/r/artifacts/plan.yaml"):
+        assert (older / "server" / name).samefile(newer / "server" / name)
+    for options in (["--root", "back/runs"], ["--server", "server", "--force"]):
+        said = hpcexp("restore", "kept", *options)
+        assert (0, "") == (said.status, said.err)
+    assert "key" == (server / "secret").read_text()
+    said = hpcexp("restore", "kept", "--root", "b/runs", "--server", "b/server")
+    assert 2 == said.status
+    assert (
+        f"{kept} has no snapshot of `hpcexp backup` with runs and server. There are: "
+        f"{older.name} (server), {of_runs.name} (runs), {newer.name} (server).\nFix: --root DIR for runs"
+    ) in said.err
+    said = hpcexp("restore", "kept", "--root", "b/runs", "--at", newer.name)
+    assert f"no snapshot '{newer.name}' of `hpcexp backup` with runs" in said.err
+
+
+def test_verify_looks_at_the_latest_of_runs_and_of_a_server(
+    runs: Path, server: Path, hpcexp: Callable[..., Said]
+) -> None:
+    """A damaged manifest of the one does not keep the other from being read."""
+    kept = runs.parent / "kept"
+    assert 0 == hpcexp("backup", "kept").status
+    assert 0 == hpcexp("backup", "kept", "--server", "server").status
+    of_runs, of_server = snapshots(kept)
+    (of_runs / "runs/digits_mlp/delivered/plan.yaml").unlink()
+    said = hpcexp("backup", "kept", "--verify")
+    assert 1 == said.status
+    assert "delivered/plan.yaml: No such file" in said.out
+    assert f"{of_server}: 0 of " in said.out
+    assert "delivered/plan.yaml. Nothing was changed." in hpcexp("restore", "kept", "--root", "new").err
+    assert 0 == hpcexp("backup", "kept", "--verify", "--at", of_server.name).status
+    (of_server / "manifest.json").write_text("{}")
+    said = hpcexp("backup", "kept", "--verify")
+    assert 2 == said.status
+    assert "delivered/plan.yaml: No such file" in said.out
+    assert "manifest.json is damaged" in said.err
 
 
 def test_what_is_written_meanwhile_is_kept_as_of_one_moment(runs: Path, project: Path) -> None:
@@ -190,6 +273,58 @@ def test_damage_is_noticed_and_nothing_of_it_restored(runs: Path, hpcexp: Callab
     assert 0 == hpcexp("backup", "kept", "--verify").status
 
 
+def test_what_was_found_damaged_is_copied_anew(runs: Path, hpcexp: Callable[..., Said]) -> None:
+    """Snapshots with a link to it are not advised instead, but those with another copy."""
+    kept = runs.parent / "kept"
+    for _ in range(2):
+        assert 0 == hpcexp("backup", "kept").status
+    older, latest = snapshots(kept)
+    plan = latest / "runs/digits_mlp/delivered/plan.yaml"
+    times = plan.stat()
+    plan.write_bytes(plan.read_bytes().replace(b"0.01", b"0.02", 1))
+    os.utime(plan, ns=(times.st_atime_ns, times.st_mtime_ns))
+    said = hpcexp("restore", "kept", "--root", "new")
+    assert 2 == said.status
+    assert (
+        "delivered/plan.yaml. Nothing was changed.\nNo other snapshot has these whole.\nFix: `hpcexp backup … --verify`"
+        in said.err
+    )
+    said = hpcexp("backup", "kept", "--verify")
+    assert 1 == said.status
+    assert "The next backup copies these anew" in said.out
+    assert 0 == hpcexp("backup", "kept").status
+    assert 0 == hpcexp("backup", "kept", "--verify").status
+    renewed = snapshots(kept)[-1]
+    assert (runs / "digits_mlp/delivered/plan.yaml").read_bytes() == (
+        renewed / "runs/digits_mlp/delivered/plan.yaml"
+    ).read_bytes()
+    summary = "runs/digits_mlp/delivered/summary.json"
+    assert (latest / summary).samefile(renewed / summary)
+    said = hpcexp("restore", "kept", "--root", "new", "--at", older.name)
+    assert f"Fix: --at NAME, where these are whole: {renewed.name}.\n" in said.err
+    assert 0 == hpcexp("restore", "kept", "--root", "new").status
+
+
+def test_snapshots_are_kept_apart_from_what_they_are_of(runs: Path, server: Path, hpcexp: Callable[..., Said]) -> None:
+    """Neither in runs nor in a server's directory, nor these among them, also as a repository of restic."""
+    project = runs.parent
+    cases = [
+        (["runs/kept"], f"{runs}/kept is in {runs}: each backup would keep those before it again."),
+        (["runs"], f"{runs} is in {runs}: "),
+        (["server/kept", "--server", "server"], f"{server}/kept is in {server}: "),
+        (["kept", "--server", "server", "--root", "kept/runs"], f"{project}/kept/runs is in {project}/kept, among"),
+        (["restic:runs/kept"], f"{runs}/kept is in {runs}: "),
+        (["restic:local:runs/kept"], f"{runs}/kept is in {runs}: "),
+    ]
+    (project / "kept/runs").mkdir(parents=True)
+    for argv, words in cases:
+        said = hpcexp("backup", *argv)
+        assert (2, "") == (said.status, said.out)
+        assert words in said.err
+    assert not [*project.glob("*/kept")]
+    assert 0 == hpcexp("backup", "runs-kept").status
+
+
 def test_a_backup_that_is_killed_leaves_the_former_and_a_half_one_that_nobody_takes(
     runs: Path, hpcexp: Callable[..., Said]
 ) -> None:
@@ -248,12 +383,9 @@ def test_mistakes_are_named(project: Path, hpcexp: Callable[..., Said]) -> None:
 
 @pytest.mark.skipif(shutil.which("restic") is None, reason="restic is not installed")
 def test_a_repository_of_restic_takes_and_gives_the_same(
-    runs: Path, hpcexp: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+    runs: Path, repository: str, hpcexp: Callable[..., Said]
 ) -> None:
     """Checked by hpcexp's own sums as well; nothing is left beside the runs."""
-    monkeypatch.setenv("RESTIC_PASSWORD", "s3cr3t")
-    monkeypatch.setenv("RESTIC_CACHE_DIR", str(runs.parent / "cache"))
-    repository = str(runs.parent / "repository")
     said = hpcexp("backup", f"restic:{repository}")
     assert 2 == said.status
     assert f"restic init --repo {repository}" in said.err
@@ -269,25 +401,64 @@ def test_a_repository_of_restic_takes_and_gives_the_same(
     assert journalled(before) == journalled(run)
 
 
-def test_a_servers_directory_comes_back_with_accounts_and_artifacts(project: Path, hpcexp: Callable[..., Said]) -> None:
+@pytest.mark.skipif(shutil.which("restic") is None, reason="restic is not installed")
+def test_a_repository_of_restic_keeps_runs_and_a_server_apart(
+    runs: Path, server: Path, repository: str, hpcexp: Callable[..., Said]
+) -> None:
+    """Both stay with `--keep 1`, and come back without `--at`; what is not there is said."""
+    subprocess.run(["restic", "init", "--repo", repository, "--quiet"], check=True)
+    target = f"restic:{repository}"
+    assert 0 == hpcexp("backup", target, "--root", "runs", "--server", "server").status
+    assert 0 == hpcexp("backup", target, "--server", "server", "--keep", "1").status
+    for _ in range(2):
+        said = hpcexp("backup", target, "--keep", "1")
+        assert (0, "") == (said.status, said.err)
+    listed = subprocess.run(["restic", "snapshots", "--repo", repository, "--json"], capture_output=True, check=True)
+    tags = [{*snapshot["tags"]} - {"hpcexp"} for snapshot in json.loads(listed.stdout)]
+    assert [{"runs"}, {"runs+server"}, {"server"}] == sorted(tags, key=str)
+    for options in (["--root", "back/runs"], ["--server", "server", "--force"]):
+        said = hpcexp("restore", target, *options)
+        assert (0, "") == (said.status, said.err)
+    assert "key" == (server / "secret").read_text()
+    subprocess.run(["restic", "forget", "--repo", repository, "--tag", "runs+server", "--keep-tag", "none"], check=True)
+    said = hpcexp("restore", target, "--root", "b/runs", "--server", "b/server")
+    assert 2 == said.status
+    assert f"{repository} has no snapshot of `hpcexp backup` with runs and server. There are: " in said.err
+
+
+def test_a_snapshot_is_read_by_nobody_who_may_not_read_the_original(
+    runs: Path, server: Path, hpcexp: Callable[..., Said]
+) -> None:
+    """Of accounts its owner alone, of runs whoever may read these; what is restored likewise."""
+    runs.chmod(0o750)
+    for options in (["--server", "server"], [], ["--server", "server", "--root", "runs"]):
+        assert 0 == hpcexp("backup", "kept", *options).status
+    kept = snapshots(runs.parent / "kept")
+    assert [0o700, 0o750, 0o700] == [mode_of(path) for path in kept]
+    for name in ("secret", "users.db", "mlflow.db"):
+        assert mode_of(server / name) == mode_of(kept[0] / "server" / name)
+    plan = runs / "digits_mlp/delivered/plan.yaml"
+    plan.chmod(0o600)
+    assert 0 == hpcexp("backup", "kept").status
+    assert 0o600 == mode_of(snapshot_of(runs.parent) / plan.relative_to(runs.parent))
+    for options in (["--server", "server", "--force"], ["--root", "back"]):
+        assert 0 == hpcexp("restore", "kept", *options).status
+    assert [0o700, 0o600, 0o750] == [mode_of(path) for path in (server, server / "secret", runs.parent / "back")]
+
+
+def test_a_servers_directory_comes_back_with_accounts_and_artifacts(
+    project: Path, server: Path, hpcexp: Callable[..., Said]
+) -> None:
     """Its secret readable by its owner alone."""
-    data = project / "server"
-    (data / "mlartifacts/1/r/artifacts").mkdir(parents=True)
-    (data / "mlartifacts/1/r/artifacts/plan.yaml").write_text("a: 1")
-    for name in ("users.db", "mlflow.db"):
-        with closing(sqlite3.connect(data / name)) as connection, connection:
-            connection.execute("CREATE TABLE users (username)")
-            connection.execute("INSERT INTO users VALUES ('ada')")
-    (data / "secret").write_text("key")
-    (data / "secret").chmod(0o600)
+    data = server
     assert 0 == hpcexp("backup", "kept", "--server", "server").status
     assert ["server"] == list(load(snapshot_of(project)).trees)
     said = hpcexp("restore", "kept", "--server", "server", "--force")
     assert (0, "") == (said.status, said.err)
     assert [("ada",)] == query(data / "users.db", "SELECT username FROM users")
     assert "a: 1" == (data / "mlartifacts/1/r/artifacts/plan.yaml").read_text()
-    assert 0o600 == (data / "secret").stat().st_mode & 0o777
-    assert "has no runs, only server" in hpcexp("restore", "kept").err
+    assert 0o600 == mode_of(data / "secret")
+    assert "has no snapshot of `hpcexp backup` with runs" in hpcexp("restore", "kept").err
 
 
 @contextmanager
@@ -314,6 +485,7 @@ def test_a_database_of_postgresql_comes_back_in_another(project: Path, hpcexp: C
         assert 0 == hpcexp("backup", "kept", "--store", old).status
         kept = [file for file in (project / "kept").rglob("*") if file.is_file()]
         assert [".tracking"] == [file.name for file in kept if b"s3cr3t" in file.read_bytes()]
+        assert 0o600 == mode_of(snapshot_of(project) / "runs/store.dump")
         assert "tables already" in hpcexp("restore", "kept", "--root", "there/runs", "--store", old).err
         assert "cannot go into" in hpcexp("restore", "kept", "--root", "there/runs").err
         said = hpcexp("restore", "kept", "--root", "there/runs", "--store", new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import sqlite3
 import stat
@@ -16,14 +17,15 @@ import psutil
 import pytest
 from helpers import Said, only_run
 from postgres import server_programs, serving_postgres
-from record_support import finish, free_port, make_run
+from record_support import finish, free_port, make_run, wait_until
 from served import ADA, ADMIN, BOB, Served, serving
 from werkzeug.security import generate_password_hash
 
 from hpcexp.errors import RunError
 from hpcexp.record.accounts import Accounts
-from hpcexp.record.server import Server, prepare, server_command, server_environment
+from hpcexp.record.server import Server, prepare, server_command, server_environment, unserved
 from hpcexp.record.shipper import sync
+from hpcexp.record.ui import port_problem
 from hpcexp.rundir import find_runs, read_json
 
 SMALL = ("trainer.max_epochs=1", "model.hidden=[8]", "tracking.wait_s=120")
@@ -162,6 +164,34 @@ def test_nobody_writes_into_the_experiment_of_another(
     grant = {"username": "bob", "resource_type": "experiment", "resource_id": experiment_id, "permission": "EDIT"}
     assert 200 == server.ask("/api/3.0/mlflow/users/permissions/grant", ADA, grant)[0]
     assert sync(his.path) is None
+
+
+def test_a_directory_that_is_served_is_neither_served_twice_nor_restored_to(
+    server: Served, project: Path, hpcexp: Callable[..., Said]
+) -> None:
+    """Who serves it is named; a backup is made all the same, and restored elsewhere."""
+    told = f"{server.data} is served by process {server.process.pid} on {socket.gethostname()}.\nFix: stop it"
+    said = hpcexp("serve", str(server.data), "--port", str(free_port()))
+    assert (2, "") == (said.status, said.out)
+    assert told in said.err
+    assert 0 == hpcexp("backup", "kept", "--server", str(server.data)).status
+    said = hpcexp("restore", "kept", "--server", str(server.data), "--force")
+    assert (2, "") == (said.status, said.out)
+    assert told in said.err
+    assert 200 == server.ask("/api/2.0/mlflow/users/current", ADA)[0]
+    said = hpcexp("restore", "kept", "--server", "elsewhere")
+    assert (0, "") == (said.status, said.err)
+    assert not [*(project / "elsewhere").glob("*.lock")]
+
+
+def test_a_server_that_is_killed_is_gone(project: Path) -> None:
+    """With its worker: the port and the directory are free."""
+    with serving(project / "data", end=signal.SIGKILL) as killed:
+        [worker] = psutil.Process(killed.process.pid).children()
+    wait_until(lambda: port_problem("127.0.0.1", killed.port) is None, "the port is free")
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    with unserved(killed.data):
+        pass
 
 
 def test_everything_wrong_is_told_at_once_before_anything_starts(

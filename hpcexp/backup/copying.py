@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from hpcexp.backup.manifest import Entry, Manifest, digest_of
+from hpcexp.backup.manifest import Entry, Manifest, digest_of, is_as_written
 from hpcexp.rundir import is_half_written
 
 _CHUNK = 1 << 20
@@ -59,8 +59,9 @@ class Copier:
         stat = os.fstat(opened.fileno())
         target = self._place(name)
         before = self.known.files.get(name) if self.known else None
-        is_known = before is not None and (before.size, before.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
-        if before and is_known and self.previous and _linked(self.previous / name, target):
+        now = stat.st_size, stat.st_mtime_ns, stat.st_mode & 0o777
+        is_known = before is not None and (before.size, before.mtime_ns, before.mode) == now
+        if before and is_known and self._is_taken_over(name, before):
             self.manifest.files[name] = before
             return
         if self.links and source.suffix not in _GROWING and _linked(source, target, stat.st_ino):
@@ -71,7 +72,7 @@ class Copier:
 
     def sqlite(self, source: Path, name: str) -> None:
         """A SQLite database as of one transaction, while others write to it."""
-        target = self._place(name)
+        target = self.made(name)
         with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
             connection.execute("VACUUM INTO ?", (str(target),))
             [mode] = connection.execute("PRAGMA journal_mode").fetchone()
@@ -81,12 +82,20 @@ class Copier:
         self._enter(name, digest_of(target))
 
     def made(self, name: str) -> Path:
-        """Where a file is to be written that `enter` takes into the manifest."""
-        return self._place(name)
+        """An empty file of one's own, to be written and then taken into the manifest by `enter`."""
+        target = self._place(name)
+        target.touch(mode=0o600)
+        return target
 
     def enter(self, name: str) -> None:
         """Take a file that was written to `made` into the manifest."""
         self._enter(name, digest_of(self.snapshot / name))
+
+    def _is_taken_over(self, name: str, before: Entry) -> bool:
+        """Whether this is the file of the previous snapshot now, too."""
+        if self.previous is None or not is_as_written(self.previous / name, before):
+            return False
+        return _linked(self.previous / name, self.snapshot / name)
 
     def _enter(self, name: str, digest: str) -> None:
         stat = (self.snapshot / name).stat()
@@ -154,6 +163,7 @@ def _linked(source: Path, target: Path, inode: int | None = None) -> bool:
 def _copied(opened: BinaryIO, target: Path, stat: os.stat_result) -> str:
     """Copy what the file has now, not what is appended meanwhile; its digest."""
     digest, left = hashlib.sha256(), stat.st_size
+    target.touch(mode=0o600)
     with target.open("wb") as file:
         while left and (chunk := opened.read(min(left, _CHUNK))):
             file.write(chunk)
@@ -167,7 +177,11 @@ def _copied(opened: BinaryIO, target: Path, stat: os.stat_result) -> str:
 def restored(source: Path, target: Path, entry: Entry) -> bool:
     """Copy a file of a snapshot to where it belongs; whether it is what the manifest says."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    target.touch(mode=0o600)
+    try:
+        shutil.copyfile(source, target)
+    except FileNotFoundError:
+        return False
     os.chmod(target, entry.mode)
     os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
     return digest_of(target) == entry.sha256

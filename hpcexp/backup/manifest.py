@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +35,8 @@ class Tree:
     """URI without its password."""
     dump: str | None
     """File of the snapshot that holds the database; None where there was none."""
+    mode: int = 0o700
+    """Of the directory itself."""
 
 
 @dataclass
@@ -74,14 +77,34 @@ def load(snapshot: Path) -> Manifest:
         raise RunError(f"{snapshot / NAME} is damaged: {e}.\nFix: an older snapshot by --at NAME.") from e
 
 
-def damage(snapshot: Path, manifest: Manifest) -> Iterator[str]:
-    """Files that are not as they were written."""
+def damage(snapshot: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Files that are not as they were written, each with what is wrong."""
     for name, entry in manifest.files.items():
         try:
             if digest_of(snapshot / name) != entry.sha256:
-                yield f"{name}: its content is another"
+                yield name, "its content is another"
         except OSError as e:
-            yield f"{name}: {e.strerror}"
+            yield name, str(e.strerror)
+
+
+def is_as_written(file: Path, entry: Entry) -> bool:
+    """Whether size and time of a snapshot's file are those it was written with, and nobody has disowned it."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return False
+    return (stat.st_size, stat.st_mtime_ns) == (entry.size, entry.mtime_ns)
+
+
+def disown(file: Path) -> bool:
+    """Let no later snapshot link to a file, under whatever name; whether this user may say so."""
+    try:
+        os.utime(file, ns=(0, 0))
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def digest_of(file: Path) -> str:

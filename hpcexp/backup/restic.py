@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hpcexp.backup.manifest import Manifest
-from hpcexp.backup.snapshots import Place, write_snapshot
+from hpcexp.backup.snapshots import KINDS, Place, check_apart, choice, write_snapshot
 from hpcexp.errors import RunError
 from hpcexp.rundir import held
 
 PREFIX = "restic:"
-_TAG = ("--tag", "hpcexp")
+_TAG = "hpcexp"
+"""Of all snapshots; a further one names the trees of each."""
 
 
 def backup(repository: str, places: Mapping[str, Place]) -> Manifest:
     """A new snapshot. It lies beside the runs for that time, by links where these can be."""
+    if (local := _directory(repository)) is not None:
+        check_apart(local, places)
     stage = next(iter(places.values())).stage
     with held(stage.with_name(".backup.lock"), "runs are being backed up by"):
         shutil.rmtree(stage, ignore_errors=True)
         try:
             manifest = write_snapshot(stage, places, links=True)
             # Links change the time of an inode's last change, not of its content.
-            _restic(repository, "backup", *_TAG, "--ignore-ctime", ".", cwd=stage)
+            _restic(repository, "backup", "--tag", _tags(places), "--ignore-ctime", ".", cwd=stage)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
     return manifest
 
 
-def forget(repository: str, keep: int) -> None:
-    """Remove all but the latest `keep` snapshots."""
-    _restic(repository, "forget", *_TAG, "--keep-last", str(keep), "--prune")
+def forget(repository: str, trees: Collection[str], keep: int) -> None:
+    """Remove all but the latest `keep` snapshots with these trees, of each machine and directory."""
+    _restic(repository, "forget", "--tag", _tags(trees), "--keep-last", str(keep), "--prune")
+
+
+def latest(repository: str, wanted: Collection[str]) -> str:
+    """The name of the latest snapshot that has these trees; RunError where there is none."""
+    listed = json.loads(_restic(repository, "snapshots", "--json", "--tag", _TAG))
+    by_time = sorted(listed, key=lambda snapshot: datetime.fromisoformat(snapshot["time"]))
+    found = {s["short_id"]: {kind for tag in s["tags"] for kind in tag.split("+")} & {*KINDS} for s in by_time}
+    return choice(repository, found, None, wanted)
 
 
 def check(repository: str) -> None:
@@ -43,15 +57,25 @@ def check(repository: str) -> None:
 
 
 @contextmanager
-def fetched(repository: str, name: str | None, near: Path) -> Iterator[Path]:
-    """A snapshot, or the latest, as a directory on the file system of `near`, for a while."""
+def fetched(repository: str, name: str, near: Path) -> Iterator[Path]:
+    """A snapshot as a directory on the file system of `near`, for a while."""
     near.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".restic-", dir=near) as place:
-        _restic(repository, "restore", name or "latest", *(() if name else _TAG), "--target", place)
+        _restic(repository, "restore", name, "--target", place)
         yield Path(place)
 
 
-def _restic(repository: str, *arguments: str, cwd: Path | None = None) -> None:
+def _directory(repository: str) -> Path | None:
+    """Where it is on this machine; None where it is elsewhere."""
+    path = repository.removeprefix("local:")
+    return None if re.match(r"[a-z0-9]+:", path) else Path(path).resolve()
+
+
+def _tags(trees: Collection[str]) -> str:
+    return f"{_TAG},{'+'.join(sorted(trees))}"
+
+
+def _restic(repository: str, *arguments: str, cwd: Path | None = None) -> str:
     program = shutil.which("restic")
     if program is None:
         raise RunError("restic is not installed.\nFix: apt-get install restic, or a directory instead of restic:…")
@@ -63,3 +87,4 @@ def _restic(repository: str, *arguments: str, cwd: Path | None = None) -> None:
             f"restic {arguments[0]}: {why}\n"
             f"Fix: RESTIC_PASSWORD_FILE in the environment, and once `restic init --repo {repository}`."
         )
+    return done.stdout

@@ -8,20 +8,25 @@ import shutil
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import and_
 from pathlib import Path
 
 from hpcexp.backup import databases
 from hpcexp.backup.copying import Copier, files_below, restored
-from hpcexp.backup.manifest import NAME, Manifest, Tree, load, save
+from hpcexp.backup.manifest import NAME, Manifest, Tree, damage, load, save
 from hpcexp.errors import RunError
 from hpcexp.masking import without_password
+from hpcexp.record.server import unserved
 from hpcexp.record.ui import artifact_root
 from hpcexp.record.uri import sqlite_path
 from hpcexp.rundir import held
 
+KINDS = ("runs", "server")
+"""Trees that a snapshot may have, each in a directory of this name."""
 _PARTIAL = ".half-"
 _STORE_DUMP = "store.dump"
 _STORE_FILE = "mlflow.db"
@@ -43,11 +48,23 @@ class Place:
         return self.root / _STAGE
 
 
+def check_apart(target: Path, places: Mapping[str, Place]) -> None:
+    """RunError where `target` lies in a directory that is to be kept, or that one in it."""
+    for root in (place.root for place in places.values()):
+        if target.is_relative_to(root):
+            raise RunError(
+                f"{target} is in {root}: each backup would keep those before it again.\nFix: a directory outside of it."
+            )
+        if root.is_relative_to(target):
+            raise RunError(f"{root} is in {target}, among the snapshots.\nFix: a directory for snapshots alone.")
+
+
 def backup(target: Path, places: Mapping[str, Place]) -> tuple[Path, Manifest]:
     """A new snapshot in `target`, which shares unchanged files with the one before.
 
     RunError, and no trace, where it could not be written.
     """
+    check_apart(target, places)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -55,7 +72,7 @@ def backup(target: Path, places: Mapping[str, Place]) -> tuple[Path, Manifest]:
     with held(target / ".lock", f"{target} is being written by"):
         for half in target.glob(f"{_PARTIAL}*"):
             shutil.rmtree(half)
-        previous = next(filter(_is_readable, reversed(snapshots(target))), None)
+        previous = {name: found for name in places if (found := _previous(target, name))}
         name = _free_name(target)
         half = target / f"{_PARTIAL}{name}"
         with _whole_or_gone(half):
@@ -66,14 +83,18 @@ def backup(target: Path, places: Mapping[str, Place]) -> tuple[Path, Manifest]:
 
 
 def write_snapshot(
-    snapshot: Path, places: Mapping[str, Place], previous: Path | None = None, *, links: bool = False
+    snapshot: Path, places: Mapping[str, Place], previous: Mapping[str, Path] | None = None, *, links: bool = False
 ) -> Manifest:
-    """Fill the directory `snapshot`; its manifest comes last."""
-    snapshot.mkdir(parents=True)
+    """Fill the directory `snapshot`; its manifest comes last. `previous`: the snapshot before of each tree."""
+    modes = {name: _mode(name, place.root) for name, place in places.items()}
+    snapshot.mkdir(reduce(and_, modes.values()), parents=True)
     manifest = Manifest(time.time(), socket.gethostname())
-    copier = Copier(snapshot, manifest, previous, load(previous) if previous else None, links)
     for name, place in places.items():
-        manifest.trees[name] = _copied(copier, name, place)
+        before = previous.get(name) if previous else None
+        (snapshot / name).mkdir()
+        copier = Copier(snapshot, manifest, before, load(before) if before else None, links)
+        dumped = _copied(copier, name, place)
+        manifest.trees[name] = Tree(str(place.root), without_password(place.store), dumped, modes[name])
     save(manifest, snapshot)
     return manifest
 
@@ -83,20 +104,41 @@ def snapshots(target: Path) -> list[Path]:
     return sorted(path.parent for path in target.glob(f"[0-9]*/{NAME}"))
 
 
-def chosen(target: Path, name: str | None) -> Path:
-    """The snapshot of this name, or the latest; RunError where there is none."""
-    found = snapshots(target)
-    named = [path for path in found if name is None or path.name == name]
-    if not named:
-        known = ", ".join(path.name for path in found) or "none"
+def kinds(snapshot: Path) -> set[str]:
+    """Which trees it has, as far as that can be told where its manifest is damaged."""
+    return {kind for kind in KINDS if (snapshot / kind).is_dir()}
+
+
+def chosen(target: Path, name: str | None, wanted: Collection[str] = ()) -> Path:
+    """The snapshot of this name, or the latest, that has these trees; RunError where there is none."""
+    found = {path.name: kinds(path) for path in snapshots(target)}
+    return target / choice(str(target), found, name, wanted)
+
+
+def choice(target: str, found: Mapping[str, set[str]], name: str | None, wanted: Collection[str]) -> str:
+    """`chosen` by name, where `found` are the trees of each snapshot, the oldest first."""
+    having = [one for one, trees in found.items() if name in (None, one) and trees.issuperset(wanted)]
+    if not having:
+        known = ", ".join(f"{one} ({' and '.join(sorted(trees)) or 'not said'})" for one, trees in found.items())
         what = "no snapshot" if name is None else f"no snapshot '{name}'"
-        raise RunError(f"{target} has {what} of `hpcexp backup`. There are: {known}.\nFix: another place or --at NAME.")
-    return named[-1]
+        of = f" with {' and '.join(sorted(wanted))}" if wanted else ""
+        raise RunError(
+            f"{target} has {what} of `hpcexp backup`{of}. There are: {known or 'none'}.\n"
+            "Fix: --root DIR for runs, --server DIR for a server, --at NAME, or another place."
+        )
+    return having[-1]
 
 
-def forget(target: Path, keep: int) -> int:
-    """Remove all but the latest `keep` snapshots; how many those were."""
-    old = snapshots(target)[:-keep]
+def to_verify(target: Path, name: str | None) -> list[Path]:
+    """The snapshot of this name, or the latest of runs and the latest of a server."""
+    found = snapshots(target) if name is None else []
+    latest = {max(having) for kind in KINDS if (having := [path for path in found if kind in kinds(path)])}
+    return sorted(latest) or [chosen(target, name)]
+
+
+def forget(made: Path, keep: int) -> int:
+    """Remove all but the latest `keep` snapshots with the trees that `made` has; how many those were."""
+    old = [path for path in snapshots(made.parent) if kinds(path) == kinds(made)][:-keep]
     for snapshot in old:
         (snapshot / NAME).unlink()  # from here on it is none, if this is broken off
         shutil.rmtree(snapshot)
@@ -106,24 +148,29 @@ def forget(target: Path, keep: int) -> int:
 def restore(snapshot: Path, places: Mapping[str, Place], *, force: bool) -> list[str]:
     """Bring trees of a snapshot back to `places`, checked; what was put aside for it.
 
-    RunError, and everything as it was, where a file is damaged or a place is not empty.
+    RunError, and everything as it was, where a file is damaged, a place is not empty, or a server at work there.
     """
     manifest = load(snapshot)
     _check_places(manifest, places, force=force)
-    stages = {}
-    try:
+    with ExitStack() as stack:
+        if "server" in places and not _is_empty(places["server"].root):
+            stack.enter_context(unserved(places["server"].root))
+        stages = {}
         for name, place in places.items():
             stages[name] = _staged(snapshot, manifest, name, place)
+            stack.callback(shutil.rmtree, stages[name], ignore_errors=True)
         for name, place in places.items():
             _load_database(stages[name], manifest.trees[name], place)
         return [aside for name, place in places.items() if (aside := _swapped(stages[name], place.root))]
-    finally:
-        for stage in stages.values():
-            shutil.rmtree(stage, ignore_errors=True)
 
 
-def _copied(copier: Copier, name: str, place: Place) -> Tree:
-    """Copy a tree in the order in which its parts refer to each other.
+def _mode(name: str, root: Path) -> int:
+    """Whom a copy is for: those of the original, and of a server's accounts nobody else."""
+    return 0o700 if name == "server" else root.stat().st_mode & 0o777 | 0o700
+
+
+def _copied(copier: Copier, name: str, place: Place) -> str | None:
+    """Copy a tree in the order in which its parts refer to each other; its database's name in the snapshot.
 
     Sweeps before the runs that they start, runs before the database that has at least what they have delivered, the
     database before the artifacts.
@@ -139,7 +186,7 @@ def _copied(copier: Copier, name: str, place: Place) -> Tree:
     copier.file(place.root / "users.db", f"{name}/users.db")
     for file in files_below(artifacts):
         copier.file(file, f"{name}/{file.relative_to(place.root)}")
-    return Tree(str(place.root), without_password(place.store), dumped)
+    return dumped
 
 
 def _units(root: Path) -> Iterator[Path]:
@@ -185,6 +232,11 @@ def _whole_or_gone(half: Path) -> Iterator[None]:
         raise
 
 
+def _previous(target: Path, kind: str) -> Path | None:
+    having = (path for path in reversed(snapshots(target)) if kind in kinds(path))
+    return next(filter(_is_readable, having), None)
+
+
 def _is_readable(snapshot: Path) -> bool:
     with suppress(RunError):
         load(snapshot)
@@ -194,8 +246,8 @@ def _is_readable(snapshot: Path) -> bool:
 
 def _free_name(target: Path) -> str:
     name = time.strftime("%Y-%m-%dT%H-%M-%S")
-    taken = [path.name for path in target.glob(f"{name}*")]
-    return name if not taken else f"{name}-{len(taken)}"
+    taken = [int(path.name[len(name) + 1 :] or 0) for path in target.glob(f"{name}*")]
+    return name if not taken else f"{name}-{max(taken) + 1}"
 
 
 def _check_places(manifest: Manifest, places: Mapping[str, Place], *, force: bool) -> None:
@@ -203,7 +255,7 @@ def _check_places(manifest: Manifest, places: Mapping[str, Place], *, force: boo
         if name not in manifest.trees:
             known = " and ".join(manifest.trees)
             raise RunError(f"That snapshot has no {name}, only {known}.\nFix: --root for runs, --server for a server.")
-        if not force and place.root.exists() and any(place.root.iterdir()):
+        if not force and not _is_empty(place.root):
             raise RunError(
                 f"{place.root} is not empty.\nFix: another directory, or --force, which puts aside what is there."
             )
@@ -217,12 +269,17 @@ def _check_places(manifest: Manifest, places: Mapping[str, Place], *, force: boo
             databases.check_empty(place.store)
 
 
+def _is_empty(root: Path) -> bool:
+    return not root.exists() or not any(root.iterdir())
+
+
 def _staged(snapshot: Path, manifest: Manifest, name: str, place: Place) -> Path:
     """The tree beside the place that it is for, with what it says of places changed."""
     stage = place.root.with_name(f".{place.root.name}.restoring")
     shutil.rmtree(stage, ignore_errors=True)
     damaged = []
     try:
+        stage.mkdir(manifest.trees[name].mode, parents=True)
         for path, entry in manifest.files.items():
             head, _, rest = path.partition("/")
             if head == name and not restored(snapshot / path, stage / rest, entry):
@@ -231,8 +288,7 @@ def _staged(snapshot: Path, manifest: Manifest, name: str, place: Place) -> Path
             more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
             raise RunError(
                 f"{len(damaged)} files of {snapshot} are damaged: {', '.join(damaged[:5])}{more}. "
-                "Nothing was changed.\n"
-                "Fix: an older snapshot by --at NAME."
+                f"Nothing was changed.\n{_other_copies(snapshot, damaged)}"
             )
         _move(stage, manifest.trees[name], place)
     except BaseException as e:
@@ -244,6 +300,24 @@ def _staged(snapshot: Path, manifest: Manifest, name: str, place: Place) -> Path
             ) from e
         raise
     return stage
+
+
+def _other_copies(snapshot: Path, damaged: list[str]) -> str:
+    """Where these files of a snapshot are whole, or else how to have them so; a link to them is no other copy."""
+    others = [path for path in snapshots(snapshot.parent) if path != snapshot and _is_readable(path)]
+    whole = [path.name for path in others if _has_whole(path, damaged)]
+    if whole:
+        return f"Fix: --at NAME, where these are whole: {', '.join(whole)}."
+    return (
+        "No other snapshot has these whole.\n"
+        "Fix: `hpcexp backup … --verify`, after which the next backup copies them anew from where they are in use."
+    )
+
+
+def _has_whole(snapshot: Path, names: list[str]) -> bool:
+    manifest = load(snapshot)
+    files = {name: manifest.files[name] for name in names if name in manifest.files}
+    return len(files) == len(names) and not any(damage(snapshot, replace(manifest, files=files)))
 
 
 def _move(stage: Path, tree: Tree, place: Place) -> None:
@@ -297,7 +371,7 @@ def _load_database(stage: Path, tree: Tree, place: Place) -> None:
 def _swapped(stage: Path, root: Path) -> str | None:
     """Put the tree in its place; where what was there is now."""
     aside = None
-    if root.exists() and any(root.iterdir()):
+    if not _is_empty(root):
         aside = root.with_name(f"{root.name}.before-{time.strftime('%Y-%m-%dT%H-%M-%S')}")
         root.rename(aside)
     elif root.exists():

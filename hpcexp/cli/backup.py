@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpcexp.backup import restic, snapshots
 from hpcexp.backup.databases import is_postgres
-from hpcexp.backup.manifest import Manifest, damage, load
+from hpcexp.backup.manifest import Manifest, damage, disown, load
 from hpcexp.backup.snapshots import Place
 from hpcexp.cli.arguments import parser
 from hpcexp.errors import ConfigError, RunError
@@ -20,8 +20,10 @@ def backup(argv: Sequence[str]) -> int:
     """Exit status 0 when everything is kept, 1 when a snapshot is damaged."""
     p = parser("backup", "Keep runs, artifacts, databases and a server's accounts, while they are in use.")
     _add_places(p)
-    p.add_argument("--keep", type=int, metavar="N", help="remove all but the latest N snapshots afterwards")
-    p.add_argument("--verify", action="store_true", help="make none; compare the latest with its checksums instead")
+    p.add_argument("--keep", type=int, metavar="N", help="remove all but the latest N snapshots of the same "
+                   "(runs, a server, or both) afterwards")  # fmt: skip
+    p.add_argument("--verify", action="store_true", help="make none; compare the latest of runs and of a "
+                   "server with their checksums instead")  # fmt: skip
     p.add_argument("--at", metavar="NAME", help="with --verify: another snapshot than the latest")
     a = p.parse_args(argv)
     if a.keep is not None and a.keep < 1:
@@ -36,11 +38,11 @@ def backup(argv: Sequence[str]) -> int:
     if repository is not None:
         print(f"{repository}: {_told(restic.backup(repository, places))}")
         if a.keep:
-            restic.forget(repository, a.keep)
+            restic.forget(repository, places, a.keep)
         return 0
     made, manifest = snapshots.backup(Path(a.target).resolve(), places)
     print(f"{made}: {_told(manifest)}")
-    if a.keep and (gone := snapshots.forget(made.parent, a.keep)):
+    if a.keep and (gone := snapshots.forget(made, a.keep)):
         print(f"{gone} older snapshots removed")
     return 0
 
@@ -54,11 +56,11 @@ def restore(argv: Sequence[str]) -> int:
     a = p.parse_args(argv)
     places, repository = _places(a), _repository(a.target)
     if repository is None:
-        snapshot = snapshots.chosen(Path(a.target).resolve(), a.at)
+        snapshot = snapshots.chosen(Path(a.target).resolve(), a.at, places)
         asides = snapshots.restore(snapshot, places, force=a.force)
     else:
         near = next(iter(places.values())).root.parent
-        with restic.fetched(repository, a.at, near) as snapshot:
+        with restic.fetched(repository, a.at or restic.latest(repository, places), near) as snapshot:
             asides = snapshots.restore(snapshot, places, force=a.force)
     for name, place in places.items():
         print(f"{name} are in {place.root}" if name == "runs" else f"the server is in {place.root}")
@@ -96,11 +98,30 @@ def _verify(target: str, repository: str | None, name: str | None) -> int:
         restic.check(repository)
         print(f"{repository}: everything is as it was written")
         return 0
-    snapshot = snapshots.chosen(Path(target).resolve(), name)
-    manifest = load(snapshot)
-    damaged = list(damage(snapshot, manifest))
-    print("\n".join([*damaged, f"{snapshot}: {len(damaged)} of {len(manifest.files)} files are damaged"]))
-    return int(bool(damaged))
+    is_damaged, problems = False, []
+    for snapshot in snapshots.to_verify(Path(target).resolve(), name):
+        try:
+            manifest = load(snapshot)
+        except RunError as e:
+            problems.append(str(e))
+            continue
+        damaged = dict(damage(snapshot, manifest))
+        is_damaged = is_damaged or bool(damaged)
+        for file, why in damaged.items():
+            print(f"{file}: {why}")
+        print(f"{snapshot}: {len(damaged)} of {len(manifest.files)} files are damaged")
+        if damaged:
+            print(_renewal([snapshot / file for file in damaged]))
+    if problems:
+        raise RunError("\n\n".join(problems))
+    return int(is_damaged)
+
+
+def _renewal(damaged: list[Path]) -> str:
+    """Have files copied anew by the next backup; what is said of that."""
+    if [file for file in damaged if not disown(file)]:
+        return "Fix: --verify as the owner of the snapshots, so that the next backup does not link to these."
+    return "The next backup copies these anew from where they are in use."
 
 
 def _told(manifest: Manifest) -> str:

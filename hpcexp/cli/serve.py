@@ -13,7 +13,7 @@ from pathlib import Path
 from hpcexp.errors import ConfigError
 from hpcexp.masking import without_password
 from hpcexp.record.accounts import Accounts
-from hpcexp.record.server import PERMISSIONS, Server, check, prepare, server_command, server_environment
+from hpcexp.record.server import PERMISSIONS, Server, check, prepare, server_command, server_environment, unserved
 from hpcexp.record.ui import ui_link
 from hpcexp.record.uri import resolve_uri
 
@@ -26,12 +26,14 @@ def serve(argv: Sequence[str]) -> int:
     a = _arguments(argv)
     server = _server(a)
     check(server)
-    _have_admin(server, a.password_file)
-    prepare(server)
-    print("\n".join(_told(server)), flush=True)
-    command = server_command(server)
-    # In this process's place, so that what ends it ends the server.
-    os.execvpe(command[0], command, server_environment(server, os.environ))  # noqa: S606 - a fixed command of our own
+    with unserved(server.data) as lock:
+        _have_admin(server, a.password_file)
+        prepare(server)
+        print("\n".join(_told(server)), flush=True)
+        command = server_command(server)
+        os.set_inheritable(lock, True)
+        # In this process's place, so that what ends it ends the server, and the lock with it.
+        os.execvpe(command[0], command, server_environment(server, os.environ))  # noqa: S606 - a command of our own
 
 
 def _have_admin(server: Server, password_file: Path | None) -> None:

@@ -37,7 +37,7 @@ class Board:
         self._plan = plan
         self._next = 0.0
 
-    def lead(self) -> AbstractContextManager[None]:
+    def lead(self) -> AbstractContextManager[int]:
         """Be the one that leads; RunError where another command of this machine does."""
         return held(self._lock, f"{self._plan.config['launch']['rdzv']} is held by")
 

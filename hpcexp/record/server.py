@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shlex
 import ssl
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from hpcexp.errors import ConfigError
+from hpcexp.errors import ConfigError, InUseError
 from hpcexp.masking import without_password
+from hpcexp.record import worker
 from hpcexp.record.store import create_sqlite
 from hpcexp.record.ui import UI_ENVIRONMENT, port_problem
 from hpcexp.record.uri import connection_problem, sqlite_path, uri_problem, with_driver
-from hpcexp.rundir import write_atomic
+from hpcexp.rundir import held, write_atomic
 
 PERMISSIONS = ("NO_PERMISSIONS", "READ", "USE", "EDIT", "MANAGE")
 """What a user may do with an experiment that nobody has given or denied him."""
@@ -88,6 +91,11 @@ def check(server: Server) -> None:
         raise ConfigError(problems)
 
 
+def unserved(data: Path) -> AbstractContextManager[int]:
+    """Keep others from serving the directory, by a lock of this descriptor; InUseError names who serves it."""
+    return held(data / ".serve.lock", f"{data} is served by", "stop it, or another directory")
+
+
 def prepare(server: Server) -> None:
     """Have the files that the server needs before it starts."""
     server.artifacts.mkdir(parents=True, exist_ok=True)
@@ -100,7 +108,7 @@ def prepare(server: Server) -> None:
 
 def server_command(server: Server) -> list[str]:
     """Command that serves until SIGTERM or Ctrl-C."""
-    options = ["--timeout-graceful-shutdown", str(_GRACE_S)]
+    options = ["--timeout-graceful-shutdown", str(_GRACE_S), "--loop", "hpcexp.record.worker:event_loop"]
     if server.certificate and server.key:
         options += ["--ssl-certfile", str(server.certificate), "--ssl-keyfile", str(server.key)]
     return [
@@ -113,13 +121,17 @@ def server_command(server: Server) -> list[str]:
 
 
 def server_environment(server: Server, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for `server_command`. The store's URI is here, as everybody may read a command line."""
+    """The environment for `server_command` in the place of this process.
+
+    The store's URI is here, as everybody may read a command line.
+    """
     mine = {key: value for key, value in environ.items() if key not in _NOT_FOR_THE_SERVER}
     hosts = [pattern for name in server.names for pattern in (name, f"{name}:*")]
     return {
         **UI_ENVIRONMENT,
         **_ENVIRONMENT,
         **mine,
+        worker.PARENT: str(os.getpid()),
         "MLFLOW_BACKEND_STORE_URI": with_driver(server.store),
         "MLFLOW_AUTH_CONFIG_PATH": str(server.auth),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": server.secret.read_text(),
@@ -148,8 +160,10 @@ def _problems(server: Server) -> Iterator[str]:
 def _data_problem(data: Path) -> str | None:
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with TemporaryFile(dir=data):
+        with TemporaryFile(dir=data), unserved(data):
             return None
+    except InUseError as e:
+        return str(e)
     except OSError as e:
         return (
             f"{data} cannot be written: {e.strerror}. The server keeps artifacts and accounts there.\n"
