@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Said, environment
+from helpers import LEAN, Said, command, environment
 from postgres import server_programs, serving_postgres
 from record_support import end_sweep, finish, journalled, make_run, make_sweep, query, stored, wait_until, write_steps
 
@@ -116,6 +116,19 @@ def test_runs_that_were_moved_are_whole_and_mlflow_shows_them(recorded: Path, mo
         json.loads(line)["run"] for line in next(find_sweeps(moved)).jobs.read_text().splitlines()
     ]
     assert [("wal",)] == query(moved / "mlflow.db", "PRAGMA journal_mode")
+
+
+def test_a_run_that_was_restored_elsewhere_is_untouched(
+    project: Path, train: Callable[..., Said], hpcexp: Callable[..., Said]
+) -> None:
+    """Its seal holds there, and MLflow has its model there."""
+    assert 0 == train("trainer.max_epochs=1", "trainer.limit_train_batches=5", *LEAN).status
+    assert 0 == hpcexp("backup", "kept").status
+    assert 0 == hpcexp("restore", "kept", "--root", "back").status
+    said = hpcexp("verify", "last", "--root", "back")
+    assert (0, True) == (said.status, "untouched since" in said.out), said
+    shutil.move(project / "runs", project / "gone")
+    assert 0 == command("promote", "last", "--to", "digits", "--root", "back", cwd=project).status
 
 
 def test_a_moved_run_is_gone_on_with_in_its_mlflow_run(moved: Path) -> None:

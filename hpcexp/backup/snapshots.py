@@ -20,10 +20,12 @@ from hpcexp.backup.copying import Copier, files_below, restored
 from hpcexp.backup.manifest import NAME, Manifest, Tree, damage, load, save
 from hpcexp.errors import RunError
 from hpcexp.masking import without_password
+from hpcexp.plan import load_plan
+from hpcexp.record.destination import address, send_to
 from hpcexp.record.server import unserved
 from hpcexp.record.ui import artifact_root
 from hpcexp.record.uri import sqlite_path
-from hpcexp.rundir import held
+from hpcexp.rundir import RunDir, find_runs, held
 
 KINDS = ("runs", "server")
 """Trees that a snapshot may have, each in a directory of this name."""
@@ -31,8 +33,8 @@ _PARTIAL = ".half-"
 _STORE_DUMP = "store.dump"
 _STORE_FILE = "mlflow.db"
 _STAGE = ".backup"
-_MOVED = ("plan.yaml", "mlflow.json", "jobs.jsonl", "sweep.json", "best.json", "table.csv", ".tracking")
-"""Files of runs and sweeps that name where these lie."""
+_MOVED = ("mlflow.json", "jobs.jsonl", "sweep.json", "best.json", "table.csv", ".tracking")
+"""Files of runs and sweeps that name where these lie. A run's plan is sealed, and stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -328,6 +330,8 @@ def _move(stage: Path, tree: Tree, place: Place) -> None:
     changes = [(old, new) for old, new in pairs if old != new]
     if not changes:
         return
+    for run in find_runs(stage):
+        _redirect(run, changes, place.store)
     for file in stage.rglob("*"):
         if file.name in _MOVED and file.is_file():
             _replace(file, changes, place.store)
@@ -335,14 +339,31 @@ def _move(stage: Path, tree: Tree, place: Place) -> None:
         _move_artifacts(f"sqlite:///{stage / _STORE_FILE}", tree, place)
 
 
+def _redirect(run: RunDir, changes: list[tuple[str, str]], store: str) -> None:
+    """Have the run go to the database that was restored, where it went to the one that was kept."""
+    with suppress(RunError):  # a damaged plan, which is told of where it is needed
+        uri = address(run, load_plan(run.plan))
+        if (moved := _moved_uri(uri, changes, store)) != uri:
+            send_to(run, moved)
+
+
+def _moved_uri(uri: str, changes: list[tuple[str, str]], store: str) -> str:
+    return store if without_password(uri) in [old for old, _ in changes] else _moved(uri, changes)
+
+
+def _moved(text: str, changes: list[tuple[str, str]]) -> str:
+    for old, new in changes:
+        text = re.sub(rf"(?<![\w.-]){re.escape(old)}(?![\w.-])", new.replace("\\", r"\\"), text)
+    return text
+
+
 def _replace(file: Path, changes: list[tuple[str, str]], store: str) -> None:
     text, times = file.read_text(), file.stat()
     if file.name == ".tracking":
-        new = store + "\n" if without_password(text.strip()) in [old for old, _ in changes] else text
+        uri, *rest = text.splitlines() or [""]
+        new = "\n".join([_moved_uri(uri, changes, store), *rest, ""])
     else:
-        new = text
-        for old, other in changes:
-            new = re.sub(rf"(?<![\w.-]){re.escape(old)}(?![\w.-])", other.replace("\\", r"\\"), new)
+        new = _moved(text, changes)
     if new != text:
         file.write_text(new)
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))

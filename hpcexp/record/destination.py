@@ -12,12 +12,13 @@ from hpcexp.rundir import RunDir, read_json, write_atomic
 
 
 def destined(run: RunDir) -> Plan:
-    """The frozen plan, with the store and the experiment that the run goes to now."""
+    """The frozen plan, with the store and the experiment that the run goes to now, and the directory that it is in."""
     plan = load_plan(run.plan)
     uri, experiment = _told(run)
     tracking = {**plan.config["tracking"], **({"experiment": experiment} if experiment else {})}
     return replace(
         plan,
+        run_dir=str(run.path.absolute()),
         tracking_uri=without_password(uri) if uri else plan.tracking_uri,
         config={**plan.config, "tracking": tracking},
     )
@@ -40,10 +41,15 @@ def redirect(run: RunDir, uri: str | None, experiment: str | None) -> None:
     chosen = uri or address(run, before)
     if not chosen:
         raise RunError(f"{run.path} goes nowhere yet (tracking=off).\nFix: --uri sqlite:///runs/mlflow.db")
-    write_atomic(run.secret_uri, f"{chosen}\n{experiment or _told(run)[1]}\n", mode=0o600)
+    send_to(run, chosen, experiment)
     now = destined(run)
     if (before.tracking_uri, before.config["tracking"]) != (now.tracking_uri, now.config["tracking"]):
         run.mlflow.unlink(missing_ok=True)  # of a run that was begun elsewhere
+
+
+def send_to(run: RunDir, uri: str, experiment: str | None = None) -> None:
+    """Note where the run goes, in a file beside its sealed plan."""
+    write_atomic(run.secret_uri, f"{uri}\n{experiment or _told(run)[1]}\n", mode=0o600)
 
 
 def _told(run: RunDir) -> tuple[str, str]:
