@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError
-from hpcexp.rundir import RunDir, read_json, sha256, write_atomic
+from hpcexp.rundir import RunDir, damaged, read_json, sha256, write_atomic
 from hpcexp.seal import checksum, is_intact, read_checksum, read_note
 
 MANIFEST = "manifest.jsonl"
@@ -26,7 +26,7 @@ _NOT_OURS = ("plots", "export", "mlflow.json", "status.json", "logs/shipper.log"
 def seal(run: RunDir, status: Mapping[str, Any], without: Iterable[Path] = ()) -> str:
     """Add the record of an attempt that ends with `status`, and give its hash. `without`: files that are to go."""
     lines = _lines(run.lineage)
-    previous = str(json.loads(lines[-1])["sha256"]) if lines else ""
+    previous = str(_record(lines[-1]).get("sha256", "")) if lines else ""
     gone = set(without)
     left = [path for path in _files(run) if gone.isdisjoint((path, *path.parents))]
     files = {str(path.relative_to(run.path)): digest_of(path, run) for path in left}
@@ -75,7 +75,7 @@ def differences(run: RunDir) -> list[tuple[str, str]]:
 
 
 def last_record(lineage: Path) -> dict[str, Any]:
-    """The record of the last attempt; empty where there is none."""
+    """The record of the last attempt; empty where there is none, or it is damaged."""
     lines = _lines(lineage)
     return _record(lines[-1]) if lines else {}
 
@@ -138,10 +138,13 @@ def _hash(record: Mapping[str, Any]) -> str:
 
 
 def _lines(lineage: Path) -> list[str]:
+    file = lineage / MANIFEST
     try:
-        return (lineage / MANIFEST).read_text().splitlines()
+        return file.read_text(errors="replace").splitlines()  # what is no text has another hash
     except FileNotFoundError:
         return []
+    except (IsADirectoryError, NotADirectoryError) as e:
+        raise RunError(damaged(file, "it is no file")) from e
 
 
 def _files(run: RunDir) -> Iterator[Path]:

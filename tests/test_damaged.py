@@ -1,0 +1,79 @@
+"""Damaged files of a run: each is named with a way out, and keeps no other run from what is asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import Said
+from record_support import finish, make_run
+
+from hpcexp.errors import RunError
+from hpcexp.lineage.manifest import MANIFEST, differences, last_record, seal
+from hpcexp.plan import load_head, load_plan
+from hpcexp.rundir import RunDir, read_json
+
+DAMAGE = {
+    "cut off": lambda file: file.write_bytes(b'{"state": "fin'),
+    "empty": lambda file: file.write_bytes(b""),
+    "a list": lambda file: file.write_bytes(b"[]"),
+    "a number": lambda file: file.write_bytes(b"3"),
+    "no text": lambda file: file.write_bytes(b'{"state": "\xff"}'),
+    "a directory": lambda file: (file.unlink(missing_ok=True), file.mkdir()),
+}
+Damage = Callable[[Path], object]
+
+
+@pytest.fixture(params=DAMAGE.values(), ids=DAMAGE)
+def damage(request: pytest.FixtureRequest) -> Damage:
+    """What befalls a file."""
+    found: Damage = request.param
+    return found
+
+
+def finished(root: Path, name: str = "lr=0.01") -> RunDir:
+    """A finished run that MLflow is not to have."""
+    run = make_run(root, None, name=name)
+    finish(run)
+    return run
+
+
+def test_what_is_no_json_object_is_damaged(tmp_path: Path, damage: Damage) -> None:
+    """Whatever else it is."""
+    damage(tmp_path / "status.json")
+    with pytest.raises(RunError, match=r"status\.json is damaged: (?s:.+)\nFix: "):
+        read_json(tmp_path / "status.json")
+
+
+@pytest.mark.parametrize("read", [load_head, load_plan])
+@pytest.mark.parametrize("name", ["no text", "a directory"])
+def test_a_plan_that_cannot_be_read_is_damaged(tmp_path: Path, read: Callable[[Path], object], name: str) -> None:
+    """A byte that is no UTF-8, and a directory in its place."""
+    run = finished(tmp_path)
+    DAMAGE[name](run.plan)
+    with pytest.raises(RunError, match=r"plan\.yaml is damaged: "):
+        read(run.plan)
+
+
+@pytest.mark.parametrize("damaged", [b"\xff", b'"attempt": 1, "f'])
+def test_a_run_goes_on_beneath_a_damaged_seal(tmp_path: Path, damaged: bytes) -> None:
+    """Its next attempt is sealed, and where the chain is broken is told."""
+    run = finished(tmp_path)
+    seal(run, {"state": "failed", "attempt": 1})
+    file = run.lineage / MANIFEST
+    file.write_bytes(damaged + file.read_bytes()[len(damaged) :])
+    assert {} == last_record(run.lineage)
+    assert ("changed", f"lineage/{MANIFEST}, record 1: it is no record") in differences(run)
+    seal(run, {"state": "finished", "attempt": 2})
+    assert 2 == last_record(run.lineage)["attempt"]
+    assert ("changed", f"lineage/{MANIFEST}, record 1: it is no record") in differences(run)
+
+
+def test_a_directory_in_the_place_of_the_seals_is_damage(tmp_path: Path, hpcexp: Callable[..., Said]) -> None:
+    """Of which `verify` says no more."""
+    run = finished(tmp_path)
+    (run.lineage / MANIFEST).mkdir(parents=True)
+    said = hpcexp("verify", str(run.path))
+    assert (2, "") == (said.status, said.out)
+    assert f"{MANIFEST} is damaged: it is no file" in said.err
