@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,3 +78,40 @@ def test_a_directory_in_the_place_of_the_seals_is_damage(tmp_path: Path, hpcexp:
     said = hpcexp("verify", str(run.path))
     assert (2, "") == (said.status, said.out)
     assert f"{MANIFEST} is damaged: it is no file" in said.err
+
+
+@pytest.mark.parametrize("file", ["status", "mlflow", "summary"])
+def test_a_list_says_what_it_leaves_out(hpcexp: Callable[..., Said], project: Path, damage: Damage, file: str) -> None:
+    """With the reason, beside all the others; also where nothing is left."""
+    kept, lost = (finished(project / "runs", name) for name in ("kept", "lost"))
+    damage(getattr(lost, file))
+    said = hpcexp("runs")
+    assert 0 == said.status
+    assert "digits_mlp/kept" in said.out
+    assert "digits_mlp/lost" not in said.out
+    assert f"left out: {getattr(lost, file)} is damaged: " in said.err
+    shutil.rmtree(kept.path)
+    said = hpcexp("runs")
+    assert (0, "") == (said.status, said.out)
+    assert said.err.startswith("left out: ")
+
+
+@pytest.mark.parametrize("name", ["no text", "a directory"])
+def test_a_damaged_plan_is_left_out_too(hpcexp: Callable[..., Said], project: Path, name: str) -> None:
+    """As anything else that cannot be read."""
+    DAMAGE[name](finished(project / "runs").plan)
+    assert "plan.yaml is damaged: it is no plan." in hpcexp("runs").err
+
+
+def test_the_last_run_is_one_that_says_when_it_started(hpcexp: Callable[..., Said], project: Path) -> None:
+    """The damaged one is told of; where there is no other, it is a mistake."""
+    kept, lost = (finished(project / "runs", name) for name in ("kept", "lost"))
+    seal(kept, kept.read_status())
+    lost.status.write_text("{")
+    said = hpcexp("verify", "last")
+    assert (0, "digits_mlp/kept: untouched") == (said.status, said.out[:26])
+    assert f"left out: {lost.status} is damaged: " in said.err
+    kept.status.write_text("{")
+    said = hpcexp("verify", "last")
+    assert (2, "") == (said.status, said.out)
+    assert "status.json is damaged: " in said.err

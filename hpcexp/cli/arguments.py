@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpcexp.errors import RunError, listed, suggest
 from hpcexp.rundir import RunDir, find_runs, read_json
+from hpcexp.text import left_out
 
 RUN_HELP = "a run: its directory, its name, the start of its signature or of its MLflow id; `last` is the latest"
 
@@ -26,7 +29,7 @@ def find_run(root: Path, word: str) -> RunDir:
     if not runs:
         raise RunError(f"There are no runs in {root.resolve()}.\nFix: hpcexp train, or --root DIR.")
     if word == "last":
-        return max(runs, key=lambda r: (r.read_status().get("started", 0.0), r.path))
+        return _latest(runs)
     found = [r for r in runs if word in (r.path.name, f"{r.path.parent.name}/{r.path.name}")]
     found = found or [r for r in runs if r.path.name.rpartition("-")[2].startswith(word)]
     found = found or [r for r in runs if _mlflow_id(r).startswith(word)]
@@ -39,6 +42,20 @@ def find_run(root: Path, word: str) -> RunDir:
         raise RunError(f"{word} is no run's directory: it has no plan.yaml.\nFix: `hpcexp runs` lists the runs.")
     near = suggest(word, [r.path.name for r in runs])
     raise RunError(f"No run is named '{word}'{'; ' + near if near else '.'}\nFix: `hpcexp runs` lists the runs.")
+
+
+def _latest(runs: Sequence[RunDir]) -> RunDir:
+    """The run that started last, of those that say when; RunError where none does."""
+    started, problems = {}, []
+    for run in runs:
+        try:
+            started[run] = run.read_status().get("started") or 0.0
+        except RunError as e:
+            problems.append(str(e))
+    if not started:
+        raise RunError(problems[0])
+    print(left_out(problems), end="", file=sys.stderr)
+    return max(started, key=lambda run: (started[run], run.path))
 
 
 def _mlflow_id(run: RunDir) -> str:
