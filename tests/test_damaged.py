@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from helpers import Said
-from record_support import finish, make_run
+from record_support import finish, free_port, make_run, make_sweep
 
 from hpcexp.errors import RunError
 from hpcexp.lineage.manifest import MANIFEST, differences, last_record, seal
 from hpcexp.plan import load_head, load_plan
 from hpcexp.rundir import RunDir, read_json
 
+mlflows_sqlalchemy = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 DAMAGE = {
     "cut off": lambda file: file.write_bytes(b'{"state": "fin'),
     "empty": lambda file: file.write_bytes(b""),
@@ -115,3 +116,36 @@ def test_the_last_run_is_one_that_says_when_it_started(hpcexp: Callable[..., Sai
     said = hpcexp("verify", "last")
     assert (2, "") == (said.status, said.out)
     assert "status.json is damaged: " in said.err
+
+
+@mlflows_sqlalchemy
+@pytest.mark.parametrize("file", ["plan", "status", "mlflow"])
+@pytest.mark.parametrize("name", ["empty", "a list"])
+def test_what_can_be_delivered_is(hpcexp: Callable[..., Said], project: Path, name: str, file: str) -> None:
+    """Beside a damaged run, which is named once, and a damaged sweep."""
+    damage = DAMAGE[name]
+    uri = f"sqlite:///{project}/mlflow.db"
+    for run in ("kept", "lost"):
+        finish(make_run(project / "runs", uri, name=run, model="never"))
+    lost = RunDir(project / "runs" / "digits_mlp" / "lost")
+    sweep = make_sweep(project / "runs")
+    damage(getattr(lost, file))
+    damage(sweep.status)
+    sweep.jobs.write_bytes(b"\xff\n")
+    (sweep.path / "drivers").mkdir()
+    damage(sweep.path / "drivers" / "1.json")
+    said = hpcexp("sync")
+    assert 1 == said.status
+    assert f"digits_mlp/lost: {getattr(lost, file)} is damaged: " in said.out
+    assert "0 of 1 ended sweeps" in said.out
+    assert "1 of 2 ended runs" in said.out
+    assert read_json(lost.path.with_name("kept") / "mlflow.json")["delivered"] is True
+    assert 1 == (said.out + said.err).count(f"{getattr(lost, file)} is damaged")
+
+
+def test_what_is_not_delivered_is_said_once(hpcexp: Callable[..., Said], project: Path) -> None:
+    """Where the answer is looked for, without the time."""
+    finish(make_run(project / "runs", f"http://127.0.0.1:{free_port()}"))
+    said = hpcexp("sync")
+    assert (1, "") == (said.status, said.err)
+    assert 1 == said.out.count("Connection refused")

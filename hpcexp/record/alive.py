@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpcexp.errors import RunError
 from hpcexp.plan import Plan, load_signature
 from hpcexp.rundir import RunDir, SweepDir, read_json
 
@@ -47,7 +48,7 @@ def _is_driver(file: Path) -> bool:
     try:
         alive = supervisor_alive(read_json(file))
         return time.time() - file.stat().st_mtime < _STALE_S if alive is None else alive
-    except OSError:
+    except (OSError, RunError):
         return False
 
 
