@@ -23,12 +23,10 @@ def parser(verb: str, summary: str) -> argparse.ArgumentParser:
 
 def find_run(root: Path, word: str) -> RunDir:
     """The run that `word` names; RunError where there is none or more than one."""
-    if (Path(word) / "plan.yaml").is_file():
+    if (Path(word) / "plan.yaml").exists():
         return RunDir(Path(word).resolve())
     runs = list(find_runs(root.resolve()))
-    if not runs:
-        raise RunError(f"There are no runs in {root.resolve()}.\nFix: hpcexp train, or --root DIR.")
-    if word == "last":
+    if word == "last" and runs:
         return _latest(runs)
     found = [r for r in runs if word in (r.path.name, f"{r.path.parent.name}/{r.path.name}")]
     found = found or [r for r in runs if r.path.name.rpartition("-")[2].startswith(word)]
@@ -38,10 +36,21 @@ def find_run(root: Path, word: str) -> RunDir:
     names = [f"{r.path.parent.name}/{r.path.name}" for r in found]
     if found:
         raise RunError(f"'{word}' names {len(found)} runs: {listed(names)}.\nFix: give more of it.")
-    if Path(word).is_dir():
-        raise RunError(f"{word} is no run's directory: it has no plan.yaml.\nFix: `hpcexp runs` lists the runs.")
-    near = suggest(word, [r.path.name for r in runs])
-    raise RunError(f"No run is named '{word}'{'; ' + near if near else '.'}\nFix: `hpcexp runs` lists the runs.")
+    raise RunError(_no_run(root, word, [r.path.name for r in runs]))
+
+
+def _no_run(root: Path, word: str, names: Sequence[str]) -> str:
+    """Why `word` names none."""
+    places = [Path(word), root / word, *(experiment / word for experiment in root.glob("*"))]
+    if bare := next((place for place in places if place.is_dir()), None):
+        return (
+            f"{bare} is no run's directory: it has no plan.yaml.\n"
+            "Fix: have it back from a backup, or another run: `hpcexp runs` lists them."
+        )
+    if not names:
+        return f"There are no runs in {root.resolve()}.\nFix: hpcexp train, or --root DIR."
+    near = suggest(word, names)
+    return f"No run is named '{word}'{'; ' + near if near else '.'}\nFix: `hpcexp runs` lists the runs."
 
 
 def _latest(runs: Sequence[RunDir]) -> RunDir:

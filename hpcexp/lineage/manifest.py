@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError
-from hpcexp.rundir import RunDir, damaged, read_json, sha256, write_atomic
+from hpcexp.rundir import FINAL_STATES, RunDir, damaged, read_json, sha256, write_atomic
 from hpcexp.seal import checksum, is_intact, read_checksum, read_note
 
 MANIFEST = "manifest.jsonl"
@@ -60,12 +60,14 @@ def differences(run: RunDir) -> list[tuple[str, str]]:
     """
     lines, status = _lines(run.lineage), run.read_status()
     if not lines:
-        return [("removed", f"lineage/{MANIFEST}")] if _had_lineage(run) else _never_sealed(run)
+        return [("removed", _lost_seals(run, status))]
     records, found = _records(lines)
     if not records:
         return found
     last = records[-1]
-    if last["attempt"] != status.get("attempt"):
+    if not status:
+        found.append(("removed", "status.json"))
+    elif last["attempt"] != status.get("attempt"):
         found.append(("unsealed", _unsealed(last, status)))
     elif last["status"] != status:
         keys = sorted(k for k in {*last["status"], *status} if last["status"].get(k) != status.get(k))
@@ -156,19 +158,28 @@ def _files(run: RunDir) -> Iterator[Path]:
             yield path
 
 
-def _had_lineage(run: RunDir) -> bool:
-    return any(run.lineage.glob("*.json")) and run.read_status().get("state") is not None
-
-
-def _never_sealed(run: RunDir) -> list[tuple[str, str]]:
-    raise RunError(
-        f"{run.path} was never sealed: it has not run yet, or with a version of hpcexp that kept no lineage.\n"
-        "Fix: hpcexp train --fresh … makes a run that can be verified."
-    )
+def _lost_seals(run: RunDir, status: Mapping[str, Any]) -> str:
+    """What was taken away of a run that has ended and has no record; RunError where it never had one."""
+    if not status:
+        raise RunError(
+            f"{run.path} was never sealed: it has not run yet.\nFix: the command that made it, without launch=dry."
+        )
+    if _lost_its_supervisor(status):
+        raise RunError(
+            f"{run.path} was never sealed: its supervisor was killed before it could write a record.\n"
+            "Fix: the command that made it goes on with it, and seals it at its end."
+        )
+    return f"lineage/{MANIFEST}" if any(run.lineage.glob("*")) else "lineage/"
 
 
 def _unsealed(last: Mapping[str, Any], status: Mapping[str, Any]) -> str:
-    return (
-        f"attempt {status.get('attempt')} ({status.get('state')}): the last record is of attempt {last['attempt']}. "
-        "Its supervisor died before it could write one, or the record was removed."
-    )
+    why = "its record is gone, or could not be written"
+    if _lost_its_supervisor(status):
+        why = "its supervisor was killed before it could write a record; going on with the run seals it"
+    attempt = f"attempt {status.get('attempt')} ({status.get('state')})"
+    return f"{attempt}: the last record is of attempt {last['attempt']}; {why}"
+
+
+def _lost_its_supervisor(status: Mapping[str, Any]) -> bool:
+    """Whether nobody was left to seal the attempt: a supervisor leaves the record, then its state with `exit`."""
+    return status.get("state") not in FINAL_STATES or (status["state"] == "killed" and "exit" not in status)
