@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import Said
+from helpers import FAST, Said, command
 from record_support import finish, free_port, make_run, make_sweep
 
 from hpcexp.errors import RunError
 from hpcexp.lineage.manifest import MANIFEST, differences, last_record, seal
 from hpcexp.plan import load_head, load_plan
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir, find_runs, find_sweeps, read_json
 
 mlflows_sqlalchemy = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 DAMAGE = {
@@ -24,6 +24,7 @@ DAMAGE = {
     "no text": lambda file: file.write_bytes(b'{"state": "\xff"}'),
     "a directory": lambda file: (file.unlink(missing_ok=True), file.mkdir()),
 }
+STATUS = ["sweep", "last", "--status"]
 Damage = Callable[[Path], object]
 
 
@@ -149,3 +150,38 @@ def test_what_is_not_delivered_is_said_once(hpcexp: Callable[..., Said], project
     said = hpcexp("sync")
     assert (1, "") == (said.status, said.err)
     assert 1 == said.out.count("Connection refused")
+
+
+def test_a_sweep_goes_on_beside_a_damaged_run(hpcexp: Callable[..., Said], project: Path) -> None:
+    """Its jobs but that one are planned, run, ranked and listed; the damage is told each time."""
+    asked = ["-m", "seed=1,2,3", *FAST]
+    assert 0 == hpcexp("train", *asked).status
+    fresh, lost, _ = find_runs(project / "runs")
+    shutil.rmtree(fresh.path)
+    for file in (lost.summary, lost.plan, lost.status):
+        whole = file.read_bytes()
+        file.write_bytes(b'{"cut')
+        told = f"{file} is damaged: "
+        planned, trained, stands = (hpcexp(*argv) for argv in (["plan", *asked], ["train", *asked], STATUS))
+        assert (0, 1) == (planned.status, trained.status)
+        assert ", 1 damaged" in planned.out
+        assert "3 jobs: 2 finished, 1 failed" in trained.out
+        assert all(told in said.out for said in (planned, trained))
+        if file != lost.plan:  # which a standing does not look at
+            assert (1, True) == (stands.status, told in stands.out)
+        assert "3 jobs: " in hpcexp("sweep").out
+        file.write_bytes(whole)
+        assert "nothing to do" in hpcexp("train", *asked).out
+    [sweep] = find_sweeps(project / "runs")
+    sweep.status.write_text("[]")
+    assert f"{sweep.status} is damaged: it is no JSON object." in hpcexp("sweep").out
+
+
+def test_a_finished_job_whose_delivery_is_damaged_need_not_run(project: Path) -> None:
+    """What `sync` says of it is another matter."""
+    asked = ("train", "-m", "seed=1", *FAST, "tracking.enabled=true", f"tracking.uri=http://127.0.0.1:{free_port()}")
+    assert 0 == command(*asked, cwd=project).status
+    [run] = find_runs(project / "runs")
+    run.mlflow.write_text("")
+    said = command(*asked, cwd=project)
+    assert (0, True) == (said.status, "nothing to do" in said.out)

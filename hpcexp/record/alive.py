@@ -44,6 +44,16 @@ def is_done(plan: Plan) -> bool:
     return current_state(run.read_status()) == "finished" and load_signature(run.plan) == plan.signature
 
 
+def damage(plan: Plan) -> str:
+    """Why what the plan's run came to cannot be read; empty where it can, or has not run."""
+    try:
+        if is_done(plan):
+            read_json(RunDir(Path(plan.run_dir)).summary)
+    except RunError as e:
+        return str(e)
+    return ""
+
+
 def _is_driver(file: Path) -> bool:
     try:
         alive = supervisor_alive(read_json(file))
