@@ -193,10 +193,11 @@ def load_signature(path: Path) -> str:
 
 
 def load_head(path: Path) -> dict[str, Any]:
-    """The first entries of a plan, before its configuration; empty where it does not begin as one."""
-    with path.open() as file:
-        text = "".join(takewhile(lambda line: not line.startswith("config:"), file))
-    head = parse(text)
+    """The first entries of a plan, before its configuration; empty where it does not begin as one.
+
+    RunError where there is none or it is damaged.
+    """
+    head = _read(path, lambda: parse(_before_config(path)))
     return head if isinstance(head, dict) else {}
 
 
@@ -207,16 +208,25 @@ def parse(text: str) -> Any:
 
 def _checked(path: Path, read: Callable[[], Any]) -> Any:
     """What is read of a plan; RunError where there is none or it is of another version."""
-    try:
-        data = read()
-    except FileNotFoundError as e:
-        raise RunError(f"No run in {path.parent}: it has no {path.name}.\nFix: `hpcexp runs` lists the runs.") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise RunError(_damaged(path)) from e
+    data = _read(path, read)
     version = data.get("version") if isinstance(data, dict) else None
     if isinstance(version, int) and version != VERSION:
         raise RunError(f"{path} is of another version of hpcexp (plan version {version}).\nFix: use that version.")
     return data
+
+
+def _read(path: Path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except FileNotFoundError as e:
+        raise RunError(f"No run in {path.parent}: it has no {path.name}.\nFix: `hpcexp runs` lists the runs.") from e
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as e:
+        raise RunError(_damaged(path)) from e
+
+
+def _before_config(path: Path) -> str:
+    with path.open() as file:
+        return "".join(takewhile(lambda line: not line.startswith("config:"), file))
 
 
 def _damaged(path: Path) -> str:

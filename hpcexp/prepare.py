@@ -22,7 +22,7 @@ from hpcexp.checks.targets import arguments, node_problems, target_nodes, target
 from hpcexp.checks.values import missing_keys, subject, value_problems
 from hpcexp.compose.composer import Composed
 from hpcexp.data.facts import data_facts
-from hpcexp.errors import ConfigError, did_you_mean, listed
+from hpcexp.errors import ConfigError, RunError, did_you_mean, listed
 from hpcexp.lineage.code import code_digest, code_files, git_commit
 from hpcexp.lineage.environment import environment
 from hpcexp.lineage.signature import signature
@@ -223,9 +223,16 @@ def _directory(parent: Path, name: str, identity: str, once: Once) -> Path:
     """The run's directory: where this identity has run before, under whatever name, or a new one."""
     ending = identity[:SIGNATURE_LENGTH]
     for found in once(("runs", parent), lambda: _by_ending(parent)).get(ending, []):
-        if (found / "plan.yaml").exists() and load_signature(RunDir(found).plan) == identity:
+        if (found / "plan.yaml").exists() and _is_of(RunDir(found), identity):
             return found
     return parent / name
+
+
+def _is_of(run: RunDir, identity: str) -> bool:
+    try:
+        return load_signature(run.plan) == identity
+    except RunError:
+        return True  # damaged: by its name it is, and whoever goes to run it tells
 
 
 def _by_ending(parent: Path) -> dict[str, list[Path]]:

@@ -197,12 +197,21 @@ def write_json(path: Path, value: Mapping[str, Any], mode: int = 0o666) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; empty where there is no such file. RunError where it is damaged."""
     try:
-        value: dict[str, Any] = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
+    except (IsADirectoryError, NotADirectoryError) as e:
+        raise RunError(damaged(path, "it is no file")) from e
     except ValueError as e:
-        raise RunError(f"{path} is damaged: {e}.\nFix: have it back from a backup, or take it away.") from e
+        raise RunError(damaged(path, str(e))) from e
+    if not isinstance(value, dict):
+        raise RunError(damaged(path, "it is no JSON object"))
     return value
+
+
+def damaged(path: Path, why: str) -> str:
+    """That a file of a run or a sweep is not as it was written."""
+    return f"{path} is damaged: {why}.\nFix: have it back from a backup, or take it away."
 
 
 def sha256(path: Path) -> str:

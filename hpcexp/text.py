@@ -1,10 +1,12 @@
-"""Text for people: aligned pairs and tables, paths, durations, metrics."""
+"""Text for people: aligned pairs and tables, paths, durations, metrics, what is left out."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+_MOST_PROBLEMS = 3
 
 
 def pairs(rows: Iterable[tuple[str, object]], indent: str = "  ") -> str:
@@ -41,3 +43,10 @@ def duration(seconds: float | None) -> str:
 def metric(value: float | None) -> str:
     """Four significant digits; None, as a summary has it, is not a number."""
     return "nan" if value is None else f"{value:.4g}"
+
+
+def left_out(problems: Sequence[str]) -> str:
+    """A line for each of the first problems, and how many more there are; empty where there is none."""
+    lines = [f"left out: {problem.partition(chr(10))[0]}\n" for problem in problems[:_MOST_PROBLEMS]]
+    more = len(problems) - len(lines)
+    return "".join([*lines, *([f"left out: {more} more that are damaged\n"] if more else [])])

@@ -16,6 +16,7 @@ import torch
 import yaml
 from conftest import TrainedRun
 from helpers import REPOSITORY, Said, command, environment, only_run, python
+from record_support import finish, make_run
 
 from hpcexp import __version__
 from hpcexp.cli.main import VERBS
@@ -297,6 +298,37 @@ def test_doctor_says_what_does_not_work(hpcexp: Callable[..., Said], project: Pa
     said = hpcexp("doctor")
     assert 1 == said.status
     assert re.search(r"!!  runs .*is a file, not a directory", said.out)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["runs", "--json"]])
+def test_a_full_disk_beneath_what_is_printed_is_told(tmp_path: Path, argv: list[str]) -> None:
+    """In two lines, and by the exit status; whether it shows at the end or amidst."""
+    for name in map(str, range(60)):
+        make_run(tmp_path / "runs", None, name=name)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hpcexp", *argv],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (2, 2) == (done.returncode, done.stderr.count("\n")), done.stderr
+    assert "cannot be written: No space left on device" in done.stderr
+
+
+def test_what_the_terminal_cannot_show_is_a_question_mark(tmp_path: Path) -> None:
+    """As the sign of an interval where the encoding is ASCII."""
+    for seed in (1, 2):
+        finish(make_run(tmp_path / "runs", None, name=f"lr=0.01-s{seed}"))
+        plan = tmp_path / "runs" / "digits_mlp" / f"lr=0.01-s{seed}" / "plan.yaml"
+        plan.write_text(plan.read_text().replace("seed: 1", f"seed: {seed}"))
+    said = command("compare", "--metric", "test/acc", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (0, "") == (said.status, said.err)
+    assert "0.985 ? 0 (2)" in said.out
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:

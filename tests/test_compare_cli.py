@@ -243,7 +243,12 @@ def test_a_server_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) 
     """Without the password that it was shown."""
     with pytest.raises(RunError, match=r"does not answer as an MLflow server: Connection refused\.\nFix: "):
         mlflow_store.read_runs(f"http://127.0.0.1:{free_port()}")
-    with answering(401, b"") as (place, shown), pytest.raises(RunError, match=r"401 Unauthorized") as caught:
+    with answering(503, b"") as (place, _), pytest.raises(RunError, match="answer as an MLflow server: 503 Service"):
+        mlflow_store.read_runs(f"http://{place}")
+    fix = r" \(401 Unauthorized\)\.\nFix: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment\."
+    with answering(401, b"") as (place, _), pytest.raises(RunError, match=f"wants a user and a password{fix}"):
+        mlflow_store.read_runs(f"http://{place}")
+    with answering(401, b"") as (place, shown), pytest.raises(RunError, match=f"does not know .*{fix}") as caught:
         mlflow_store.read_runs(f"http://ada:secr%65t@{place}")
     assert (["Basic YWRhOnNlY3JldA=="], False) == (shown, "secr" in str(caught.value))
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abc")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from conftest import TrainedRun
 from helpers import FAST, Said, only_run
 
+from hpcexp.errors import RunError
 from hpcexp.lineage import manifest
 from hpcexp.lineage.manifest import differences, last_record, seal
 from hpcexp.rundir import RunDir, read_json, write_json
@@ -143,6 +145,68 @@ def test_a_manifest_that_was_tampered_with_is_noticed(
     file = run.lineage / manifest.MANIFEST
     file.write_text("".join(f"{line}\n" for line in edit(file.read_text().splitlines())))
     assert expected in "\n".join(" ".join(pair) for pair in differences(run))
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({"state": "running"}, "was never sealed: its supervisor was killed before it could write a record"),
+        ({"state": "killed"}, "was never sealed: its supervisor was killed before it could write a record"),
+        ({"state": "killed", "exit": 143}, "removed lineage/manifest.jsonl"),
+        ({"state": "finished", "exit": 0}, "removed lineage/manifest.jsonl"),
+    ],
+)
+def test_nobody_is_blamed_for_a_record_that_was_never_written(
+    run: RunDir, status: dict[str, object], expected: str
+) -> None:
+    """By a supervisor that was killed; one that ended its attempt has written it."""
+    (run.lineage / manifest.MANIFEST).unlink()
+    write_json(run.status, {**status, "attempt": 1})
+    assert expected in told(run)
+
+
+@pytest.mark.parametrize("status", [{"state": "running"}, {"state": "killed"}])
+def test_of_an_attempt_whose_supervisor_was_killed_that_is_said(run: RunDir, status: dict[str, object]) -> None:
+    """Beside the record of the one before."""
+    write_json(run.status, {**status, "attempt": 2})
+    assert "the last record is of attempt 1; its supervisor was killed before it could write a record" in told(run)
+
+
+def told(run: RunDir) -> str:
+    """What differs, or why that cannot be said."""
+    try:
+        return "\n".join(" ".join(pair) for pair in differences(run))
+    except RunError as e:
+        return str(e)
+
+
+def test_what_was_removed_is_named_and_what_to_do(run: RunDir, project: Path, hpcexp: Callable[..., Said]) -> None:
+    """The whole lineage since the run finished, or its status; once for several runs."""
+    other = shutil.copytree(run.path, run.path.with_name("base-2"))
+    shutil.rmtree(run.lineage)
+    (other / "status.json").unlink()
+    said = hpcexp("verify", "base-1", "base-2")
+    assert 1 == said.status
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1.0))
+    for named, what in (("base-1", "lineage/"), ("base-2", "status.json")):
+        assert f"digits/{named}: 1 difference since {since}\n  removed  {what}\n" in said.out
+    assert 1 == said.out.count("Fix: have the files back from a backup")
+    assert [{"what": "removed", "file": "lineage/"}] == json.loads(hpcexp("verify", "base-1", "--json").out)[
+        "differences"
+    ]
+
+
+def test_a_run_without_its_plan_is_there_all_the_same(run: RunDir, project: Path, hpcexp: Callable[..., Said]) -> None:
+    """By its name, and with that of its experiment; beside others too."""
+    shutil.copytree(run.path, run.path.with_name("base-2"))
+    for others in (["base-2"], []):
+        run.plan.unlink(missing_ok=True)
+        for named in ("base-1", "digits/base-1", str(run.path)):
+            said = hpcexp("verify", named)
+            assert (2, "") == (said.status, said.out)
+            assert "base-1 is no run's directory: it has no plan.yaml.\nFix: have it back from a backup" in said.err
+        for name in others:
+            shutil.rmtree(run.path.with_name(name))
 
 
 def test_a_state_that_was_edited_is_noticed(run: RunDir) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpcexp.errors import RunError, listed, suggest
 from hpcexp.rundir import RunDir, find_runs, read_json
+from hpcexp.text import left_out
 
 RUN_HELP = "a run: its directory, its name, the start of its signature or of its MLflow id; `last` is the latest"
 
@@ -20,13 +23,11 @@ def parser(verb: str, summary: str) -> argparse.ArgumentParser:
 
 def find_run(root: Path, word: str) -> RunDir:
     """The run that `word` names; RunError where there is none or more than one."""
-    if (Path(word) / "plan.yaml").is_file():
+    if (Path(word) / "plan.yaml").exists():
         return RunDir(Path(word).resolve())
     runs = list(find_runs(root.resolve()))
-    if not runs:
-        raise RunError(f"There are no runs in {root.resolve()}.\nFix: hpcexp train, or --root DIR.")
-    if word == "last":
-        return max(runs, key=lambda r: (r.read_status().get("started", 0.0), r.path))
+    if word == "last" and runs:
+        return _latest(runs)
     found = [r for r in runs if word in (r.path.name, f"{r.path.parent.name}/{r.path.name}")]
     found = found or [r for r in runs if r.path.name.rpartition("-")[2].startswith(word)]
     found = found or [r for r in runs if _mlflow_id(r).startswith(word)]
@@ -35,10 +36,35 @@ def find_run(root: Path, word: str) -> RunDir:
     names = [f"{r.path.parent.name}/{r.path.name}" for r in found]
     if found:
         raise RunError(f"'{word}' names {len(found)} runs: {listed(names)}.\nFix: give more of it.")
-    if Path(word).is_dir():
-        raise RunError(f"{word} is no run's directory: it has no plan.yaml.\nFix: `hpcexp runs` lists the runs.")
-    near = suggest(word, [r.path.name for r in runs])
-    raise RunError(f"No run is named '{word}'{'; ' + near if near else '.'}\nFix: `hpcexp runs` lists the runs.")
+    raise RunError(_no_run(root, word, [r.path.name for r in runs]))
+
+
+def _no_run(root: Path, word: str, names: Sequence[str]) -> str:
+    """Why `word` names none."""
+    places = [Path(word), root / word, *(experiment / word for experiment in root.glob("*"))]
+    if bare := next((place for place in places if place.is_dir()), None):
+        return (
+            f"{bare} is no run's directory: it has no plan.yaml.\n"
+            "Fix: have it back from a backup, or another run: `hpcexp runs` lists them."
+        )
+    if not names:
+        return f"There are no runs in {root.resolve()}.\nFix: hpcexp train, or --root DIR."
+    near = suggest(word, names)
+    return f"No run is named '{word}'{'; ' + near if near else '.'}\nFix: `hpcexp runs` lists the runs."
+
+
+def _latest(runs: Sequence[RunDir]) -> RunDir:
+    """The run that started last, of those that say when; RunError where none does."""
+    started, problems = {}, []
+    for run in runs:
+        try:
+            started[run] = run.read_status().get("started") or 0.0
+        except RunError as e:
+            problems.append(str(e))
+    if not started:
+        raise RunError(problems[0])
+    print(left_out(problems), end="", file=sys.stderr)
+    return max(started, key=lambda run: (started[run], run.path))
 
 
 def _mlflow_id(run: RunDir) -> str:

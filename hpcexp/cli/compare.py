@@ -21,7 +21,7 @@ from hpcexp.rundir import RunDir, find_sweeps
 from hpcexp.sweep.look import jobs_at, spec_at
 from hpcexp.sweep.place import find_sweep
 from hpcexp.sweep.report import values_of
-from hpcexp.text import near
+from hpcexp.text import left_out, near
 
 _TOP = 20
 _MOST_PROBLEMS = 3
@@ -38,7 +38,7 @@ def compare(argv: Sequence[str]) -> int:
     metrics = judged_by(a.metric, runs) or _each_once([*objectives, *default_metrics(runs)])
     whole = compared(runs, metrics, is_grouped=not a.each)
     picture = _drawn(whole, a.plot) if a.plot else None
-    _tell_problems(found.problems)
+    print(left_out(found.problems), end="", file=sys.stderr)
     print(_written(whole, a.format, _TOP if a.top is None else a.top), end="")
     if picture:
         print(f"curves: {near(picture)}", file=sys.stderr)
@@ -91,13 +91,6 @@ def _drawn(whole: Comparison, file: Path) -> Path:
     from hpcexp.compare.picture import draw
 
     return draw(whole, file)
-
-
-def _tell_problems(problems: Sequence[str]) -> None:
-    for problem in problems[:_MOST_PROBLEMS]:
-        print(f"left out: {problem.partition(chr(10))[0]}", file=sys.stderr)
-    if len(problems) > _MOST_PROBLEMS:
-        print(f"left out: {len(problems) - _MOST_PROBLEMS} more that are damaged", file=sys.stderr)
 
 
 def _written(whole: Comparison, form: str, top: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from hpcexp.cli.plan import devices_text
 from hpcexp.plan import Plan, load_plan
 from hpcexp.record.listing import STATES, RunRow, list_runs, read_row
 from hpcexp.rundir import RunDir
-from hpcexp.text import duration, metric, pairs, table
+from hpcexp.text import duration, left_out, metric, pairs, table
 
 
 def runs(argv: Sequence[str]) -> int:
@@ -25,15 +26,15 @@ def runs(argv: Sequence[str]) -> int:
     p.add_argument("--state", choices=STATES, help="only runs in this state")
     p.add_argument("--json", action="store_true", help="one JSON object a line")
     a = p.parse_args(argv)
-    rows = [
-        r for r in list_runs(a.root.resolve()) if a.experiment in (None, r.experiment) and a.state in (None, r.state)
-    ]
+    found, problems = list_runs(a.root.resolve())
+    rows = [r for r in found if a.experiment in (None, r.experiment) and a.state in (None, r.state)]
+    print(left_out(problems), end="", file=sys.stderr)
     if a.json:
         for row in rows:
             print(json.dumps({**asdict(row), "path": str(row.path)}))
     elif rows:
         print(table(("state", "started", "took", "run", "result"), [_cells(r) for r in rows]))
-    else:
+    elif found or not problems:
         asked = " of that kind" if a.experiment or a.state else ""
         print(f"No runs{asked} in {a.root.resolve()}. `hpcexp train` makes one; --root DIR looks elsewhere.")
     return 0

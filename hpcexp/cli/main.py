@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -38,6 +40,8 @@ VERBS = {
 }
 """Verb → module of hpcexp.cli that has a function of the verb's name, and what it does."""
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def main() -> None:
     """The `hpcexp` command."""
@@ -53,9 +57,12 @@ def main() -> None:
 
 
 def _have_streams() -> None:
-    """Where stdout or stderr was closed (`>&-`), what is printed goes nowhere."""
+    """Where stdout or stderr was closed (`>&-`), what is printed goes nowhere; what an encoding lacks is a `?`."""
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -76,6 +83,13 @@ def run(argv: Sequence[str]) -> int:
         # The reader of a pipe (`| head`) has gone; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as e:
+        if e.errno not in _NO_ROOM:
+            raise
+        where = e.filename or "what is printed, or a file,"
+        with contextlib.suppress(OSError):  # stderr may lie there too
+            print(f"{where} cannot be written: {e.strerror}.\nFix: make room there.", file=sys.stderr)
+        return 2
 
 
 def _called(argv: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from hpcexp.launch.resume import continuation
 from hpcexp.masking import without_password
 from hpcexp.plan import Plan
 from hpcexp.prepare import prepare
-from hpcexp.record.alive import current_state, is_done
+from hpcexp.record.alive import current_state, damage, is_done
 from hpcexp.rundir import RunDir, read_json
 from hpcexp.schema import Strategy
 from hpcexp.text import metric, near, pairs
@@ -50,9 +50,11 @@ def plan(argv: Sequence[str]) -> int:
 
 def jobs_text(plans: Sequence[Plan]) -> str:
     """The jobs of a sweep, a line each, and how many of them would run."""
-    states = [_job_state(plan) for plan in plans]
+    problems = [damage(plan) for plan in plans]
+    states = ["damaged" if problem else _job_state(plan) for plan, problem in zip(plans, problems, strict=True)]
     counts = ", ".join(f"{number} {state}" for state, number in Counter(states).items())
     lines = [f"{state:<5} {plan.experiment}/{plan.name}" for state, plan in zip(states, plans, strict=True)]
+    lines += [problem.partition("\n")[0] for problem in problems if problem]
     return "\n".join([*lines, f"{len(plans)} jobs: {counts}"])
 
 

@@ -97,8 +97,12 @@ def _question(file: Path) -> str:
 
 
 def _standing(place: SweepDir) -> str:
-    results, _ = results_at(place, spec_at(place))
-    return f"{current_state(read_json(place.status))}; {counts_text(results)}"
+    try:
+        results, _ = results_at(place, spec_at(place))
+        state = current_state(place.read_status())
+    except RunError as e:
+        return str(e).partition("\n")[0]
+    return f"{state}; {counts_text(results)}"
 
 
 def _parser() -> argparse.ArgumentParser:

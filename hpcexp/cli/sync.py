@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.record.alive import current_state, is_driven
-from hpcexp.rundir import RunDir, SweepDir, find_runs, find_sweeps, read_json
+from hpcexp.rundir import RecordDir, RunDir, SweepDir, find_runs, find_sweeps, read_json
 
 if TYPE_CHECKING:
     from hpcexp.record.delivery import Membership
@@ -36,9 +36,9 @@ def sync(argv: Sequence[str]) -> int:
         _redirect_sweeps([sweep for sweep, found in places.items() if wanted & found.keys()], runs[0], stores)
     # The sweeps first, as their runs are shown below them.
     meant = [sweep for sweep, found in places.items() if not a.runs or wanted & found.keys()]
-    sweeps = [_synced_sweep(sweep, stores) for sweep in meant if not _goes_on(sweep)]
+    sweeps = [_synced_sweep(sweep, stores) for sweep in meant if not (is_driven(sweep) or _is_in(sweep, "running"))]
     place_of = {path: place for found in places.values() for path, place in found.items()}
-    ended = [run for run in runs if current_state(run.read_status()) not in ("planned", "running")]
+    ended = [run for run in runs if not _is_in(run, "planned", "running")]
     problems = [_synced(run, stores, place_of.get(run.path)) for run in ended]
     if sweeps:
         _tell(sweeps, "sweeps")
@@ -78,8 +78,10 @@ def _synced(run: RunDir, stores: Stores, place: Membership | None) -> str | None
     """Deliver one run, below its sweep if it has a `place` in one; what hinders it."""
     from hpcexp.record.shipper import sync as deliver
 
-    told = None if read_json(run.mlflow).get("sweep") else place
-    return _tried(f"{run.path.parent.name}/{run.path.name}", lambda: deliver(run.path, stores, told))
+    def delivered() -> str | None:
+        return deliver(run.path, stores, None if read_json(run.mlflow).get("sweep") else place)
+
+    return _tried(f"{run.path.parent.name}/{run.path.name}", delivered)
 
 
 def _synced_sweep(sweep: SweepDir, stores: Stores) -> str | None:
@@ -98,8 +100,12 @@ def _tried(name: str, deliver: Callable[[], str | None]) -> str | None:
     return problem
 
 
-def _goes_on(sweep: SweepDir) -> bool:
-    return is_driven(sweep) or current_state(sweep.read_status()) == "running"
+def _is_in(record: RecordDir, *states: str) -> bool:
+    """Whether the record is in one of the states. In none where its status is damaged: delivering it tells that."""
+    try:
+        return current_state(record.read_status()) in states
+    except RunError:
+        return False
 
 
 def _tell(problems: Sequence[str | None], what: str) -> None:

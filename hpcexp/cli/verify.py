@@ -23,7 +23,7 @@ def verify(argv: Sequence[str]) -> int:
     p.add_argument("--json", action="store_true", help="as JSON, a line for each run")
     a = p.parse_args(argv)
     if len(a.runs) == 1:
-        return _verify(a.root, a.runs[0], as_json=a.json, is_one=True)
+        return _advised(_verify(a.root, a.runs[0], as_json=a.json, is_one=True), as_json=a.json)
     found = set()
     for run in a.runs:
         try:
@@ -31,7 +31,7 @@ def verify(argv: Sequence[str]) -> int:
         except RunError as e:
             print(e, file=sys.stderr)
             found.add(2)
-    return next(status for status in (1, 2, 0) if status in found)
+    return _advised(next(status for status in (1, 2, 0) if status in found), as_json=a.json)
 
 
 def _verify(root: Path, asked: str, *, as_json: bool, is_one: bool) -> int:
@@ -39,19 +39,26 @@ def _verify(root: Path, asked: str, *, as_json: bool, is_one: bool) -> int:
     if current_state(run.read_status()) == "running":
         raise RunError(f"{run.path} is still being trained: its files change.\nFix: wait for it, or end it.")
     found, last = differences(run), last_record(run.lineage)
+    ended = last.get("status", run.read_status()).get("ended")
     name = f"{run.path.parent.name}/{run.path.name}"
     if as_json:
         told = [{"what": what, "file": file} for what, file in found]
         print(json.dumps({"run": name, "seal": last.get("sha256"), "differences": told}))
     elif found:
-        print(f"{name}: {len(found)} difference{'s' * (len(found) != 1)} {_since(last)}\n{pairs(found)}")
+        print(f"{name}: {len(found)} difference{'s' * (len(found) != 1)} {_since(ended)}\n{pairs(found)}")
     else:
-        print("\n".join([f"{name}: untouched {_since(last)}", *([pairs(_sealed(last))] if is_one else [])]))
+        print("\n".join([f"{name}: untouched {_since(ended)}", *([pairs(_sealed(last))] if is_one else [])]))
     return int(bool(found))
 
 
-def _since(last: Mapping[str, Any]) -> str:
-    ended = last.get("status", {}).get("ended")
+def _advised(status: int, *, as_json: bool) -> int:
+    """The exit status; what to do about differences is told once."""
+    if status == 1 and not as_json:
+        print("Fix: have the files back from a backup; until then `hpcexp promote` refuses what differs from its seal.")
+    return status
+
+
+def _since(ended: float | None) -> str:
     return f"since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(ended))}" if ended else "since it ended"
 
 

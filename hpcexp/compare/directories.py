@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hpcexp.compare.metrics import numbers
 from hpcexp.compare.plans import Plans
@@ -56,7 +55,7 @@ def read_runs(
 
 
 def _read(run: RunDir, plans: Plans, sweeps: tuple[str, ...], axes: Mapping[str, str]) -> Run:
-    told, status = plans.read(run.plan), _json(run.status)
+    told, status = plans.read(run.plan), run.read_status()
     return Run(
         experiment=run.path.parent.name,
         name=run.path.name,
@@ -66,20 +65,12 @@ def _read(run: RunDir, plans: Plans, sweeps: tuple[str, ...], axes: Mapping[str,
         started=float(status.get("started") or 0.0),
         facts=told.facts,
         choices=told.choices,
-        numbers=numbers(_json(run.summary)),
+        numbers=numbers(read_json(run.summary)),
         curve_of=partial(read_curve, run.journal),
         curve_names=partial(read_series, run.journal),
         sweeps=sweeps,
         axes=axes,
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """As `read_json`; RunError also where it is no object."""
-    value = read_json(path)
-    if type(value) is not dict:
-        raise RunError(_damaged(path, "it is no JSON object"))
-    return value
 
 
 def _damaged(path: Path, why: str) -> str:

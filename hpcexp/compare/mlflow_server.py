@@ -68,10 +68,19 @@ class MlflowServer:
                 answer: dict[str, Any] = json.load(response)
         except urllib.error.HTTPError as e:
             e.close()
-            raise self._refusal(f"{e.code} {e.reason}") from e
+            raise RunError(self._unknown()) if e.code == 401 else self._refusal(f"{e.code} {e.reason}") from e
         except (OSError, ValueError, HTTPException) as e:
             raise self._refusal(_why(e)) from e
         return answer
+
+    def _unknown(self) -> str:
+        """That the server does not let one in."""
+        was_shown = "Authorization" in self._headers
+        why = "does not know this user and password, or token" if was_shown else "wants a user and a password"
+        return (
+            f"--uri {self._shown} {why} (401 Unauthorized).\n"
+            "Fix: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment."
+        )
 
     def _refusal(self, why: str) -> RunError:
         return RunError(

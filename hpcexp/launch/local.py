@@ -193,11 +193,9 @@ def _seal(run: RunDir, status: dict[str, Any]) -> None:
     """Keep the digests of all that the attempt leaves, but for what is tidied away once its state is final."""
     try:
         seal(run, status, leftovers(run) if status["state"] == "finished" else ())
-    except OSError as e:
-        print(
-            f"{run.lineage} cannot be written: {e.strerror}. `hpcexp verify` cannot tell of {run.path}.",
-            file=sys.stderr,
-        )
+    except (OSError, RunError) as e:
+        why = f"{run.lineage} cannot be written: {e.strerror}" if isinstance(e, OSError) else str(e).partition("\n")[0]
+        print(f"{why.removesuffix('.')}. `hpcexp verify` cannot tell of {run.path}.", file=sys.stderr)
 
 
 def _end(run: RunDir, status: dict[str, Any]) -> bool:

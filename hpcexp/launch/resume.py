@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpcexp.errors import RunError
 from hpcexp.plan import Plan, load_plan, load_signature
-from hpcexp.record.alive import current_state
+from hpcexp.record.alive import current_state, damage
 from hpcexp.rundir import RunDir, is_half_written, second_name
 from hpcexp.seal import is_intact, read_note
 
@@ -92,7 +92,7 @@ def begins_again(plan: Plan) -> bool:
 def as_begun(plan: Plan) -> Plan:
     """The plan with as many threads as its interrupted run had: other numbers of them add up in another order."""
     run = RunDir(Path(plan.run_dir))
-    if plan.topology.accelerator != "cpu" or not run.journal.exists():
+    if plan.topology.accelerator != "cpu" or not run.journal.exists() or damage(plan):
         return plan
     before = load_plan(run.plan)
     if before.signature != plan.signature or current_state(run.read_status()) == "finished":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError
-from hpcexp.rundir import RunDir, read_json, sha256, write_atomic
+from hpcexp.rundir import FINAL_STATES, RunDir, damaged, read_json, sha256, write_atomic
 from hpcexp.seal import checksum, is_intact, read_checksum, read_note
 
 MANIFEST = "manifest.jsonl"
@@ -26,7 +26,7 @@ _NOT_OURS = ("plots", "export", "mlflow.json", "status.json", "logs/shipper.log"
 def seal(run: RunDir, status: Mapping[str, Any], without: Iterable[Path] = ()) -> str:
     """Add the record of an attempt that ends with `status`, and give its hash. `without`: files that are to go."""
     lines = _lines(run.lineage)
-    previous = str(json.loads(lines[-1])["sha256"]) if lines else ""
+    previous = str(_record(lines[-1]).get("sha256", "")) if lines else ""
     gone = set(without)
     left = [path for path in _files(run) if gone.isdisjoint((path, *path.parents))]
     files = {str(path.relative_to(run.path)): digest_of(path, run) for path in left}
@@ -60,12 +60,14 @@ def differences(run: RunDir) -> list[tuple[str, str]]:
     """
     lines, status = _lines(run.lineage), run.read_status()
     if not lines:
-        return [("removed", f"lineage/{MANIFEST}")] if _had_lineage(run) else _never_sealed(run)
+        return [("removed", _lost_seals(run, status))]
     records, found = _records(lines)
     if not records:
         return found
     last = records[-1]
-    if last["attempt"] != status.get("attempt"):
+    if not status:
+        found.append(("removed", "status.json"))
+    elif last["attempt"] != status.get("attempt"):
         found.append(("unsealed", _unsealed(last, status)))
     elif last["status"] != status:
         keys = sorted(k for k in {*last["status"], *status} if last["status"].get(k) != status.get(k))
@@ -75,7 +77,7 @@ def differences(run: RunDir) -> list[tuple[str, str]]:
 
 
 def last_record(lineage: Path) -> dict[str, Any]:
-    """The record of the last attempt; empty where there is none."""
+    """The record of the last attempt; empty where there is none, or it is damaged."""
     lines = _lines(lineage)
     return _record(lines[-1]) if lines else {}
 
@@ -138,10 +140,13 @@ def _hash(record: Mapping[str, Any]) -> str:
 
 
 def _lines(lineage: Path) -> list[str]:
+    file = lineage / MANIFEST
     try:
-        return (lineage / MANIFEST).read_text().splitlines()
+        return file.read_text(errors="replace").splitlines()  # what is no text has another hash
     except FileNotFoundError:
         return []
+    except (IsADirectoryError, NotADirectoryError) as e:
+        raise RunError(damaged(file, "it is no file")) from e
 
 
 def _files(run: RunDir) -> Iterator[Path]:
@@ -153,19 +158,28 @@ def _files(run: RunDir) -> Iterator[Path]:
             yield path
 
 
-def _had_lineage(run: RunDir) -> bool:
-    return any(run.lineage.glob("*.json")) and run.read_status().get("state") is not None
-
-
-def _never_sealed(run: RunDir) -> list[tuple[str, str]]:
-    raise RunError(
-        f"{run.path} was never sealed: it has not run yet, or with a version of hpcexp that kept no lineage.\n"
-        "Fix: hpcexp train --fresh … makes a run that can be verified."
-    )
+def _lost_seals(run: RunDir, status: Mapping[str, Any]) -> str:
+    """What was taken away of a run that has ended and has no record; RunError where it never had one."""
+    if not status:
+        raise RunError(
+            f"{run.path} was never sealed: it has not run yet.\nFix: the command that made it, without launch=dry."
+        )
+    if _lost_its_supervisor(status):
+        raise RunError(
+            f"{run.path} was never sealed: its supervisor was killed before it could write a record.\n"
+            "Fix: the command that made it goes on with it, and seals it at its end."
+        )
+    return f"lineage/{MANIFEST}" if any(run.lineage.glob("*")) else "lineage/"
 
 
 def _unsealed(last: Mapping[str, Any], status: Mapping[str, Any]) -> str:
-    return (
-        f"attempt {status.get('attempt')} ({status.get('state')}): the last record is of attempt {last['attempt']}. "
-        "Its supervisor died before it could write one, or the record was removed."
-    )
+    why = "its record is gone, or could not be written"
+    if _lost_its_supervisor(status):
+        why = "its supervisor was killed before it could write a record; going on with the run seals it"
+    attempt = f"attempt {status.get('attempt')} ({status.get('state')})"
+    return f"{attempt}: the last record is of attempt {last['attempt']}; {why}"
+
+
+def _lost_its_supervisor(status: Mapping[str, Any]) -> bool:
+    """Whether nobody was left to seal the attempt: a supervisor leaves the record, then its state with `exit`."""
+    return status.get("state") not in FINAL_STATES or (status["state"] == "killed" and "exit" not in status)

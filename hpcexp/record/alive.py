@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpcexp.errors import RunError
 from hpcexp.plan import Plan, load_signature
 from hpcexp.rundir import RunDir, SweepDir, read_json
 
@@ -43,11 +44,21 @@ def is_done(plan: Plan) -> bool:
     return current_state(run.read_status()) == "finished" and load_signature(run.plan) == plan.signature
 
 
+def damage(plan: Plan) -> str:
+    """Why what the plan's run came to cannot be read; empty where it can, or has not run."""
+    try:
+        if is_done(plan):
+            read_json(RunDir(Path(plan.run_dir)).summary)
+    except RunError as e:
+        return str(e)
+    return ""
+
+
 def _is_driver(file: Path) -> bool:
     try:
         alive = supervisor_alive(read_json(file))
         return time.time() - file.stat().st_mtime < _STALE_S if alive is None else alive
-    except OSError:
+    except (OSError, RunError):
         return False
 
 

@@ -6,13 +6,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from hpcexp.errors import RunError
 from hpcexp.plan import load_head
 from hpcexp.record.alive import current_state
 from hpcexp.record.describe import final_metrics
-from hpcexp.rundir import RunDir, find_runs, read_json
+from hpcexp.rundir import RunDir, damaged, find_runs, read_json
 
 STATES = ("planned", "running", "finished", "pruned", "failed", "killed")
 
@@ -39,10 +37,17 @@ class RunRow:
     """Whether MLflow has everything; None where nothing was sent yet."""
 
 
-def list_runs(root: Path) -> list[RunRow]:
-    """Every run below `root`, the latest last."""
-    rows = [row for row in (_row_or_none(run) for run in find_runs(root)) if row is not None]
-    return sorted(rows, key=lambda row: (row.started or 0.0, row.path))
+def list_runs(root: Path) -> tuple[list[RunRow], list[str]]:
+    """Every run below `root`, the latest last; of those that are damaged what is wrong with each."""
+    rows, problems = [], []
+    for run in find_runs(root):
+        try:
+            rows.append(read_row(run))
+        except RunError as e:
+            problems += [str(e)] if run.plan.exists() else []  # else it was removed meanwhile
+        except (OSError, ValueError, TypeError, AttributeError) as e:
+            problems.append(damaged(run.path, str(e)))
+    return sorted(rows, key=lambda row: (row.started or 0.0, row.path)), problems
 
 
 def read_row(run: RunDir) -> RunRow:
@@ -61,14 +66,6 @@ def read_row(run: RunDir) -> RunRow:
         cause=status.get("cause"),
         delivered=read_json(run.mlflow).get("delivered"),
     )
-
-
-def _row_or_none(run: RunDir) -> RunRow | None:
-    """None where the directory was removed meanwhile, or holds files that nothing of ours wrote."""
-    try:
-        return read_row(run)
-    except (OSError, RunError, yaml.YAMLError):
-        return None
 
 
 def _duration(state: str, started: float | None, ended: float | None) -> float | None:

@@ -153,7 +153,7 @@ class Parent:
 
 def members(sweep: SweepDir) -> Iterator[tuple[RunDir, Membership]]:
     """The runs that the sweep's ledger has, and where in the sweep they stand."""
-    lines = sweep.jobs.read_text().splitlines() if sweep.jobs.exists() else []
+    lines = sweep.jobs.read_text(errors="replace").splitlines() if sweep.jobs.exists() else []
     jobs = {job["job"]: job for job in map(_parsed, lines) if job is not None}
     for job in jobs.values():
         values = (override.partition("=") for override in job["asked"])

@@ -27,14 +27,18 @@ _NICENESS = 10
 
 
 class Shipment:
-    """A run that this process alone delivers. RunError where its plan cannot be read."""
+    """A run that this process alone delivers. RunError where its plan cannot be read.
 
-    def __init__(self, run: RunDir, stores: Stores, sweep: Membership | None = None) -> None:
+    `is_logged`: whether what fails is also a line of the shipper's log.
+    """
+
+    def __init__(self, run: RunDir, stores: Stores, sweep: Membership | None = None, *, is_logged: bool = True) -> None:
         self.run = run
         self.plan = destined(run)
         self._delivery = None if self.plan.tracking_uri is None else Delivery(run, self.plan, stores, sweep)
         self._has_pictures = bool(self.plan.config["run"].get("pictures", True))
         self._is_drawn = False
+        self._is_logged = is_logged
         self.is_refused = False
         """Whether the server's accounts stand against the last that was tried."""
 
@@ -113,7 +117,8 @@ class Shipment:
     def failed(self, error: BaseException) -> str:
         """Keep in the run's directory, and tell, why something could not be delivered."""
         problem, self.is_refused = problem_of(error, self.plan.tracking_uri or ""), is_refusal(error)
-        say(f"{self.plan.name}: {problem}")
+        if self._is_logged:
+            say(f"{self.plan.name}: {problem}")
         if self._delivery is not None:
             self._delivery.failed(problem)
         return problem

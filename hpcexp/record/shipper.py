@@ -36,7 +36,7 @@ def sync(path: Path, stores: Stores | None = None, sweep: Membership | None = No
     run = RunDir(path)
     load_plan(run.plan)
     with alone(run, SYNC_LOCK_S):
-        shipment = Shipment(run, stores or Stores(), sweep)
+        shipment = Shipment(run, stores or Stores(), sweep, is_logged=False)
         if shipment.is_complete:
             return None
         shipment.has_ended(is_orphan=False)

@@ -39,7 +39,7 @@ class Job:
     entry: Entry
     plan: Plan
     problem: str = ""
-    """Why it cannot be run; its plan is then another job's."""
+    """Why it cannot be run: its directory is damaged, or it could not be planned and its plan is another job's."""
 
 
 class Source(Protocol):

@@ -11,7 +11,7 @@ from hpcexp.errors import ConfigError
 from hpcexp.once import Once
 from hpcexp.plan import Plan, whole
 from hpcexp.prepare import prepare
-from hpcexp.record.alive import is_done
+from hpcexp.record.alive import damage, is_done
 
 NAMED = 3
 """Jobs that are named where a mistake is in more than one of them."""
@@ -45,7 +45,7 @@ def check_in_worker(plans: Sequence[Plan], asked: Sequence[Sequence[str]]) -> No
 
     Where ranks are fresh processes, each of them does it.
     """
-    chosen = [i for i, plan in enumerate(plans) if _starts_warm(plan) and not is_done(plan)]
+    chosen = [i for i, plan in enumerate(plans) if _starts_warm(plan) and not damage(plan) and not is_done(plan)]
     if not chosen:
         return
     from hpcexp.launch.warm import target_problems

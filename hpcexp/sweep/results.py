@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpcexp.compare.metrics import numbers, value_of
 from hpcexp.compare.statistics import best_first, grouped, mean
-from hpcexp.errors import did_you_mean, listed
+from hpcexp.errors import RunError, did_you_mean, listed
 from hpcexp.record.alive import current_state
 from hpcexp.record.series import read_series
 from hpcexp.rundir import RunDir, read_json
@@ -53,7 +53,14 @@ class Point:
 
 
 def read_result(entry: Entry, objectives: Sequence[Objective]) -> Result:
-    """What a job's run directory tells."""
+    """What a job's run directory tells; one that is damaged has failed."""
+    try:
+        return _result(entry, objectives)
+    except RunError as e:
+        return Result(entry, "failed", (None,) * len(objectives), str(e))
+
+
+def _result(entry: Entry, objectives: Sequence[Objective]) -> Result:
     run = RunDir(Path(entry.run))
     status = run.read_status() if entry.run else {}
     state = current_state(status)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpcexp.checks.machine import this_machine
+from hpcexp.errors import RunError
 from hpcexp.launch.display import Display, Silent
 from hpcexp.launch.packing import one_by_one, threads_for_many
 from hpcexp.launch.process import start_fresh
@@ -22,6 +23,7 @@ from hpcexp.launch.turns import signals_caught
 from hpcexp.launch.watch import Outcome
 from hpcexp.masking import masked_override
 from hpcexp.plan import JobOf, Plan
+from hpcexp.record.alive import damage
 from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, write_atomic, write_json
 from hpcexp.sweep import report
 from hpcexp.sweep.budget import Meter
@@ -147,7 +149,9 @@ class Session:
             if warning and warning not in self._warned:
                 self._warned.add(warning)
                 print(f"warning: {warning}", file=sys.stderr, flush=True)
-        return [Job(entry, plan, job.problem) for entry, plan, job in zip(entries, plans, jobs, strict=True)]
+        return [
+            Job(entry, plan, job.problem or damage(plan)) for entry, plan, job in zip(entries, plans, jobs, strict=True)
+        ]
 
     def _tell_of_changed(self, number: int) -> None:
         if number:
@@ -244,7 +248,10 @@ class Session:
 
     def _is_delivered(self, job: Job) -> bool:
         """Whether MLflow has the run already, as one of this sweep."""
-        note = read_json(RunDir(Path(job.plan.run_dir)).mlflow)
+        try:
+            note = read_json(RunDir(Path(job.plan.run_dir)).mlflow)
+        except RunError:
+            return False  # which the shipper tells
         sweep = {"path": str(self.place.path), "axes": self._axes_of[job.entry.run]}
         return job.plan.tracking_uri is None or (bool(note.get("delivered")) and note.get("sweep") == sweep)
 
