@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -179,6 +180,8 @@ def test_what_is_no_result_is_not_promoted(train: Callable[..., Said], project: 
     assert "was changed since it ended" in refused()
     assert "changed  summary.json" in refused()
     assert "MLflow does not have the run" in refused("--unverified")
+    shutil.rmtree(run.lineage)
+    assert "removed  lineage/" in refused()
     status = json.loads(run.status.read_text())
     run.status.write_text(json.dumps({**status, "state": "killed"}))
     assert "is killed: what it has is no result" in refused()

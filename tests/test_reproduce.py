@@ -340,7 +340,7 @@ def test_what_cannot_be_reproduced_says_why(run: RunDir, hpcexp: Callable[..., S
     shutil.rmtree(run.lineage)
     said = hpcexp("reproduce", "last")
     assert 2 == said.status
-    assert "was made without lineage" in said.err
+    assert "has no lineage/code.json" in said.err
     assert 0 == hpcexp("train", *FAST, "launch=dry", "seed=2").status
     said = hpcexp("reproduce", f"{run.path.parent}/debug=fast-s2-{said_signature(run)}")
     assert 2 == said.status

@@ -60,7 +60,7 @@ def _check(run: RunDir, plan: Plan, *, is_verified: bool) -> None:
         raise RunError(f"{run.best} is not there: the run has no best weights.")
     if plan.tracking_uri is None:
         raise RunError("The run is not in MLflow (tracking=off).\nFix: hpcexp sync RUN --uri … first.")
-    if is_verified and last_record(run.lineage) and (found := differences(run)):
+    if is_verified and (found := differences(run)):
         raise RunError(
             f"{run.path} was changed since it ended:\n{pairs(found)}\nFix: --unverified promotes it as it is."
         )

@@ -89,8 +89,8 @@ def code_of(original: Original, place: Path, *, as_is: bool, keep: bool, search:
     commit = original.code.get("commit")
     if not original.code and not as_is:
         raise RunError(
-            f"{original.run.path} was made without lineage, by a version of hpcexp that kept none: what its code was "
-            "is not known.\n"
+            f"{original.run.path} has no lineage/code.json, so what its code was is not known: it was removed, or "
+            "a version of hpcexp made the run that kept none.\n"
             "Fix: --as-is trains it with the present code; hpcexp train --fresh … makes a run that can be reproduced."
         )
     if commit is None:
