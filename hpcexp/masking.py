@@ -37,8 +37,9 @@ _SHORTEST_KEY = 15
 """Characters of the shortest of them."""
 _QUERY = re.compile(r"(?<=[?&])([\w-]*(?:password|token|secret|key|sig)[\w-]*=)[^&\s'\"]+", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    r"""(?:passw(?:or)?d|passphrase|pwd|secret|credential|(?:api|access|private|account|auth|signing)[-_]?key)"""
-    r"""[\w-]{0,40}["']?\s{0,9}[:=]\s{0,9}(["'])(?=[^"']*\d)(?=[^"']*[A-Za-z])[^\s"'{}<>$*]{8,}\1""",
+    r"""(?:passw(?:or)?d|passphrase|pwd|secret|credentials?|(?:api|access|private|account|auth|signing)[-_]?key)s?"""
+    r"""(?:[-_]?\d+)?["']?\]?(?:\s{0,9}:\s{0,9}\w+)?\s{0,9}[:=]\s{0,9}"""
+    r"""(["'])(?=[^"']*\d)(?=[^"']*[A-Za-z])[^\s"'{}<>*/]{8,}\1""",
     re.IGNORECASE,
 )
 """A secret in quotes, as source code and configuration files assign it: letters and digits, no placeholder."""

@@ -165,7 +165,7 @@ def test_reading_needs_nothing_heavy(swept: Path) -> None:
     ("argv", "told"),
     [
         (["nothere"], "No run is named 'nothere'"),
-        (["runs/digits_mlp"], "runs/digits_mlp is no run's directory: it has no plan.yaml"),
+        (["runs/digits_mlp"], "No run is named 'runs/digits_mlp'"),
         (["--sweep", "nothere"], "is named 'nothere'"),
         (["--query", "optimizer.l = 1"], "no run has 'optimizer.l'"),
         (["--query", "seed > 5"], "They have seed 1, 2."),

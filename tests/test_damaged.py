@@ -13,7 +13,7 @@ from record_support import finish, free_port, make_run, make_sweep
 from hpcexp.errors import RunError
 from hpcexp.lineage.manifest import MANIFEST, differences, last_record, seal
 from hpcexp.plan import load_head, load_plan
-from hpcexp.rundir import RunDir, find_runs, find_sweeps, read_json
+from hpcexp.rundir import RunDir, find_runs, find_sweeps, read_json, write_json
 
 mlflows_sqlalchemy = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 DAMAGE = {
@@ -172,6 +172,9 @@ def test_a_sweep_goes_on_beside_a_damaged_run(hpcexp: Callable[..., Said], proje
         assert "3 jobs: " in hpcexp("sweep").out
         file.write_bytes(whole)
         assert "nothing to do" in hpcexp("train", *asked).out
+    write_json(lost.status, {**lost.read_status(), "state": "killed"})
+    lost.plan.write_bytes(b'{"cut')
+    assert "3 jobs: 2 finished, 1 failed" in hpcexp("train", *asked).out
     [sweep] = find_sweeps(project / "runs")
     sweep.status.write_text("[]")
     assert f"{sweep.status} is damaged: it is no JSON object." in hpcexp("sweep").out

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ from record_support import (
     write_steps,
 )
 
-from hpcexp.errors import RunError
+from hpcexp.errors import ConfigError, RunError
 from hpcexp.plan import load_plan, save_plan
+from hpcexp.record.destination import check_redirect, destined, direct, redirect
 from hpcexp.record.journal import read_points
 from hpcexp.record.shipper import sync
 from hpcexp.rundir import RunDir, find_runs, read_json, write_json
@@ -165,6 +167,26 @@ def test_a_run_deleted_in_mlflow_is_made_anew(root: Path, uri: str, database: Pa
     assert sync(run.path) is None
     assert noted(run, "run_id") != gone
     assert stored(database, noted(run, "run_id")) == journalled(run)
+
+
+def test_a_run_goes_on_where_sync_has_sent_it(root: Path, uri: str) -> None:
+    """Unless it is asked for otherwise than before."""
+    dead = f"http://127.0.0.1:{free_port()}"
+    run = make_run(root, dead, name="sent")
+    finish(run)
+    for wrong in ({"uri": ""}, {"uri": "nowhere"}, {"experiment": ""}):
+        with pytest.raises(ConfigError):
+            check_redirect(run, wrong.get("uri"), wrong.get("experiment"))
+    redirect(run, uri, "mine")
+    plan = load_plan(run.plan)
+    direct(run, plan, goes_on=True)
+    sent = destined(run)
+    assert (uri, "mine") == (sent.tracking_uri, sent.config["tracking"]["experiment"])
+    direct(run, replace(plan, tracking_uri="http://ada:pw@127.0.0.1:9"), goes_on=True)
+    assert "http://ada@127.0.0.1:9" == destined(run).tracking_uri
+    direct(run, plan, goes_on=False)
+    assert dead == destined(run).tracking_uri
+    assert not run.secret_uri.exists()
 
 
 def test_what_mlflow_would_not_take_is_made_legal(root: Path, uri: str, database: Path) -> None:

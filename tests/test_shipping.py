@@ -119,6 +119,7 @@ def test_what_a_fleet_could_not_deliver_is_said_and_synced(
     end_sweep(sweep, best=run)
     fleet.close(60.0, is_tracked=True)
     assert f"MLflow lacks some of it ({dead}: Connection refused): `hpcexp sync` sends it." in capsys.readouterr().out
+    process_of(fleet).wait(60)  # on a busy machine it is not waited for where no server answers
     assert sync(["--root", str(place)]) == 1
     assert f"sweeps/undelivered: {dead}: Connection refused" in capsys.readouterr().out
     run.plan.write_text(run.plan.read_text().replace(dead, uri))

@@ -333,7 +333,8 @@ def _move(stage: Path, tree: Tree, place: Place) -> None:
     for run in find_runs(stage):
         _redirect(run, changes, place.store)
     for file in stage.rglob("*"):
-        if file.name in _MOVED and file.is_file():
+        is_redirected = file.name == ".tracking" and file.with_name("plan.yaml").exists()
+        if file.name in _MOVED and file.is_file() and not is_redirected:
             _replace(file, changes, place.store)
     if (stage / _STORE_FILE).exists():
         _move_artifacts(f"sqlite:///{stage / _STORE_FILE}", tree, place)
@@ -341,7 +342,7 @@ def _move(stage: Path, tree: Tree, place: Place) -> None:
 
 def _redirect(run: RunDir, changes: list[tuple[str, str]], store: str) -> None:
     """Have the run go to the database that was restored, where it went to the one that was kept."""
-    with suppress(RunError):  # a damaged plan, which is told of where it is needed
+    with suppress(RunError, ValueError):  # damaged, which is told of where it is needed
         uri = address(run, load_plan(run.plan))
         if (moved := _moved_uri(uri, changes, store)) != uri:
             send_to(run, moved)
@@ -358,14 +359,14 @@ def _moved(text: str, changes: list[tuple[str, str]]) -> str:
 
 
 def _replace(file: Path, changes: list[tuple[str, str]], store: str) -> None:
-    text, times = file.read_text(), file.stat()
+    text, times = file.read_text(errors="surrogateescape"), file.stat()
     if file.name == ".tracking":
         uri, *rest = text.splitlines() or [""]
         new = "\n".join([_moved_uri(uri, changes, store), *rest, ""])
     else:
         new = _moved(text, changes)
     if new != text:
-        file.write_text(new)
+        file.write_text(new, errors="surrogateescape")
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 

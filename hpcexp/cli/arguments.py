@@ -39,10 +39,14 @@ def find_run(root: Path, word: str) -> RunDir:
     raise RunError(_no_run(root, word, [r.path.name for r in runs]))
 
 
+_TRACES = ("metrics.jsonl", "checkpoints", "lineage")
+"""What a run's directory has that has lost its plan."""
+
+
 def _no_run(root: Path, word: str, names: Sequence[str]) -> str:
     """Why `word` names none."""
-    places = [Path(word), root / word, *(experiment / word for experiment in root.glob("*"))]
-    if bare := next((place for place in places if place.is_dir()), None):
+    places = [Path(word), root / word, *(experiment / word for experiment in root.glob("*"))] if word else []
+    if bare := next((place for place in places if any((place / name).exists() for name in _TRACES)), None):
         return (
             f"{bare} is no run's directory: it has no plan.yaml.\n"
             "Fix: have it back from a backup, or another run: `hpcexp runs` lists them."

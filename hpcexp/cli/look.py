@@ -14,6 +14,7 @@ from hpcexp.cli.arguments import RUN_HELP, find_run, parser
 from hpcexp.cli.output import summary_text
 from hpcexp.cli.plan import devices_text
 from hpcexp.plan import Plan, load_plan
+from hpcexp.record.destination import destined
 from hpcexp.record.listing import STATES, RunRow, list_runs, read_row
 from hpcexp.rundir import RunDir
 from hpcexp.text import duration, left_out, metric, pairs, table
@@ -54,7 +55,7 @@ def show(argv: Sequence[str]) -> int:
     elif a.log:
         print(run.rank_log(0).read_text(errors="replace") if run.rank_log(0).exists() else "", end="")
     else:
-        print(_shown(plan, run))
+        print(_shown(destined(run), run))
     return 0
 
 

@@ -31,7 +31,7 @@ def sync(argv: Sequence[str]) -> int:
         raise RunError(f"There are no runs in {root}.\nFix: hpcexp train, or --root DIR.")
     stores, wanted = Stores(), {run.path for run in runs}
     places = {s: {run.path.resolve(): place for run, place in members(s)} for s in find_sweeps(root)}
-    if a.uri or a.experiment:
+    if a.uri is not None or a.experiment is not None:
         _redirect(runs if a.runs else [], a.uri, a.experiment)
         _redirect_sweeps([sweep for sweep, found in places.items() if wanted & found.keys()], runs[0], stores)
     # The sweeps first, as their runs are shown below them.
@@ -47,15 +47,15 @@ def sync(argv: Sequence[str]) -> int:
 
 
 def _redirect(runs: Sequence[RunDir], uri: str | None, experiment: str | None) -> None:
-    from hpcexp.record.destination import redirect
+    from hpcexp.record.destination import check_redirect, redirect
     from hpcexp.record.shipment import alone
     from hpcexp.record.shipper import SYNC_LOCK_S
 
     if not runs:
         raise ConfigError("--uri and --experiment are for runs that are named.\nFix: hpcexp sync RUN… --uri …")
     for run in runs:
-        if current_state(run.read_status()) in ("planned", "running"):
-            raise RunError(f"{run.path} is no run that has ended.\nFix: hpcexp train, or wait for it.")
+        check_redirect(run, uri, experiment)
+    for run in runs:
         with alone(run, SYNC_LOCK_S):
             redirect(run, uri, experiment)
 

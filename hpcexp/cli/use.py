@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
-from hpcexp.compare.now import changed_data, facts_of_run
+from hpcexp.compare.now import changed_data, code_of_run
 from hpcexp.errors import RunError, listed
 from hpcexp.lineage.code import imported_otherwise
 from hpcexp.plan import Plan, load_plan
@@ -103,7 +103,7 @@ def trained_of(run: RunDir) -> Trained:
 
 def edited_since(trained: Trained) -> list[str]:
     """Source files of the model that have been edited since it was trained: its weights are now in another one."""
-    files = imported_otherwise(facts_of_run(trained.run).code or {})
+    files = imported_otherwise(code_of_run(trained.run))
     return [file for file in files if not file.startswith("hpcexp/") or file.startswith(_OF_A_MODEL)]
 
 

@@ -64,9 +64,8 @@ def facts_of_run(run: RunDir) -> Facts:
         notes["packages"] = f"the run kept the versions of {len(known)} packages alone"
     if edited := code.get("edited_since_planning"):
         notes["code"] = f"edited between plan and start of the run: {', '.join(edited)}"
-    own = {name: digest for name, digest in job.get("imported", {}).items() if not name.startswith("hpcexp/")}
     packages = environment.get("packages") and {**environment["packages"], "python": environment["python"]["version"]}
-    return Facts(plan, {**own, **code["files"]} if code else None, packages or known, _by_place(data), notes)
+    return Facts(plan, _code_then(code, job), packages or known, _by_place(data), notes)
 
 
 def facts_now(plan: Plan, then: Facts) -> Facts:
@@ -84,10 +83,23 @@ def facts_now(plan: Plan, then: Facts) -> Facts:
     return Facts(plan, code, {**installed(), "python": platform.python_version()}, _by_place(data), notes)
 
 
+def code_of_run(run: RunDir) -> dict[str, str]:
+    """Source file → SHA-256, of the code that the run was trained with; empty where it was not kept."""
+    return _code_then(read_json(run.lineage / "code.json"), read_json(run.lineage / "job.json")) or {}
+
+
 def changed_data(run: RunDir) -> list[str]:
-    """Data files that are not what they were when the run was trained."""
-    then = facts_of_run(run)
-    return list(_data(then, facts_now(load_whole(run), then)).differing)
+    """Data files that are not what they were when the run was trained; `the data` where single ones were not kept."""
+    plan, then = load_whole(run), read_json(run.lineage / "data.json")
+    try:
+        now = data_manifest(plan.config["data"]["_target_"], arguments("data", plan.config["data"]), plan.data)
+    except (DataError, OSError):
+        return []  # who needs it says why
+    files, found = _by_place(then), _by_place(now)
+    if files is not None and found is not None:
+        return list(part_of("data", "files", files, found).differing)
+    is_same = not plan.data or now.get("fingerprint") in (None, plan.data.fingerprint)
+    return [] if is_same else ["the data"]
 
 
 def compared(then: Facts, now: Facts) -> list[Part]:
@@ -179,6 +191,12 @@ def _data(then: Facts, now: Facts) -> Part:
         note = now.notes.get("data") or "of the files, if there are any, nothing was kept"
         return part_of("data", "digests", *digests, note=note)
     return part_of("data", "digests", digests[0] | then.data, digests[1] | now.data)
+
+
+def _code_then(code: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, str] | None:
+    """Of the plan, and what the job has imported beside it; hpcexp's own code as far as it makes results."""
+    own = {name: digest for name, digest in job.get("imported", {}).items() if not name.startswith("hpcexp/")}
+    return {**own, **code["files"]} if code else None
 
 
 def _by_place(manifest: Mapping[str, Any]) -> dict[str, str] | None:

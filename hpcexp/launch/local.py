@@ -25,11 +25,12 @@ from hpcexp.launch.resume import Continuation, begins_again, clear, continuation
 from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import Turns
 from hpcexp.launch.vitals import Vitals
-from hpcexp.launch.watch import Group, Outcome, Watch
+from hpcexp.launch.watch import Group, Outcome, Watch, stopped_by
 from hpcexp.lineage.manifest import seal
 from hpcexp.masking import without_password
 from hpcexp.plan import Plan, save_plan
-from hpcexp.rundir import RunDir, held_within, write_atomic, write_json
+from hpcexp.record.destination import direct
+from hpcexp.rundir import RunDir, held_within, write_json
 
 _MOMENT_S = 1.0
 
@@ -52,10 +53,7 @@ def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = Fa
         elif is_again:
             clear(run)
         keep_lineage(run, goes_on=found is not None or is_again)
-        if shown != plan.tracking_uri:
-            write_atomic(run.secret_uri, f"{plan.tracking_uri}\n", mode=0o600)
-        else:
-            run.secret_uri.unlink(missing_ok=True)
+        direct(run, plan, goes_on=found is not None or is_again)
         if plan.secrets:
             write_json(run.secrets, plan.secrets, mode=0o600)
         save_plan(replace(plan, tracking_uri=shown), run.plan)
@@ -77,6 +75,8 @@ def run_job(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
         plan, told = _on_devices(plan, devices, terms)
 
         def supervise(run: RunDir, stop: Sequence[int]) -> Turns[Outcome]:
+            if stop:  # before there was anything to end
+                return stopped_by(stop[0])
             with devices:  # free again before the shipper is waited for
                 judge = terms.judge
                 ranks = Ranks(plan, terms.start, told, judge.metric if judge else None)

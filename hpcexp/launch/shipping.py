@@ -113,8 +113,10 @@ class Fleet:
             return
         self._let_go()
         await_shipper(self._process, self._sweep, deadline - time.monotonic(), is_tracked=is_tracked)
-        if self._process.poll() not in (None, 0):
-            why = read_json(self._sweep.mlflow).get("problem") or f"{self._sweep.logs / 'shipper.log'} says why"
+        status, problem = self._process.poll(), read_json(self._sweep.mlflow).get("problem")
+        # One that no server answers is not waited for, and tries on for a while by itself.
+        if status not in (None, 0) or (status is None and problem):
+            why = problem or f"{self._sweep.logs / 'shipper.log'} says why"
             print(f"MLflow lacks some of it ({why}): `hpcexp sync` sends it.", flush=True)
 
     @property

@@ -81,7 +81,7 @@ class Watch:
         if not failures and self.run.summary.exists():
             return _complete(self.run)
         if number := self.stop[0] if self.stop else self._stopped_by(failures):
-            return Outcome("killed", f"stopped by {signal.Signals(number).name}", 128 + number)
+            return stopped_by(number)
         if not failures:
             cause = "its ranks ended before the run was complete: something called exit."
             return Outcome("failed", f"{cause}\nIts log: {self.run.rank_log(0)}", 1)
@@ -156,6 +156,11 @@ class Watch:
                 "Fix: data.global_batch_size, data.num_workers, a smaller model, or fewer jobs at once"
             )
         return Outcome("failed", f"rank {rank} {how}{what}\nIts log: {self.run.rank_log(rank)}", 1)
+
+
+def stopped_by(number: int) -> Outcome:
+    """Of a job that a signal ended."""
+    return Outcome("killed", f"stopped by {signal.Signals(number).name}", 128 + number)
 
 
 def _complete(run: RunDir) -> Outcome:

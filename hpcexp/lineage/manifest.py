@@ -169,7 +169,7 @@ def _lost_seals(run: RunDir, status: Mapping[str, Any]) -> str:
             f"{run.path} was never sealed: its supervisor was killed before it could write a record.\n"
             "Fix: the command that made it goes on with it, and seals it at its end."
         )
-    return f"lineage/{MANIFEST}" if any(run.lineage.glob("*")) else "lineage/"
+    return f"lineage/{MANIFEST} (or its disk was full)" if any(run.lineage.glob("*")) else "lineage/"
 
 
 def _unsealed(last: Mapping[str, Any], status: Mapping[str, Any]) -> str:

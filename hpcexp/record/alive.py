@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError
-from hpcexp.plan import Plan, load_signature
+from hpcexp.plan import Plan, load_plan, load_signature
 from hpcexp.rundir import RunDir, SweepDir, read_json
 
 _SLACK_S = 60.0
@@ -46,9 +46,12 @@ def is_done(plan: Plan) -> bool:
 
 def damage(plan: Plan) -> str:
     """Why what the plan's run came to cannot be read; empty where it can, or has not run."""
+    run = RunDir(Path(plan.run_dir))
     try:
         if is_done(plan):
-            read_json(RunDir(Path(plan.run_dir)).summary)
+            read_json(run.summary)
+        elif run.plan.exists():
+            load_plan(run.plan)
     except RunError as e:
         return str(e)
     return ""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.masking import without_password
 from hpcexp.plan import Plan, load_plan
+from hpcexp.record.alive import current_state
 from hpcexp.record.uri import resolve_uri, uri_problem
 from hpcexp.rundir import RunDir, read_json, write_atomic
 
@@ -29,27 +30,51 @@ def address(run: RunDir, plan: Plan) -> str:
     return _told(run)[0] or plan.tracking_uri or ""
 
 
+def direct(run: RunDir, plan: Plan, *, goes_on: bool) -> None:
+    """Have an attempt, whose plan is about to be frozen, go where its command says.
+
+    One that `goes_on` and is asked for as it was before goes where `hpcexp sync` has sent the run since.
+    """
+    if goes_on and (before := load_plan(run.plan)) and _asked(before) == _asked(plan) != _asked(destined(run)):
+        return
+    if plan.tracking_uri not in (None, _asked(plan)[0]):
+        write_atomic(run.secret_uri, f"{plan.tracking_uri}\n", mode=0o600)
+    else:
+        run.secret_uri.unlink(missing_ok=True)
+
+
+def check_redirect(run: RunDir, uri: str | None, experiment: str | None) -> None:
+    """RunError or ConfigError where `redirect` would make no sense."""
+    if uri is not None and (problem := uri_problem(uri) if uri else "--uri is empty.\nFix: --uri http://host:5000"):
+        raise ConfigError(problem.replace("tracking.uri=", "--uri "))
+    if experiment == "":
+        raise ConfigError("--experiment is empty.\nFix: --experiment NAME")
+    if current_state(run.read_status()) in ("planned", "running"):
+        raise RunError(f"{run.path} is no run that has ended.\nFix: hpcexp train, or wait for it.")
+    plan = destined(run)
+    if read_json(run.mlflow).get("delivered") and plan.tracking_uri is not None:
+        raise RunError(f"{run.path} is in MLflow already, at {plan.tracking_uri}.\nFix: without --uri, --experiment.")
+    if uri is None and plan.tracking_uri is None:
+        raise RunError(f"{run.path} goes nowhere yet (tracking=off).\nFix: --uri sqlite:///runs/mlflow.db")
+
+
 def redirect(run: RunDir, uri: str | None, experiment: str | None) -> None:
     """Have a run that MLflow does not have yet go to another store or experiment, or there with another password."""
-    if uri is not None:
-        uri = resolve_uri(uri, run.path.parent.parent, {})
-        if problem := uri_problem(uri):
-            raise ConfigError(problem.replace("tracking.uri=", "--uri "))
-    before, note = destined(run), read_json(run.mlflow)
-    if note.get("delivered") and before.tracking_uri is not None:
-        raise RunError(f"{run.path} is in MLflow already, at {before.tracking_uri}.\nFix: without --uri, --experiment.")
-    chosen = uri or address(run, before)
-    if not chosen:
-        raise RunError(f"{run.path} goes nowhere yet (tracking=off).\nFix: --uri sqlite:///runs/mlflow.db")
-    send_to(run, chosen, experiment)
+    before = destined(run)
+    send_to(run, resolve_uri(uri, run.path.parent.parent, {}) if uri else address(run, before), experiment)
     now = destined(run)
-    if (before.tracking_uri, before.config["tracking"]) != (now.tracking_uri, now.config["tracking"]):
+    if _asked(before) != _asked(now):
         run.mlflow.unlink(missing_ok=True)  # of a run that was begun elsewhere
 
 
 def send_to(run: RunDir, uri: str, experiment: str | None = None) -> None:
     """Note where the run goes, in a file beside its sealed plan."""
     write_atomic(run.secret_uri, f"{uri}\n{experiment or _told(run)[1]}\n", mode=0o600)
+
+
+def _asked(plan: Plan) -> tuple[str | None, str]:
+    """Store, without its password, and experiment."""
+    return plan.tracking_uri and without_password(plan.tracking_uri), str(plan.config["tracking"]["experiment"])
 
 
 def _told(run: RunDir) -> tuple[str, str]:

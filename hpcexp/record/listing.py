@@ -45,6 +45,8 @@ def list_runs(root: Path) -> tuple[list[RunRow], list[str]]:
             rows.append(read_row(run))
         except RunError as e:
             problems += [str(e)] if run.plan.exists() else []  # else it was removed meanwhile
+        except PermissionError as e:
+            problems.append(f"{e.filename or run.path} cannot be read: {e.strerror}.")
         except (OSError, ValueError, TypeError, AttributeError) as e:
             problems.append(damaged(run.path, str(e)))
     return sorted(rows, key=lambda row: (row.started or 0.0, row.path)), problems

@@ -66,10 +66,11 @@ class Parent:
             self._sweep.secret_uri.unlink(missing_ok=True)
         elif uri != self.uri:
             write_atomic(self._sweep.secret_uri, f"{uri}\n", mode=0o600)
-        if is_redirected or self._note.get("tracking_uri") != plan.tracking_uri:
+        experiment, user = str(plan.config["tracking"]["experiment"]), str(plan.lineage.get("user", ""))
+        is_elsewhere = is_redirected and self._note.get("experiment") != experiment
+        if is_elsewhere or self._note.get("tracking_uri") != plan.tracking_uri:
             self._note.clear()
-            experiment, user = plan.config["tracking"]["experiment"], plan.lineage.get("user", "")
-            self._note.save(tracking_uri=plan.tracking_uri, experiment=str(experiment), user=str(user))
+            self._note.save(tracking_uri=plan.tracking_uri, experiment=experiment, user=user)
 
     def start(self) -> Store:
         """Have the MLflow run, with what is asked; RunError where the sweep's directory is gone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,11 +17,13 @@ from hpcexp.launch.turns import signals_caught
 from hpcexp.lineage.signature import asked
 from hpcexp.record.describe import flatten
 from hpcexp.reproduce.original import Original
-from hpcexp.rundir import held, read_json, sha256
+from hpcexp.rundir import held, held_within, read_json, sha256
 
 _PREFIX = "hpcexp-reproduce-"
 _LOCK = ".lock"
 """In a scratch place that is not to be kept: its command holds it."""
+_CLEARED_S = 5.0
+"""How long another command may have looked at a new place."""
 _CODE = "code"
 _OF_GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
 """Variables that would have git look at another repository than that of its directory."""
@@ -55,12 +58,13 @@ class Code:
 def scratch(*, keep: bool) -> Iterator[Path]:
     """A directory that is gone in the end, unless it is kept. Those that killed commands have left go as well."""
     for left in Path(gettempdir()).glob(f"{_PREFIX}*"):
-        _clear(left)
+        with suppress(OSError):  # it is gone by now, or has no locks
+            _clear(left)
     path = Path(mkdtemp(prefix=_PREFIX))
     if keep:
         yield path
         return
-    with held(path / _LOCK, f"{path} is used by"):
+    with held_within(_CLEARED_S, path / _LOCK, f"{path} is used by"):
         try:
             yield path
         finally:
@@ -70,8 +74,10 @@ def scratch(*, keep: bool) -> Iterator[Path]:
 
 def _clear(left: Path) -> None:
     """Remove a scratch place whose command is gone, and what git knows of it."""
-    if not (left / _LOCK).is_file() or left.stat().st_uid != os.getuid():
-        return  # kept, or somebody else's
+    if left.lstat().st_uid != os.getuid() or not (left / _LOCK).is_file():
+        return  # somebody else's, or kept
+    if not (left / _LOCK).read_text().endswith(f" on {socket.gethostname()}"):
+        return  # of another machine, whose locks may not be seen here; or its command is about to take it
     with suppress(InUseError), held(left / _LOCK, f"{left} is used by"):
         copy = left / _CODE
         known = _run_git(copy, "rev-parse", "--path-format=absolute", "--git-common-dir") if copy.is_dir() else None

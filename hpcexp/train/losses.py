@@ -47,6 +47,7 @@ class Losses:
         self._rates.append(rate)
         self._micro.clear()
         self.num_micro = 0
+        self._receive()
         if len(self._kept) >= self._every:
             self._send()
 
@@ -56,17 +57,17 @@ class Losses:
 
     def flush(self) -> None:
         """Journal all that is kept. Under DDP every rank must call it at the same step."""
+        self._receive()
         self._send()
         self._receive()
 
     def _send(self) -> None:
-        self._receive()
         if not self._kept:
             return
         kept, rates = self._kept, self._rates
         self._kept, self._rates = [], []
         if self._world_size == 1:
-            self._write([kept[0].item()] if len(kept) == 1 else torch.stack(kept).float().tolist(), rates)
+            self._write([kept[0].float().item()] if len(kept) == 1 else torch.stack(kept).float().tolist(), rates)
             return
         mine = torch.stack(kept).float()
         of_ranks = [torch.empty_like(mine) for _ in range(self._world_size)]
