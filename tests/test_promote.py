@@ -123,16 +123,20 @@ def picture(path: Path, colour: str) -> None:
 
 
 def test_what_was_not_tracked_is_sent_to_mlflow_and_promoted(project: Path) -> None:
-    """A sweep with its jobs: trained with tracking=off, and not again."""
-    assert 0 == command("train", "-m", "seed=1,2", *SHORT, "tracking=off", cwd=project).status
+    """Sweeps with their jobs, each into its experiment: trained with tracking=off, and not again."""
+    for name, seeds in (("one", "1,2"), ("two", "3,4")):
+        asked = (f"seed={seeds}", f"tracking.experiment={name}", "tracking=off")
+        assert 0 == command("train", "-m", *SHORT, *asked, cwd=project).status
     refused = command("promote", "last", "--to", "late", cwd=project)
     assert "Fix: hpcexp sync RUN --uri" in refused.err
     runs = [str(run.path) for run in find_runs(project / "runs")]
     assert 2 == command("sync", "--uri", "sqlite:///runs/mlflow.db", cwd=project).status
     said = command("sync", *runs, "--uri", "sqlite:///runs/mlflow.db", cwd=project)
-    assert (0, True) == (said.status, "2 of 2 ended runs are in MLflow" in said.out), said
+    assert (0, True) == (said.status, "4 of 4 ended runs are in MLflow" in said.out), said
     database = project / "runs" / "mlflow.db"
-    assert [(2,)] == query(database, "SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId'")
+    assert [(4,)] == query(database, "SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId'")
+    counted = "SELECT e.name, count(*) FROM runs r JOIN experiments e USING (experiment_id) GROUP BY e.name"
+    assert [("one", 3), ("two", 3)] == query(database, f"{counted} ORDER BY e.name")
     assert "models:/late/1" == command("promote", "last", "--to", "late", cwd=project).out.splitlines()[0]
 
 

@@ -33,7 +33,9 @@ def sync(argv: Sequence[str]) -> int:
     places = {s: {run.path.resolve(): place for run, place in members(s)} for s in find_sweeps(root)}
     if a.uri is not None or a.experiment is not None:
         _redirect(runs if a.runs else [], a.uri, a.experiment)
-        _redirect_sweeps([sweep for sweep, found in places.items() if wanted & found.keys()], runs[0], stores)
+        for sweep, found in places.items():
+            if mine := [run for run in runs if run.path in found]:
+                _redirect_sweep(sweep, mine[0], stores)
     # The sweeps first, as their runs are shown below them.
     meant = [sweep for sweep, found in places.items() if not a.runs or wanted & found.keys()]
     sweeps = [_synced_sweep(sweep, stores) for sweep in meant if not (is_driven(sweep) or _is_in(sweep, "running"))]
@@ -60,18 +62,17 @@ def _redirect(runs: Sequence[RunDir], uri: str | None, experiment: str | None) -
             redirect(run, uri, experiment)
 
 
-def _redirect_sweeps(sweeps: Sequence[SweepDir], run: RunDir, stores: Stores) -> None:
-    """Sweeps that MLflow does not have yet go where a run of theirs goes now."""
+def _redirect_sweep(sweep: SweepDir, run: RunDir, stores: Stores) -> None:
+    """One that MLflow does not have yet goes where this run of it goes now."""
     from hpcexp.record.destination import address, destined
     from hpcexp.record.parent import Parent
     from hpcexp.record.shipment import alone
     from hpcexp.record.shipper import SYNC_LOCK_S
 
     plan = destined(run)
-    for sweep in sweeps:
-        with alone(sweep, SYNC_LOCK_S):
-            if not read_json(sweep.mlflow).get("delivered"):
-                Parent(sweep, stores).go_with(plan, address(run, plan), is_redirected=True)
+    with alone(sweep, SYNC_LOCK_S):
+        if not read_json(sweep.mlflow).get("delivered"):
+            Parent(sweep, stores).go_with(plan, address(run, plan), is_redirected=True)
 
 
 def _synced(run: RunDir, stores: Stores, place: Membership | None) -> str | None:
