@@ -22,8 +22,6 @@ class Losses:
         self.diverged = False
         """Whether one was not finite."""
         self.since_validation: list[float] = []
-        self.num_micro = 0
-        """Batches of the running step so far."""
         self._journal, self._every = journal, every
         self._step, self._world_size = 0, 1
         self._micro: list[Tensor] = []
@@ -32,6 +30,11 @@ class Losses:
         self._on_their_way: tuple[Any, list[Tensor], list[float]] | None = None
         """The exchange between ranks, what it brings, and the steps' learning rates."""
 
+    @property
+    def num_micro(self) -> int:
+        """Batches of the running step so far."""
+        return len(self._micro)
+
     def begin(self, step: int, world_size: int) -> None:
         """Training starts or goes on after `step`."""
         self._step, self._world_size = step, world_size
@@ -39,14 +42,12 @@ class Losses:
     def add(self, loss: Tensor) -> None:
         """Keep the loss of one batch, of several in a step where gradients are accumulated."""
         self._micro.append(loss)
-        self.num_micro += 1
 
     def end_step(self, rate: float) -> None:
         """The step of the batches since the last one is done, at a learning rate."""
         self._kept.append(self._micro[0] if len(self._micro) == 1 else torch.stack(self._micro).mean())
         self._rates.append(rate)
         self._micro.clear()
-        self.num_micro = 0
         self._receive()
         if len(self._kept) >= self._every:
             self._send()
@@ -67,6 +68,7 @@ class Losses:
         kept, rates = self._kept, self._rates
         self._kept, self._rates = [], []
         if self._world_size == 1:
+            # A stack of one costs 11 µs more than the number itself, a hundredth of a small step.
             self._write([kept[0].float().item()] if len(kept) == 1 else torch.stack(kept).float().tolist(), rates)
             return
         mine = torch.stack(kept).float()
