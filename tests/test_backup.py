@@ -131,6 +131,24 @@ def test_a_run_that_was_restored_elsewhere_is_untouched(
     assert 0 == command("promote", "last", "--to", "digits", "--root", "back", cwd=project).status
 
 
+def test_a_place_below_the_old_one_is_named_and_damaged_files_come_as_they_were(
+    project: Path, hpcexp: Callable[..., Said]
+) -> None:
+    """Once: the new place's name begins with the old one's."""
+    good, bad = (make_run(project / "runs", f"sqlite:///{project}/runs/mlflow.db", name=n) for n in ("good", "bad"))
+    good.secret_uri.write_text(f"sqlite:///{project}/runs/mlflow.db\nmine\n")
+    bad.mlflow.write_bytes(b"\xff\xfe")
+    bad.secret_uri.write_bytes(b"\xff")
+    assert 0 == hpcexp("backup", "kept").status
+    shutil.rmtree(project / "runs")
+    (project / "runs").mkdir()
+    said = hpcexp("restore", "kept", "--root", "runs/old")
+    assert (0, "") == (said.status, said.err)
+    there = project / "runs" / "old" / "digits_mlp"
+    assert f"sqlite:///{project}/runs/old/mlflow.db\nmine\n" == (there / "good" / ".tracking").read_text()
+    assert b"\xff\xfe" == (there / "bad" / "mlflow.json").read_bytes()
+
+
 def test_a_moved_run_is_gone_on_with_in_its_mlflow_run(moved: Path) -> None:
     """What is journalled after it was restored goes to the store that was restored with it."""
     [run] = find_runs(moved)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
 import sqlite3
@@ -18,23 +17,19 @@ from pathlib import Path
 from hpcexp.backup import databases
 from hpcexp.backup.copying import Copier, files_below, restored
 from hpcexp.backup.manifest import NAME, Manifest, Tree, damage, load, save
+from hpcexp.backup.moving import STORE_FILE, move, move_artifacts
 from hpcexp.errors import RunError
 from hpcexp.masking import without_password
-from hpcexp.plan import load_plan
-from hpcexp.record.destination import address, send_to
 from hpcexp.record.server import unserved
 from hpcexp.record.ui import artifact_root
 from hpcexp.record.uri import sqlite_path
-from hpcexp.rundir import RunDir, find_runs, held
+from hpcexp.rundir import held
 
 KINDS = ("runs", "server")
 """Trees that a snapshot may have, each in a directory of this name."""
 _PARTIAL = ".half-"
 _STORE_DUMP = "store.dump"
-_STORE_FILE = "mlflow.db"
 _STAGE = ".backup"
-_MOVED = ("mlflow.json", "jobs.jsonl", "sweep.json", "best.json", "table.csv", ".tracking")
-"""Files of runs and sweeps that name where these lie. A run's plan is sealed, and stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +173,7 @@ def _copied(copier: Copier, name: str, place: Place) -> str | None:
     database before the artifacts.
     """
     artifacts = artifact_root(place.root)
-    single = {place.root / _STORE_FILE, place.root / "users.db"}
+    single = {place.root / STORE_FILE, place.root / "users.db"}
     for unit in _units(place.root):
         copier.directory(unit, f"{name}/{unit.relative_to(place.root)}")
     for file in files_below(place.root, deep=False):
@@ -214,8 +209,8 @@ def _dump(copier: Copier, name: str, place: Place) -> str | None:
         )
     if not path.exists():
         return None
-    copier.sqlite(path, f"{name}/{_STORE_FILE}")
-    return f"{name}/{_STORE_FILE}"
+    copier.sqlite(path, f"{name}/{STORE_FILE}")
+    return f"{name}/{STORE_FILE}"
 
 
 @contextmanager
@@ -292,7 +287,7 @@ def _staged(snapshot: Path, manifest: Manifest, name: str, place: Place) -> Path
                 f"{len(damaged)} files of {snapshot} are damaged: {', '.join(damaged[:5])}{more}. "
                 f"Nothing was changed.\n{_other_copies(snapshot, damaged)}"
             )
-        _move(stage, manifest.trees[name], place)
+        move(stage, manifest.trees[name], place.root, place.store)
     except BaseException as e:
         shutil.rmtree(stage, ignore_errors=True)
         if isinstance(e, OSError):
@@ -322,72 +317,18 @@ def _has_whole(snapshot: Path, names: list[str]) -> bool:
     return len(files) == len(names) and not any(damage(snapshot, replace(manifest, files=files)))
 
 
-def _move(stage: Path, tree: Tree, place: Place) -> None:
-    """Let runs and sweeps, and MLflow's tables in SQLite, name the places where they are now."""
-    pairs = [(tree.root, str(place.root))]
-    if databases.is_postgres(place.store):
-        pairs.append((tree.store, without_password(place.store)))
-    changes = [(old, new) for old, new in pairs if old != new]
-    if not changes:
-        return
-    for run in find_runs(stage):
-        _redirect(run, changes, place.store)
-    for file in stage.rglob("*"):
-        is_redirected = file.name == ".tracking" and file.with_name("plan.yaml").exists()
-        if file.name in _MOVED and file.is_file() and not is_redirected:
-            _replace(file, changes, place.store)
-    if (stage / _STORE_FILE).exists():
-        _move_artifacts(f"sqlite:///{stage / _STORE_FILE}", tree, place)
-
-
-def _redirect(run: RunDir, changes: list[tuple[str, str]], store: str) -> None:
-    """Have the run go to the database that was restored, where it went to the one that was kept."""
-    with suppress(RunError, ValueError):  # damaged, which is told of where it is needed
-        uri = address(run, load_plan(run.plan))
-        if (moved := _moved_uri(uri, changes, store)) != uri:
-            send_to(run, moved)
-
-
-def _moved_uri(uri: str, changes: list[tuple[str, str]], store: str) -> str:
-    return store if without_password(uri) in [old for old, _ in changes] else _moved(uri, changes)
-
-
-def _moved(text: str, changes: list[tuple[str, str]]) -> str:
-    for old, new in changes:
-        text = re.sub(rf"(?<![\w.-]){re.escape(old)}(?![\w.-])", new.replace("\\", r"\\"), text)
-    return text
-
-
-def _replace(file: Path, changes: list[tuple[str, str]], store: str) -> None:
-    text, times = file.read_text(errors="surrogateescape"), file.stat()
-    if file.name == ".tracking":
-        uri, *rest = text.splitlines() or [""]
-        new = "\n".join([_moved_uri(uri, changes, store), *rest, ""])
-    else:
-        new = _moved(text, changes)
-    if new != text:
-        file.write_text(new, errors="surrogateescape")
-        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-
-def _move_artifacts(uri: str, tree: Tree, place: Place) -> None:
-    old, new = (artifact_root(Path(root)).as_uri() for root in (tree.root, place.root))
-    if old != new:
-        databases.move_locations(uri, old, new)
-
-
 def _load_database(stage: Path, tree: Tree, place: Place) -> None:
     """Put a dump into PostgreSQL, or SQLite's file where it is kept outside the directory."""
     if (stage / _STORE_DUMP).exists():
         databases.load(stage / _STORE_DUMP, place.store)
         (stage / _STORE_DUMP).unlink()
-        _move_artifacts(place.store, tree, place)
+        move_artifacts(place.store, tree, place.root)
         return
     path = sqlite_path(place.store)
-    if path not in (None, place.root / _STORE_FILE) and (stage / _STORE_FILE).exists():
+    if path not in (None, place.root / STORE_FILE) and (stage / STORE_FILE).exists():
         if path.exists():
             raise RunError(f"{path} is there already.\nFix: another --store, or move it away.")
-        shutil.move(stage / _STORE_FILE, path)
+        shutil.move(stage / STORE_FILE, path)
 
 
 def _swapped(stage: Path, root: Path) -> str | None:
