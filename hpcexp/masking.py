@@ -10,9 +10,8 @@ from typing import Any
 
 MASK = "***"
 
-_SECRET_NAME = re.compile(
-    r"passw(or)?d|passphrase|pwd$|secret|credential|(api|access|private|account|auth|signing)[-_]?key", re.IGNORECASE
-)
+_NAMES = r"passw(?:or)?d|passphrase|secret|credential|(?:api|access|private|account|auth|signing)[-_]?key"
+_SECRET_NAME = re.compile(rf"{_NAMES}|pwd$", re.IGNORECASE)
 _TOKEN_NAME = re.compile(r"token$", re.IGNORECASE)
 _VOCABULARY = re.compile(
     r"(pad|eos|bos|cls|sep|mask|unk|class|image|start|stop|end|special|decoder\w*)[-_]?token$", re.IGNORECASE
@@ -37,7 +36,7 @@ _SHORTEST_KEY = 15
 """Characters of the shortest of them."""
 _QUERY = re.compile(r"(?<=[?&])([\w-]*(?:password|token|secret|key|sig)[\w-]*=)[^&\s'\"]+", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    r"""(?:passw(?:or)?d|passphrase|pwd|secret|credentials?|(?:api|access|private|account|auth|signing)[-_]?key)s?"""
+    rf"""(?:{_NAMES}|pwd)s?"""
     r"""(?:[-_]?\d+)?["']?\]?(?:\s{0,9}:\s{0,9}\w+)?\s{0,9}[:=]\s{0,9}"""
     r"""(["'])(?=[^"']*\d)(?=[^"']*[A-Za-z])[^\s"'{}<>*/]{8,}\1""",
     re.IGNORECASE,
