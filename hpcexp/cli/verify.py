@@ -22,19 +22,20 @@ def verify(argv: Sequence[str]) -> int:
     p.add_argument("runs", metavar="RUN", nargs="+", help=RUN_HELP)
     p.add_argument("--json", action="store_true", help="as JSON, a line for each run")
     a = p.parse_args(argv)
-    if len(a.runs) == 1:
-        return _advised(_verify(a.root, a.runs[0], as_json=a.json, is_one=True), as_json=a.json)
     found = set()
     for run in a.runs:
         try:
-            found.add(_verify(a.root, run, as_json=a.json, is_one=False))
+            found.add(_verify(a.root, run, as_json=a.json, is_alone=len(a.runs) == 1))
         except RunError as e:
             print(e, file=sys.stderr)
             found.add(2)
-    return _advised(next(status for status in (1, 2, 0) if status in found), as_json=a.json)
+    if 1 in found and not a.json:
+        print("Fix: have the files back from a backup; until then `hpcexp promote` refuses what differs from its seal.")
+    return 1 if 1 in found else max(found)
 
 
-def _verify(root: Path, asked: str, *, as_json: bool, is_one: bool) -> int:
+def _verify(root: Path, asked: str, *, as_json: bool, is_alone: bool) -> int:
+    """Tell of one run, in more than a line where it is alone; its part of the exit status."""
     run = find_run(root, asked)
     if current_state(run.read_status()) == "running":
         raise RunError(f"{run.path} is still being trained: its files change.\nFix: wait for it, or end it.")
@@ -47,15 +48,8 @@ def _verify(root: Path, asked: str, *, as_json: bool, is_one: bool) -> int:
     elif found:
         print(f"{name}: {len(found)} difference{'s' * (len(found) != 1)} {_since(ended)}\n{pairs(found)}")
     else:
-        print("\n".join([f"{name}: untouched {_since(ended)}", *([pairs(_sealed(last))] if is_one else [])]))
+        print("\n".join([f"{name}: untouched {_since(ended)}", *([pairs(_sealed(last))] if is_alone else [])]))
     return int(bool(found))
-
-
-def _advised(status: int, *, as_json: bool) -> int:
-    """The exit status; what to do about differences is told once."""
-    if status == 1 and not as_json:
-        print("Fix: have the files back from a backup; until then `hpcexp promote` refuses what differs from its seal.")
-    return status
 
 
 def _since(ended: float | None) -> str:
