@@ -35,7 +35,7 @@ def direct(run: RunDir, plan: Plan, *, goes_on: bool) -> None:
 
     One that `goes_on` and is asked for as it was before goes where `hpcexp sync` has sent the run since.
     """
-    if goes_on and (before := load_plan(run.plan)) and _asked(before) == _asked(plan) != _asked(destined(run)):
+    if goes_on and _asked(load_plan(run.plan)) == _asked(plan) != _asked(destined(run)):
         return
     if plan.tracking_uri not in (None, _asked(plan)[0]):
         write_atomic(run.secret_uri, f"{plan.tracking_uri}\n", mode=0o600)
