@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from hpcexp.checks.machine import num_cores
 from hpcexp.errors import RunError
 from hpcexp.plan import load_plan
 from hpcexp.reproduce.environment import built, requirements
+from hpcexp.reproduce.place import scratch as a_place
 from hpcexp.reproduce.rerun import check_devices
 from hpcexp.rundir import RunDir, read_json, sha256, write_json
 from hpcexp.text import near
@@ -389,6 +391,21 @@ def test_what_a_killed_command_left_goes_with_the_next(
     assert 2 == len(git(checkout, "worktree", "list").splitlines())
     assert 0 == hpcexp("reproduce", "last").status
     assert 1 == len(git(checkout, "worktree", "list").splitlines())
+
+
+def test_a_place_of_another_machine_or_a_kept_one_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Locks of another machine may not be seen here."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    holders = {"far": "process 1 on elsewhere", "left": f"process 1 on {socket.gethostname()}", "kept": None}
+    for name, holder in holders.items():
+        (tmp_path / f"hpcexp-reproduce-{name}").mkdir()
+        if holder:
+            (tmp_path / f"hpcexp-reproduce-{name}" / ".lock").write_text(holder)
+    with a_place(keep=False):
+        pass
+    assert ["hpcexp-reproduce-far", "hpcexp-reproduce-kept"] == sorted(path.name for path in tmp_path.iterdir())
 
 
 def test_the_environment_is_built_of_what_was_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
