@@ -1,0 +1,151 @@
+"""The rules for files that somebody else may have made: names, links, kinds, modes and sizes.
+
+Run directories, sweeps, snapshots and archives are handed around, so what is in them is input. Whoever reads, restores,
+uploads, seals or adopts such files asks this module, and nothing else decides.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from hpcexp.errors import RunError
+
+MAX_RECORD_BYTES = 16 << 20
+"""Of a file that is read as a whole; the largest that hpcexp writes, a sweep's table, takes 1 KB a job."""
+_MAX_NAME_BYTES = 255
+_MAX_PATH_BYTES = 3072
+"""Leaves room for the directory that it is put into: PATH_MAX is 4096."""
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class UnusableFileError(RunError):
+    """A file that is not what it must be: a link, a FIFO, a device, too large. `why` says which."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        self.path, self.why = path, why
+        super().__init__(f"{path} is damaged: {why}.\nFix: restore it from a backup, or remove it.")
+
+
+def kind_problem(mode: int) -> str | None:
+    """Why a file of this `st_mode` is not read; None for a regular file."""
+    return None if stat.S_ISREG(mode) else f"it is {_KINDS.get(stat.S_IFMT(mode), 'no regular file')}"
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """The regular file `path`, open for reading.
+
+    FileNotFoundError where there is none; UnusableFileError where it is anything else. Neither a FIFO without a writer
+    nor a device blocks, as nothing is read before the kind is known.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as e:
+        # ELOOP is a link, ENXIO a socket; what else the system refuses it says itself.
+        problem = _kind_of(path)
+        if problem is None:
+            raise
+        raise UnusableFileError(path, problem) from e
+    if (problem := kind_problem(os.fstat(handle).st_mode)) is not None:
+        os.close(handle)
+        raise UnusableFileError(path, problem)
+    os.set_blocking(handle, True)
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: Path, limit: int = MAX_RECORD_BYTES) -> bytes:
+    """The content of a regular file of at most `limit` bytes. Errors as of `open_regular`."""
+    with open_regular(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UnusableFileError(path, f"it has more than {limit:,} bytes")
+    return content
+
+
+def read_text(path: Path, limit: int = MAX_RECORD_BYTES) -> str:
+    """The content of a regular file as UTF-8; what is not UTF-8 is replaced. Errors as of `open_regular`."""
+    return read_bytes(path, limit).decode(errors="replace")
+
+
+def safe_mode(mode: int) -> int:
+    """The permissions of a foreign file as it may have them here: within the umask, no setuid or sticky bit."""
+    return mode & 0o777 & ~_umask()
+
+
+def name_problem(name: str) -> str | None:
+    """Why a relative path from an archive or a manifest must not be created below a directory; None where it may."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        return "it does not stay in its directory"
+    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+        return "it has a control character"
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        return "it is not Unicode"
+    if len(encoded) > _MAX_PATH_BYTES or any(len(part.encode()) > _MAX_NAME_BYTES for part in parts):
+        return "it is too long"
+    return None
+
+
+def member_path(root: Path, name: str) -> Path:
+    """Where the member `name` of an archive belongs below `root`; RunError where its name leads elsewhere."""
+    if (why := name_problem(name)) is not None:
+        raise RunError(f"The name {name!r} is refused: {why}.")
+    return root / PurePosixPath(name)
+
+
+def regular_files(root: Path, left_out: Callable[[Path, str], None] = lambda _, __: None) -> Iterator[Path]:
+    """Every regular file below the directory `root`, sorted; no link is followed, `root` itself included.
+
+    `left_out` gets what is neither a file nor a directory, and why.
+    """
+    if (problem := _kind_of(root)) is not None and problem != f"it is {_KINDS[stat.S_IFDIR]}":
+        left_out(root, problem)
+        return
+    try:
+        with os.scandir(root) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    for entry in found:
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            yield from regular_files(path, left_out)
+        elif entry.is_file(follow_symlinks=False):
+            yield path
+        elif (why := _kind_of(path)) is not None:
+            left_out(path, why)
+
+
+def _kind_of(path: Path) -> str | None:
+    """`kind_problem` of what is at `path` itself; None where there is nothing, too."""
+    try:
+        return kind_problem(os.lstat(path).st_mode)
+    except OSError:
+        return None
+
+
+def _umask() -> int:
+    """The umask, which can only be read by setting it. Linux tells it without."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    except OSError:
+        pass
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
