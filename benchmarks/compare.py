@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.measure import Row, cpu_seconds, interleaved
-from hpcexp.rundir import RunDir, find_runs, read_json
+from hpcexp.rundir import RunDir, find_runs
+from hpcexp.runs.records import read_delivered, read_plain
 
 PAIRS = 5
 GOAL = 0.2
@@ -71,11 +72,11 @@ def make_runs(run: RunDir, numbers: range, database: Path) -> None:
     }
     _copy_directories(run, copies)
     with closing(sqlite3.connect(database)) as connection, connection:
-        _copy_rows(connection, read_json(run.mlflow)["run_id"], copies)
+        _copy_rows(connection, str(read_delivered(run).run_id), copies)
 
 
 def _copy_directories(run: RunDir, copies: dict[int, Copy]) -> None:
-    plan, summary, journal = run.plan.read_text(), read_json(run.summary), run.journal.read_bytes()
+    plan, summary, journal = run.plan.read_text(), read_plain(run.summary), run.journal.read_bytes()
     status, delivery = run.status.read_bytes(), run.mlflow.read_bytes()
     for number, copy in copies.items():
         made = RunDir(run.path.with_name(f"lr={copy.rate}-s{copy.seed}-{number:08x}"))

@@ -16,6 +16,8 @@ from hpcexp.errors import RunError
 
 MAX_RECORD_BYTES = 16 << 20
 """Of a file that is read as a whole; the largest that hpcexp writes, a sweep's table, takes 1 KB a job."""
+MAX_LINE_BYTES = 64 << 20
+"""Of a line that is read as one; the longest that hpcexp writes has the metrics of one step."""
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 3072
 """Leaves room for the directory that it is put into: PATH_MAX is 4096."""
@@ -30,11 +32,19 @@ _KINDS = {
 
 
 class UnusableFileError(RunError):
-    """A file that is not what it must be: a link, a FIFO, a device, too large. `why` says which."""
+    """A file that cannot be used as what it must be: a link, a FIFO, too large, not for this user. `why` says which."""
 
     def __init__(self, path: Path, why: str) -> None:
         self.path, self.why = path, why
         super().__init__(f"{path} is damaged: {why}.\nFix: restore it from a backup, or remove it.")
+
+
+class UnreadableFileError(UnusableFileError):
+    """A file that the system does not let this user read."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(path, why)
+        self.args = (f"{path} cannot be read: {why}.\nFix: chmod u+r, or ask its owner.",)
 
 
 def kind_problem(mode: int) -> str | None:
@@ -45,19 +55,19 @@ def kind_problem(mode: int) -> str | None:
 def open_regular(path: Path) -> BinaryIO:
     """The regular file `path`, open for reading.
 
-    FileNotFoundError where there is none; UnusableFileError where it is anything else. Neither a FIFO without a writer
-    nor a device blocks, as nothing is read before the kind is known.
+    FileNotFoundError where there is none; UnusableFileError where it is anything else, or not for this user. Neither a
+    FIFO without a writer nor a device blocks, as nothing is read before the kind is known.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
-    except OSError as e:
-        # ELOOP is a link, ENXIO a socket; what else the system refuses it says itself.
-        problem = _kind_of(path)
-        if problem is None:
-            raise
-        raise UnusableFileError(path, problem) from e
+    except PermissionError as e:
+        raise UnreadableFileError(path, str(e.strerror)) from e
+    except NotADirectoryError as e:
+        raise UnusableFileError(path, "a directory that it is in is none") from e
+    except OSError as e:  # ELOOP for a link, ENXIO for a socket
+        raise UnusableFileError(path, _kind_of(path) or str(e.strerror)) from e
     if (problem := kind_problem(os.fstat(handle).st_mode)) is not None:
         os.close(handle)
         raise UnusableFileError(path, problem)
@@ -77,6 +87,11 @@ def read_bytes(path: Path, limit: int = MAX_RECORD_BYTES) -> bytes:
 def read_text(path: Path, limit: int = MAX_RECORD_BYTES) -> str:
     """The content of a regular file as UTF-8; what is not UTF-8 is replaced. Errors as of `open_regular`."""
     return read_bytes(path, limit).decode(errors="replace")
+
+
+def lines_of(file: BinaryIO, limit: int = MAX_LINE_BYTES) -> Iterator[bytes]:
+    """The lines that follow in a file, each with its end; one of more than `limit` bytes comes in pieces."""
+    return iter(lambda: file.readline(limit), b"")
 
 
 def safe_mode(mode: int) -> int:

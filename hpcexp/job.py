@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcexp.checks.machine import take_cores
-from hpcexp.errors import ConfigError, HpcexpError
+from hpcexp.errors import ConfigError, DataError, HpcexpError
 from hpcexp.lineage.imported import note_job
 from hpcexp.plan import Plan, load_whole
 from hpcexp.rundir import RunDir
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(run)
     except HpcexpError as e:
-        kind = "config" if isinstance(e, ConfigError) else type(e).__name__.removesuffix("Error").lower()
+        kind = "config" if isinstance(e, ConfigError) else "data" if isinstance(e, DataError) else "run"
         _say(error={"kind": kind, "message": str(e)})
         print(e, file=sys.stderr)
         return 2

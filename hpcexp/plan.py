@@ -5,21 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from itertools import takewhile
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
+from msgspec import defstruct
 
-from hpcexp.errors import RunError
+from hpcexp import schema
+from hpcexp.documents import convert, parse_yaml
+from hpcexp.errors import RunError, listed
+from hpcexp.files import UnusableFileError, lines_of, open_regular, read_bytes
 from hpcexp.masking import filled
-from hpcexp.rundir import RunDir, read_json, write_atomic
+from hpcexp.rundir import RunDir, write_atomic
+from hpcexp.runs.records import read_plain
 
 VERSION = 1
 """Of the format of `plan.yaml`."""
+_FACTS = ("code.digest", "command", "host", "project")
+"""Of `lineage`, what every plan has and its readers use."""
+_MAX_HEAD = 1 << 20
+"""Bytes before a plan's configuration."""
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -139,25 +147,35 @@ def digest(plan: Plan) -> str:
     return hashlib.sha256(json.dumps(to_dict(plan), sort_keys=True, default=str).encode()).hexdigest()
 
 
-def from_dict(data: dict[str, Any]) -> Plan:
-    """The plan that `to_dict` gave."""
-    topology = dict(data["topology"], device_ids=tuple(data["topology"]["device_ids"]))
-    facts = data["data"]
-    if facts is not None:
-        facts = DataFacts(
-            **dict(facts, input_shape=tuple(facts["input_shape"]), class_names=tuple(facts["class_names"]))
-        )
-    return Plan(
-        **dict(
-            data,
-            overrides=tuple(data["overrides"]),
-            topology=Topology(**topology),
-            batch=data["batch"] and Batch(**data["batch"]),
-            steps=data["steps"] and Steps(**data["steps"]),
-            data=facts,
-            warnings=tuple(data["warnings"]),
-        )
-    )
+def from_dict(data: Any) -> Plan:
+    """The plan that `to_dict` gave; ValueError says what is missing or of another type."""
+    plan = convert(data, Plan)
+    convert(plan.config, _config_type())
+    if missing := [fact for fact in _FACTS if not isinstance(plan.lineage.get(fact), str)]:
+        raise ValueError(f"lineage has no {listed(missing)}")
+    return plan
+
+
+@cache
+def _config_type() -> type:
+    """The type of a frozen configuration: whoever reads a plan finds every key of the schema, with its type.
+
+    Composition fills in the closed sections; an open one may leave out what has a default.
+    """
+    return defstruct("Config", [(name, _section_type(name, hint)) for name, hint in _hints(schema.Config)])
+
+
+def _section_type(name: str, hint: Any) -> Any:
+    is_open = name in schema.OPEN_SECTIONS
+    kind = schema.OPEN_SECTIONS[name] if is_open else hint
+    if not (isinstance(kind, type) and is_dataclass(kind)):
+        return hint
+    defaults = {f.name: f.default for f in fields(kind) if is_open and f.default is not schema.MISSING}
+    return defstruct(name, [(k, h, defaults[k]) if k in defaults else (k, h) for k, h in _hints(kind)])
+
+
+def _hints(kind: type) -> list[tuple[str, Any]]:
+    return list(get_type_hints(kind).items())
 
 
 def save_plan(plan: Plan, path: Path) -> None:
@@ -166,17 +184,17 @@ def save_plan(plan: Plan, path: Path) -> None:
 
 
 def load_plan(path: Path) -> Plan:
-    """The frozen plan in `path`; RunError where there is none or it is of another version."""
-    data = _checked(path, lambda: parse(path.read_text()))
+    """The frozen plan in `path`; RunError where there is none, or it is damaged or of another version."""
+    data = _checked(path, lambda: parse(read_bytes(path).decode()))
     try:
         return from_dict(data)
-    except (KeyError, TypeError, AttributeError) as e:
-        raise RunError(_damaged(path)) from e
+    except ValueError as e:
+        raise UnusableFileError(path, str(e)) from e
 
 
 def load_whole(run: RunDir) -> Plan:
     """The frozen plan of a run with its secrets, for who builds from it."""
-    return whole(replace(load_plan(run.plan), secrets=read_json(run.secrets)))
+    return whole(replace(load_plan(run.plan), secrets=read_plain(run.secrets)))
 
 
 def whole(plan: Plan) -> Plan:
@@ -188,7 +206,7 @@ def load_signature(path: Path) -> str:
     """The signature of the frozen plan in `path`, without its long rest; RunError as of `load_plan`."""
     signature = _checked(path, lambda: load_head(path)).get("signature")
     if not isinstance(signature, str):
-        raise RunError(_damaged(path))
+        raise UnusableFileError(path, "it has no signature")
     return signature
 
 
@@ -202,8 +220,8 @@ def load_head(path: Path) -> dict[str, Any]:
 
 
 def parse(text: str) -> Any:
-    """What a plan, or a part of one, says as plain data; yaml.YAMLError where it is no YAML."""
-    return yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader
+    """A plan, or a part of one, as plain data; yaml.YAMLError where it is no YAML that hpcexp writes."""
+    return parse_yaml(text)
 
 
 def _checked(path: Path, read: Callable[[], Any]) -> Any:
@@ -220,17 +238,20 @@ def _read(path: Path, read: Callable[[], Any]) -> Any:
         return read()
     except FileNotFoundError as e:
         raise RunError(f"No run in {path.parent}: it has no {path.name}.\nFix: `hpcexp runs` lists the runs.") from e
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as e:
-        raise RunError(_damaged(path)) from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise UnusableFileError(path, "it is no plan") from e
 
 
 def _before_config(path: Path) -> str:
-    with path.open() as file:
-        return "".join(takewhile(lambda line: not line.startswith("config:"), file))
-
-
-def _damaged(path: Path) -> str:
-    return f"{path} is damaged: it is no plan.\nFix: remove {path.parent}, and run it again."
+    head = b""
+    with open_regular(path) as file:
+        for line in lines_of(file, _MAX_HEAD):
+            if line.startswith(b"config:"):
+                break
+            head += line
+            if len(head) > _MAX_HEAD:
+                raise UnusableFileError(path, f"its head has more than {_MAX_HEAD:,} bytes")
+    return head.decode()
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcexp.errors import InUseError, RunError
+from hpcexp.errors import InUseError
 
 FINAL_STATES = ("finished", "pruned", "failed", "killed")
 
@@ -48,10 +48,6 @@ class RecordDir:
     def secret_uri(self) -> Path:
         """The tracking URI where it has a password or was changed since, for its owner alone."""
         return self.path / ".tracking"
-
-    def read_status(self) -> dict[str, Any]:
-        """What `status.json` says; empty where it has not started."""
-        return read_json(self.status)
 
 
 @dataclass(frozen=True)
@@ -192,26 +188,6 @@ def second_name(path: Path, name: Path) -> None:
 def write_json(path: Path, value: Mapping[str, Any], mode: int = 0o666) -> None:
     """`write_atomic` of a JSON object that people can read."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True) + "\n", mode)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; empty where there is no such file. RunError where it is damaged."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (IsADirectoryError, NotADirectoryError) as e:
-        raise RunError(damaged(path, "it is no file")) from e
-    except ValueError as e:
-        raise RunError(damaged(path, str(e))) from e
-    if not isinstance(value, dict):
-        raise RunError(damaged(path, "it is no JSON object"))
-    return value
-
-
-def damaged(path: Path, why: str) -> str:
-    """That a file of a run or a sweep is not as it was written."""
-    return f"{path} is damaged: {why}.\nFix: have it back from a backup, or take it away."
 
 
 def sha256(path: Path) -> str:

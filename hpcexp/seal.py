@@ -14,9 +14,15 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
+from hpcexp.documents import Count, decode
+from hpcexp.files import UnusableFileError, name_problem, open_regular
+
 _MAGIC = b"hpcexp\x00\x01"
 _END = struct.Struct("<II8s")
 _CHUNK = 4 << 20
+_MAX_NOTE = 16 << 20
 
 
 class SealedFile:
@@ -68,38 +74,53 @@ class SealedFile:
                 self._error = e
 
 
-def read_note(path: Path) -> dict[str, Any] | None:
+class Note(Struct, frozen=True, kw_only=True):
+    """What a checkpoint's seal says of it."""
+
+    step: Count | None = None
+    """Optimizer steps up to it."""
+    best: Count | None = None
+    """Step of the best weights at that time."""
+    beside: dict[str, tuple[Count, Count]] = {}
+    """File that belongs to it, below its directory → bytes and CRC-32."""
+
+    def __post_init__(self) -> None:
+        if problem := next(filter(None, map(name_problem, self.beside)), None):
+            raise ValueError(problem)
+
+
+def read_note(path: Path) -> Note | None:
     """The note, its checksum not looked at; None where there is no file with a seal."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - _END.size))
             length, _, magic = _END.unpack(file.read())
             if magic != _MAGIC:
                 return None
+            if length > min(_MAX_NOTE, size - _END.size):
+                return None
             file.seek(size - _END.size - length)
-            note: dict[str, Any] = json.loads(file.read(length))
-            return note
-    except (OSError, ValueError, struct.error):
+            return decode(file.read(length), Note)
+    except (OSError, ValueError, struct.error, UnusableFileError):
         return None
 
 
 def read_checksum(path: Path) -> int | None:
     """The checksum of a seal, not looked at whether it is right; None where there is no file with a seal."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, file.seek(0, 2) - _END.size))
             _, expected, magic = _END.unpack(file.read())
-    except (OSError, struct.error):
+    except (OSError, struct.error, UnusableFileError):
         return None
     return int(expected) if magic == _MAGIC else None
 
 
 def is_sealed(path: Path) -> bool:
     """Whether the file ends in a seal, right or wrong."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(max(0, size - len(_MAGIC)))
+    with open_regular(path) as file:
+        file.seek(max(0, file.seek(0, 2) - len(_MAGIC)))
         return file.read() == _MAGIC
 
 
@@ -114,9 +135,10 @@ def is_intact(path: Path, *, alone: bool = False) -> bool:
             return False
         if checksum(path, size - _END.size + 4) != read_checksum(path):
             return False
-        beside = {} if alone else (read_note(path) or {}).get("beside") or {}
+        note = None if alone else read_note(path)
+        beside = note.beside if note else {}
         return all(_is(path.parent / name, length, value) for name, (length, value) in beside.items())
-    except OSError:
+    except (OSError, UnusableFileError):
         return False
 
 
@@ -127,7 +149,7 @@ def _is(path: Path, size: int, expected: int) -> bool:
 def checksum(path: Path, size: int) -> int:
     """CRC-32 of the first `size` bytes."""
     value = 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while size > 0 and (chunk := file.read(min(_CHUNK, size))):
             value = zlib.crc32(chunk, value)
             size -= len(chunk)

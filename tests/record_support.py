@@ -11,9 +11,11 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hpcexp.compose.composer import Composer
 from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, save_plan
 from hpcexp.record.journal import Journal, read_points
 from hpcexp.record.ui import ui_command, ui_environment
@@ -22,24 +24,31 @@ from hpcexp.rundir import RecordDir, RunDir, SweepDir, write_json
 REPOSITORY = Path(__file__).parent.parent
 
 
+@cache
+def default_config() -> dict[str, Any]:
+    """The packaged configuration, composed."""
+    return Composer(REPOSITORY).compose(["run.root=runs"]).config
+
+
 def make_plan(run_dir: Path, uri: str | None, **tracking: Any) -> Plan:
     """A small classification run, recorded at `uri`."""
+    default = default_config()
     config = {
+        **default,
         "name": "digits_mlp",
         "notes": "Does a wider layer help?",
         "seed": 1,
-        "hardware": {"devices": [0, 1], "threads_per_rank": None},
+        "hardware": {**default["hardware"], "devices": [0, 1], "threads_per_rank": None},
         "model": {"_target_": "hpcexp.models.MLP", "hidden": [128, 64]},
-        "optimizer": {"lr": 0.01},
+        "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.01},
         "tracking": {
+            **default["tracking"],
             "experiment": "digits_mlp",
             "tags": {"team": "vision"},
             "model": "auto",
             "wait_s": 5.0,
             **tracking,
         },
-        "launch": {"name": "local"},
-        "run": {"root": "runs"},
     }
     return Plan(
         version=VERSION,
@@ -56,7 +65,15 @@ def make_plan(run_dir: Path, uri: str | None, **tracking: Any) -> Plan:
         data=DataFacts(1437, 180, 180, (1, 8, 8), 10, tuple("0123456789"), "f" * 64),
         num_params=17_226,
         tracking_uri=uri,
-        lineage={"git.commit": "c" * 40, "git.dirty": True, "command": "hpcexp train optimizer.lr=0.01", "user": "ada"},
+        lineage={
+            "git.commit": "c" * 40,
+            "git.dirty": True,
+            "command": "hpcexp train optimizer.lr=0.01",
+            "user": "ada",
+            "host": socket.gethostname(),
+            "project": str(run_dir.parent.parent.parent),
+            "code.digest": "d" * 64,
+        },
         warnings=(),
     )
 
@@ -87,7 +104,8 @@ def finish(run: RunDir) -> None:
     run.logs.mkdir(exist_ok=True)
     run.rank_log(0).write_text("trained\n")
     write_json(run.confusion, {"labels": ["a", "b"], "matrix": [[9, 1], [0, 10]]})
-    write_json(run.summary, {"test": {"test/acc": 0.985, "test/loss": 0.06}, "best": {"path": "checkpoints/best.ckpt"}})
+    best = {"monitor": "val/acc", "value": 0.97, "epoch": 3, "path": "checkpoints/best.ckpt"}
+    write_json(run.summary, {"test": {"test/acc": 0.985, "test/loss": 0.06}, "best": best})
     set_state(run, "finished")
 
 

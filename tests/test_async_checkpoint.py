@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import Said, command, environment, only_run, python, wait_until, write_module
-from training_plans import digits_plan, run_warm
+from training_plans import digits_plan, run_warm, step_of
 
 from hpcexp.errors import RunError
 from hpcexp.launch.resume import Continuation, go_back
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import read_plain
 from hpcexp.seal import is_intact, read_note
 from hpcexp.train import staging
 from hpcexp.train.checkpoint import AtomicCheckpointIO, plain, read_checkpoint, write_checkpoint
@@ -118,7 +119,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_a_whole_checkpoint(tmp_path: Pat
     run = RunDir(tmp_path)
     (tmp_path / "forever.py").write_text(WRITE_FOR_EVER)
     for _ in range(2):
-        newest = read_note(run.last) or {"step": -1}
+        newest = read_note(run.last)
         process = subprocess.Popen([sys.executable, "forever.py", str(tmp_path)], cwd=tmp_path, env=environment())
         half = run.checkpoints / f".last.ckpt.{process.pid}"
         wait_until(
@@ -132,8 +133,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_a_whole_checkpoint(tmp_path: Pat
         )
         process.kill()
         assert -signal.SIGKILL == process.wait()
-        note = read_note(run.last) or {}
-        step = note["step"]
+        step = step_of(run.last)
         assert is_intact(run.last)
         assert is_intact(run.previous)
         assert float(step) == read_checkpoint(run.last)["w"][-1] == read_checkpoint(run.last)["w"][0]
@@ -244,7 +244,7 @@ def test_training_goes_on_while_the_disk_is_full(small_disk: Path, train: Callab
     assert 0 == said.status, said
     assert 2 == (said.out + said.err).count("Training goes on (checkpoint.on_error=continue)")
     run = only_run(small_disk)
-    assert 30 == read_json(run.summary)["steps"]
+    assert 30 == read_plain(run.summary)["steps"]
     assert is_intact(run.last)
     assert {run.best, run.last} == set(run.checkpoints.iterdir())
 
@@ -260,7 +260,7 @@ def test_a_run_whose_last_checkpoint_fails_has_failed(
     assert said.status not in (0, None), said
     assert "could not be written (No space left on device; 0 MB are free there)" in said.out + said.err
     run = only_run(small_disk)
-    assert 8 == (read_note(run.last) or {})["step"]
+    assert 8 == step_of(run.last)
     assert is_intact(run.last)
     (run.path / "ballast").unlink()
     said = train(*asked)
@@ -285,7 +285,7 @@ def test_training_stops_where_it_is_to(small_disk: Path, train: Callable[..., Sa
     assert said.status not in (0, None), said
     assert "could not be written (No space left on device; 0 MB are free there)" in said.err
     run = only_run(small_disk)
-    assert saved == (read_note(run.last) or {})["step"]
+    assert saved == step_of(run.last)
     assert is_intact(run.last)
     assert not run.summary.exists()
 
@@ -318,7 +318,7 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(
     tmp_path: Path, ranks: int, hidden: int, difference: str
 ) -> None:
     """What differs is said, and how to go on."""
-    short = {"trainer__limit_train_batches": 2, "trainer__max_epochs": 1, "launch": {"hang_s": None}}
+    short = {"trainer__limit_train_batches": 2, "trainer__max_epochs": 1, "launch__hang_s": None}
     model = {"_target_": "hpcexp.models.mlp.MLP", "hidden": [hidden]}
     theirs = digits_plan(tmp_path / "theirs", ranks, **short, model=model)
     assert [0] * ranks == run_warm(theirs).statuses

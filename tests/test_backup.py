@@ -27,7 +27,8 @@ from hpcexp.masking import without_password
 from hpcexp.record.journal import read_points
 from hpcexp.record.shipper import sync, sync_sweep
 from hpcexp.record.store import Stores
-from hpcexp.rundir import RunDir, find_runs, find_sweeps, read_json, write_atomic
+from hpcexp.rundir import RunDir, find_runs, find_sweeps, write_atomic
+from hpcexp.runs.records import read_plain
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""
@@ -42,7 +43,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finish(run)
     assert sync(run.path) is None
     sweep = make_sweep(root)
-    sweep.jobs.write_text(json.dumps({"job": 1, "asked": ["optimizer.lr=0.1"], "run": str(run.path)}) + "\n")
+    sweep.jobs.write_text(
+        json.dumps({"job": 1, "asked": ["optimizer.lr=0.1"], "signature": "a", "run": str(run.path)}) + "\n"
+    )
     end_sweep(sweep, best=run)
     assert sync_sweep(sweep.path, Stores()) is None
     return root
@@ -104,9 +107,9 @@ def test_runs_that_were_moved_are_whole_and_mlflow_shows_them(recorded: Path, mo
 
     [run], [before] = find_runs(moved), find_runs(recorded)
     assert journalled(before) == journalled(run)
-    note = read_json(run.mlflow)
+    note = read_plain(run.mlflow)
     assert f"sqlite:///{moved}/mlflow.db" == note["tracking_uri"]
-    assert read_json(before.mlflow)["run_id"] == note["run_id"]
+    assert read_plain(before.mlflow)["run_id"] == note["run_id"]
     client = MlflowClient(f"sqlite:///{moved}/mlflow.db")
     assert {"plan.yaml", "summary.json"} <= {file.path for file in client.list_artifacts(note["run_id"])}
     assert (moved / "mlartifacts").as_uri() in client.get_run(note["run_id"]).info.artifact_uri
@@ -154,7 +157,7 @@ def test_a_moved_run_is_gone_on_with_in_its_mlflow_run(moved: Path) -> None:
     [run] = find_runs(moved)
     write_steps(run, 5, first=701)
     assert sync(run.path) is None
-    assert journalled(run) == stored(moved / "mlflow.db", read_json(run.mlflow)["run_id"])
+    assert journalled(run) == stored(moved / "mlflow.db", read_plain(run.mlflow)["run_id"])
 
 
 def test_a_second_backup_shares_what_has_not_changed(runs: Path, hpcexp: Callable[..., Said]) -> None:
@@ -259,7 +262,7 @@ def test_what_is_written_meanwhile_is_kept_as_of_one_moment(runs: Path, project:
         copy = RunDir(project / f"s{i}/runs/digits_mlp/going")
         points, end = read_points(copy.journal)
         assert [point.step for point in points] == list(range(1, len(points) + 1))
-        assert read_json(copy.mlflow)["offset"] <= end == copy.journal.stat().st_size
+        assert read_plain(copy.mlflow)["offset"] <= end == copy.journal.stat().st_size
         a, b = ((copy.checkpoints / f"{name}.ckpt").read_text().splitlines() for name in "ab")
         assert [1, 1] == [len(set(a)), len(set(b))]
         assert int(a[0]) - int(b[0]) in (0, 1)
@@ -525,5 +528,5 @@ def test_a_database_of_postgresql_comes_back_in_another(project: Path, hpcexp: C
             found: Any = connection.execute("SELECT artifact_uri FROM runs").fetchone()
             assert found[0].startswith((project / "there/runs/mlartifacts").as_uri())
         [moved] = find_runs(project / "there/runs")
-        assert without_password(new) == read_json(moved.mlflow)["tracking_uri"]
+        assert without_password(new) == read_plain(moved.mlflow)["tracking_uri"]
         assert new == moved.secret_uri.read_text().strip()

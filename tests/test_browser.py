@@ -19,7 +19,8 @@ from helpers import LEAN, command
 from record_support import query
 from served import ADMIN, serving
 
-from hpcexp.rundir import find_runs, find_sweeps, read_json
+from hpcexp.rundir import find_runs, find_sweeps
+from hpcexp.runs.records import read_plain
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -65,10 +66,12 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
         there = {"MLFLOW_TRACKING_URI": f"http://admin@127.0.0.1:{server.port}", "MLFLOW_TRACKING_PASSWORD": ADMIN[1]}
         said = command("train", *asked, *LEAN, cwd=project, **there)
         assert 0 == said.status, said.err
-        sweep = read_json(next(find_sweeps(project / "runs")).mlflow)
+        sweep = read_plain(next(find_sweeps(project / "runs")).mlflow)
         best = "SELECT run_uuid, value FROM latest_metrics WHERE key = 'val/acc' ORDER BY value DESC"
         order = [run_id for run_id, _ in query(server.data / "mlflow.db", best)]
-        runs = {(note := read_json(run.mlflow))["run_id"]: (note, run.path.name) for run in find_runs(project / "runs")}
+        runs = {
+            (note := read_plain(run.mlflow))["run_id"]: (note, run.path.name) for run in find_runs(project / "runs")
+        }
         notes, names = zip(*(runs[run_id] for run_id in order), strict=True)
         with browsing(tmp_path_factory.mktemp("chromium"), ADMIN) as page:
             yield Shown(page, server.address, sweep, list(notes), list(names))

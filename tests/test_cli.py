@@ -21,7 +21,7 @@ from record_support import finish, make_run
 from hpcexp import __version__
 from hpcexp.cli.main import VERBS
 from hpcexp.plan import load_plan
-from hpcexp.rundir import read_json
+from hpcexp.runs.records import read_plain
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -188,8 +188,8 @@ def test_a_trained_model_is_tested_again(on_trained: Callable[..., Said], traine
     """With the result it had; on the validation set where asked."""
     said = on_trained("test", "last", "--json")
     assert 0 == said.status, said.err
-    assert read_json(trained.run.summary)["test"] == pytest.approx(json.loads(said.out), rel=1e-5)
-    best = read_json(trained.run.summary)["best"]
+    assert read_plain(trained.run.summary)["test"] == pytest.approx(json.loads(said.out), rel=1e-5)
+    best = read_plain(trained.run.summary)["best"]
     assert best["value"] == pytest.approx(
         json.loads(on_trained("test", "last", "--split", "val", "--json").out)["val/acc"]
     )

@@ -284,8 +284,8 @@ def test_a_picture_that_cannot_be_is_refused(tmp_path: Path) -> None:
 
 
 ODD = {
-    "run": {"root": "runs"},
     "model": {
+        "_target_": "torch.nn.Identity",
         "run": "in a section",
         "hidden": [64, {"a": [1]}],
         "deep": {"er": {"est": 1}, "none": {}},
@@ -296,7 +296,9 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("config", [{}, ODD, {"a": {"run": 1}, "run": 1}], ids=["plain", "odd", "one name twice"])
+@pytest.mark.parametrize(
+    "config", [{}, ODD, {"a": {"run": 1}, "vars": {"run": 1}}], ids=["plain", "odd", "one name twice"]
+)
 @pytest.mark.parametrize(
     "edit",
     [lambda text: text, lambda text: "# by hand\n" + text.replace("  notes:", "  'notes':")],
@@ -311,7 +313,7 @@ def test_a_plan_is_read_by_its_pieces_as_by_yaml(tmp_path: Path, edit: Any, conf
     path.write_text(edit(path.read_text()))
     told = Plans().read(path)
     assert flatten({k: v for k, v in plan.config.items() if k not in NOT_PARAMS}) == told.facts["config"]
-    assert {"git.commit": "c" * 40, "git.dirty": "true"} == told.facts["code"]
+    assert {"git.commit": "c" * 40, "git.dirty": "true", "code.digest": "d" * 64} == told.facts["code"]
     assert {"data.fingerprint": "f" * 64} == told.facts["data"]
     assert {"user": "ada", "world_size": "1", "accelerator": "cpu"}.items() <= told.facts["environment"].items()
     assert {"data": "digits"} == told.choices

@@ -18,7 +18,8 @@ from record_support import free_port, make_run, serving, wait_until
 
 from hpcexp.compare import mlflow_store
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.rundir import RunDir, find_runs, read_json
+from hpcexp.rundir import RunDir, find_runs
+from hpcexp.runs.records import read_plain
 
 ASKED = ("optimizer.lr=0.003,0.01", "seed=1,2", "trainer.max_epochs=2")
 
@@ -73,7 +74,7 @@ def test_a_sweep_is_compared_by_its_name(compare: Callable[..., Said], swept: Pa
 def test_runs_are_named_by(compare: Callable[..., Said], swept: Path, source: str) -> None:
     """Name, experiment and name, start of the signature or of the MLflow id; of directories also by their place."""
     told = runs(swept)
-    ids = [read_json(run.mlflow)["run_id"] for run in told]
+    ids = [read_plain(run.mlflow)["run_id"] for run in told]
     words = [told[0].path.name, f"digits_mlp/{told[1].path.name}", told[2].path.name[-8:-1], ids[3][:12], ids[3]]
     more = ("--uri", "sqlite:///runs/mlflow.db") if source == "store" else (str(told[3].path),)
     found = table(compare(*words, *more, "--format", "csv"))
@@ -202,7 +203,7 @@ def test_a_damaged_run_is_left_out_unless_it_is_asked_for(hpcexp: Callable[..., 
     for asked in (["abcdef01"], ["abcdef01", "lr=0.01"]):
         said = hpcexp("compare", *asked)
         assert (2, "") == (said.status, said.out)
-        assert "plan.yaml is damaged: it is no plan.\nFix: remove" in said.err
+        assert "plan.yaml is damaged: object missing required field `name`.\nFix: restore" in said.err
 
 
 def test_what_is_no_store_is_told(tmp_path: Path) -> None:

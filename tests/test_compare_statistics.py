@@ -10,9 +10,11 @@ from record_support import finish, make_run, write_steps
 
 from hpcexp.compare.metrics import guessed_mode, numbers, value_of
 from hpcexp.compare.statistics import best_first, grouped, half_width, mean, mean_text, paired_p
+from hpcexp.documents import convert
 from hpcexp.record.journal import Journal
 from hpcexp.record.series import MAX_POINTS, read_curve
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import Summary, read_summary
 
 OURS = {"1": 0.91, "2": 0.93, "3": 0.92, "4": 0.95}
 THEIRS = {"1": 0.90, "2": 0.91, "3": 0.92, "5": 0.99}
@@ -77,7 +79,7 @@ def test_a_summary_has_names_for_its_numbers(tmp_path: Path) -> None:
         "diverged": False,
     }
     expected = {"test/acc": 0.9, "val/acc": 0.8, "best.value": 0.8, "best.epoch": 3.0, "durations.fit_s": 2.0}
-    assert expected == numbers(summary)
+    assert expected == numbers(convert(summary, Summary))
 
 
 def test_what_no_summary_has_is_read_from_the_journal(tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ def test_what_no_summary_has_is_read_from_the_journal(tmp_path: Path) -> None:
     journal.close()
     found = [value_of(run, metric, "min") for metric in ("test/acc", "val/loss", "train/loss", "val/nothing")]
     assert [0.985, 0.2, 1 / 3, None] == found
-    assert 0.985 == numbers(read_json(run.summary))["test/acc"]
+    assert 0.985 == numbers(read_summary(run))["test/acc"]
 
 
 def test_a_long_curve_is_read_with_its_last_value(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from record_support import finish, free_port, make_run, make_sweep
 from hpcexp.errors import RunError
 from hpcexp.lineage.manifest import MANIFEST, differences, last_record, seal
 from hpcexp.plan import load_head, load_plan
-from hpcexp.rundir import RunDir, find_runs, find_sweeps, read_json, write_json
+from hpcexp.rundir import RunDir, find_runs, find_sweeps, write_json
+from hpcexp.runs.records import RunState, Seal, Status, read_plain, read_status
 
 mlflows_sqlalchemy = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 DAMAGE = {
@@ -46,7 +47,7 @@ def test_what_is_no_json_object_is_damaged(tmp_path: Path, damage: Damage) -> No
     """Whatever else it is."""
     damage(tmp_path / "status.json")
     with pytest.raises(RunError, match=r"status\.json is damaged: (?s:.+)\nFix: "):
-        read_json(tmp_path / "status.json")
+        read_plain(tmp_path / "status.json")
 
 
 @pytest.mark.parametrize("read", [load_head, load_plan])
@@ -63,13 +64,13 @@ def test_a_plan_that_cannot_be_read_is_damaged(tmp_path: Path, read: Callable[[P
 def test_a_run_goes_on_beneath_a_damaged_seal(tmp_path: Path, damaged: bytes) -> None:
     """Its next attempt is sealed, and where the chain is broken is told."""
     run = finished(tmp_path)
-    seal(run, {"state": "failed", "attempt": 1})
+    seal(run, Status(state=RunState.FAILED, attempt=1))
     file = run.lineage / MANIFEST
     file.write_bytes(damaged + file.read_bytes()[len(damaged) :])
-    assert {} == last_record(run.lineage)
+    assert Seal() == last_record(run.lineage)
     assert ("changed", f"lineage/{MANIFEST}, record 1: it is no record") in differences(run)
-    seal(run, {"state": "finished", "attempt": 2})
-    assert 2 == last_record(run.lineage)["attempt"]
+    seal(run, Status(state=RunState.FINISHED, attempt=2))
+    assert 2 == last_record(run.lineage).attempt
     assert ("changed", f"lineage/{MANIFEST}, record 1: it is no record") in differences(run)
 
 
@@ -79,7 +80,7 @@ def test_a_directory_in_the_place_of_the_seals_is_damage(tmp_path: Path, hpcexp:
     (run.lineage / MANIFEST).mkdir(parents=True)
     said = hpcexp("verify", str(run.path))
     assert (2, "") == (said.status, said.out)
-    assert f"{MANIFEST} is damaged: it is no file" in said.err
+    assert f"{MANIFEST} is damaged: it is a directory" in said.err
 
 
 @pytest.mark.parametrize("file", ["status", "mlflow", "summary"])
@@ -102,13 +103,14 @@ def test_a_list_says_what_it_leaves_out(hpcexp: Callable[..., Said], project: Pa
 def test_a_damaged_plan_is_left_out_too(hpcexp: Callable[..., Said], project: Path, name: str) -> None:
     """As anything else that cannot be read."""
     DAMAGE[name](finished(project / "runs").plan)
-    assert "plan.yaml is damaged: it is no plan." in hpcexp("runs").err
+    why = "it is no plan" if name == "no text" else "it is a directory"
+    assert f"plan.yaml is damaged: {why}." in hpcexp("runs").err
 
 
 def test_the_last_run_is_one_that_says_when_it_started(hpcexp: Callable[..., Said], project: Path) -> None:
     """The damaged one is told of; where there is no other, it is a mistake."""
     kept, lost = (finished(project / "runs", name) for name in ("kept", "lost"))
-    seal(kept, kept.read_status())
+    seal(kept, read_status(kept))
     lost.status.write_text("{")
     said = hpcexp("verify", "last")
     assert (0, "digits_mlp/kept: untouched") == (said.status, said.out[:26])
@@ -140,7 +142,7 @@ def test_what_can_be_delivered_is(hpcexp: Callable[..., Said], project: Path, na
     assert f"digits_mlp/lost: {getattr(lost, file)} is damaged: " in said.out
     assert "0 of 1 ended sweeps" in said.out
     assert "1 of 2 ended runs" in said.out
-    assert read_json(lost.path.with_name("kept") / "mlflow.json")["delivered"] is True
+    assert read_plain(lost.path.with_name("kept") / "mlflow.json")["delivered"] is True
     assert 1 == (said.out + said.err).count(f"{getattr(lost, file)} is damaged")
 
 
@@ -172,12 +174,12 @@ def test_a_sweep_goes_on_beside_a_damaged_run(hpcexp: Callable[..., Said], proje
         assert "3 jobs: " in hpcexp("sweep").out
         file.write_bytes(whole)
         assert "nothing to do" in hpcexp("train", *asked).out
-    write_json(lost.status, {**lost.read_status(), "state": "killed"})
+    write_json(lost.status, {**read_plain(lost.status), "state": "killed"})
     lost.plan.write_bytes(b'{"cut')
     assert "3 jobs: 2 finished, 1 failed" in hpcexp("train", *asked).out
     [sweep] = find_sweeps(project / "runs")
     sweep.status.write_text("[]")
-    assert f"{sweep.status} is damaged: it is no JSON object." in hpcexp("sweep").out
+    assert f"{sweep.status} is damaged: expected `object`, got `array`." in hpcexp("sweep").out
 
 
 def test_a_finished_job_whose_delivery_is_damaged_need_not_run(project: Path) -> None:

@@ -15,7 +15,8 @@ from helpers import FAST, LEAN, Said, ended, environment, only_run, start, wait_
 from record_support import free_port
 
 from hpcexp.launch.memory import oom_kills
-from hpcexp.rundir import RunDir, find_runs, read_json
+from hpcexp.rundir import RunDir, find_runs
+from hpcexp.runs.records import read_plain
 
 pytestmark = pytest.mark.slow
 
@@ -127,7 +128,7 @@ def test_warm_ranks_compute_what_fresh_ones_do(project: Path, hpcexp: Callable[.
         said = hpcexp("train", "-m", *FAST, "hardware=cpu", "hardware.devices=1,2", *where)
         assert (0, "") == (said.status, re.sub("warning: .*\n", "", said.err))
     digests = [
-        {read_json(run.summary)["weights_sha256"] for run in find_runs(project / isolation)}
+        {read_plain(run.summary)["weights_sha256"] for run in find_runs(project / isolation)}
         for isolation in ("process", "warm")
     ]
     assert digests[0] == digests[1]
@@ -186,7 +187,7 @@ def test_the_server_of_warm_workers_may_die(project: Path) -> None:
     [server] = [p for p in below if "forkserver" in " ".join(p.cmdline()) and p.ppid() == supervisor.pid]
     server.kill()
     said = ended(supervisor)
-    states = sorted(run.read_status()["state"] for run in find_runs(project / "runs"))
+    states = sorted(read_plain(run.status)["state"] for run in find_runs(project / "runs"))
     assert ["failed", "finished"] == states, said
     assert 1 == said.status
     assert [] == [p for p in below if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

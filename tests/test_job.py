@@ -17,7 +17,8 @@ from training_plans import digits_plan, run_job, run_warm
 from hpcexp.launch.ranks import Ranks
 from hpcexp.plan import save_plan
 from hpcexp.record.journal import Point, read_points
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import read_plain
 
 
 def journal(run_dir: Path) -> list[Point]:
@@ -61,7 +62,7 @@ def test_every_step_is_in_the_journal_once(one_rank: Path) -> None:
 
 def test_the_summary_says_what_was_reached(one_rank: Path) -> None:
     """Test metrics, best checkpoint, steps."""
-    summary = read_json(RunDir(one_rank).summary)
+    summary = read_plain(RunDir(one_rank).summary)
     assert (2, 38, False) == (summary["epochs"], summary["steps"], summary["diverged"])
     assert summary["test"]["test/acc"] > 0.7
     assert "checkpoints/best.ckpt" == summary["best"]["path"]
@@ -70,7 +71,7 @@ def test_the_summary_says_what_was_reached(one_rank: Path) -> None:
 def test_the_confusion_matrix_counts_every_test_sample(one_rank: Path, two_ranks: Path) -> None:
     """Once, whatever the number of ranks."""
     for run_dir in (one_rank, two_ranks):
-        matrix = read_json(RunDir(run_dir).confusion)["matrix"]
+        matrix = read_plain(RunDir(run_dir).confusion)["matrix"]
         assert digits_plan(run_dir).data.num_test == sum(map(sum, matrix))  # type: ignore[union-attr]
 
 

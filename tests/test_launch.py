@@ -31,6 +31,7 @@ from helpers import (
 )
 
 from hpcexp.rundir import RunDir, find_runs, held
+from hpcexp.runs.records import read_plain
 
 pytestmark = pytest.mark.slow
 
@@ -137,20 +138,20 @@ def test_a_finished_run_is_not_run_again_unless_asked(project: Path, train: Call
     first = command("train", *FAST, cwd=project, RANK="3", WORLD_SIZE="8", LOCAL_RANK="1", PL_GLOBAL_SEED="9")
     assert (0, "") == (first.status, first.err)
     run = only_run(project)
-    before = run.read_status()
+    before = read_plain(run.status)
     assert "finished" == before["state"]
 
     again = train(*FAST, "run.label=again", "hardware.threads_per_rank=1")
     assert 0 == again.status
     assert "Already done, so not run again" in again.out
     assert "test/acc" in again.out
-    assert before == run.read_status()
+    assert before == read_plain(run.status)
 
     fresh = train("--fresh", *FAST)
     assert (0, "") == (fresh.status, fresh.err)
     assert {run.path.name, f"{run.path.name}~1"} == {r.path.name for r in find_runs(project / "runs")}
-    assert before == RunDir(run.path.with_name(f"{run.path.name}~1")).read_status()
-    assert before["started"] < run.read_status()["started"]
+    assert before == read_plain(RunDir(run.path.with_name(f"{run.path.name}~1")).status)
+    assert before["started"] < read_plain(run.status)["started"]
 
 
 @pytest.mark.parametrize("pictures", [True, False])
@@ -176,7 +177,7 @@ def test_a_job_that_raises_says_why_and_where_its_log_is(
     assert "Traceback" not in said.out
     assert "Traceback" not in said.err
     assert 'raise ValueError("the loss of all hope")' in log.read_text()
-    status = only_run(broken).read_status()
+    status = read_plain(only_run(broken).status)
     assert ("failed", 1) == (status["state"], status["exit"])
     assert "the loss of all hope" in hpcexp("runs", "--state", "failed").out
 
@@ -186,7 +187,7 @@ def test_a_job_that_is_killed_names_the_signal(broken: Path, train: Callable[...
     said = train("model=broken", "model.breaks=kill", "launch.isolation=process", *FAST)
     assert 1 == said.status
     assert "rank 0 was killed by SIGKILL" in said.err
-    assert "failed" == only_run(broken).read_status()["state"]
+    assert "failed" == read_plain(only_run(broken).status)["state"]
 
 
 @pytest.mark.parametrize(("number", "ignored"), [(signal.SIGINT, None), (signal.SIGTERM, signal.SIGHUP)])
@@ -203,7 +204,7 @@ def test_a_stopped_run_leaves_its_state(project: Path, number: signal.Signals, i
         assert 128 + number == said.status, said
         assert f"stopped by {number.name}" in said.err
         assert "Traceback" not in said.out + said.err
-        status = run.read_status()
+        status = read_plain(run.status)
         assert ("killed", f"stopped by {number.name}", 128 + number) == (
             status["state"],
             status["cause"],
@@ -217,13 +218,13 @@ def test_a_stopped_run_leaves_its_state(project: Path, number: signal.Signals, i
 def test_a_run_stopped_before_its_ranks_began_leaves_its_state(project: Path, number: signal.Signals) -> None:
     """From the first moment in which its directory says that it runs."""
     supervisor = start("train", *ENDLESS, cwd=project)
-    wait_until(lambda: any(r.read_status() for r in find_runs(project / "runs")), "the run's state", poll_s=0)
+    wait_until(lambda: any(read_plain(r.status) for r in find_runs(project / "runs")), "the run's state", poll_s=0)
     supervisor.send_signal(number)
     said = ended(supervisor)
     assert 128 + number == said.status, said
     assert f"stopped by {number.name}" in said.err
     assert "Traceback" not in said.out + said.err
-    status = only_run(project).read_status()
+    status = read_plain(only_run(project).status)
     assert ("killed", f"stopped by {number.name}") == (status["state"], status["cause"])
 
 
@@ -235,7 +236,7 @@ def test_a_supervisor_killed_leaves_no_process_and_no_run_that_runs(project: Pat
         supervisor.wait()
         assert hpcexp("runs").out.splitlines()[1].startswith("killed")
         wait_until(lambda: all(map(is_over, below)), "the end of all its processes")
-    assert "killed" == run.read_status()["state"]
+    assert "killed" == read_plain(run.status)["state"]
     planned = hpcexp("plan", *ENDLESS, "hardware=cpu", "hardware.devices=2").out
     assert "tried before (killed, without a checkpoint)" in planned
 
@@ -282,7 +283,7 @@ def test_a_sweep_goes_on_after_a_job_that_fails(broken: Path, hpcexp: Callable[.
     said = hpcexp("train", *asked)
     assert 1 == said.status
     assert "" == said.err
-    states = sorted(r.read_status()["state"] for r in find_runs(broken / "runs"))
+    states = sorted(read_plain(r.status)["state"] for r in find_runs(broken / "runs"))
     assert ["failed", "finished"] == states
     assert "2 jobs: 1 failed, 1 finished" in said.out
     failure, log = said.out.strip().splitlines()[-2:]
@@ -318,7 +319,7 @@ def test_a_try_that_was_killed_while_it_wrote_a_note_leaves_nothing(
     half_written = only_run(project).path / f".status.json.{os.getpid()}.0123abcd"
     half_written.write_text("{")
     assert 0 == train(*FAST).status
-    assert "finished" == only_run(project).read_status()["state"]
+    assert "finished" == read_plain(only_run(project).status)["state"]
 
 
 def test_a_run_that_is_held_for_a_moment_is_waited_for(hpcexp: Callable[..., Said], project: Path) -> None:
@@ -346,7 +347,7 @@ def test_a_stopped_job_stops_its_sweep(project: Path) -> None:
         supervisor.send_signal(signal.SIGINT)
         said = ended(supervisor)
         assert 130 == said.status, said
-        assert ["killed"] == [r.read_status().get("state") for r in find_runs(project / "runs")]
+        assert ["killed"] == [read_plain(r.status).get("state") for r in find_runs(project / "runs")]
 
 
 def test_a_job_that_leaves_early_has_not_finished(broken: Path, train: Callable[..., Said]) -> None:
@@ -354,7 +355,7 @@ def test_a_job_that_leaves_early_has_not_finished(broken: Path, train: Callable[
     said = train("model=broken", "model.breaks=exit", *FAST)
     assert 1 == said.status
     assert "ended before the run was complete" in said.err
-    assert "failed" == only_run(broken).read_status()["state"]
+    assert "failed" == read_plain(only_run(broken).status)["state"]
 
 
 def test_a_reader_that_goes_away_does_not_end_a_training(endless: Endless, project: Path) -> None:
@@ -367,7 +368,7 @@ def test_a_reader_that_goes_away_does_not_end_a_training(endless: Endless, proje
         env=environment(HPCEXP_SLOTS=str(endless.slots)),
         check=True,
     )
-    assert "finished" == only_run(project).read_status()["state"]
+    assert "finished" == read_plain(only_run(project).status)["state"]
 
 
 def test_a_password_is_for_the_shipper_alone(project: Path) -> None:

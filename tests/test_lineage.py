@@ -26,7 +26,8 @@ from hpcexp.lineage.manifest import differences
 from hpcexp.lineage.patch import ALL_LIMIT, FILE_LIMIT, uncommitted
 from hpcexp.plan import JobOf, load_plan
 from hpcexp.prepare import prepare
-from hpcexp.rundir import RunDir, find_runs, read_json
+from hpcexp.rundir import RunDir, find_runs
+from hpcexp.runs.records import read_plain
 
 KEY = "AKIA" + "A" * 16
 NET = """
@@ -69,7 +70,7 @@ def checkout(project: Path) -> Path:
 
 def lineage(run: RunDir, name: str) -> dict[str, Any]:
     """A file of a run's lineage, which has to be there."""
-    found = read_json(run.lineage / f"{name}.json")
+    found = read_plain(run.lineage / f"{name}.json")
     assert found, name
     return found
 
@@ -168,8 +169,8 @@ def test_data_without_files_and_data_that_cannot_be_asked_say_so(project: Path) 
     """Rather than an empty list."""
     shape = {"num_train": 8, "num_val": 8, "num_test": 8, "input_shape": [4], "num_classes": 2}
     facts, _ = data_facts("hpcexp.data.synthetic.Synthetic", shape)
-    assert "made from its arguments" in data_manifest("hpcexp.data.synthetic.Synthetic", shape, facts)["note"]
-    assert "known to the job alone" in data_manifest("torch.utils.data.Dataset", {}, None)["note"]
+    assert "made from its arguments" in data_manifest("hpcexp.data.synthetic.Synthetic", shape, facts).note
+    assert "known to the job alone" in data_manifest("torch.utils.data.Dataset", {}, None).note
 
 
 def test_the_schedulers_job_and_variables_are_kept_without_secrets() -> None:
@@ -227,7 +228,7 @@ def test_a_continued_run_keeps_the_lineage_of_each_attempt(project: Path, train:
     assert (1, None) == (first["attempt"], first["continued"])
     assert [] == differences(run)
     assert 0 == train(*asked).status
-    assert first == read_json(run.lineage / "attempt-1" / "origin.json")
+    assert first == read_plain(run.lineage / "attempt-1" / "origin.json")
     second = lineage(run, "origin")
     assert (2, 3, str(run.last)) == (second["attempt"], second["continued"]["step"], second["continued"]["checkpoint"])
     records = [json.loads(line) for line in (run.lineage / "manifest.jsonl").read_text().splitlines()]
@@ -267,7 +268,7 @@ def test_mlflow_has_the_lineage(trained: TrainedRun) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{trained.project}/runs/mlflow.db")
-    run = client.get_run(read_json(trained.run.mlflow)["run_id"])
+    run = client.get_run(read_plain(trained.run.mlflow)["run_id"])
     names = {f.path for f in client.list_artifacts(run.info.run_id, "lineage")}
     assert {f"lineage/{f.name}" for f in trained.run.lineage.iterdir()} == names
     seal = json.loads((trained.run.lineage / "manifest.jsonl").read_text())["sha256"]

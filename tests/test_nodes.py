@@ -19,7 +19,8 @@ from test_engine import BREAKING
 
 from hpcexp.checks.nodes import nodes_problems
 from hpcexp.record.journal import read_points
-from hpcexp.rundir import find_runs, read_json
+from hpcexp.rundir import find_runs
+from hpcexp.runs.records import read_plain
 
 MACHINES = {"ada": "10.213.7.1", "bob": "10.213.7.2"}
 SPACES = {name: f"hpcexp-{name}-{os.getpid()}" for name in MACHINES}
@@ -110,7 +111,7 @@ def test_a_rank_that_dies_on_one_machine_is_named_on_both(machines: None, projec
     assert [1, 1] == [s.status for s in said.values()], said
     assert all(re.search(r"rank 1 was killed by SIGKILL", s.err) for s in said.values()), said
     assert 1 == sum(bool(re.search("on (ada|bob): rank 1", s.err)) for s in said.values()), said
-    assert "failed" == only_run(project).read_status()["state"]
+    assert "failed" == read_plain(only_run(project).status)["state"]
 
 
 @pytest.mark.slow
@@ -125,11 +126,11 @@ def test_a_signal_on_one_machine_stops_both_and_the_same_commands_go_on(machines
     psutil.Process(both["bob"].pid).send_signal(signal.SIGTERM)
     said = {machine: ended(process) for machine, process in both.items()}
     assert [143, 143] == [s.status for s in said.values()], said
-    assert "killed" == only_run(project).read_status()["state"]
+    assert "killed" == read_plain(only_run(project).status)["state"]
 
     both = {machine: start_on(machine, project, *ENDLESS) for machine in MACHINES}
     run = only_run(project)
-    wait_until(lambda: read_json(run.status).get("attempt") == 2, "the second attempt")
+    wait_until(lambda: read_plain(run.status).get("attempt") == 2, "the second attempt")
     size = run.journal.stat().st_size
     wait_until(lambda: run.journal.stat().st_size > size, "a step of the second attempt")
     below = [p for process in both.values() for p in psutil.Process(process.pid).children(recursive=True)]
@@ -184,4 +185,4 @@ def test_two_agents_on_one_machine(project: Path) -> None:
         for _ in range(2)
     ]
     assert [0, 0] == [ended(process).status for process in both]
-    assert "finished" == only_run(project).read_status()["state"]
+    assert "finished" == read_plain(only_run(project).status)["state"]

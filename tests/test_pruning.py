@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from helpers import Said, python
 from record_support import make_run, query, set_state
+from training_plans import step_of
 
 from hpcexp.compose.composer import Composed
 from hpcexp.errors import ConfigError
@@ -25,8 +26,8 @@ from hpcexp.plan import Plan
 from hpcexp.prepare import prepare
 from hpcexp.record.journal import read_points
 from hpcexp.record.shipper import sync
-from hpcexp.rundir import RunDir, read_json, write_json
-from hpcexp.seal import read_note
+from hpcexp.rundir import RunDir, write_json
+from hpcexp.runs.records import read_plain
 from hpcexp.train.pruning import Question, judged
 
 SMALL = ("trainer.max_epochs=4", "trainer.limit_train_batches=3", "tracking=off", "launch.progress=none")
@@ -128,11 +129,11 @@ def test_a_pruned_run_ends_at_one_step_and_can_be_gone_on_with(
     then, losses = jobs.run(name, "then"), values(jobs.run(name, "then"), "val/loss")
     assert [3, 6] == [step for step, _ in losses]
     assert [[epoch, value] for epoch, (_, value) in enumerate(losses, 1)] == jobs.heard(name)
-    status, summary = then.read_status(), read_json(then.summary)
+    status, summary = read_plain(then.status), read_plain(then.summary)
     assert ("pruned", "pruned at epoch 2") == (status["state"], status["cause"])
     assert (2, 6, {}) == (summary["epochs"], summary["steps"], summary["test"])
     assert max(value for _, value in values(then, "val/acc")) == summary["best"]["value"]
-    assert 6 == (read_note(then.last) or {})["step"]
+    assert 6 == step_of(then.last)
     place = str(jobs.project / "then" / name)
     assert "pruned at epoch 2" in hpcexp("runs", "--root", place, "--state", "pruned").out
     assert "pruned at epoch 2" in hpcexp("show", "last", "--root", place).out
@@ -140,14 +141,14 @@ def test_a_pruned_run_ends_at_one_step_and_can_be_gone_on_with(
     assert ["finished", "finished"] == [outcome["state"] for outcome in jobs.outcomes(name)[1:]]
     gone_on, whole = jobs.run(name, "judged"), jobs.run(name, "whole")
     assert values(whole, "val/loss") == values(gone_on, "val/loss")
-    assert read_json(whole.summary)["weights_sha256"] == read_json(gone_on.summary)["weights_sha256"]
+    assert read_plain(whole.summary)["weights_sha256"] == read_plain(gone_on.summary)["weights_sha256"]
 
 
 @pytest.mark.slow
 def test_a_run_is_not_pruned_at_its_end(jobs: Judged) -> None:
     """It is trained to the end by then, and is tested."""
     assert ([2], ["finished"]) == ([len(jobs.heard("end"))], [o["state"] for o in jobs.outcomes("end")])
-    assert "test/acc" in read_json(jobs.run("end", "judged").summary)["test"]
+    assert "test/acc" in read_plain(jobs.run("end", "judged").summary)["test"]
 
 
 @pytest.mark.slow
@@ -209,7 +210,7 @@ def test_mlflow_is_told_of_a_pruned_run(tmp_path: Path) -> None:
     run = make_run(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", steps=3)
     told = []
     for state in ("pruned", "finished"):
-        write_json(run.summary, {"test": {}, "best": {}})
+        write_json(run.summary, {"test": {}, "best": None})
         set_state(run, state)
         assert sync(run.path) is None
         [(status,)] = query(tmp_path / "mlflow.db", "SELECT status FROM runs")

@@ -11,6 +11,7 @@ import pytest
 from helpers import FAST, REPOSITORY, Said, command
 
 from hpcexp.rundir import find_runs
+from hpcexp.runs.records import read_plain
 
 NOT_RUN = {"ui": "it serves until Ctrl-C; what it starts is tested elsewhere"}
 """Verb → why its commands are left out here."""
@@ -36,7 +37,7 @@ def test_every_command_of_the_readme_works(project: Path, hpcexp: Callable[..., 
         is_training = words[0] in ("train", "sweep") and len(words) > 1 and not {"--cfg", "--status"} & set(words)
         short = (*FAST, "launch.isolation=warm") if is_training else ()
         if words[0] == "promote":  # of the first: the others MLflow hears nothing of
-            words[1] = str(min(find_runs(project / "runs"), key=lambda run: run.read_status()["started"]).path)
+            words[1] = str(min(find_runs(project / "runs"), key=lambda run: read_plain(run.status)["started"]).path)
         is_own_process = not i or words[0] == "promote"  # MLflow's registry warns
         said = command(*words, cwd=project) if is_own_process else hpcexp(*words, *short)
         assert 0 == said.status, f"{line}\n{said.out}\n{said.err}"

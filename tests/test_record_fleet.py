@@ -35,7 +35,8 @@ from record_support import (
 from hpcexp.record.fleet import Fleet, Inbox
 from hpcexp.record.shipper import sync, sync_sweep
 from hpcexp.record.store import Stores
-from hpcexp.rundir import RecordDir, RunDir, SweepDir, read_json, write_json
+from hpcexp.rundir import RecordDir, RunDir, SweepDir, write_json
+from hpcexp.runs.records import read_plain
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""
@@ -67,7 +68,7 @@ def _stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def noted(record: RecordDir, key: str) -> Any:
     """An entry of `mlflow.json`."""
-    return read_json(record.mlflow).get(key)
+    return read_plain(record.mlflow).get(key)
 
 
 def client(uri: str) -> Any:
@@ -169,8 +170,11 @@ def test_a_sweep_that_goes_on_keeps_its_run(root: Path, uri: str, database: Path
     run_id = noted(sweep, "run_id")
     assert in_mlflow(uri, sweep).info.status == "KILLED"
     set_state(sweep, "running")
-    write_json(sweep.asked, {**read_json(sweep.asked), "axes": {"optimizer.lr": ["1"], "seed": ["1", "2"]}})
-    write_json(sweep.mlflow, {k: v for k, v in read_json(sweep.mlflow).items() if k != "run_id"})
+    write_json(
+        sweep.asked,
+        {**read_plain(sweep.asked), "axes": {"optimizer.lr": {"values": ["1"]}, "seed": {"values": ["1", "2"]}}},
+    )
+    write_json(sweep.mlflow, {k: v for k, v in read_plain(sweep.mlflow).items() if k != "run_id"})
     told = [told_of(run, optimizer__lr="0.1") for run in (first, second)]
     assert delivered(sweep, *told) == 0
     assert (noted(sweep, "run_id"), in_mlflow(uri, sweep).info.status) == (run_id, "RUNNING")
@@ -207,7 +211,10 @@ def test_a_sweep_deleted_in_mlflow_is_made_anew_above_its_runs(root: Path, uri: 
     """Also above those that this fleet was not told of."""
     sweep = make_sweep(root, "deleted")
     first, second = (finished_run(root, uri, f"deleted-{i}") for i in (1, 2))
-    ledger = [{"job": i, "asked": [f"seed={i}"], "run": str(r.path), "t": 1} for i, r in enumerate((first, second), 1)]
+    ledger = [
+        {"job": i, "asked": [f"seed={i}"], "signature": "a", "run": str(r.path), "t": 1}
+        for i, r in enumerate((first, second), 1)
+    ]
     sweep.jobs.write_text("".join(json.dumps(entry) + "\n" for entry in ledger) + '{"job": 3, "as')
     assert delivered(sweep, told_of(first, seed="1"), told_of(second, seed="2")) == 0
     gone = noted(sweep, "run_id")
@@ -326,15 +333,15 @@ def test_a_driver_that_dies_leaves_its_sweep_and_its_runs_killed(root: Path, uri
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as driver:
         run = make_run(root, uri, name="orphaned-1", steps=5)
         for record in (run, sweep, shared):
-            write_json(record.status, {**record.read_status(), "pid": driver.pid})
+            write_json(record.status, {**read_plain(record.status), "pid": driver.pid})
         driver.kill()
     (shared.path / "drivers").mkdir()
     write_json(shared.path / "drivers" / "a.json", {"pid": os.getpid(), "host": socket.gethostname()})
     assert delivered(sweep, told_of(run, seed="1"), ends=False) == 0
-    assert (run.read_status()["state"], sweep.read_status()["state"]) == ("killed", "killed")
+    assert (read_plain(run.status)["state"], read_plain(sweep.status)["state"]) == ("killed", "killed")
     assert (in_mlflow(uri, run).info.status, in_mlflow(uri, sweep).info.status) == ("KILLED", "KILLED")
     assert delivered(shared, told_of(run, seed="1"), ends=True) == 0
-    assert (shared.read_status()["state"], in_mlflow(uri, shared).info.status) == ("running", "RUNNING")
+    assert (read_plain(shared.status)["state"], in_mlflow(uri, shared).info.status) == ("running", "RUNNING")
 
 
 def test_a_dead_server_holds_up_nothing_else(root: Path, uri: str, database: Path, capfd: Any) -> None:
@@ -353,7 +360,7 @@ def test_a_dead_server_holds_up_nothing_else(root: Path, uri: str, database: Pat
     # The store of the dead server's runs is here now.
     for run in lost:
         run.plan.write_text(run.plan.read_text().replace(dead, uri))
-    write_json(sweep.mlflow, {**read_json(sweep.mlflow), "tracking_uri": uri})
+    write_json(sweep.mlflow, {**read_plain(sweep.mlflow), "tracking_uri": uri})
     assert sync_sweep(sweep.path, Stores()) is None
     assert [sync(run.path) for run in lost] == [None] * 3
     assert in_mlflow(uri, sweep).info.status == "FINISHED"

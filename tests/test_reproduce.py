@@ -19,12 +19,14 @@ import pytest
 from helpers import FAST, Said, ended, only_run, start, wait_until, write_module
 
 from hpcexp.checks.machine import num_cores
+from hpcexp.documents import convert
 from hpcexp.errors import RunError
 from hpcexp.plan import load_plan
 from hpcexp.reproduce.environment import built, requirements
 from hpcexp.reproduce.place import scratch as a_place
 from hpcexp.reproduce.rerun import check_devices
-from hpcexp.rundir import RunDir, read_json, sha256, write_json
+from hpcexp.rundir import RunDir, sha256, write_json
+from hpcexp.runs.records import EnvironmentFacts, read_plain
 from hpcexp.text import near
 
 NET = """
@@ -212,7 +214,7 @@ def test_data_that_changed_is_named_and_data_that_is_gone_is_missed(
 
 def test_another_version_of_a_package_is_named(run: RunDir, hpcexp: Callable[..., Said]) -> None:
     """Also where nothing comes of it."""
-    told = read_json(run.lineage / "environment.json")
+    told = read_plain(run.lineage / "environment.json")
     now = told["packages"]["numpy"]
     write_json(run.lineage / "environment.json", {**told, "packages": {**told["packages"], "numpy": "0.1"}})
     said = hpcexp("reproduce", "last", "--steps", "2")
@@ -240,7 +242,7 @@ def test_rounding_is_told_from_another_result(run: RunDir, hpcexp: Callable[...,
     assert 1 == hpcexp("reproduce", "last", "--steps", "2", "--rtol", "1e-7").status
     assert [2, 2] == [hpcexp("reproduce", "last", "--rtol", rtol).status for rtol in ("nan", "-1")]
     run.journal.write_text(values)
-    write_json(run.summary, {**read_json(run.summary), "weights_sha256": "0" * 64})
+    write_json(run.summary, {**read_plain(run.summary), "weights_sha256": "0" * 64})
     said = hpcexp("reproduce", "last")
     assert 1 == said.status
     assert "Diverged: every logged value is the same to the bit" in said.out
@@ -257,7 +259,7 @@ def test_a_killed_run_is_reproduced_as_far_as_it_came_and_once_it_has_gone_on(
     assert ", up to step 3\n" in said.out
     assert "Identical: all 6 values of 2 metrics, to the bit." in said.out
     assert 0 == train(*FAST, *asked, *MODEL).status
-    assert 2 == only_run(checkout).read_status()["attempt"]
+    assert 2 == read_plain(only_run(checkout).status)["attempt"]
     said = hpcexp("reproduce", "last")
     assert (0, "") == (said.status, said.err), said
     assert "Identical: weights and all 15 values of 7 metrics, to the bit." in said.out
@@ -295,7 +297,7 @@ def test_a_commit_or_patch_that_is_gone_is_missed(
     assert f"{patch} was changed since the run" in said.err
     nonsense = patch.read_text().replace("new file mode 100644", "old mode 100644\nnew mode 100755")
     patch.write_text(nonsense)
-    code = read_json(patch.with_name("code.json"))
+    code = read_plain(patch.with_name("code.json"))
     write_json(patch.with_name("code.json"), {**code, "patch": {"file": patch.name, "sha256": sha256(patch)}})
     said = hpcexp("reproduce", "last")
     assert 2 == said.status
@@ -416,6 +418,6 @@ def test_the_environment_is_built_of_what_was_recorded(tmp_path: Path, monkeypat
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     told = {"packages": versions, "python": {"version": ".".join(map(str, sys.version_info[:3]))}}
     with pytest.raises(RunError, match=r"(?s)cannot be built:\n.*no-such-package==1\.0\+cpu"):
-        built(told, tmp_path / "environment", tmp_path)
+        built(convert(told, EnvironmentFacts), tmp_path / "environment", tmp_path)
     with pytest.raises(RunError, match=r"there is no python1\.6 that works"):
-        built({**told, "python": {"version": "1.6.1"}}, tmp_path / "other", tmp_path)
+        built(convert({**told, "python": {"version": "1.6.1"}}, EnvironmentFacts), tmp_path / "other", tmp_path)

@@ -14,6 +14,7 @@ from postgres import server_programs, serving_postgres
 from record_support import query
 
 from hpcexp.rundir import find_runs
+from hpcexp.runs.records import read_plain
 from hpcexp.sweep.place import find_sweeps
 from hpcexp.sweep.storage import close_storage, open_storage, storage_uri
 
@@ -155,7 +156,7 @@ def test_thirty_trials_at_once_lose_nothing(project: Path, storage: str) -> None
 
 
 def states(project: Path) -> list[str]:
-    return [str(run.read_status().get("state")) for run in find_runs(project / "runs")]
+    return [str(read_plain(run.status).get("state")) for run in find_runs(project / "runs")]
 
 
 def test_several_objectives_have_a_front(hpcexp: Callable[..., Said], project: Path) -> None:

@@ -26,7 +26,8 @@ from hpcexp.record.accounts import Accounts
 from hpcexp.record.server import Server, prepare, server_command, server_environment, unserved
 from hpcexp.record.shipper import sync
 from hpcexp.record.ui import port_problem
-from hpcexp.rundir import find_runs, read_json
+from hpcexp.rundir import find_runs
+from hpcexp.runs.records import read_plain
 
 SMALL = ("trainer.max_epochs=1", "model.hidden=[8]", "tracking.wait_s=120")
 
@@ -88,7 +89,7 @@ def test_a_user_trains_against_it(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", ADA[1])
     said = train(*SMALL, "tracking.experiment=adas", f"tracking.uri=http://ada@127.0.0.1:{server.port}")
     assert (0, "") == (said.status, said.err)
-    note = read_json(only_run(project).mlflow)
+    note = read_plain(only_run(project).mlflow)
     assert note["delivered"] is True
     texts = [
         *only_run(project).path.glob("*.yaml"),
@@ -117,7 +118,7 @@ def test_a_wrong_password_is_told_before_and_after_and_sync_delivers_later(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", ADA[1])
     said = hpcexp("sync")
     assert (0, "1 of 1 ended runs are in MLflow or need not be.\n") == (said.status, said.out)
-    assert read_json(only_run(project).mlflow)["delivered"] is True
+    assert read_plain(only_run(project).mlflow)["delivered"] is True
 
 
 def test_a_run_that_was_refused_goes_elsewhere_without_being_trained_again(
@@ -134,7 +135,7 @@ def test_a_run_that_was_refused_goes_elsewhere_without_being_trained_again(
     said = hpcexp("sync", name, "--uri", uris[1])
     assert (1, True) == (said.status, "hpcexp sync RUN --experiment NAME" in said.out)
     assert 0 == hpcexp("sync", name, "--experiment", "bobs").status
-    note = read_json(run.mlflow)
+    note = read_plain(run.mlflow)
     found = json.loads(server.ask(f"/api/2.0/mlflow/experiments/get?experiment_id={note['experiment_id']}", BOB)[1])
     assert "bobs" == found["experiment"]["name"]
     assert 0o600 == run.secret_uri.stat().st_mode & 0o777
@@ -157,8 +158,8 @@ def test_nobody_writes_into_the_experiment_of_another(
     assert problems[1] is not None
     assert "ask its owner for EDIT on the experiment" in problems[1]
     # What another process of Bob's asks for directly is refused as well, artifacts too.
-    run_id = read_json(mine.mlflow)["run_id"]
-    experiment_id = read_json(mine.mlflow)["experiment_id"]
+    run_id = read_plain(mine.mlflow)["run_id"]
+    experiment_id = read_plain(mine.mlflow)["experiment_id"]
     artifact = f"/api/2.0/mlflow-artifacts/artifacts/{experiment_id}/{run_id}/artifacts/plan.yaml"
     assert [403, 403] == [server.ask(path, BOB)[0] for path in (f"/api/2.0/mlflow/runs/get?run_id={run_id}", artifact)]
     grant = {"username": "bob", "resource_type": "experiment", "resource_id": experiment_id, "permission": "EDIT"}

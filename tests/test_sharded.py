@@ -105,7 +105,7 @@ def test_two_shards_train_as_one_device_does(trained: Trained, hpcexp: Callable[
     weights = read_checkpoint(two.best)["state_dict"]
     assert {type(weight) for weight in weights.values()} == {torch.Tensor}
     whole = 4 * 4 * sum(weight.numel() for weight in weights.values())  # with Adam's two moments and the average
-    parts = [size for name, (size, _) in read_note(two.last)["beside"].items() if name.endswith(".distcp")]  # type: ignore[index]
+    parts = [size for name, (size, _) in read_note(two.last).beside.items() if name.endswith(".distcp")]
     assert 2 == len(parts)
     assert all(size < 0.6 * whole for size in parts)
 
@@ -129,7 +129,7 @@ def test_killed_and_continued_is_the_same_to_the_bit(trained: Trained, tmp_path:
         if number == 0:
             before = read_note(run.previous)
             assert before is not None
-            flip(next(run.checkpoints / name for name in read_note(run.last)["beside"] if "_1_" in name))  # type: ignore[index]
+            flip(next(run.checkpoints / name for name in read_note(run.last).beside if "_1_" in name))
             assert not is_intact(run.last)
     last = trained("runs", *asked, kills=",".join(kills))
     assert 0 == last.status, last.err

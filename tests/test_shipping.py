@@ -17,7 +17,8 @@ from record_support import end_sweep, finish, free_port, make_run, make_sweep, q
 from hpcexp.cli.sync import sync
 from hpcexp.launch import shipping
 from hpcexp.launch.shipping import Fleet, start_shipper
-from hpcexp.rundir import RecordDir, RunDir, read_json, write_json
+from hpcexp.rundir import RecordDir, RunDir, write_json
+from hpcexp.runs.records import read_plain
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""
@@ -37,7 +38,7 @@ def uri(root: Path) -> str:
 
 def noted(record: RecordDir, key: str) -> Any:
     """An entry of `mlflow.json`."""
-    return read_json(record.mlflow).get(key)
+    return read_plain(record.mlflow).get(key)
 
 
 def finished_run(root: Path, uri: str, name: str) -> RunDir:
@@ -123,7 +124,7 @@ def test_what_a_fleet_could_not_deliver_is_said_and_synced(
     assert sync(["--root", str(place)]) == 1
     assert f"sweeps/undelivered: {dead}: Connection refused" in capsys.readouterr().out
     run.plan.write_text(run.plan.read_text().replace(dead, uri))
-    write_json(sweep.mlflow, {**read_json(sweep.mlflow), "tracking_uri": uri})
+    write_json(sweep.mlflow, {**read_plain(sweep.mlflow), "tracking_uri": uri})
     for _ in range(2):
         assert sync(["--root", str(place)]) == 0
         told = [f"1 of 1 ended {what} are in MLflow or need not be." for what in ("sweeps", "runs")]
@@ -139,11 +140,13 @@ def test_sync_takes_from_the_ledger_what_no_fleet_was_told(
     place = root / "another"
     sweep = make_sweep(place, "untold")
     run = finished_run(place, uri, "untold-1")
-    sweep.jobs.write_text(f'{{"job": 1, "asked": ["optimizer.lr=0.1"], "run": "{run.path}", "t": 1}}\n')
-    write_json(sweep.status, {**sweep.read_status(), "pid": 2**22 + 1})
+    sweep.jobs.write_text(
+        f'{{"job": 1, "asked": ["optimizer.lr=0.1"], "signature": "a", "run": "{run.path}", "t": 1}}\n'
+    )
+    write_json(sweep.status, {**read_plain(sweep.status), "pid": 2**22 + 1})
     assert sync(["--root", str(place)]) == 0
     assert "2 of 2" not in capsys.readouterr().out
-    assert sweep.read_status()["state"] == "killed"
+    assert read_plain(sweep.status)["state"] == "killed"
     tags = dict(query(root / "mlflow.db", "SELECT key, value FROM tags WHERE run_uuid = ?", noted(run, "run_id")))
     assert tags["mlflow.parentRunId"] == noted(sweep, "run_id")
     assert (tags["hpcexp.sweep"], tags["axis.optimizer.lr"]) == ("untold", "0.1")

@@ -13,6 +13,7 @@ from helpers import ended, start, wait_until, write_conf, write_module
 from record_support import query
 
 from hpcexp.rundir import find_runs
+from hpcexp.runs.records import read_plain
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(0)]
 
@@ -112,4 +113,4 @@ def has_come_to(project: Path, finished: int, driver: subprocess.Popen[str]) -> 
 
 
 def count(project: Path, state: str) -> int:
-    return sum(run.read_status().get("state") == state for run in find_runs(project / "runs"))
+    return sum(read_plain(run.status).get("state") == state for run in find_runs(project / "runs"))

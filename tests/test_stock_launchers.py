@@ -15,6 +15,7 @@ from helpers import Said, ended, start, wait_until, write_module
 from hpcexp.errors import ConfigError
 from hpcexp.plan import load_plan
 from hpcexp.rundir import find_runs
+from hpcexp.runs.records import read_plain
 from hpcexp.sweep import stock
 
 pytestmark = pytest.mark.slow
@@ -117,8 +118,8 @@ def test_a_signal_ends_all_jobs_with_a_checkpoint(project: Path, launcher: str) 
         sweep.kill()
     assert 128 + signal.SIGTERM == said.status, said
     assert 3 == said.out.count("\nkilled    digits_mlp/")
-    stopped = [run for run in find_runs(project / "runs") if run.read_status()]
-    assert {"killed"} == {run.read_status()["state"] for run in stopped}
+    stopped = [run for run in find_runs(project / "runs") if read_plain(run.status)]
+    assert {"killed"} == {read_plain(run.status)["state"] for run in stopped}
     trained = [run for run in stopped if run.journal.exists() and run.journal.stat().st_size]
     assert 2 <= len(trained)
     assert [] == [run for run in trained if not run.last.exists()]

@@ -16,7 +16,8 @@ import pytest
 from helpers import Said, command, ended, start, wait_until, write_conf, write_module
 from record_support import query
 
-from hpcexp.rundir import SweepDir, find_runs, read_json
+from hpcexp.rundir import SweepDir, find_runs
+from hpcexp.runs.records import read_plain
 from hpcexp.sweep.place import find_sweeps
 
 pytestmark = pytest.mark.slow
@@ -70,7 +71,7 @@ def numbers(place: SweepDir) -> dict[str, int]:
 
 
 def states(project: Path) -> list[str]:
-    return sorted(run.read_status().get("state", "planned") for run in find_runs(project / "runs"))
+    return sorted(read_plain(run.status).get("state", "planned") for run in find_runs(project / "runs"))
 
 
 def begun(said: Said) -> int:
@@ -152,17 +153,17 @@ def test_two_drivers_run_no_job_twice(paced: Path) -> None:
             told = [ended(first), ended(second)]
     assert [0, 0] == [said.status for said in told], told
     assert 8 == sum(map(begun, told))
-    assert [1] * 8 == [run.read_status()["attempt"] for run in find_runs(paced / "runs")]
+    assert [1] * 8 == [read_plain(run.status)["attempt"] for run in find_runs(paced / "runs")]
     assert all("8 jobs: 8 finished" in said.out for said in told)
     assert "Working together with" in told[1].out
-    assert "finished" == only_sweep(paced).read_status()["state"]
+    assert "finished" == read_plain(only_sweep(paced).status)["state"]
 
 
 def test_jobs_of_all_widths_find_their_devices(hpcexp: Callable[..., Said], project: Path) -> None:
     """One and two ranks in one sweep, on two cores."""
     said = hpcexp("train", "-m", "seed=1,2", "hardware.devices=1,2", "hardware=cpu", *SHORT)
     assert 0 == said.status, said
-    worlds = sorted(read_json(run.summary)["world_size"] for run in find_runs(project / "runs"))
+    worlds = sorted(read_plain(run.summary)["world_size"] for run in find_runs(project / "runs"))
     assert [1, 1, 2, 2] == worlds
 
 
@@ -189,7 +190,7 @@ def test_a_failure_stops_the_others_where_that_is_wished(hpcexp: Callable[..., S
     again = hpcexp("train", "-m", *asked, "--fail-fast")
     assert (1, 0) == (again.status, begun(again))
     assert "1 failed before" in again.out
-    assert "failed" == only_sweep(paced).read_status()["state"]
+    assert "failed" == read_plain(only_sweep(paced).status)["state"]
 
 
 def test_a_question_that_a_study_refuses_is_not_kept(hpcexp: Callable[..., Said], project: Path) -> None:
@@ -205,7 +206,7 @@ def test_a_question_that_a_study_refuses_is_not_kept(hpcexp: Callable[..., Said]
     said = hpcexp("sweep", "mine", "optimizer.lr=0.01,0.02")
     assert 2 == said.status
     assert "was begun with another space" in said.err
-    assert json.loads(before) == read_json(only_sweep(project).asked)
+    assert json.loads(before) == read_plain(only_sweep(project).asked)
     assert "edited" not in hpcexp("sweep", "mine").out
 
 
@@ -242,7 +243,9 @@ def test_a_sweep_is_cancelled_from_elsewhere_and_goes_on(project: Path) -> None:
     assert "stopped: cancelled" in said.out
     assert ["killed"] == states(project)
     with driving(project, *asked, "launch.max_jobs=1") as driver:
-        wait_until(lambda: 2 in [run.read_status().get("attempt") for run in find_runs(project / "runs")], "it goes on")
+        wait_until(
+            lambda: 2 in [read_plain(run.status).get("attempt") for run in find_runs(project / "runs")], "it goes on"
+        )
         driver.send_signal(signal.SIGINT)
         assert 130 == ended(driver).status
 
@@ -290,8 +293,8 @@ def test_the_answer_is_a_ranking_over_seeds(hpcexp: Callable[..., Said], project
         lr: sum(float(row["val/acc"]) for row in rows if row["optimizer.lr"] == lr) / 3 for lr in ("0.0001", "0.01")
     }
     best = max(means, key=lambda lr: means[lr])
-    assert {"optimizer.lr": best} == read_json(place.best)["params"]
-    assert means[best] == pytest.approx(read_json(place.best)["metrics"]["val/acc"])
+    assert {"optimizer.lr": best} == read_plain(place.best)["params"]
+    assert means[best] == pytest.approx(read_plain(place.best)["metrics"]["val/acc"])
     assert f"best: optimizer.lr={best}  val/acc {means[best]:.4g} ± " in said.out
     assert place.table_md.read_text().splitlines()[2].startswith(f"| 1 | {best} | ")
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from helpers import REPOSITORY, Said
 
 from hpcexp.compose.composer import Composer
+from hpcexp.documents import decode
 from hpcexp.errors import ConfigError
 from hpcexp.rundir import SweepDir
+from hpcexp.runs.records import SweepRecord
 from hpcexp.sweep.file import quoted, read_sweep, sweep_files
-from hpcexp.sweep.place import ask, changes, from_dict, to_dict
+from hpcexp.sweep.place import ask, changes, spec_of
 from hpcexp.sweep.spec import Budget, Choices, Interval, Objective, Search, Spec, asked_by
 
 GRID = """
@@ -154,16 +158,21 @@ def test_no_password_is_in_a_sweeps_directory(read: Callable[..., Spec], project
     assert 2 == place.asked.read_text().count("postgresql://ada@host/db")
 
 
+def record(spec: Spec) -> SweepRecord:
+    """What `sweep.json` holds of a sweep."""
+    return decode(json.dumps(asdict(spec)), SweepRecord)
+
+
 def test_what_was_asked_comes_back_from_its_directory(read: Callable[..., Spec]) -> None:
     """And edits of it are told."""
     grid, search = read(GRID), read(SEARCH)
-    assert [grid, search] == [from_dict(to_dict(grid)), from_dict(to_dict(search))]
+    assert [grid, search] == [spec_of(record(grid)), spec_of(record(search))]
     edited = read(GRID, "optimizer.lr=0.001,0.1", "trainer.max_epochs=3")
     assert [
         "base: without trainer.max_epochs=2",
         "base: with trainer.max_epochs=3",
         "axis optimizer.lr: 0.001,0.01 → 0.001,0.1",
-    ] == changes(to_dict(grid), to_dict(edited))
+    ] == changes(record(grid), record(edited))
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (REPOSITORY / "sweeps").glob("*.yaml")))

@@ -15,7 +15,8 @@ from helpers import FAST, Said, only_run
 from hpcexp.errors import RunError
 from hpcexp.lineage import manifest
 from hpcexp.lineage.manifest import differences, last_record, seal
-from hpcexp.rundir import RunDir, read_json, write_json
+from hpcexp.rundir import RunDir, write_json
+from hpcexp.runs.records import RunState, Status, read_plain, write
 from hpcexp.seal import SealedFile
 
 
@@ -35,9 +36,9 @@ def run(tmp_path: Path) -> RunDir:
 
 def end(run: RunDir, attempt: int, state: str = "finished") -> str:
     """End an attempt as its supervisor does."""
-    status = {"state": state, "attempt": attempt, "ended": 1.0}
+    status = Status(state=RunState(state), attempt=attempt, ended=1.0)
     digest = seal(run, status)
-    write_json(run.status, status)
+    write(run.status, status)
     return digest
 
 
@@ -50,7 +51,7 @@ def sealed(path: Path, content: bytes) -> None:
 
 def test_a_finished_run_is_untouched(trained: TrainedRun, hpcexp: Callable[..., Said]) -> None:
     """Though pictures and MLflow's notes come after its end; whatever names it."""
-    run_id = read_json(trained.run.mlflow)["run_id"]
+    run_id = read_plain(trained.run.mlflow)["run_id"]
     for named in (str(trained.run.path), run_id, run_id[:8]):
         said = hpcexp("verify", named, "--root", str(trained.project / "runs"))
         assert (0, "") == (said.status, said.err)
@@ -98,29 +99,31 @@ def test_a_checkpoint_too_big_to_read_twice_is_told_by_its_own_checksum(
     """Which was worked out while it was written: the end of training does not wait for another reading."""
     monkeypatch.setattr(manifest, "_READ_LIMIT", 4)
     end(run, 2)
-    assert "crc32" in last_record(run.lineage)["files"]["checkpoints/last.ckpt"]
+    assert last_record(run.lineage).files["checkpoints/last.ckpt"].crc32 is not None
     assert [] == differences(run)
     content = bytearray(run.last.read_bytes())
     content[0] ^= 1
     run.last.write_bytes(content)
-    assert [("changed", "checkpoints/last.ckpt: its checksum is another")] == differences(run)
+    assert [("changed", "checkpoints/last.ckpt: its checksum differs")] == differences(run)
     sealed(run.last, b"Weights")
-    assert [("changed", "checkpoints/last.ckpt: its checksum is another")] == differences(run)
+    assert [("changed", "checkpoints/last.ckpt: its checksum differs")] == differences(run)
 
 
 def test_the_best_checkpoint_is_told_by_the_digest_of_the_summary(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rank has read it once."""
     monkeypatch.setattr(manifest, "_READ_LIMIT", 4)
     sealed(run.best, b"best weights")
-    write_json(run.summary, {"best": {"bytes": run.best.stat().st_size, "sha256": "0" * 64}})
+    size = run.best.stat().st_size
+    best = {"monitor": "val/acc", "value": 0.9, "epoch": 0, "bytes": size, "sha256": "0" * 64}
+    write_json(run.summary, {"best": best})
     end(run, 2)
-    assert "0" * 64 == last_record(run.lineage)["files"]["checkpoints/best.ckpt"]["sha256"]
+    assert "0" * 64 == last_record(run.lineage).files["checkpoints/best.ckpt"].sha256
 
 
 def test_each_record_holds_the_hash_of_the_one_before(run: RunDir) -> None:
     """So the last hash stands for all of them."""
-    first, second = last_record(run.lineage)["sha256"], end(run, 2)
-    assert (first, second) == (last_record(run.lineage)["previous"], last_record(run.lineage)["sha256"])
+    first, second = last_record(run.lineage).sha256, end(run, 2)
+    assert (first, second) == (last_record(run.lineage).previous, last_record(run.lineage).sha256)
     assert [] == differences(run)
 
 
@@ -128,9 +131,9 @@ def test_each_record_holds_the_hash_of_the_one_before(run: RunDir) -> None:
     ("edit", "expected"),
     [
         (lambda lines: lines[:-1], "the last record is of attempt 2"),
-        (lambda lines: lines[1:], "record 1: it follows another record"),
-        (lambda lines: [lines[0], lines[2]], "record 2: it follows another record"),
-        (lambda lines: [lines[0].replace("finished", "failed"), *lines[1:]], "record 1: its own hash is another"),
+        (lambda lines: lines[1:], "record 1: it does not follow the record before it"),
+        (lambda lines: [lines[0], lines[2]], "record 2: it does not follow the record before it"),
+        (lambda lines: [lines[0].replace("finished", "failed"), *lines[1:]], "record 1: its own hash differs"),
         (lambda lines: [*lines[:2], lines[2][:40]], "record 3: it is no record"),
         (lambda lines: [], "removed lineage/manifest.jsonl"),
     ],
@@ -211,15 +214,15 @@ def test_a_run_without_its_plan_is_there_all_the_same(run: RunDir, project: Path
 
 def test_a_state_that_was_edited_is_noticed(run: RunDir) -> None:
     """The record has what the run ended with."""
-    write_json(run.status, {**run.read_status(), "state": "failed"})
+    write_json(run.status, {**read_plain(run.status), "state": "failed"})
     assert [("changed", "status.json: state finished → failed")] == differences(run)
 
 
 def test_files_that_are_to_be_tidied_away_are_not_missed(run: RunDir) -> None:
     """A finished run keeps its best and last checkpoint alone."""
     sealed(run.previous, b"before")
-    seal(run, {"state": "finished", "attempt": 1}, without=[run.previous])
-    assert "checkpoints/previous.ckpt" not in last_record(run.lineage)["files"]
+    seal(run, Status(state=RunState.FINISHED, attempt=1), without=[run.previous])
+    assert "checkpoints/previous.ckpt" not in last_record(run.lineage).files
 
 
 @pytest.mark.parametrize(

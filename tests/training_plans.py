@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from helpers import wait_until
+from record_support import default_config
 
 from hpcexp import schema
 from hpcexp.checks.batch import steps
@@ -21,16 +23,19 @@ from hpcexp.launch.ranks import Ranks
 from hpcexp.launch.warm import start_warm
 from hpcexp.plan import Batch, Plan, Topology, save_plan
 from hpcexp.rundir import RunDir
+from hpcexp.seal import read_note
 
 
 def digits_config(**overrides: Any) -> dict[str, Any]:
     """The configuration of a two-epoch digits run; overrides are spelled `trainer__max_epochs=3`."""
+    default = deepcopy(default_config())
     config: dict[str, Any] = {
+        **default,
         "name": "digits_mlp",
         "seed": 1,
         "data": {"_target_": "hpcexp.data.digits.Digits", "global_batch_size": 64},
         "model": {"_target_": "hpcexp.models.mlp.MLP", "hidden": [32]},
-        "task": {"loss": {"_target_": "torch.nn.CrossEntropyLoss"}, "metrics": ["acc"]},
+        "task": {**default["task"], "loss": {"_target_": "torch.nn.CrossEntropyLoss"}, "metrics": ["acc"]},
         "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.003, "fused": True},
         "scheduler": {"_target_": "hpcexp.train.schedules.warmup_cosine", "interval": "step", "warmup": 0.1},
         "strategy": {"name": "auto"},
@@ -72,9 +77,15 @@ def digits_plan(run_dir: Path, world_size: int = 1, **overrides: Any) -> Plan:
         data=facts,
         num_params=None,
         tracking_uri=None,
-        lineage={"project": str(Path(__file__).parent)},
+        lineage={"project": str(Path(__file__).parent), "command": "", "host": "here", "code.digest": "0" * 64},
         warnings=(),
     )
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """The optimizer step of a checkpoint; None where there is none."""
+    note = read_note(checkpoint)
+    return note and note.step
 
 
 def run_job(plan: Plan) -> list[tuple[int, str]]:

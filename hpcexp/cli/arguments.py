@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpcexp.errors import RunError, listed, suggest
-from hpcexp.rundir import RunDir, find_runs, read_json
+from hpcexp.rundir import RunDir, find_runs
+from hpcexp.runs.records import read_delivered, read_status
 from hpcexp.text import left_out
 
 RUN_HELP = "a run: its directory, its name, the start of its signature or of its MLflow id; `last` is the latest"
@@ -62,7 +63,7 @@ def _latest(runs: Sequence[RunDir]) -> RunDir:
     started, problems = {}, []
     for run in runs:
         try:
-            started[run] = run.read_status().get("started") or 0.0
+            started[run] = read_status(run).started or 0.0
         except RunError as e:
             problems.append(str(e))
     if not started:
@@ -74,6 +75,6 @@ def _latest(runs: Sequence[RunDir]) -> RunDir:
 def _mlflow_id(run: RunDir) -> str:
     """Empty where it has none."""
     try:
-        return str(read_json(run.mlflow).get("run_id") or "")
+        return read_delivered(run).run_id or ""
     except RunError:
         return ""  # damaged, which whoever delivers to MLflow tells

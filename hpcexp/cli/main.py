@@ -84,11 +84,8 @@ def run(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as e:
-        if e.errno not in _NO_ROOM:
-            raise
-        where = e.filename or "what is printed, or a file,"
-        with contextlib.suppress(OSError):  # stderr may lie there too
-            print(f"{where} cannot be written: {e.strerror}.\nFix: make room there.", file=sys.stderr)
+        with contextlib.suppress(OSError):  # stderr may be on a full disk too
+            print(_refusal_text(e), file=sys.stderr)
         return 2
 
 
@@ -136,6 +133,14 @@ def error_text(error: HpcexpError) -> str:
     if len(problems) == 1:
         return problems[0]
     return "\n\n".join([f"{len(problems)} problems:", *problems])
+
+
+def _refusal_text(error: OSError) -> str:
+    """What the system refused, and the way out."""
+    if error.errno in _NO_ROOM:
+        return f"{error.filename or 'Output, or a file,'} cannot be written: {error.strerror}.\nFix: make room there."
+    what = f"{error.filename}: " if error.filename else ""
+    return f"{what}{error.strerror or error}.\nFix: see to that file or connection, then repeat the command."
 
 
 def _no_verb(verb: str) -> str:

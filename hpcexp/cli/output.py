@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hpcexp.compare.now import Part
+from hpcexp.files import UnusableFileError
 from hpcexp.masking import without_password
 from hpcexp.plan import Plan
-from hpcexp.record.describe import final_metrics
 from hpcexp.record.ui import ui_link
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import read_delivered, read_status, read_summary
 from hpcexp.text import duration, metric, near, pairs
 
 _SHOWN = 20
@@ -18,18 +17,17 @@ _SHOWN = 20
 
 def summary_text(plan: Plan, run: RunDir) -> str:
     """How a finished run went, and where to look."""
-    summary, status, delivery = read_json(run.summary), run.read_status(), read_json(run.mlflow)
-    rows: list[tuple[str, object]] = [(k, metric(v)) for k, v in final_metrics(summary).items()]
-    best = summary.get("best") or {}
-    if best:
-        rows.append(("best", f"{best['monitor']} {metric(best['value'])} in epoch {best['epoch'] + 1}"))
-        rows.append(("checkpoint", near(run.path / best["path"])))
-    if summary.get("diverged"):
+    summary, status = read_summary(run), read_status(run)
+    rows: list[tuple[str, object]] = [(k, metric(v)) for k, v in summary.test.items()]
+    if best := summary.best:
+        rows.append(("best", f"{best.monitor} {metric(best.value)} in epoch {best.epoch + 1}"))
+        rows += [("checkpoint", near(run.path / best.path))] if best.path else []
+    if summary.diverged:
         rows.append(("diverged", "the training loss was not a finite number: see plots/ and metrics.jsonl"))
-    if status.get("ended"):
-        rows.append(("took", duration(status["ended"] - status["started"])))
+    if status.ended is not None and status.started is not None:
+        rows.append(("took", duration(status.ended - status.started)))
     rows.append(("run", near(run.path)))
-    rows += _look(plan, delivery)
+    rows += _look(plan, run)
     return pairs(rows)
 
 
@@ -47,13 +45,17 @@ def part_text(part: Part) -> str:
     return "\n".join([f"{part.name:<9}  {said}{note}", *([pairs([*rows[:_SHOWN], *more])] if rows else [])])
 
 
-def _look(plan: Plan, delivery: dict[str, Any]) -> list[tuple[str, object]]:
+def _look(plan: Plan, run: RunDir) -> list[tuple[str, object]]:
     if plan.tracking_uri is None:
         return []
-    if not delivery.get("delivered"):
-        why = delivery.get("problem") or "the shipper is still at it"
+    try:
+        known = read_delivered(run)
+    except UnusableFileError as e:
+        return [("MLflow", str(e))]
+    if not known.delivered:
+        why = known.problem or "it is still being delivered"
         return [("MLflow", f"not delivered yet: {why}\n`hpcexp sync` sends what is missing")]
     if plan.tracking_uri.startswith("http"):
         base = without_password(plan.tracking_uri)
-        return [("MLflow", ui_link(base, delivery["experiment_id"], delivery["run_id"]))]
+        return [("MLflow", ui_link(base, known.experiment_id, known.run_id))]
     return [("look", "hpcexp ui")]

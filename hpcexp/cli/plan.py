@@ -18,7 +18,8 @@ from hpcexp.masking import without_password
 from hpcexp.plan import Plan
 from hpcexp.prepare import prepare
 from hpcexp.record.alive import current_state, damage, is_done
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import RunState, read_status, read_summary
 from hpcexp.schema import Strategy
 from hpcexp.text import metric, near, pairs
 
@@ -62,7 +63,7 @@ def _job_state(plan: Plan) -> str:
     """What the command would do with the job: it runs, or it need not."""
     if is_done(plan):
         return "done"
-    return "failed" if current_state(RunDir(Path(plan.run_dir)).read_status()) == "failed" else "runs"
+    return "failed" if current_state(read_status(RunDir(Path(plan.run_dir)))) is RunState.FAILED else "runs"
 
 
 def plan_text(plan: Plan) -> str:
@@ -145,11 +146,11 @@ def _code(plan: Plan) -> str:
 def _state(plan: Plan) -> str:
     run = RunDir(Path(plan.run_dir))
     if is_done(plan):
-        result = read_json(run.summary).get("best") or {}
-        told = f" ({result['monitor']} {metric(result['value'])})" if result else ""
-        return f"done{told}: `hpcexp train` would skip it, `hpcexp train --fresh` would run it again"
-    state = current_state(run.read_status())
-    if state == "running":
+        best = read_summary(run).best
+        result = f" ({best.monitor} {metric(best.value)})" if best else ""
+        return f"done{result}: `hpcexp train` would skip it, `hpcexp train --fresh` would run it again"
+    state = current_state(read_status(run))
+    if state is RunState.RUNNING:
         return "running now"
     try:
         found = continuation(plan, verify=True)
@@ -157,8 +158,14 @@ def _state(plan: Plan) -> str:
     except RunError as e:
         return str(e)
     if found is None:
-        before = "not run yet" if state == "planned" else f"tried before ({state}, without a checkpoint)"
-        would = f"would go on from {begun.text(plan)}" if begun else "would begin again" if state != "planned" else ""
+        before = "not run yet" if state is RunState.PLANNED else f"tried before ({state}, without a checkpoint)"
+        would = (
+            f"would go on from {begun.text(plan)}"
+            if begun
+            else "would begin again"
+            if state is not RunState.PLANNED
+            else ""
+        )
         return f"{before}: {would}".rstrip(": ")
     return f"interrupted: `hpcexp train` would continue from {found.text(plan)}, `hpcexp train --fresh` start over"
 

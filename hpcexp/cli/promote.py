@@ -13,7 +13,8 @@ from hpcexp.lineage.manifest import differences, last_record
 from hpcexp.plan import Plan
 from hpcexp.record.alive import current_state
 from hpcexp.record.destination import destined
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import read_delivered, read_status
 from hpcexp.text import pairs
 
 
@@ -52,7 +53,7 @@ def _name(text: str) -> tuple[str, str | None]:
 
 def _check(run: RunDir, plan: Plan, *, is_verified: bool) -> None:
     """RunError where there is nothing to promote, or what is there is not what was trained."""
-    state = current_state(run.read_status())
+    state = current_state(read_status(run))
     if state not in ("finished", "pruned"):
         fix = "wait for its end." if state == "running" else "hpcexp train … goes on with it."
         raise RunError(f"{run.path} is {state}: what it has is no result.\nFix: {fix}")
@@ -75,8 +76,8 @@ def _registered(run: RunDir, plan: Plan, name: str, alias: str | None, *, is_ver
     stores = Stores()
     if (problem := sync(run.path, stores)) is not None:
         raise RunError(f"MLflow does not have the run: {problem}\nFix: see to that, then give this again.")
-    note = read_json(run.mlflow)
-    if (model_id := note.get("model_id")) is None:
+    known = read_delivered(run)
+    if (model_id := known.model_id) is None or known.run_id is None:
         raise RunError("MLflow has no model of this run (tracking.model=never).\nFix: train with tracking.model=auto.")
     delivery = Delivery(run, plan, stores)
     try:
@@ -86,9 +87,9 @@ def _registered(run: RunDir, plan: Plan, name: str, alias: str | None, *, is_ver
                 exported = Path(scratch) / "model"
                 registry.make_loadable(model_id, exported, _exported(run, plan, exported, is_verified=is_verified))
         tags = {"hpcexp.run": f"{plan.experiment}/{plan.name}", "hpcexp.signature": plan.signature}
-        seal = last_record(run.lineage).get("sha256")
-        tags |= {"hpcexp.seal": str(seal)} if seal else {}
-        version = registry.register(name, f"Trained by hpcexp: {plan.experiment}.", model_id, note["run_id"], tags)
+        seal = last_record(run.lineage).sha256
+        tags |= {"hpcexp.seal": seal} if seal else {}
+        version = registry.register(name, f"Trained by hpcexp: {plan.experiment}.", model_id, known.run_id, tags)
         return version, registry.point(name, alias, version) if alias else None
     except (OSError, RunError):
         raise

@@ -12,7 +12,8 @@ from hpcexp.compose.composer import Composer
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.prepare import on_path
 from hpcexp.record.alive import current_state
-from hpcexp.rundir import SweepDir, read_json
+from hpcexp.rundir import SweepDir
+from hpcexp.runs.records import read_status
 from hpcexp.sweep.claims import Claims
 from hpcexp.sweep.driver import Policy
 from hpcexp.sweep.file import read_sweep, sweep_files
@@ -59,12 +60,12 @@ def _plan(composer: Composer, spec: Spec, command: Sequence[str]) -> int:
 
 def _status(place: SweepDir) -> int:
     """How the sweep stands; exit status 1 where a job has failed."""
-    spec, told = spec_at(place), read_json(place.status)
+    spec, status = spec_at(place), read_status(place)
     results, dropped = results_at(place, spec)
     drivers = Claims(place.path).others()
     by = f" by {', '.join(map(str, drivers))}" if drivers else ""
-    print(f"{spec.question}\n{current_state(told)}{by}")
-    print(answer(place, spec, results, str(told.get("cause") or ""), len(dropped)))
+    print(f"{spec.question}\n{current_state(status)}{by}")
+    print(answer(place, spec, results, status.cause or "", len(dropped)))
     return int(any(result.state == "failed" for result in results))
 
 
@@ -99,7 +100,7 @@ def _question(file: Path) -> str:
 def _standing(place: SweepDir) -> str:
     try:
         results, _ = results_at(place, spec_at(place))
-        state = current_state(place.read_status())
+        state = current_state(read_status(place))
     except RunError as e:
         return str(e).partition("\n")[0]
     return f"{state}; {counts_text(results)}"

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.record.alive import current_state, is_driven
-from hpcexp.rundir import RecordDir, RunDir, SweepDir, find_runs, find_sweeps, read_json
+from hpcexp.rundir import RecordDir, RunDir, SweepDir, find_runs, find_sweeps
+from hpcexp.runs.records import read_delivered, read_status
 
 if TYPE_CHECKING:
-    from hpcexp.record.delivery import Membership
     from hpcexp.record.store import Stores
+    from hpcexp.runs.records import Membership
 
 
 def sync(argv: Sequence[str]) -> int:
@@ -71,7 +72,7 @@ def _redirect_sweep(sweep: SweepDir, run: RunDir, stores: Stores) -> None:
 
     plan = destined(run)
     with alone(sweep, SYNC_LOCK_S):
-        if not read_json(sweep.mlflow).get("delivered"):
+        if not read_delivered(sweep).delivered:
             Parent(sweep, stores).go_with(plan, address(run, plan), is_redirected=True)
 
 
@@ -80,7 +81,7 @@ def _synced(run: RunDir, stores: Stores, place: Membership | None) -> str | None
     from hpcexp.record.shipper import sync as deliver
 
     def delivered() -> str | None:
-        return deliver(run.path, stores, None if read_json(run.mlflow).get("sweep") else place)
+        return deliver(run.path, stores, None if read_delivered(run).sweep else place)
 
     return _tried(f"{run.path.parent.name}/{run.path.name}", delivered)
 
@@ -104,7 +105,7 @@ def _tried(name: str, deliver: Callable[[], str | None]) -> str | None:
 def _is_in(record: RecordDir, *states: str) -> bool:
     """Whether the record is in one of the states. In none where its status is damaged: delivering it tells that."""
     try:
-        return current_state(record.read_status()) in states
+        return current_state(read_status(record)) in states
     except RunError:
         return False
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
 from hpcexp.errors import RunError
 from hpcexp.lineage.manifest import differences, last_record
 from hpcexp.record.alive import current_state
+from hpcexp.runs.records import RunState, Seal, read_status
 from hpcexp.text import pairs
 
 
@@ -37,14 +37,14 @@ def verify(argv: Sequence[str]) -> int:
 def _verify(root: Path, asked: str, *, as_json: bool, is_alone: bool) -> int:
     """Tell of one run, in more than a line where it is alone; its part of the exit status."""
     run = find_run(root, asked)
-    if current_state(run.read_status()) == "running":
+    if current_state(read_status(run)) is RunState.RUNNING:
         raise RunError(f"{run.path} is still being trained: its files change.\nFix: wait for it, or end it.")
     found, last = differences(run), last_record(run.lineage)
-    ended = last.get("status", run.read_status()).get("ended")
+    ended = last.status.ended or read_status(run).ended
     name = f"{run.path.parent.name}/{run.path.name}"
     if as_json:
         told = [{"what": what, "file": file} for what, file in found]
-        print(json.dumps({"run": name, "seal": last.get("sha256"), "differences": told}))
+        print(json.dumps({"run": name, "seal": last.sha256 or None, "differences": told}))
     elif found:
         print(f"{name}: {len(found)} difference{'s' * (len(found) != 1)} {_since(ended)}\n{pairs(found)}")
     else:
@@ -56,8 +56,8 @@ def _since(ended: float | None) -> str:
     return f"since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(ended))}" if ended else "since it ended"
 
 
-def _sealed(last: Mapping[str, Any]) -> list[tuple[str, object]]:
-    files = last["files"].values()
-    by_crc = sum("crc32" in told for told in files)
+def _sealed(last: Seal) -> list[tuple[str, object]]:
+    files = last.files.values()
+    by_crc = sum(file.crc32 is not None for file in files)
     told = f"{len(files)}, by SHA-256" + (f"; {by_crc} big checkpoints by CRC-32" if by_crc else "")
-    return [("files", told), ("attempt", last["attempt"]), ("seal", last["sha256"])]
+    return [("files", told), ("attempt", last.attempt), ("seal", last.sha256)]

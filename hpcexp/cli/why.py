@@ -14,7 +14,8 @@ from hpcexp.compose.composer import Composer
 from hpcexp.masking import MASK
 from hpcexp.prepare import on_path, prepare
 from hpcexp.record.alive import current_state
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import read_secrets, read_status
 
 
 def why(argv: Sequence[str]) -> int:
@@ -28,7 +29,7 @@ def why(argv: Sequence[str]) -> int:
     run, project = find_run(a.root, a.run), Path.cwd()
     on_path(project)
     then = facts_of_run(run)
-    overrides = a.overrides or list(_with_secrets(then.plan.overrides, read_json(run.secrets)))
+    overrides = a.overrides or list(_with_secrets(then.plan.overrides, read_secrets(run)))
     composed = Composer(project, a.config_dir, a.config_name).compose(overrides)
     now = facts_now(prepare(composed, project, ["hpcexp", "train", *overrides]), then)
     parts = compared(then, now)
@@ -52,6 +53,6 @@ def _headline(run: RunDir, then: Facts, now: Facts) -> str:
     name = f"{then.plan.experiment}/{run.path.name}"
     if then.plan.signature != now.plan.signature:
         return f"{name} is another run than would run now: {now.plan.experiment}/{now.plan.name}"
-    state = current_state(run.read_status())
+    state = current_state(read_status(run))
     would = "skip it" if state == "finished" else "wait for it" if state == "running" else "go on with it"
     return f"{name} is what would run now: `hpcexp train` would {would}"

@@ -18,7 +18,8 @@ from hpcexp.compare.runs import Found, Run
 from hpcexp.errors import RunError
 from hpcexp.record.alive import current_state
 from hpcexp.record.series import read_curve, read_series
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import read_status, read_summary
 from hpcexp.text import near
 
 _SET_ASIDE = re.compile(r"~\d+$")
@@ -49,32 +50,28 @@ def read_runs(
             continue  # no run, or one that was removed meanwhile
         except RunError as e:
             problems.append(str(e))
-        except (OSError, ValueError, TypeError, AttributeError) as e:
-            problems.append(_damaged(run.path, str(e)))
+        except OSError as e:
+            problems.append(f"{near(e.filename or run.path)} cannot be read: {e.strerror}.")
     return Found(tuple(found), tuple(problems))
 
 
 def _read(run: RunDir, plans: Plans, sweeps: tuple[str, ...], axes: Mapping[str, str]) -> Run:
-    told, status = plans.read(run.plan), run.read_status()
+    told, status = plans.read(run.plan), read_status(run)
     return Run(
         experiment=run.path.parent.name,
         name=run.path.name,
         id=run.path.name.rpartition("-")[2],
         place=str(run.path),
         state=current_state(status),
-        started=float(status.get("started") or 0.0),
+        started=status.started or 0.0,
         facts=told.facts,
         choices=told.choices,
-        numbers=numbers(read_json(run.summary)),
+        numbers=numbers(read_summary(run)),
         curve_of=partial(read_curve, run.journal),
         curve_names=partial(read_series, run.journal),
         sweeps=sweeps,
         axes=axes,
     )
-
-
-def _damaged(path: Path, why: str) -> str:
-    return f"{near(path)} is damaged: {why or 'it is none of ours'}.\nFix: remove its run directory, and run it again."
 
 
 def _directories(place: Path | str) -> list[os.DirEntry[str]]:

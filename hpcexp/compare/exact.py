@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from hpcexp.documents import plain
 from hpcexp.record.journal import read_points
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import Summary, read_summary
 
 SUMMARISED = ("epochs", "steps", "diverged", "best", "test")
 """What of a summary must be the same. Durations differ, and the files' digests: they hold more than weights."""
@@ -58,8 +60,8 @@ class Difference:
 
 def compared(whole: RunDir, other: RunDir) -> list[Check]:
     """Weights, summary and journal of the `other` run, held against those of the `whole` one."""
-    expected, found = read_json(whole.summary), read_json(other.summary)
-    before, after = expected["weights_sha256"], found["weights_sha256"]
+    expected, found = read_summary(whole), read_summary(other)
+    before, after = expected.weights_sha256 or "none", found.weights_sha256 or "none"
     weights = Check("weights", before == after, before[:12] if before == after else f"{before[:12]} ≠ {after[:12]}")
     return [weights, _summaries(expected, found), metrics("metrics", journalled(whole), journalled(other))]
 
@@ -104,14 +106,15 @@ def _values(values: tuple[float, ...]) -> str:
     return " and ".join(f"{value:.9g}" for value in values) or "(missing)"
 
 
-def _summaries(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Check:
+def _summaries(expected: Summary, found: Summary) -> Check:
+    before, after = plain(expected), plain(found)
     parts = [
         f"{name} {_shown(a)} ≠ {_shown(b)}"
         for part in SUMMARISED
-        for name, a, b in _pairs(part, expected.get(part), found.get(part))
+        for name, a, b in _pairs(part, before.get(part), after.get(part))
         if a != b
     ]
-    return Check("summary", not parts, "; ".join(parts) or f"{found['steps']} steps, {found['epochs']} epochs")
+    return Check("summary", not parts, "; ".join(parts) or f"{found.steps} steps, {found.epochs} epochs")
 
 
 def _pairs(name: str, a: Any, b: Any) -> Iterable[tuple[str, Any, Any]]:

@@ -6,27 +6,29 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from hpcexp.documents import plain
 from hpcexp.record.series import Series, read_curve
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import Summary, read_summary
 
 _ERRORS = ("loss", "err", "error", "mse", "rmse", "mae", "nll", "perplexity", "ppl", "wer", "cer")
 _LESS = frozenset((*_ERRORS, "time", "seconds", "durations", "steps", "epochs", "params"))
 """Words in the name of a metric of which less is better."""
 
 
-def numbers(summary: Mapping[str, Any]) -> dict[str, float]:
+def numbers(summary: Summary) -> dict[str, float]:
     """Every number of a `summary.json`: test metrics, what was monitored at its best, and dotted `durations.fit_s`."""
-    best = summary.get("best") or {}
-    named = {**(summary.get("test") or {}), str(best.get("monitor")): best.get("value")}
+    best = summary.best
+    named = {**summary.test, **({best.monitor: best.value} if best else {})}
     found: dict[str, float] = {}
-    _collect({key: value for key, value in summary.items() if key != "test"}, "", found)
+    _collect({key: value for key, value in plain(summary).items() if key != "test"}, "", found)
     _collect(named, "", found)
     return found
 
 
 def value_of(run: RunDir, metric: str, mode: str) -> float | None:
     """The metric of a run: a number of its summary, otherwise what its curve comes to."""
-    found = numbers(read_json(run.summary))
+    found = numbers(read_summary(run))
     return found[metric] if metric in found else curve_value(metric, read_curve(run.journal, metric), mode)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hpcexp.checks.targets import arguments
 from hpcexp.data.manifest import data_manifest
@@ -17,7 +16,16 @@ from hpcexp.lineage.environment import installed
 from hpcexp.lineage.signature import asked
 from hpcexp.plan import Plan, load_plan, load_whole, whole
 from hpcexp.record.describe import flatten
-from hpcexp.rundir import RunDir, read_json, sha256
+from hpcexp.rundir import RunDir, sha256
+from hpcexp.runs.records import (
+    CodeFacts,
+    DataFile,
+    DataRecord,
+    EnvironmentFacts,
+    ImportedFacts,
+    read,
+    read_or_none,
+)
 
 NOTHING = "nothing"
 _WHERE = {"commit": "git.commit", "host": "host", "project": "project"}
@@ -55,17 +63,17 @@ class Part:
 def facts_of_run(run: RunDir) -> Facts:
     """As its directory tells; older runs kept less."""
     plan = load_plan(run.plan)
-    code, job, environment, data = (
-        read_json(run.lineage / f"{name}.json") for name in ("code", "job", "environment", "data")
-    )
+    code, job = _code_records(run)
+    environment = read_or_none(run.lineage / "environment.json", EnvironmentFacts)
+    data = read(run.lineage / "data.json", DataRecord)
     notes = {}
     known = {name.removeprefix("version."): v for name, v in plan.lineage.items() if name.startswith("version.")}
-    if not environment:
+    if environment is None:
         notes["packages"] = f"the run kept the versions of {len(known)} packages alone"
-    if edited := code.get("edited_since_planning"):
-        notes["code"] = f"edited between plan and start of the run: {', '.join(edited)}"
-    packages = environment.get("packages") and {**environment["packages"], "python": environment["python"]["version"]}
-    return Facts(plan, _code_then(code, job), packages or known, _by_place(data), notes)
+    if code and code.edited_since_planning:
+        notes["code"] = f"edited between plan and start of the run: {', '.join(code.edited_since_planning)}"
+    packages = {**environment.packages, "python": environment.python.version} if environment else known
+    return Facts(plan, _code_then(code, job), packages, _by_place(data.files), notes)
 
 
 def facts_now(plan: Plan, then: Facts) -> Facts:
@@ -79,26 +87,27 @@ def facts_now(plan: Plan, then: Facts) -> Facts:
     try:
         data = data_manifest(config["_target_"], arguments("data", config), plan.data)
     except (DataError, OSError) as e:
-        data, notes["data"] = {}, f"it cannot be read: {e}"
-    return Facts(plan, code, {**installed(), "python": platform.python_version()}, _by_place(data), notes)
+        data, notes["data"] = DataRecord(), f"it cannot be read: {e}"
+    packages = {**installed(), "python": platform.python_version()}
+    return Facts(plan, code, packages, _by_place(data.files), notes)
 
 
 def code_of_run(run: RunDir) -> dict[str, str]:
     """Source file → SHA-256, of the code that the run was trained with; empty where it was not kept."""
-    return _code_then(read_json(run.lineage / "code.json"), read_json(run.lineage / "job.json")) or {}
+    return _code_then(*_code_records(run)) or {}
 
 
 def changed_data(run: RunDir) -> list[str]:
     """Data files that are not what they were when the run was trained; `the data` where single ones were not kept."""
-    plan, then = load_whole(run), read_json(run.lineage / "data.json")
+    plan, then = load_whole(run), read(run.lineage / "data.json", DataRecord)
     try:
         now = data_manifest(plan.config["data"]["_target_"], arguments("data", plan.config["data"]), plan.data)
     except (DataError, OSError):
         return []  # who needs it says why
-    files, found = _by_place(then), _by_place(now)
+    files, found = _by_place(then.files), _by_place(now.files)
     if files is not None and found is not None:
         return list(part_of("data", "files", files, found).differing)
-    is_same = not plan.data or now.get("fingerprint") in (None, plan.data.fingerprint)
+    is_same = not plan.data or now.fingerprint in (None, plan.data.fingerprint)
     return [] if is_same else ["the data"]
 
 
@@ -193,17 +202,24 @@ def _data(then: Facts, now: Facts) -> Part:
     return part_of("data", "digests", digests[0] | then.data, digests[1] | now.data)
 
 
-def _code_then(code: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, str] | None:
-    """Of the plan, and what the job has imported beside it; hpcexp's own code as far as it makes results."""
-    own = {name: digest for name, digest in job.get("imported", {}).items() if not name.startswith("hpcexp/")}
-    return {**own, **code["files"]} if code else None
+def _code_records(run: RunDir) -> tuple[CodeFacts | None, ImportedFacts]:
+    """What the run kept of its code; None where it kept none."""
+    return read_or_none(run.lineage / "code.json", CodeFacts), read(run.lineage / "job.json", ImportedFacts)
 
 
-def _by_place(manifest: Mapping[str, Any]) -> dict[str, str] | None:
+def _code_then(code: CodeFacts | None, job: ImportedFacts) -> dict[str, str] | None:
+    """Of the plan, and what the job imported beside it; hpcexp's own code as far as it makes results."""
+    own = {name: digest for name, digest in job.imported.items() if not name.startswith("hpcexp/")}
+    return {**own, **code.files} if code else None
+
+
+def _by_place(files: Sequence[DataFile]) -> dict[str, str] | None:
     """File → its digest, or its size; below the directory that all are in, wherever that lies."""
-    files = manifest.get("files")
     if not files:
         return None
-    top = os.path.commonpath([Path(file["path"]).parent for file in files])
-    content = {file["path"]: (file["sha256"] or "")[:12] or f"{file['bytes']:,} bytes" for file in files}
-    return {os.path.relpath(path, top): told for path, told in content.items()}
+    places = [Path(file.path).absolute() for file in files]
+    top = os.path.commonpath([place.parent for place in places])
+    return {
+        os.path.relpath(place, top): (file.sha256 or "")[:12] or f"{file.bytes:,} bytes"
+        for place, file in zip(places, files, strict=True)
+    }

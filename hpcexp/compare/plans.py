@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 
 from hpcexp.checks.values import typed
+from hpcexp.documents import convert
+from hpcexp.files import read_bytes
 from hpcexp.plan import VERSION, load_plan, parse, to_dict
 from hpcexp.record.describe import NOT_PARAMS, flatten
 
@@ -42,7 +44,7 @@ class Plans:
     def read(self, path: Path) -> Told:
         """What the plan in `path` says; RunError as of `plan.load_plan`."""
         try:
-            return self._by_pieces(path.read_bytes().decode())
+            return self._by_pieces(read_bytes(path).decode())
         except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
             return _whole(to_dict(load_plan(path)))  # one that was edited by hand, or it says what is wrong
 
@@ -97,7 +99,7 @@ def _flat(piece: str) -> dict[str, str]:
 
 def _mapping(part: str) -> dict[str, str]:
     [value] = parse(part).values()
-    return dict(value)
+    return convert(value, dict[str, str])
 
 
 def _whole(plan: Mapping[str, Any]) -> Told:

@@ -7,10 +7,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec import to_builtins
+from msgspec.structs import replace
+
 from hpcexp.data.facts import source_of
 from hpcexp.data.source import Source
 from hpcexp.plan import DataFacts
 from hpcexp.rundir import sha256
+from hpcexp.runs.records import DataFile, DataRecord
 
 READ_LIMIT = 1 << 30
 """Bytes that are read to know their SHA-256; files beyond that are told by name and size."""
@@ -18,27 +22,32 @@ MAX_NAMED = 10_000
 """Files that are kept one by one; of more there is the digest of all."""
 
 
-def data_manifest(target: str, arguments: Mapping[str, Any], facts: DataFacts | None) -> dict[str, Any]:
-    """`files`: `{path, bytes, sha256, rows}`; `digest` of all of them; sizes and schema of the samples."""
-    told: dict[str, Any] = {"source": target, **(samples(facts) if facts else {})}
+def data_manifest(target: str, arguments: Mapping[str, Any], facts: DataFacts | None) -> DataRecord:
+    """The files of a data set and the digest of all of them; sizes and schema of the samples."""
+    known = DataRecord(source=target, **(samples(facts) if facts else {}))
     source = source_of(target, arguments)
     if source is None:
-        return told | {"note": "What it is read from is known to the job alone."}
+        return replace(known, note="What it is read from is known to the job alone.")
     files = _files(source)
     if not files:
-        return told | {"note": "It has no files: it is made from its arguments."}
-    told["digest"] = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    told |= {"num_files": len(files), "bytes": sum(file["bytes"] for file in files)}
-    told["num_read"] = sum(file["sha256"] is not None for file in files)
-    return told | {"files": files[:MAX_NAMED]}
+        return replace(known, note="It has no files: it is made from its arguments.")
+    return replace(
+        known,
+        digest=hashlib.sha256(json.dumps(to_builtins(files), sort_keys=True).encode()).hexdigest(),
+        num_files=len(files),
+        bytes=sum(file.bytes for file in files),
+        num_read=sum(file.sha256 is not None for file in files),
+        files=files[:MAX_NAMED],
+    )
 
 
-def _files(source: Source) -> list[dict[str, Any]]:
+def _files(source: Source) -> list[DataFile]:
     found, left = [], READ_LIMIT
     for path, rows in source.files():
         size = path.stat().st_size
         left -= size
-        found.append({"path": str(path), "bytes": size, "sha256": sha256(path) if left >= 0 else None, "rows": rows})
+        digest = sha256(path) if left >= 0 else None
+        found.append(DataFile(path=str(path), bytes=size, sha256=digest, rows=rows))
     return found
 
 

@@ -13,6 +13,7 @@ from hpcexp.drill.processes import freeze, ranks_of, thaw
 from hpcexp.plan import Plan
 from hpcexp.record.journal import read_points
 from hpcexp.rundir import RunDir
+from hpcexp.runs.records import read_status
 from hpcexp.seal import read_note
 
 _POLL_S = 0.001
@@ -67,12 +68,12 @@ class Attempt:
     def step(self) -> int:
         """The last step that the journal or a checkpoint tells of, in this attempt or an earlier one."""
         points, self._offset = read_points(self._run.journal, self._offset)
-        note = read_note(self._run.last) or {}
-        self._step = max([self._step, note.get("step", 0), *(point.step for point in points)])
+        note = read_note(self._run.last)
+        self._step = max([self._step, (note and note.step) or 0, *(point.step for point in points)])
         return self._step
 
     def _find(self) -> None:
-        if self._run.read_status().get("pid") != self.supervisor.pid:
+        if read_status(self._run).pid != self.supervisor.pid:
             return
         found = ranks_of(self._run, self._plan.topology.world_size, self._earlier)
         if len(found) == self._plan.topology.world_size:

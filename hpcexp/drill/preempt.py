@@ -19,7 +19,8 @@ from hpcexp.drill.settings import Preempt
 from hpcexp.drill.training import Asked, SweepDir, Training, ended_with_us, given, local_only, place_in
 from hpcexp.errors import ConfigError
 from hpcexp.launch.resume import continuation
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import read_delivered
 
 _STALL_S = 120.0
 """How long an attempt may stand still, where a whole training is faster than that."""
@@ -182,7 +183,7 @@ def _compare(drill: _Drill, training: Training, number: int) -> None:
 def _await_delivery(run: RunDir, limit_s: float) -> None:
     """A shipper whose supervisor was killed may be at it yet, and the last one waits for it."""
     deadline = time.monotonic() + limit_s
-    while not read_json(run.mlflow).get("delivered") and time.monotonic() < deadline:
+    while not read_delivered(run).delivered and time.monotonic() < deadline:
         time.sleep(0.1)
 
 

@@ -12,27 +12,27 @@ from pathlib import Path
 from hpcexp.compare.exact import Check, Value, journalled, metrics
 from hpcexp.record.journal import read_points
 from hpcexp.record.uri import sqlite_path
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import read_delivered, read_summary
 
 
 def recorded(uri: str, killed: RunDir, num_trainings: int) -> Check:
     """What the drill's own MLflow store has of the `killed` run, held against its journal."""
-    note = read_json(killed.mlflow)
-    if not note.get("delivered"):
-        return Check(
-            "MLflow", is_same=False, told=f"not delivered: {note.get('problem') or 'the shipper is still at it'}"
-        )
+    known = read_delivered(killed)
+    if not known.delivered or known.run_id is None:
+        why = known.problem or "it is still being delivered"
+        return Check("MLflow", is_same=False, told=f"not delivered: {why}")
     path = sqlite_path(uri)
     assert path is not None
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=20)) as store:
         runs = dict(store.execute("SELECT run_uuid, status FROM runs"))
-        rows = store.execute("SELECT step, key, value, is_nan FROM metrics WHERE run_uuid = ?", (note["run_id"],))
+        rows = store.execute("SELECT step, key, value, is_nan FROM metrics WHERE run_uuid = ?", (known.run_id,))
         trained = (row for row in rows if not row[1].startswith("system/"))  # no two machines are as busy
         values = Counter((step, key, "nan" if is_nan else value.hex()) for step, key, value, is_nan in trained)
     if len(runs) != num_trainings:
         return Check("MLflow", is_same=False, told=f"{len(runs)} runs of {num_trainings} trainings")
-    if runs[note["run_id"]] != "FINISHED":
-        return Check("MLflow", is_same=False, told=f"the run is {runs[note['run_id']]}, not FINISHED")
+    if runs[known.run_id] != "FINISHED":
+        return Check("MLflow", is_same=False, told=f"the run is {runs[known.run_id]}, not FINISHED")
     return metrics("MLflow", Counter({_as_in_mlflow(value): n for value, n in journalled(killed).items()}), values)
 
 
@@ -46,8 +46,7 @@ def _as_in_mlflow(value: Value) -> Value:
 
 def steps_of(run: RunDir) -> int:
     """Optimizer steps that a finished run has made."""
-    steps: int = read_json(run.summary)["steps"]
-    return steps
+    return read_summary(run).steps or 0
 
 
 def losses(run: RunDir) -> dict[tuple[int, str], float]:

@@ -23,6 +23,7 @@ from hpcexp.errors import ConfigError, JobFailed, RunError
 from hpcexp.plan import Plan
 from hpcexp.prepare import prepare
 from hpcexp.rundir import RunDir
+from hpcexp.runs.records import RunState, read_status
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that a process gets when its parent is killed, so that a dead drill leaves no training.
@@ -118,7 +119,7 @@ class Training:
             raise ConfigError(self.last_words())
         if status:
             raise self.failure(f"ended with status {status}")
-        if self.run.read_status().get("state") != "finished":
+        if read_status(self.run).state is not RunState.FINISHED:
             raise RunError(
                 f"The training ran as another one than was planned: {self.run.path.name}\n"
                 "Its code or its config files were changed meanwhile.\nFix: leave them alone, and drill again."

@@ -11,6 +11,7 @@ from hpcexp.lineage.signature import signature
 from hpcexp.plan import Plan, load_plan
 from hpcexp.record.alive import current_state
 from hpcexp.rundir import RunDir, find_runs, second_name
+from hpcexp.runs.records import read_status
 from hpcexp.seal import is_intact, read_note
 
 
@@ -40,13 +41,13 @@ def origin(plan: Plan) -> Origin | None:
     if not given:
         return None
     run = _named(plan, given)
-    if (state := current_state(run.read_status())) in ("running", "finished"):
+    if (state := current_state(read_status(run))) in ("running", "finished"):
         raise RunError(f"run.resume_from={given}: that run {_STATES[state]}")
     _check_same(plan, load_plan(run.plan), given)
     for path in (run.last, run.previous):
         note = read_note(path)
-        if note is not None and is_intact(path) and (note["best"] is None or is_intact(run.best_of(note["best"]))):
-            return Origin(run, path, note["step"], note["best"], tuple(note.get("beside", ())))
+        if note is not None and is_intact(path) and (note.best is None or is_intact(run.best_of(note.best))):
+            return Origin(run, path, note.step or 0, note.best, tuple(note.beside))
     raise RunError(
         f"run.resume_from={given}: that run has no checkpoint that is whole.\nFix: leave it out, to begin anew."
     )

@@ -18,7 +18,8 @@ from hpcexp.launch.watch import Outcome
 from hpcexp.lineage.signature import asked
 from hpcexp.plan import Plan, digest, load_plan, save_plan
 from hpcexp.record.describe import flatten
-from hpcexp.rundir import held, read_json, write_json
+from hpcexp.rundir import held
+from hpcexp.runs.records import Refusal, read_or_none, write
 
 _LOOK_EVERY_S = 0.5
 _UNSEEN_S = 90.0
@@ -56,9 +57,9 @@ class Board:
         """`refused`, looked for now and then."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _LOOK_EVERY_S
-            answer, shown = read_json(self._answer), self.theirs()
-            if answer and shown and answer["to"] == digest(shown):
-                self.refused = str(answer["differs"])
+            answer, shown = read_or_none(self._answer, Refusal), self.theirs()
+            if answer and shown and answer.to == digest(shown):
+                self.refused = answer.differs
         return self.refused
 
     def theirs(self) -> Plan | None:
@@ -70,7 +71,7 @@ class Board:
     def refuse(self, theirs: Plan, differs: str) -> None:
         """Tell the machine that leads."""
         with suppress(OSError):
-            write_json(self._answer, {"to": digest(theirs), "differs": differs})
+            write(self._answer, Refusal(to=digest(theirs), differs=differs))
 
 
 def await_leader(plan: Plan, elsewhere: Callable[[], str | None]) -> Outcome | None:

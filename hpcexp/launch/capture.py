@@ -12,13 +12,17 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from msgspec import to_builtins
 
 from hpcexp.checks.gpus import Survey, survey
 from hpcexp.checks.machine import num_cores, num_gpus
 from hpcexp.checks.targets import arguments
 from hpcexp.data.manifest import data_manifest
+from hpcexp.documents import plain
 from hpcexp.launch.origins import origin_facts
 from hpcexp.lineage.code import edited, module_file
 from hpcexp.lineage.environment import software
@@ -26,7 +30,8 @@ from hpcexp.lineage.manifest import MANIFEST
 from hpcexp.lineage.patch import Changes, uncommitted
 from hpcexp.once import Once
 from hpcexp.plan import Plan, whole
-from hpcexp.rundir import RunDir, read_json, second_name, write_atomic
+from hpcexp.rundir import RunDir, second_name, write_atomic
+from hpcexp.runs.records import DataRecord, GpuFacts, HardwareFacts, OriginFacts, read
 
 _DATA_WAIT_S = 5.0
 """How long a job that has ended waits for the digests of its data."""
@@ -59,7 +64,7 @@ class Capture:
             self._shared(run.lineage / "changes.patch", changes.patch)
         self._shared(run.lineage / "code.json", _json(code_facts(plan, changes, news)))
         self._shared(run.lineage / "environment.json", _json(self._once("software", software)))
-        self._shared(run.lineage / "hardware.json", _json(self._once("hardware", hardware)))
+        self._shared(run.lineage / "hardware.json", _json(to_builtins(self._once("hardware", hardware))))
         write_atomic(run.lineage / "origin.json", _json(origin_facts(plan, run, attempt, parents or {})))
         if not news:
             return []
@@ -102,7 +107,8 @@ class Capture:
         target, given = config["_target_"], arguments("data", config)
         question = ("data", target, json.dumps(given, default=repr), plan.data and plan.data.fingerprint)
         read = self._once(question, lambda: reader.submit(_manifest, target, given, plan))
-        self._data[run.path] = reader.submit(lambda: self._shared(run.lineage / "data.json", _json(read.result())))
+        write = partial(self._shared, run.lineage / "data.json")
+        self._data[run.path] = reader.submit(lambda: write(_json(plain(read.result()))))
 
 
 def keep_lineage(run: RunDir, *, goes_on: bool) -> None:
@@ -110,7 +116,7 @@ def keep_lineage(run: RunDir, *, goes_on: bool) -> None:
     if not goes_on:
         shutil.rmtree(run.lineage, ignore_errors=True)
         return
-    before = read_json(run.lineage / "origin.json").get("attempt")
+    before = read(run.lineage / "origin.json", OriginFacts).attempt
     for file in [f for f in run.lineage.glob("*") if f.is_file() and f.name != MANIFEST]:
         aside = run.lineage / f"attempt-{before}" / file.name
         aside.parent.mkdir(exist_ok=True)
@@ -131,20 +137,20 @@ def code_facts(plan: Plan, changes: Changes, edited_since: list[str]) -> dict[st
     }
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> HardwareFacts:
     """The machine: processors, memory, GPUs and their driver."""
     seen = survey() if num_gpus(None) else Survey(())
-    return {
-        "cpu": _cpu_model(),
-        "cores": num_cores(),
-        "cores_of_machine": os.cpu_count(),
-        "memory_nodes": len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpus": [{"index": g.index, "name": g.name, "uuid": g.uuid, "memory_bytes": g.total} for g in seen.gpus],
-        "driver": seen.driver or None,
-        "cuda_of_driver": seen.cuda or None,
-        "problem": seen.problem or None,
-    }
+    return HardwareFacts(
+        cpu=_cpu_model(),
+        cores=num_cores(),
+        cores_of_machine=os.cpu_count(),
+        memory_nodes=len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        gpus=[GpuFacts(index=g.index, name=g.name, uuid=g.uuid, memory_bytes=g.total) for g in seen.gpus],
+        driver=seen.driver or None,
+        cuda_of_driver=seen.cuda or None,
+        problem=seen.problem or None,
+    )
 
 
 def _cpu_model() -> str:
@@ -155,11 +161,11 @@ def _cpu_model() -> str:
     return found[1] if found else platform.machine()
 
 
-def _manifest(target: str, given: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+def _manifest(target: str, given: Mapping[str, Any], plan: Plan) -> DataRecord:
     try:
         return data_manifest(target, given, plan.data)
     except Exception as e:  # noqa: BLE001 - it is the user's code that is asked, for what is worth no run
-        return {"source": target, "problem": f"{type(e).__name__}: {e}"}
+        return DataRecord(source=target, problem=f"{type(e).__name__}: {e}")
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+from msgspec.structs import replace as set_fields
 
 from hpcexp.errors import RunError
 from hpcexp.launch.adopt import adopt, origin
@@ -31,6 +32,7 @@ from hpcexp.masking import without_password
 from hpcexp.plan import Plan, save_plan
 from hpcexp.record.destination import direct
 from hpcexp.rundir import RunDir, held_within, write_json
+from hpcexp.runs.records import RunState, Status, read_status, write
 
 _MOMENT_S = 1.0
 
@@ -156,7 +158,7 @@ def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: _Supervise) -> Tu
     is_again = found is None and not fresh and begins_again(plan)
     with ExitStack() as catching:  # whatever asks it to end, the state that it leaves is final
         stop = catching.enter_context(terms.catching())
-        attempt = int(RunDir(Path(plan.run_dir)).read_status().get("attempt", 0)) + 1 if is_again else 1
+        attempt = (read_status(RunDir(Path(plan.run_dir))).attempt or 0) + 1 if is_again else 1
         run = freeze(plan, found, is_again=is_again)
         attempt = found.attempt if found else attempt
         for warning in terms.capture.begin(plan, run, attempt, parents(found, begun)):
@@ -164,24 +166,21 @@ def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: _Supervise) -> Tu
         if begun is not None:
             terms.say(plan, f"Going on from {begun.text(plan)}")
             adopt(begun, run)
-        status = {
-            "state": "running",
-            "started": time.time(),
-            "attempt": attempt,
-            "pid": os.getpid(),
-            "host": plan.lineage["host"],
-        }
-        write_json(run.status, status)
+        status = Status(
+            state=RunState.RUNNING, started=time.time(), attempt=attempt, pid=os.getpid(), host=plan.lineage["host"]
+        )
+        write(run.status, status)
         terms.shipping.begin(run, plan)
         outcome = Outcome("failed", "the supervisor itself failed", 1)
         try:
             outcome = yield from supervise(run, stop)
         finally:
-            ended = {"ended": time.time(), "state": outcome.state, "cause": outcome.cause, "exit": outcome.exit}
+            state = RunState(outcome.state)
+            ended = set_fields(status, ended=time.time(), state=state, cause=outcome.cause, exit=outcome.exit)
             terms.capture.end(run)
-            # Before the state is final: the shipper then sends what there is.
-            _seal(run, {**status, **ended})
-            if _end(run, {**status, **ended}):
+            # Before the state is final: what has been written by then is delivered.
+            _seal(run, ended)
+            if _end(run, ended):
                 if outcome.state == "finished":
                     tidy(run)
                 catching.close()  # Ctrl-C no longer ends the job, but the waiting
@@ -189,24 +188,24 @@ def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: _Supervise) -> Tu
         return outcome
 
 
-def _seal(run: RunDir, status: dict[str, Any]) -> None:
+def _seal(run: RunDir, status: Status) -> None:
     """Keep the digests of all that the attempt leaves, but for what is tidied away once its state is final."""
     try:
-        seal(run, status, leftovers(run) if status["state"] == "finished" else ())
+        seal(run, status, leftovers(run) if status.state is RunState.FINISHED else ())
     except (OSError, RunError) as e:
         why = f"{run.lineage} cannot be written: {e.strerror}" if isinstance(e, OSError) else str(e).partition("\n")[0]
         print(f"{why.removesuffix('.')}. `hpcexp verify` cannot tell of {run.path}.", file=sys.stderr)
 
 
-def _end(run: RunDir, status: dict[str, Any]) -> bool:
+def _end(run: RunDir, status: Status) -> bool:
     """Leave the final state; whether that could be done.
 
     On a full disk it stays `running` there: readers see that nobody runs it, the shipper once this command has ended.
     """
     try:
-        write_json(run.status, status)
+        write(run.status, status)
     except OSError as e:
-        print(f"{run.status} cannot be written: {e.strerror}. The run {status['state']}.", file=sys.stderr)
+        print(f"{run.status} cannot be written: {e.strerror}. The run {status.state}.", file=sys.stderr)
         return False
     return True
 

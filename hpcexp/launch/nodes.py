@@ -23,7 +23,8 @@ from hpcexp.launch.process import signal_one
 from hpcexp.launch.ranks import job_environment
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
-from hpcexp.rundir import RunDir, held, read_json, write_json
+from hpcexp.rundir import RunDir, held
+from hpcexp.runs.records import RemoteFailure, read_or_none, write
 
 JOIN_S = 600
 """In which all machines must have come to the rendezvous."""
@@ -213,16 +214,16 @@ class Elsewhere:
 
     def __init__(self, run: RunDir) -> None:
         self._file = run.path / "failed.json"
-        self._of_earlier = read_json(self._file)
+        self._of_earlier = read_or_none(self._file, RemoteFailure)
         self._next = 0.0
         self._found: str | None = None
 
     def __call__(self) -> str | None:
         if self._found is None and time.monotonic() >= self._next:
             self._next = time.monotonic() + _LOOK_EVERY_S
-            told = read_json(self._file)
-            if told and told != self._of_earlier:
-                self._found = f"on {told['host']}: {told['cause']}"
+            failure = read_or_none(self._file, RemoteFailure)
+            if failure and failure != self._of_earlier:
+                self._found = f"on {failure.host}: {failure.cause}"
         return self._found
 
     def forget(self) -> None:
@@ -244,7 +245,7 @@ class Elsewhere:
 
     def _tell(self, cause: str) -> None:
         own = self._file.with_name(f".failed.{socket.gethostname()}.{os.getpid()}")
-        write_json(own, {"host": socket.gethostname(), "cause": cause, "time": time.time()})
+        write(own, RemoteFailure(host=socket.gethostname(), cause=cause, time=time.time()))
         with contextlib.suppress(FileExistsError):
             os.link(own, self._file)
         own.unlink()

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hpcexp.compose.sources import conf_dirs, describe
+from hpcexp.documents import parse_yaml, plain
 from hpcexp.launch.adopt import Origin
 from hpcexp.launch.resume import Continuation
 from hpcexp.masking import masked_config
 from hpcexp.plan import Plan
 from hpcexp.record.describe import flatten
-from hpcexp.rundir import RunDir, read_json, sha256
+from hpcexp.rundir import RunDir, sha256
+from hpcexp.runs.records import OriginFacts, read, read_delivered
 from hpcexp.seal import read_checksum
 
 
@@ -24,7 +24,7 @@ def parents(found: Continuation | None, begun: Origin | None) -> dict[str, Any]:
     if found is not None:
         return {"continued": {**_checkpoint(found.checkpoint, found.step), "why": found.why}}
     if begun is not None:
-        noted = read_json(begun.run.mlflow).get("run_id")
+        noted = read_delivered(begun.run).run_id
         return {"initialised_from": {**_checkpoint(begun.checkpoint, begun.step), "mlflow_run_id": noted}}
     return {}
 
@@ -44,8 +44,9 @@ def origin_facts(plan: Plan, run: RunDir, attempt: int, parents: Mapping[str, An
         "continued": None,
         "initialised_from": None,
     }
-    earlier = [read_json(file).get("initialised_from") for file in run.lineage.glob("attempt-*/origin.json")]
-    return {**told, "initialised_from": next(filter(None, earlier), None), **parents}
+    earlier = (read(file, OriginFacts).initialised_from for file in run.lineage.glob("attempt-*/origin.json"))
+    begun = next(filter(None, earlier), None)
+    return {**told, "initialised_from": begun and plain(begun), **parents}
 
 
 def override_origins(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -69,7 +70,7 @@ def _experiment(plan: Plan) -> dict[str, Any] | None:
     for directory in conf_dirs(project, None) if option else ():
         file = directory / "experiment" / f"{option}.yaml"
         if file.is_file():
-            told = yaml.safe_load(file.read_text()) or {}
+            told = parse_yaml(file.read_text(encoding="utf-8")) or {}
             sets = {key: value for key, value in told.items() if key != "defaults"}
             return {"file": describe(file, project), "sha256": sha256(file), "sets": flatten(masked_config(sets)[0])}
     return None

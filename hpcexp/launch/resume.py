@@ -12,6 +12,7 @@ from hpcexp.errors import RunError
 from hpcexp.plan import Plan, load_plan, load_signature
 from hpcexp.record.alive import current_state, damage
 from hpcexp.rundir import RunDir, is_half_written, second_name
+from hpcexp.runs.records import RunState, read_status
 from hpcexp.seal import is_intact, read_note
 
 
@@ -43,20 +44,20 @@ def continuation(plan: Plan, *, verify: bool) -> Continuation | None:
     checkpoints are damaged.
     """
     run = RunDir(Path(plan.run_dir))
-    status = run.read_status()
+    status = read_status(run)
     state = current_state(status)
-    if not run.plan.exists() or state == "finished" or load_signature(run.plan) != plan.signature:
+    if not run.plan.exists() or state is RunState.FINISHED or load_signature(run.plan) != plan.signature:
         return None
     present = [path for path in (run.last, run.previous) if path.exists()]
     for number, path in enumerate(present):
         note = read_note(path)
-        if note is None or (verify and not is_intact(path)) or not _has_best(run, note["best"], verify):
+        if note is None or (verify and not is_intact(path)) or not _has_best(run, note.best, verify):
             continue
-        cause = str(status.get("cause") or "").splitlines()
-        state = "killed" if state == "running" else state
+        cause = (status.cause or "").splitlines()
+        state = RunState.KILLED if state is RunState.RUNNING else state
         why = f"{state}: {cause[0]}" if cause else state
-        attempt = int(status.get("attempt", 1)) + 1
-        return Continuation(path, note["step"], note["best"], why, attempt, tuple(present[:number]))
+        attempt = (status.attempt or 1) + 1
+        return Continuation(path, note.step or 0, note.best, why, attempt, tuple(present[:number]))
     if not present:
         return None
     names = " and ".join(str(path) for path in present)
@@ -84,7 +85,7 @@ _NOTES = (
 def begins_again(plan: Plan) -> bool:
     """Whether the plan's unfinished run came to no checkpoint: it does the same from its first step on."""
     run = RunDir(Path(plan.run_dir))
-    if not run.plan.exists() or current_state(run.read_status()) in ("planned", "finished"):
+    if not run.plan.exists() or current_state(read_status(run)) in ("planned", "finished"):
         return False
     return load_signature(run.plan) == plan.signature and not (run.last.exists() or run.previous.exists())
 
@@ -95,7 +96,7 @@ def as_begun(plan: Plan) -> Plan:
     if plan.topology.accelerator != "cpu" or not run.journal.exists() or damage(plan):
         return plan
     before = load_plan(run.plan)
-    if before.signature != plan.signature or current_state(run.read_status()) == "finished":
+    if before.signature != plan.signature or current_state(read_status(run)) == "finished":
         return plan
     threads = before.topology.threads_per_rank
     return replace(plan, topology=replace(plan.topology, threads_per_rank=threads))
@@ -110,7 +111,8 @@ def clear(run: RunDir) -> None:
 
 def leftovers(run: RunDir) -> list[Path]:
     """What only who goes on with a run needs."""
-    kept = {name.partition("/")[0] for name in (read_note(run.last) or {}).get("beside", ())}
+    note = read_note(run.last)
+    kept = {name.partition("/")[0] for name in (note.beside if note else ())}
     shards = [directory for directory in run.checkpoints.glob("shards-*") if directory.name not in kept]
     return [run.previous, *run.checkpoints.glob("best-*.ckpt"), *shards]
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from hpcexp.launch.display import say
 from hpcexp.plan import Plan
-from hpcexp.rundir import RecordDir, RunDir, SweepDir, read_json
+from hpcexp.rundir import RecordDir, RunDir, SweepDir
+from hpcexp.runs.records import read_delivered
 
 PATIENCE_S = 5.0
 """After which the command says what it is still waiting for."""
@@ -62,8 +63,8 @@ def await_shipper(shipper: subprocess.Popen[bytes], record: RecordDir, wait_s: f
                 shipper.wait(timeout=min(left, PATIENCE_S))
                 return
             except subprocess.TimeoutExpired:
-                note = read_json(record.mlflow)
-            if note.get("problem") and not note.get("run_id"):
+                known = read_delivered(record)
+            if known.problem and not known.run_id:
                 return
             if not told:
                 told = True
@@ -113,7 +114,7 @@ class Fleet:
             return
         self._let_go()
         await_shipper(self._process, self._sweep, deadline - time.monotonic(), is_tracked=is_tracked)
-        status, problem = self._process.poll(), read_json(self._sweep.mlflow).get("problem")
+        status, problem = self._process.poll(), read_delivered(self._sweep).problem
         # One that no server answers is not waited for, and tries on for a while by itself.
         if status not in (None, 0) or (status is None and problem):
             why = problem or f"{self._sweep.logs / 'shipper.log'} says why"

@@ -13,7 +13,8 @@ from hpcexp.launch.memory import oom_kills
 from hpcexp.launch.stacks import stacks
 from hpcexp.launch.turns import Turns
 from hpcexp.launch.vitals import Vitals
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import read_summary
 
 START_S = 600.0
 """At least so long may a rank import, read its data and make its first step."""
@@ -165,5 +166,5 @@ def stopped_by(number: int) -> Outcome:
 
 def _complete(run: RunDir) -> Outcome:
     """Of a run that has ended as it should, by its summary."""
-    epoch = read_json(run.summary).get("pruned")
+    epoch = read_summary(run).pruned
     return Outcome("finished", "", 0) if epoch is None else Outcome("pruned", f"pruned at epoch {epoch}", 0)

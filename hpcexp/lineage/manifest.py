@@ -12,25 +12,30 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hpcexp.documents import decode, plain
 from hpcexp.errors import RunError
-from hpcexp.rundir import FINAL_STATES, RunDir, damaged, read_json, sha256, write_atomic
+from hpcexp.files import read_text
+from hpcexp.rundir import FINAL_STATES, RunDir, sha256, write_atomic
+from hpcexp.runs.records import RunState, Seal, SealedFile, Status, read_or_none, read_summary
 from hpcexp.seal import checksum, is_intact, read_checksum, read_note
 
 MANIFEST = "manifest.jsonl"
 _READ_LIMIT = 64 << 20
 """Checkpoints above this many bytes are told by the checksum that they were written with."""
+MAX_MANIFEST_BYTES = 256 << 20
+"""A record has about 100 bytes for each file of the run."""
 _NOT_OURS = ("plots", "export", "mlflow.json", "status.json", "logs/shipper.log", f"lineage/{MANIFEST}")
 """What comes after the end of an attempt, or changes then. Of the status the record has what counts."""
 
 
-def seal(run: RunDir, status: Mapping[str, Any], without: Iterable[Path] = ()) -> str:
+def seal(run: RunDir, status: Status, without: Iterable[Path] = ()) -> str:
     """Add the record of an attempt that ends with `status`, and give its hash. `without`: files that are to go."""
     lines = _lines(run.lineage)
-    previous = str(_record(lines[-1]).get("sha256", "")) if lines else ""
+    previous = last_record(run.lineage).sha256
     gone = set(without)
     left = [path for path in _files(run) if gone.isdisjoint((path, *path.parents))]
     files = {str(path.relative_to(run.path)): digest_of(path, run) for path in left}
-    record = {"attempt": status.get("attempt"), "status": dict(status), "previous": previous, "files": files}
+    record = {"attempt": status.attempt, "status": plain(status), "previous": previous, "files": files}
     record["sha256"] = _hash(record)
     write_atomic(run.lineage / MANIFEST, "".join(f"{line}\n" for line in [*lines, json.dumps(record, sort_keys=True)]))
     return str(record["sha256"])
@@ -41,13 +46,14 @@ def digest_of(path: Path, run: RunDir) -> dict[str, Any]:
     size = path.stat().st_size
     if size <= _READ_LIMIT or run.checkpoints not in path.parents:
         return {"bytes": size, "sha256": sha256(path)}
-    best = read_json(run.summary).get("best") or {}
-    if path == run.best and best.get("bytes") == size:
-        return {"bytes": size, "sha256": best["sha256"]}
+    best = read_summary(run).best
+    if path == run.best and best and best.sha256 and best.bytes == size:
+        return {"bytes": size, "sha256": best.sha256}
     if (crc := read_checksum(path)) is not None:
         return {"bytes": size, "crc32": crc}
     for whole in (run.last, run.previous):
-        beside = (read_note(whole) or {}).get("beside") or {}
+        note = read_note(whole)
+        beside = note.beside if note else {}
         if (name := str(path.relative_to(run.checkpoints))) in beside:
             return {"bytes": size, "crc32": beside[name][1], "is_part": True}
     return {"bytes": size, "sha256": sha256(path)}
@@ -58,31 +64,32 @@ def differences(run: RunDir) -> list[tuple[str, str]]:
 
     RunError where nothing can be compared with.
     """
-    lines, status = _lines(run.lineage), run.read_status()
+    lines, status = _lines(run.lineage), read_or_none(run.status, Status)
     if not lines:
         return [("removed", _lost_seals(run, status))]
     records, found = _records(lines)
     if not records:
         return found
     last = records[-1]
-    if not status:
+    if status is None:
         found.append(("removed", "status.json"))
-    elif last["attempt"] != status.get("attempt"):
+    elif last.attempt != status.attempt:
         found.append(("unsealed", _unsealed(last, status)))
-    elif last["status"] != status:
-        keys = sorted(k for k in {*last["status"], *status} if last["status"].get(k) != status.get(k))
-        told = ", ".join(f"{key} {last['status'].get(key)} → {status.get(key)}" for key in keys)
-        found.append(("changed", f"status.json: {told}"))
-    return found + list(_of_files(run, last["files"]))
+    elif last.status != status:
+        then, now = plain(last.status), plain(status)
+        keys = sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
+        changes = ", ".join(f"{key} {then.get(key)} → {now.get(key)}" for key in keys)
+        found.append(("changed", f"status.json: {changes}"))
+    return found + list(_of_files(run, last.files))
 
 
-def last_record(lineage: Path) -> dict[str, Any]:
-    """The record of the last attempt; empty where there is none, or it is damaged."""
+def last_record(lineage: Path) -> Seal:
+    """The record of the last attempt; one of defaults where there is none, or it is damaged."""
     lines = _lines(lineage)
-    return _record(lines[-1]) if lines else {}
+    return (_record(lines[-1]) if lines else None) or Seal()
 
 
-def _of_files(run: RunDir, recorded: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def _of_files(run: RunDir, recorded: Mapping[str, SealedFile]) -> Iterator[tuple[str, str]]:
     present = {str(path.relative_to(run.path)): path for path in _files(run)}
     for name in sorted({*recorded, *present}):
         if name not in present:
@@ -93,60 +100,57 @@ def _of_files(run: RunDir, recorded: Mapping[str, Mapping[str, Any]]) -> Iterato
             yield "changed", f"{name}: {told}"
 
 
-def _differs(path: Path, recorded: Mapping[str, Any]) -> str:
-    """How a file is otherwise than it was recorded; empty where it is not."""
+def _differs(path: Path, recorded: SealedFile) -> str:
+    """How a file differs from what was recorded; empty where it does not."""
     size = path.stat().st_size
-    if size != recorded["bytes"]:
-        return f"{recorded['bytes']:,} → {size:,} bytes"
-    if "sha256" in recorded:
+    if size != recorded.bytes:
+        return f"{recorded.bytes:,} → {size:,} bytes"
+    if recorded.sha256 is not None:
         now = sha256(path)
-        return "" if now == recorded["sha256"] else f"SHA-256 {recorded['sha256'][:12]} → {now[:12]}"
-    if recorded.get("is_part"):
-        return "" if checksum(path, size) == recorded["crc32"] else "its checksum is another"
-    is_same = read_checksum(path) == recorded["crc32"] and is_intact(path, alone=True)
-    return "" if is_same else "its checksum is another"
+        return "" if now == recorded.sha256 else f"SHA-256 {recorded.sha256[:12]} → {now[:12]}"
+    if recorded.is_part:
+        return "" if checksum(path, size) == recorded.crc32 else "its checksum differs"
+    is_same = read_checksum(path) == recorded.crc32 and is_intact(path, alone=True)
+    return "" if is_same else "its checksum differs"
 
 
-def _records(lines: list[str]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+def _records(lines: list[str]) -> tuple[list[Seal], list[tuple[str, str]]]:
     """The records that can be read, and where the chain is broken."""
     found: list[tuple[str, str]] = []
-    records: list[dict[str, Any]] = []
+    records: list[Seal] = []
     previous = ""
     for number, line in enumerate(lines, 1):
         record, where = _record(line), f"lineage/{MANIFEST}, record {number}"
-        if not {"attempt", "status", "files", "sha256"} <= record.keys():
+        if record is None:
             found.append(("changed", f"{where}: it is no record"))
             continue
-        if record["sha256"] != _hash(record):
-            found.append(("changed", f"{where}: its own hash is another"))
-        if record.get("previous") != previous:
-            found.append(("changed", f"{where}: it follows another record than the one before it"))
-        previous = record["sha256"]
+        if record.sha256 != _hash(decode(line, dict[str, Any])):
+            found.append(("changed", f"{where}: its own hash differs"))
+        if record.previous != previous:
+            found.append(("changed", f"{where}: it does not follow the record before it"))
+        previous = record.sha256
         records.append(record)
     return records, found
 
 
-def _record(line: str) -> dict[str, Any]:
+def _record(line: str) -> Seal | None:
     try:
-        record = json.loads(line)
+        record = decode(line, Seal)
     except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
+        return None
+    return record if record.sha256 else None
 
 
 def _hash(record: Mapping[str, Any]) -> str:
-    told = {key: value for key, value in record.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    content = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _lines(lineage: Path) -> list[str]:
-    file = lineage / MANIFEST
     try:
-        return file.read_text(errors="replace").splitlines()  # what is no text has another hash
+        return read_text(lineage / MANIFEST, MAX_MANIFEST_BYTES).splitlines()
     except FileNotFoundError:
         return []
-    except (IsADirectoryError, NotADirectoryError) as e:
-        raise RunError(damaged(file, "it is no file")) from e
 
 
 def _files(run: RunDir) -> Iterator[Path]:
@@ -158,9 +162,9 @@ def _files(run: RunDir) -> Iterator[Path]:
             yield path
 
 
-def _lost_seals(run: RunDir, status: Mapping[str, Any]) -> str:
+def _lost_seals(run: RunDir, status: Status | None) -> str:
     """What was taken away of a run that has ended and has no record; RunError where it never had one."""
-    if not status:
+    if status is None:
         raise RunError(
             f"{run.path} was never sealed: it has not run yet.\nFix: the command that made it, without launch=dry."
         )
@@ -172,14 +176,14 @@ def _lost_seals(run: RunDir, status: Mapping[str, Any]) -> str:
     return f"lineage/{MANIFEST} (or its disk was full)" if any(run.lineage.glob("*")) else "lineage/"
 
 
-def _unsealed(last: Mapping[str, Any], status: Mapping[str, Any]) -> str:
+def _unsealed(last: Seal, status: Status) -> str:
     why = "its record is gone, or could not be written"
     if _lost_its_supervisor(status):
         why = "its supervisor was killed before it could write a record; going on with the run seals it"
-    attempt = f"attempt {status.get('attempt')} ({status.get('state')})"
-    return f"{attempt}: the last record is of attempt {last['attempt']}; {why}"
+    attempt = f"attempt {status.attempt} ({status.state})"
+    return f"{attempt}: the last record is of attempt {last.attempt}; {why}"
 
 
-def _lost_its_supervisor(status: Mapping[str, Any]) -> bool:
+def _lost_its_supervisor(status: Status) -> bool:
     """Whether nobody was left to seal the attempt: a supervisor leaves the record, then its state with `exit`."""
-    return status.get("state") not in FINAL_STATES or (status["state"] == "killed" and "exit" not in status)
+    return status.state not in FINAL_STATES or (status.state is RunState.KILLED and status.exit is None)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from hpcexp.errors import RunError
 from hpcexp.plan import Plan, load_plan, load_signature
-from hpcexp.rundir import RunDir, SweepDir, read_json
+from hpcexp.rundir import RunDir, SweepDir
+from hpcexp.runs.records import DriverRecord, RunState, Status, read_or_none, read_status, read_summary
 
 _SLACK_S = 60.0
 """How far the clocks of `status.json` and the kernel may be apart."""
@@ -19,18 +18,17 @@ _STALE_S = 60.0
 """A driver on another machine that has not touched its file for so long is gone."""
 
 
-def supervisor_alive(status: Mapping[str, Any]) -> bool | None:
-    """Whether the supervisor named in `status.json` lives; None where this host cannot tell."""
-    pid, host = status.get("pid"), status.get("host")
-    if not isinstance(pid, int) or (host is not None and host != socket.gethostname()):
+def supervisor_alive(status: Status | DriverRecord) -> bool | None:
+    """Whether the process that a record names lives; None where this host cannot tell."""
+    if status.pid is None or (status.host is not None and status.host != socket.gethostname()):
         return None
-    return _is_process(pid, status.get("started"))
+    return _is_process(status.pid, status.started)
 
 
-def current_state(status: Mapping[str, Any]) -> str:
+def current_state(status: Status) -> RunState:
     """The state of a run, where one that lost its supervisor without saying so is `killed`."""
-    state = str(status.get("state", "planned"))
-    return "killed" if state == "running" and supervisor_alive(status) is False else state
+    is_lost = status.state is RunState.RUNNING and supervisor_alive(status) is False
+    return RunState.KILLED if is_lost else status.state
 
 
 def is_driven(sweep: SweepDir) -> bool:
@@ -41,7 +39,7 @@ def is_driven(sweep: SweepDir) -> bool:
 def is_done(plan: Plan) -> bool:
     """Whether a run of the plan's identity has finished in its directory."""
     run = RunDir(Path(plan.run_dir))
-    return current_state(run.read_status()) == "finished" and load_signature(run.plan) == plan.signature
+    return current_state(read_status(run)) is RunState.FINISHED and load_signature(run.plan) == plan.signature
 
 
 def damage(plan: Plan) -> str:
@@ -49,7 +47,7 @@ def damage(plan: Plan) -> str:
     run = RunDir(Path(plan.run_dir))
     try:
         if is_done(plan):
-            read_json(run.summary)
+            read_summary(run)
         elif run.plan.exists():
             load_plan(run.plan)
     except RunError as e:
@@ -59,7 +57,8 @@ def damage(plan: Plan) -> str:
 
 def _is_driver(file: Path) -> bool:
     try:
-        alive = supervisor_alive(read_json(file))
+        record = read_or_none(file, DriverRecord)
+        alive = supervisor_alive(record) if record else False
         return time.time() - file.stat().st_mtime < _STALE_S if alive is None else alive
     except (OSError, RunError):
         return False

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from hpcexp.files import UnusableFileError
 from hpcexp.plan import Plan
 from hpcexp.record import describe
 from hpcexp.record.destination import address
@@ -15,7 +14,8 @@ from hpcexp.record.journal import Point, last_values, read_points
 from hpcexp.record.note import OFFSETS, Note, have_run
 from hpcexp.record.store import MAX_DIGEST, Model, Store, Stores, legal_model_name
 from hpcexp.record.ui import artifact_root, page
-from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, sha256
+from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, sha256
+from hpcexp.runs.records import Delivered, Membership, Summary, read_delivered, read_status, read_summary
 
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "killed": "KILLED"}
 """Final state → MLflow's status."""
@@ -25,16 +25,6 @@ _BATCH_BYTES = 256 << 10
 """About as many bytes of a journal."""
 _MODEL_LIMIT_BYTES = 100_000_000
 """Up to this size `tracking.model=auto` uploads the best weights."""
-
-
-@dataclass(frozen=True)
-class Membership:
-    """The sweep that a run belongs to."""
-
-    path: str
-    """The sweep's directory."""
-    axes: Mapping[str, str]
-    """The run's value on each axis, as it is typed."""
 
 
 class Delivery:
@@ -54,19 +44,23 @@ class Delivery:
         """Whether this delivery has made the MLflow run: then it has nothing yet."""
         self._params: dict[str, str] = {}
         """Those that are yet to be sent."""
-        if sweep is not None and self._note.get("sweep") != asdict(sweep):
-            self._note.update(sweep=asdict(sweep), parent=None)
+        if sweep is not None and self._known.sweep != sweep:
+            self._note.update(sweep=sweep, parent=None)
+
+    @property
+    def _known(self) -> Delivered:
+        return self._note.known
 
     @property
     def is_complete(self) -> bool:
         """Whether MLflow has everything that the directory holds now, in its place below its sweep."""
-        is_noted = self._note.is_saved and bool(self._note.get("pictured"))
-        return is_noted and self._is_delivered and self._parent() in (None, self._note.get("parent"))
+        is_noted = self._note.is_saved and self._known.pictured
+        return is_noted and self._is_delivered and self._parent() in (None, self._known.parent)
 
     @property
     def is_behind(self) -> bool:
         """Whether the journals have far more than MLflow."""
-        sent = sum(int(self._note.get(offset, 0)) for offset in OFFSETS)
+        sent = self._known.offset + self._known.system_offset
         return sum(self._sizes) - sent > _BATCH_BYTES
 
     def start(self) -> Store:
@@ -76,15 +70,15 @@ class Delivery:
         self._note.update(tracking_uri=self._plan.tracking_uri, delivered=False, pictured=False)
         store, parent = self._connected(), self._parent()
         tags = self._tags(parent)
-        started = self._run.read_status().get("started") or time.time()
+        started = read_status(self._run).started or time.time()
         experiment = str(self._plan.config["tracking"]["experiment"])
         self._is_new = have_run(self._note, store, experiment, round(started * 1000), tags)
-        run_id = self._note["run_id"]
+        run_id = self._run_id
         if not self._is_new:
             store.log(run_id, tags=tags)
             if self._state not in FINAL_STATES:
                 store.set_running(run_id)
-        self._note["parent"] = parent
+        self._note.update(parent=parent)
         self._params = describe.params(self._plan)
         self._log_dataset(store, run_id)
         self._store = store
@@ -103,7 +97,7 @@ class Delivery:
             return
         state = self._state
         is_over = state in FINAL_STATES
-        summary = read_json(self._run.summary) if is_over else {}
+        summary = read_summary(self._run) if is_over else Summary()
         self._send(self._final_tags(state, summary) if is_over else {})
         while self.send_metrics():
             pass
@@ -112,11 +106,11 @@ class Delivery:
 
     def add_pictures(self) -> None:
         """Send the pictures of a run that is delivered."""
-        if self._note.get("pictured"):
+        if self._known.pictured:
             return
         store = self._connected()
         for picture in sorted(self._run.plots.glob("*.png")):
-            store.log_artifact(self._note["run_id"], picture, self._run.plots.name)
+            store.log_artifact(self._run_id, picture, self._run.plots.name)
         self._note.save(pictured=True, problem=None)
 
     def failed(self, problem: str) -> None:
@@ -126,8 +120,19 @@ class Delivery:
         self._note.save(problem=problem)
 
     @property
+    def _run_id(self) -> str:
+        """The MLflow run of a delivery that has started."""
+        assert self._known.run_id is not None
+        return self._known.run_id
+
+    @property
+    def _experiment_id(self) -> str:
+        assert self._known.experiment_id is not None
+        return self._known.experiment_id
+
+    @property
     def _state(self) -> str:
-        return str(self._run.read_status().get("state", ""))
+        return str(read_status(self._run).state)
 
     @property
     def _journals(self) -> tuple[Path, ...]:
@@ -142,36 +147,36 @@ class Delivery:
     @property
     def _is_delivered(self) -> bool:
         """Whether MLflow has everything but the pictures."""
-        is_noted = bool(self._note.get("delivered")) and self._note.get("state") == self._state
-        return is_noted and self._sizes == [self._note.get(offset, 0) for offset in OFFSETS]
+        is_noted = self._known.delivered and self._known.state == self._state
+        return is_noted and self._sizes == [getattr(self._known, offset) for offset in OFFSETS]
 
     def _connected(self) -> Store:
         return self._stores.at(self.uri, artifact_root(Path(self._plan.run_dir).parent.parent))
 
     def _tags(self, parent: str | None) -> dict[str, str]:
-        news = {**self._description({}), "hpcexp.state": self._state}
+        news = {**self._description(Summary()), "hpcexp.state": self._state}
         return {**describe.tags(self._plan), **news, **self._sweep_tags(parent)}
 
-    def _description(self, summary: Mapping[str, Any]) -> dict[str, str]:
+    def _description(self, summary: Summary) -> dict[str, str]:
         """The tag of what the run's page tells, with links to what belongs to the run."""
         links = {"Sweep": self._sweep_links(), "Model": self._model_link(), "Data": describe.data_text(self._plan)}
         told = {what: text for what, text in links.items() if text}
-        return {"mlflow.note.content": describe.note(self._plan, describe.final_metrics(summary), told)}
+        return {"mlflow.note.content": describe.note(self._plan, summary.test, told)}
 
     def _sweep_links(self) -> str:
         """To the sweep and to the run's siblings; empty where the sweep is not in the same store."""
-        if (parent := self._parent()) is None:
+        if (parent := self._parent()) is None or self._known.sweep is None:
             return ""
-        sweep = SweepDir(Path(self._note["sweep"]["path"]))
-        experiment_id = read_json(sweep.mlflow)["experiment_id"]
+        sweep = SweepDir(Path(self._known.sweep.path))
+        experiment_id = read_delivered(sweep).experiment_id or ""
         link = f"[{sweep.path.name}]({page(experiment_id, run_id=parent)})"
         return f"{link} ({describe.sweep_links(experiment_id, sweep.path.name)})"
 
     def _model_link(self) -> str:
-        model_id = self._note.get("model_id")
+        model_id = self._known.model_id
         if model_id is None:
             return ""
-        return f"[{self._model_name}]({page(self._note['experiment_id'], model_id=model_id)})"
+        return f"[{self._model_name}]({page(self._experiment_id, model_id=model_id)})"
 
     @property
     def _model_name(self) -> str:
@@ -179,25 +184,31 @@ class Delivery:
 
     def _sweep_tags(self, parent: str | None) -> dict[str, str]:
         """What puts the run below its sweep."""
-        sweep = self._note.get("sweep")
-        return {} if sweep is None else describe.sweep_tags(Path(sweep["path"]).name, sweep["axes"], parent)
+        sweep = self._known.sweep
+        return {} if sweep is None else describe.sweep_tags(Path(sweep.path).name, sweep.axes, parent)
 
     def _parent(self) -> str | None:
-        """The MLflow run of its sweep, where that is in the same store."""
-        if (sweep := self._note.get("sweep")) is None:
+        """The MLflow run of its sweep, where that is in the same store.
+
+        None where the sweep's own record is damaged: delivering the sweep reports that, and its runs go without.
+        """
+        if (sweep := self._known.sweep) is None:
             return None
-        note = read_json(SweepDir(Path(sweep["path"])).mlflow)
-        return note.get("run_id") if note.get("tracking_uri") == self._plan.tracking_uri else None
+        try:
+            above = read_delivered(SweepDir(Path(sweep.path)))
+        except UnusableFileError:
+            return self._known.parent
+        return above.run_id if above.tracking_uri == self._plan.tracking_uri else None
 
     def _link(self) -> bool:
         """Have a delivered run below its sweep; whether MLflow still has the run."""
         parent = self._parent()
-        if parent not in (None, self._note.get("parent")):
-            store, run_id = self._connected(), self._note["run_id"]
+        if parent not in (None, self._known.parent):
+            store, run_id = self._connected(), self._run_id
             if not store.has_run(run_id):
                 return False
-            store.log(run_id, tags={**self._sweep_tags(parent), **self._description(read_json(self._run.summary))})
-            self._note["parent"] = parent
+            store.log(run_id, tags={**self._sweep_tags(parent), **self._description(read_summary(self._run))})
+            self._note.update(parent=parent)
         self._note.save()
         return True
 
@@ -217,26 +228,26 @@ class Delivery:
         points: list[Point] = []
         news: dict[str, int] = {}
         for name, journal in zip(OFFSETS, self._journals, strict=True):
-            before = self._note.get(name, 0)
+            before = getattr(self._known, name)
             found, offset = read_points(journal, before, MAX_POINTS)
             points += found
             news |= {name: offset} if offset != before else {}
         if not (news or tags or self._params):
             return False
-        store.log(self._note["run_id"], points, self._params, tags)
+        store.log(self._run_id, points, self._params, tags)
         self._params = {}
-        self._note.update(news)
+        self._note.update(**news)
         return bool(news)
 
-    def _end(self, state: str, summary: Mapping[str, Any]) -> None:
-        store, run_id = self.start(), self._note["run_id"]
+    def _end(self, state: str, summary: Summary) -> None:
+        store, run_id = self.start(), self._run_id
         for file, folder in _artifacts(self._run):
             store.log_artifact(run_id, file, folder)
         store.log_text(run_id, "".join(f"{override}\n" for override in self._plan.overrides), "overrides.txt")
         if self._has_model:
             self._log_model(store, summary)
         store.log(run_id, tags=self._description(summary))
-        ended = self._run.read_status().get("ended") or time.time()
+        ended = read_status(self._run).ended or time.time()
         store.set_ended(run_id, STATUS[state], round(ended * 1000))
         self._note.save(delivered=True, problem=None, state=state)
 
@@ -244,33 +255,33 @@ class Delivery:
     def _has_model(self) -> bool:
         return self._plan.config["tracking"]["model"] != "never" and self._run.best.exists()
 
-    def _log_model(self, store: Store, summary: Mapping[str, Any]) -> None:
+    def _log_model(self, store: Store, summary: Summary) -> None:
         checkpoint, wanted = self._run.best, self._plan.config["tracking"]["model"]
         uploads = wanted == "always" or checkpoint.stat().st_size <= _MODEL_LIMIT_BYTES
         results = tuple(last_values(self._run.journal, "val", "test"))
-        run_id, experiment_id = self._note["run_id"], self._note["experiment_id"]
+        run_id, experiment_id = self._run_id, self._experiment_id
         link = f"[{self._plan.name}]({page(experiment_id, run_id=run_id)})"
-        note = describe.model_note(self._plan, summary.get("best", {}), link, str(checkpoint.absolute()))
+        note = describe.model_note(self._plan, summary.best, link, str(checkpoint.absolute()))
         tags = {**self._model_tags(summary), "mlflow.note.content": note}
         model = Model(self._model_name, describe.params(self._plan), tags, results, self._dataset)
         model_id = store.model(run_id, experiment_id, model, is_new=self._is_new)
         store.fill_model(run_id, model_id, model, [checkpoint, self._run.plan] if uploads else [])
-        self._note["model_id"] = model_id
+        self._note.update(model_id=model_id)
 
-    def _model_tags(self, summary: Mapping[str, Any]) -> dict[str, str]:
+    def _model_tags(self, summary: Summary) -> dict[str, str]:
         """Where the best weights lie, and their digest."""
         checkpoint = self._run.best
-        digest = summary.get("best", {}).get("sha256") or sha256(checkpoint)
+        digest = (summary.best and summary.best.sha256) or sha256(checkpoint)
         return {"hpcexp.checkpoint": str(checkpoint.absolute()), "hpcexp.checkpoint.sha256": digest}
 
-    def _final_tags(self, state: str, summary: Mapping[str, Any]) -> dict[str, str]:
-        cause = self._run.read_status().get("cause")
-        told = {**describe.best_tags(summary), **({"hpcexp.cause": str(cause)} if cause else {})}
+    def _final_tags(self, state: str, summary: Summary) -> dict[str, str]:
+        cause = read_status(self._run).cause
+        told = {**describe.best_tags(summary), **({"hpcexp.cause": cause} if cause else {})}
         tags = {"hpcexp.state": state, **told}
-        if "pruned" in (state, self._note.get("state")):  # it may have been gone on with since
+        if "pruned" in (state, self._known.state):  # it may have been gone on with since
             tags["hpcexp.pruned"] = str(state == "pruned").lower()
-        if "world_size" in summary:  # as measured, in the place of the planned one
-            tags["hpcexp.world_size"] = str(summary["world_size"])
+        if summary.world_size is not None:  # as measured, which replaces the planned one
+            tags["hpcexp.world_size"] = str(summary.world_size)
         tags |= describe.lineage_tags(self._run.lineage)
         return tags | (self._model_tags(summary) if self._has_model else {})
 

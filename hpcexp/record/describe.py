@@ -15,7 +15,17 @@ from hpcexp.lineage.manifest import last_record
 from hpcexp.plan import DataFacts, Plan
 from hpcexp.record.ui import page
 from hpcexp.record.views import view_key
-from hpcexp.rundir import read_json
+from hpcexp.runs.records import (
+    AxisRecord,
+    Best,
+    CodeFacts,
+    DataRecord,
+    OriginFacts,
+    Summary,
+    SweepRecord,
+    read,
+)
+from hpcexp.text import metric
 
 NOTE_LIMIT = 7500
 """Characters of a description; MLflow cuts what is longer at 8,000."""
@@ -60,10 +70,11 @@ def tags(plan: Plan) -> dict[str, str]:
     return {**facts, "mlflow.source.type": "LOCAL", **known, "mlflow.runName": plan.name, **own}
 
 
-def best_tags(summary: Mapping[str, Any]) -> dict[str, str]:
+def best_tags(summary: Summary) -> dict[str, str]:
     """What was monitored at its best, and when: MLflow shows and filters by the last value of a metric."""
-    best = summary.get("best") or {}
-    told = {f"hpcexp.best.{key}": best.get(key) for key in ("monitor", "value", "epoch")}
+    if (best := summary.best) is None:
+        return {}
+    told = {f"hpcexp.best.{key}": getattr(best, key) for key in ("monitor", "value", "epoch")}
     return {key: typed(value) for key, value in told.items() if value is not None}
 
 
@@ -107,22 +118,23 @@ def dataset(plan: Plan, facts: DataFacts) -> DataSet:
 
 def lineage_tags(lineage: Path) -> dict[str, str]:
     """What the files in a run's `lineage/` come to: the seal, digests of data and patch, the runs it goes on from."""
-    data, code, origin = (read_json(lineage / f"{name}.json") for name in ("data", "code", "origin"))
-    continued, begun = origin.get("continued") or {}, origin.get("initialised_from") or {}
+    data, code = read(lineage / "data.json", DataRecord), read(lineage / "code.json", CodeFacts)
+    origin = read(lineage / "origin.json", OriginFacts)
+    continued, begun = origin.continued, origin.initialised_from
     found = {
-        "hpcexp.seal": last_record(lineage).get("sha256"),
-        "hpcexp.data.digest": data.get("digest"),
-        "hpcexp.git.patch.sha256": (code.get("patch") or {}).get("sha256"),
-        "hpcexp.continued_from.step": continued.get("step"),
-        "hpcexp.initialised_from": begun.get("checkpoint"),
-        "hpcexp.initialised_from.run_id": begun.get("mlflow_run_id"),
+        "hpcexp.seal": last_record(lineage).sha256,
+        "hpcexp.data.digest": data.digest,
+        "hpcexp.git.patch.sha256": code.patch and code.patch.sha256,
+        "hpcexp.continued_from.step": continued and continued.step,
+        "hpcexp.initialised_from": begun and begun.checkpoint,
+        "hpcexp.initialised_from.run_id": begun and begun.mlflow_run_id,
     }
     return {key: str(value) for key, value in found.items() if value not in (None, "")}
 
 
-def model_note(plan: Plan, best: Mapping[str, Any], run: str, checkpoint: str) -> str:
-    """A model's description (Markdown). `run`: a link to its run; `best`: of `summary.json`."""
-    when = f"{best['monitor']} {best['value']:.4g} in epoch {best['epoch'] + 1}" if "epoch" in best else ""
+def model_note(plan: Plan, best: Best | None, run: str, checkpoint: str) -> str:
+    """A model's description (Markdown). `run`: a link to its run."""
+    when = f"{best.monitor} {metric(best.value)} in epoch {best.epoch + 1}" if best else ""
     lines = [
         f"The best weights of {run}" + (f": {when}" if when else ""),
         f"**Data:** {data_text(plan)}" if plan.data else "",
@@ -140,25 +152,24 @@ def data_text(plan: Plan) -> str:
     return f"{plan.choices.get('data', 'data')}, {sizes} samples, `{plan.data.fingerprint[:8]}`"
 
 
-def axis_text(axis: Any) -> str:
-    """An axis of `sweep.json` for people: `0.1, 0.01`, or the ends of an interval."""
-    if isinstance(axis, Mapping) and "low" in axis:
-        return f"{axis['low']} … {axis['high']}" + (" (log)" if axis.get("is_log") else "")
-    values = axis["values"] if isinstance(axis, Mapping) else axis
-    return ", ".join(map(str, values))
+def axis_text(axis: AxisRecord) -> str:
+    """An axis for people: `0.1, 0.01`, or the ends of an interval."""
+    if axis.values is None:
+        return f"{axis.low:.12g} … {axis.high:.12g}" + (" (log)" if axis.is_log else "")
+    return ", ".join(axis.values)
 
 
-def sweep_params(asked: Mapping[str, Any]) -> dict[str, str]:
+def sweep_params(asked: SweepRecord) -> dict[str, str]:
     """The axes of a sweep."""
-    return {key: axis_text(axis) for key, axis in asked.get("axes", {}).items()}
+    return {key: axis_text(axis) for key, axis in asked.axes.items()}
 
 
-def sweep_note(asked: Mapping[str, Any], best: str, table: str, path: str, look: str = "") -> str:
+def sweep_note(asked: SweepRecord, best: str, table: str, path: str, look: str = "") -> str:
     """A sweep's description (Markdown): question, links to `look` at, `best` job, axes, head of the `table`, place."""
     axes = [f"- `{key}`: {text}" for key, text in sweep_params(asked).items()]
-    command = str(asked.get("command") or "")
+    command = asked.command
     lines = [
-        str(asked.get("question") or ""),
+        asked.question,
         f"**Look:** {look}" if look else "",
         f"**Best:** {best}" if best else "",
         "\n".join(["**Axes:**", "", *axes]) if axes else "",
@@ -173,11 +184,6 @@ def sweep_links(experiment_id: str, name: str) -> str:
     """Links (Markdown) to the jobs of a sweep: the best first, and as charts."""
     view = view_key(name)
     return f"[ranking]({page(experiment_id, view=view)}), [charts]({page(experiment_id, view=view, charts=True)})"
-
-
-def final_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Test metrics of `summary.json` under their names (`test/acc`)."""
-    return {key: float(value) for key, value in summary.get("test", {}).items()}
 
 
 def _head_of(table: str, room: int) -> str:

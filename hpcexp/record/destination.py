@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hpcexp.errors import ConfigError, RunError
+from hpcexp.files import read_text
 from hpcexp.masking import without_password
 from hpcexp.plan import Plan, load_plan
 from hpcexp.record.alive import current_state
 from hpcexp.record.uri import resolve_uri, uri_problem
-from hpcexp.rundir import RunDir, read_json, write_atomic
+from hpcexp.rundir import RunDir, write_atomic
+from hpcexp.runs.records import read_delivered, read_status
 
 
 def destined(run: RunDir) -> Plan:
@@ -49,10 +51,10 @@ def check_redirect(run: RunDir, uri: str | None, experiment: str | None) -> None
         raise ConfigError(problem.replace("tracking.uri=", "--uri "))
     if experiment == "":
         raise ConfigError("--experiment is empty.\nFix: --experiment NAME")
-    if current_state(run.read_status()) in ("planned", "running"):
+    if current_state(read_status(run)) in ("planned", "running"):
         raise RunError(f"{run.path} is no run that has ended.\nFix: hpcexp train, or wait for it.")
     plan = destined(run)
-    if read_json(run.mlflow).get("delivered") and plan.tracking_uri is not None:
+    if read_delivered(run).delivered and plan.tracking_uri is not None:
         raise RunError(f"{run.path} is in MLflow already, at {plan.tracking_uri}.\nFix: without --uri, --experiment.")
     if uri is None and plan.tracking_uri is None:
         raise RunError(f"{run.path} goes nowhere yet (tracking=off).\nFix: --uri sqlite:///runs/mlflow.db")
@@ -79,6 +81,9 @@ def _asked(plan: Plan) -> tuple[str | None, str]:
 
 def _told(run: RunDir) -> tuple[str, str]:
     """Address and experiment of the run's own file; empty where it has none, or says nothing of it."""
-    lines = run.secret_uri.read_text().splitlines() if run.secret_uri.exists() else []
+    try:
+        lines = read_text(run.secret_uri).splitlines()
+    except FileNotFoundError:
+        lines = []
     uri, experiment, *_ = [*lines, "", ""]
     return uri.strip(), experiment.strip()

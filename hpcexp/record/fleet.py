@@ -18,13 +18,13 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from hpcexp.record.delivery import Membership
 from hpcexp.record.follower import Entry, Follower, Key, key_of
 from hpcexp.record.servers import Servers
 from hpcexp.record.shipment import POLL_S, say, settle
 from hpcexp.record.store import Stores
 from hpcexp.record.sweep_run import SweepRun
 from hpcexp.rundir import SweepDir
+from hpcexp.runs.records import Membership
 
 _MAX_OPEN = 200
 """Runs that are followed at once, with two open files each; more wait until one of them is delivered."""

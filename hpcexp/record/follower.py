@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcexp.errors import InUseError
-from hpcexp.record.delivery import Membership
 from hpcexp.record.servers import backoff, is_down
 from hpcexp.record.shipment import POLL_S, SHARE, Shipment, alone
 from hpcexp.record.store import Stores
 from hpcexp.rundir import RunDir
+from hpcexp.runs.records import Membership
 
 _FIRST_S = 2.0
 """How long a run is left alone at first: one that is over by then is sent in one go, for half of the work."""

@@ -12,12 +12,21 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta, Struct
+
+from hpcexp.files import lines_of, open_regular
 
 _TAIL = 1 << 16
 """Bytes at a journal's end among which its last line is looked for."""
 _MAX_PENDING = 16 << 20
 """Bytes that are held for a disk that takes nothing."""
+_MAX_STEP = 2**63 - 1
+"""What SQLite and PostgreSQL hold."""
+_MAX_TIME_MS = 10**13
+"""The year 2286."""
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
@@ -28,6 +37,20 @@ class Point(NamedTuple):
     time_ms: int
     step: int
     metrics: dict[str, float]
+
+
+class _Line(Struct):
+    """A line of the file."""
+
+    t: Annotated[int, Meta(ge=0, le=_MAX_TIME_MS)]
+    """Unix time in milliseconds."""
+    s: Annotated[int, Meta(ge=0, le=_MAX_STEP)]
+    """Step."""
+    m: dict[str, float | str]
+    """Metric → value; `nan`, `inf`, `-inf` as texts, for which JSON has no number."""
+
+
+_decode = msgspec.json.Decoder(_Line).decode
 
 
 class Journal:
@@ -161,12 +184,12 @@ def read_points(
     points: list[Point] = []
     needle = b"" if metric is None else _encode(metric).encode() + b":"
     try:
-        file = path.open("rb")
+        file = open_regular(path)
     except FileNotFoundError:
         return points, offset
     with file:
         file.seek(offset)
-        for line in file:
+        for line in lines_of(file):
             if not line.endswith(b"\n") or (limit is not None and len(points) >= limit):
                 break
             offset += len(line)
@@ -180,9 +203,9 @@ def last_values(path: Path, *splits: str) -> list[Point]:
     """The last value of each metric of the `splits` (`val`: `val/loss`, …), at its own step and time."""
     marks = [f'"{split}/'.encode() for split in splits]
     last: dict[str, Point] = {}
-    with path.open("rb") if path.exists() else BytesIO() as file:
+    with open_regular(path) if path.exists() else BytesIO() as file:
         # Most lines are of training; to look for the mark is a hundredth of parsing them.
-        lines = (line for line in file if line.endswith(b"\n") and any(mark in line for mark in marks))
+        lines = (line for line in lines_of(file) if line.endswith(b"\n") and any(mark in line for mark in marks))
         for point in filter(None, map(_parse, lines)):
             found = {key: value for key, value in point.metrics.items() if key.partition("/")[0] in splits}
             last |= {key: point._replace(metrics={key: value}) for key, value in found.items()}
@@ -199,16 +222,16 @@ def _known_from(fd: int, step: int) -> dict[tuple[str, int], float]:
     # Not by the path: to close another descriptor of the file would give up the lock.
     with open(fd, "rb", closefd=False) as file:
         file.seek(0)
-        points = filter(None, map(_parse, file))
+        points = filter(None, map(_parse, lines_of(file)))
         return {(key, p.step): value for p in points if p.step >= step for key, value in p.metrics.items()}
 
 
 def _parse(line: bytes) -> Point | None:
     try:
-        entry = json.loads(line)
-        metrics = {key: _SPECIAL[v] if isinstance(v, str) else float(v) for key, v in entry["m"].items()}
-        return Point(int(entry["t"]), int(entry["s"]), metrics)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        entry = _decode(line)
+        metrics = {key: _SPECIAL[v] if isinstance(v, str) else v for key, v in entry.m.items()}
+        return Point(entry.t, entry.s, metrics)
+    except (ValueError, KeyError, RecursionError):
         return None
 
 

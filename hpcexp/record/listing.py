@@ -9,10 +9,10 @@ from pathlib import Path
 from hpcexp.errors import RunError
 from hpcexp.plan import load_head
 from hpcexp.record.alive import current_state
-from hpcexp.record.describe import final_metrics
-from hpcexp.rundir import RunDir, damaged, find_runs, read_json
+from hpcexp.rundir import RunDir, find_runs
+from hpcexp.runs.records import Delivered, RunState, read_or_none, read_status, read_summary
 
-STATES = ("planned", "running", "finished", "pruned", "failed", "killed")
+STATES = tuple(map(str, RunState))
 
 
 @dataclass(frozen=True)
@@ -45,28 +45,27 @@ def list_runs(root: Path) -> tuple[list[RunRow], list[str]]:
             rows.append(read_row(run))
         except RunError as e:
             problems += [str(e)] if run.plan.exists() else []  # else it was removed meanwhile
-        except PermissionError as e:
+        except OSError as e:
             problems.append(f"{e.filename or run.path} cannot be read: {e.strerror}.")
-        except (OSError, ValueError, TypeError, AttributeError) as e:
-            problems.append(damaged(run.path, str(e)))
     return sorted(rows, key=lambda row: (row.started or 0.0, row.path)), problems
 
 
 def read_row(run: RunDir) -> RunRow:
     """What the directory of `run` tells."""
-    status, head = run.read_status(), load_head(run.plan)
+    status, head = read_status(run), load_head(run.plan)
     state = current_state(status)
+    delivered = read_or_none(run.mlflow, Delivered)
     return RunRow(
         path=run.path,
         experiment=str(head.get("experiment", run.path.parent.name)),
         name=str(head.get("name", run.path.name)),
         signature=str(head.get("signature", "")),
         state=state,
-        started=status.get("started"),
-        duration_s=_duration(state, status.get("started"), status.get("ended")),
-        metrics=final_metrics(read_json(run.summary)),
-        cause=status.get("cause"),
-        delivered=read_json(run.mlflow).get("delivered"),
+        started=status.started,
+        duration_s=_duration(state, status.started, status.ended),
+        metrics=dict(read_summary(run).test),
+        cause=status.cause,
+        delivered=None if delivered is None else delivered.delivered,
     )
 
 

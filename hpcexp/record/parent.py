@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
+import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from hpcexp.documents import read_json
 from hpcexp.errors import RunError
+from hpcexp.files import UnusableFileError, read_text
 from hpcexp.plan import Plan
 from hpcexp.record import describe
-from hpcexp.record.delivery import STATUS, Membership
+from hpcexp.record.delivery import STATUS
 from hpcexp.record.journal import Point
 from hpcexp.record.note import Note, have_run
 from hpcexp.record.store import Store, Stores, legal_key, problem_of
 from hpcexp.record.ui import artifact_root, page
 from hpcexp.record.views import sweep_view
-from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, write_atomic
+from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, write_atomic
+from hpcexp.runs.records import (
+    MAX_LEDGER_BYTES,
+    Delivered,
+    LedgerLine,
+    Membership,
+    Status,
+    SweepBest,
+    SweepRecord,
+    lines,
+    read_delivered,
+    read_or_none,
+    read_status,
+)
 
 
 class Parent:
@@ -34,16 +49,35 @@ class Parent:
         """Whether the MLflow run was gone, and its children are below none."""
 
     @property
+    def _known(self) -> Delivered:
+        return self._note.known
+
+    @property
+    def _run_id(self) -> str:
+        """The MLflow run of a delivery that has started."""
+        assert self._known.run_id is not None
+        return self._known.run_id
+
+    @property
+    def _experiment_id(self) -> str:
+        assert self._known.experiment_id is not None
+        return self._known.experiment_id
+
+    def _asked(self) -> SweepRecord:
+        return read_json(self._sweep.asked, SweepRecord)
+
+    @property
     def uri(self) -> str | None:
         """Where it goes; None before any of its runs has said that."""
-        if self._sweep.secret_uri.exists():
-            return self._sweep.secret_uri.read_text().strip()
-        return self._note.get("tracking_uri")
+        try:
+            return read_text(self._sweep.secret_uri).strip()
+        except FileNotFoundError:
+            return self._known.tracking_uri
 
     @property
     def run_id(self) -> str | None:
         """The MLflow run; None where there is none yet."""
-        return self._note.get("run_id")
+        return self._known.run_id
 
     @property
     def is_started(self) -> bool:
@@ -53,9 +87,8 @@ class Parent:
     @property
     def is_complete(self) -> bool:
         """Whether MLflow has the sweep as its directory holds it now."""
-        status = self._sweep.read_status()
-        noted = [self._note.get(key) for key in ("delivered", "state", "ended")]
-        return noted == [True, status.get("state"), status.get("ended")]
+        status, known = read_status(self._sweep), self._known
+        return (known.delivered, known.state, known.ended) == (True, status.state, status.ended)
 
     def go_with(self, plan: Plan, uri: str, *, is_redirected: bool = False) -> None:
         """Go where this run of the sweep goes: to `uri`, with its password, and into the experiment of the first.
@@ -67,8 +100,8 @@ class Parent:
         elif uri != self.uri:
             write_atomic(self._sweep.secret_uri, f"{uri}\n", mode=0o600)
         experiment, user = str(plan.config["tracking"]["experiment"]), str(plan.lineage.get("user", ""))
-        is_elsewhere = is_redirected and self._note.get("experiment") != experiment
-        if is_elsewhere or self._note.get("tracking_uri") != plan.tracking_uri:
+        is_elsewhere = is_redirected and self._known.experiment != experiment
+        if is_elsewhere or self._known.tracking_uri != plan.tracking_uri:
             self._note.clear()
             self._note.save(tracking_uri=plan.tracking_uri, experiment=experiment, user=user)
 
@@ -78,45 +111,45 @@ class Parent:
             return self._store
         if not self._sweep.path.is_dir():
             raise RunError(f"{self._sweep.path} is gone")
-        status, asked, uri = self._sweep.read_status(), read_json(self._sweep.asked), self.uri
+        status, asked, uri = read_status(self._sweep), self._asked(), self.uri
         assert uri is not None
         self._note.update(delivered=False)
         store = self._stores.at(uri, artifact_root(self._sweep.path.parent.parent))
-        started = round((status.get("started") or time.time()) * 1000)
-        tags = {**self._tags(), "hpcexp.state": str(status.get("state", ""))}
-        before = self._note.get("run_id")
-        is_new = have_run(self._note, store, str(self._note["experiment"]), started, tags)
+        started = round((status.started or time.time()) * 1000)
+        tags = {**self._tags(), "hpcexp.state": str(status.state)}
+        before = self._known.run_id
+        is_new = have_run(self._note, store, str(self._known.experiment), started, tags)
         self.was_remade = is_new and before is not None
         # MLflow changes no parameter: of axes that were edited the description tells.
-        known = {} if is_new else store.params(self._note["run_id"]) or {}
+        known = {} if is_new else store.params(self._run_id) or {}
         params = {key: text for key, text in describe.sweep_params(asked).items() if legal_key(key) not in known}
-        told = {"mlflow.note.content": self._description(asked, {}, "")}
-        store.log(self._note["run_id"], params=params, tags=told if is_new else {**tags, **told})
+        told = {"mlflow.note.content": self._description(asked, None, "")}
+        store.log(self._run_id, params=params, tags=told if is_new else {**tags, **told})
         self._save_view(store, asked, started)
-        if not is_new and status.get("state") not in FINAL_STATES:
-            store.set_running(self._note["run_id"])
+        if not is_new and status.state not in FINAL_STATES:
+            store.set_running(self._run_id)
         self._store = store
         return store
 
     def finish(self) -> None:
         """Send the answer and the status of a sweep that has ended."""
-        status = self._sweep.read_status()
-        state = status.get("state")
+        status = read_status(self._sweep)
+        state = status.state
         if state not in FINAL_STATES or self.is_complete:
             return
-        store, run_id = self.start(), str(self._note["run_id"])
-        ended_ms = round((status.get("ended") or time.time()) * 1000)
-        best = read_json(self._sweep.best)
+        store, run_id = self.start(), self._run_id
+        ended_ms = round((status.ended or time.time()) * 1000)
+        best = read_or_none(self._sweep.best, SweepBest)
         results = Point(ended_ms, 0, {**_best_metrics(best), **_job_counts(self._sweep.table_csv)})
         store.log(run_id, [results], tags=self._final_tags(status, best))
         for file, folder in _artifacts(self._sweep):
             store.log_artifact(run_id, file, folder)
         store.set_ended(run_id, STATUS[state], ended_ms)
-        self._note.save(delivered=True, problem=None, state=state, ended=status.get("ended"))
+        self._note.save(delivered=True, problem=None, state=state, ended=status.ended)
 
     def failed(self, error: Exception) -> str:
         """Keep why MLflow did not take something, and connect anew at the next try; the same in words."""
-        problem = problem_of(error, self._note.get("tracking_uri") or "")
+        problem = problem_of(error, self._known.tracking_uri or "")
         self._store = None
         if self.uri is not None:
             self._stores.forget(self.uri)
@@ -124,78 +157,81 @@ class Parent:
             self._note.save(problem=problem)
         return problem
 
-    def _save_view(self, store: Store, asked: Mapping[str, Any], now_ms: int) -> None:
+    def _save_view(self, store: Store, asked: SweepRecord, now_ms: int) -> None:
         """Have the sweep in the experiment's menu of views."""
-        view = sweep_view(asked, self._sweep.path.name, self._note["run_id"], now_ms)
-        store.tag_experiment(self._note["experiment_id"], view)
+        view = sweep_view(asked, self._sweep.path.name, self._run_id, now_ms)
+        store.tag_experiment(self._experiment_id, view)
 
     def _tags(self) -> dict[str, str]:
-        name, asked = self._sweep.path.name, read_json(self._sweep.asked)
-        known = {"mlflow.user": self._note.get("user"), "mlflow.source.name": asked.get("command")}
+        name, asked = self._sweep.path.name, self._asked()
+        known = {"mlflow.user": self._known.user, "mlflow.source.name": asked.command}
         return {
             **{key: str(value) for key, value in known.items() if value},
             "mlflow.source.type": "LOCAL",
             "mlflow.runName": name,
             "hpcexp.sweep": name,
             "hpcexp.sweep_dir": str(self._sweep.path),
-            "hpcexp.objectives": ", ".join(f"{o['metric']} {o['mode']}" for o in asked.get("objectives", [])),
+            "hpcexp.objectives": ", ".join(f"{o.metric} {o.mode}" for o in asked.objectives),
         }
 
-    def _final_tags(self, status: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, str]:
-        table = self._sweep.table_md.read_text() if self._sweep.table_md.exists() else ""
-        note = self._description(read_json(self._sweep.asked), best, table)
-        cause = {"hpcexp.cause": str(status["cause"])} if status.get("cause") else {}
-        return {"mlflow.note.content": note, "hpcexp.state": str(status["state"]), **cause}
+    def _final_tags(self, status: Status, best: SweepBest | None) -> dict[str, str]:
+        try:
+            table = read_text(self._sweep.table_md)
+        except FileNotFoundError:
+            table = ""
+        note = self._description(self._asked(), best, table)
+        cause = {"hpcexp.cause": status.cause} if status.cause else {}
+        return {"mlflow.note.content": note, "hpcexp.state": str(status.state), **cause}
 
-    def _description(self, asked: Mapping[str, Any], best: Mapping[str, Any], table: str) -> str:
-        look = describe.sweep_links(self._note["experiment_id"], self._sweep.path.name)
+    def _description(self, asked: SweepRecord, best: SweepBest | None, table: str) -> str:
+        look = describe.sweep_links(self._experiment_id, self._sweep.path.name)
         return describe.sweep_note(asked, _best_text(best), table, str(self._sweep.path), look)
 
 
 def members(sweep: SweepDir) -> Iterator[tuple[RunDir, Membership]]:
-    """The runs that the sweep's ledger has, and where in the sweep they stand."""
-    lines = sweep.jobs.read_text(errors="replace").splitlines() if sweep.jobs.exists() else []
-    jobs = {job["job"]: job for job in map(_parsed, lines) if job is not None}
+    """The runs in the sweep's ledger, and where in the sweep they stand; damaged lines are passed over.
+
+    UnusableFileError where the ledger is no file that can be read.
+    """
+    jobs = {job.job: job for _, job in lines(sweep.jobs, LedgerLine, MAX_LEDGER_BYTES) if job and job.run}
     for job in jobs.values():
-        values = (override.partition("=") for override in job["asked"])
+        values = (override.partition("=") for override in job.asked)
         yield (
-            RunDir(sweep.root / job["run"]),
+            RunDir(sweep.root / job.run),
             Membership(str(sweep.path), {key.lstrip("+~"): value for key, _, value in values}),
         )
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
-    """A job of the ledger that has a run; None for a line that a dead driver left torn."""
-    try:
-        job: dict[str, Any] = json.loads(line)
-        return job if job["run"] and job["job"] and isinstance(job["asked"], list) else None
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _best_metrics(best: Mapping[str, Any]) -> dict[str, float]:
-    return {f"best/{key}": float(value) for key, value in best.get("metrics", {}).items() if value is not None}
+def _best_metrics(best: SweepBest | None) -> dict[str, float]:
+    return {f"best/{key}": value for key, value in best.metrics.items()} if best else {}
 
 
 def _job_counts(table: Path) -> dict[str, float]:
-    """How many jobs came to which state."""
-    if not table.exists():
+    """How many jobs ended in which state."""
+    try:
+        text = read_text(table, MAX_LEDGER_BYTES)
+        states = Counter(row["state"] for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("state"))
+    except FileNotFoundError:
         return {}
-    with table.open(newline="") as file:
-        states = Counter(row["state"] for row in csv.DictReader(file) if row.get("state"))
-    return {f"jobs/{state.replace(' ', '_')}": float(number) for state, number in states.items()}
+    except csv.Error as e:
+        raise UnusableFileError(table, str(e)) from e
+    known = {state: number for state, number in states.items() if re.fullmatch(r"[a-z ]{1,40}", state)}
+    return {f"jobs/{state.replace(' ', '_')}": float(number) for state, number in known.items()}
 
 
-def _best_text(best: Mapping[str, Any]) -> str:
+def _best_text(best: SweepBest | None) -> str:
     """The best job with its parameters and metrics, and a link to its MLflow run (Markdown)."""
-    if not best:
+    if best is None:
         return ""
-    run = RunDir(Path(str(best.get("run", ""))))
-    note = read_json(run.mlflow)
-    place = page(note["experiment_id"], run_id=note["run_id"]) if note.get("run_id") else None
+    run = RunDir(Path(best.run))
+    try:
+        known = read_delivered(run)
+    except UnusableFileError:
+        known = Delivered()  # which delivering that run reports
+    place = page(known.experiment_id, run_id=known.run_id) if known.run_id and known.experiment_id else None
     name = f"[{run.path.name}]({place})" if place else run.path.name
-    params = " ".join(f"`{key}={value}`" for key, value in best.get("params", {}).items())
-    metrics = ", ".join(f"{key} {value:.4g}" for key, value in best.get("metrics", {}).items() if value is not None)
+    params = " ".join(f"`{key}={value}`" for key, value in best.params.items())
+    metrics = ", ".join(f"{key} {value:.4g}" for key, value in best.metrics.items())
     return f"{name} {params}: {metrics}"
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from hpcexp.record.canvas import Canvas, Place, text_width
 from hpcexp.record.series import Series, read_series
 from hpcexp.record.ticks import linear_ticks, log_ticks
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import Confusion, read
 
 _COLORS = {"train": "#4269d0", "val": "#ff725c", "test": "#3ca951"}
 _FAINT = {"train": "#d5ddf5", "val": "#ffe0db"}
@@ -46,9 +47,9 @@ def draw_pictures(run: RunDir, title: str) -> list[Path]:
         for metric, splits in _by_metric(series).items()
         if any(len(curve.steps) > 1 for curve in splits.values())
     ]
-    confusion = read_json(run.confusion)
-    if confusion.get("matrix"):
-        sheet = _confusion([str(label) for label in confusion["labels"]], confusion["matrix"], title)
+    confusion = read(run.confusion, Confusion)
+    if confusion.matrix:
+        sheet = _confusion(confusion.labels, confusion.matrix, title)
         drawn.append(sheet.save(run.plots / "confusion.png"))
     return drawn
 

@@ -11,13 +11,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from msgspec.structs import replace as set_fields
+
 from hpcexp.errors import InUseError
 from hpcexp.record.alive import supervisor_alive
-from hpcexp.record.delivery import Delivery, Membership
+from hpcexp.record.delivery import Delivery
 from hpcexp.record.destination import destined
 from hpcexp.record.pictures import are_drawn, draw_pictures
 from hpcexp.record.store import Stores, is_refusal, problem_of
-from hpcexp.rundir import FINAL_STATES, RecordDir, RunDir, held, held_within, write_json
+from hpcexp.rundir import FINAL_STATES, RecordDir, RunDir, held, held_within
+from hpcexp.runs.records import Membership, RunState, read_status, write
 
 POLL_S = 0.5
 SHARE = 5.0
@@ -50,7 +53,7 @@ class Shipment:
     @property
     def is_over(self) -> bool:
         """Whether the run has ended."""
-        return self.run.read_status().get("state") in FINAL_STATES
+        return read_status(self.run).state in FINAL_STATES
 
     @property
     def is_undrawn(self) -> bool:
@@ -134,10 +137,10 @@ def end_if_abandoned(record: RecordDir, what: str, *, is_orphan: bool) -> None:
     path = record.path.resolve()
     try:
         with held(path.parent / f".{path.name}.lock", f"the {what} is continued by"):
-            status = record.read_status()
-            if status.get("state") not in FINAL_STATES and supervisor_alive(status) is not True:
+            status = read_status(record)
+            if status.state not in FINAL_STATES and supervisor_alive(status) is not True:
                 cause = f"the process that supervised the {what} died"
-                write_json(record.status, {**status, "state": "killed", "ended": time.time(), "cause": cause})
+                write(record.status, set_fields(status, state=RunState.KILLED, ended=time.time(), cause=cause))
     except InUseError:
         return
 
@@ -179,8 +182,8 @@ def say(text: str) -> None:
 
 def _is_abandoned(record: RecordDir, *, is_orphan: bool) -> bool:
     """Whether nobody is left to write the final state."""
-    status = record.read_status()
-    if status.get("state") != "running":
-        return is_orphan and status.get("state") not in FINAL_STATES
+    status = read_status(record)
+    if status.state is not RunState.RUNNING:
+        return is_orphan and status.state not in FINAL_STATES
     alive = supervisor_alive(status)
     return is_orphan if alive is None else not alive

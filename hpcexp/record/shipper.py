@@ -18,12 +18,12 @@ from pathlib import Path
 from hpcexp.errors import HpcexpError, RunError
 from hpcexp.plan import load_plan
 from hpcexp.record.alive import is_driven
-from hpcexp.record.delivery import Membership
 from hpcexp.record.parent import Parent, members
 from hpcexp.record.servers import backoff
 from hpcexp.record.shipment import POLL_S, SHARE, Shipment, alone, end_if_abandoned, say, settle
 from hpcexp.record.store import Stores
 from hpcexp.rundir import RunDir, SweepDir
+from hpcexp.runs.records import Membership
 
 SYNC_LOCK_S = 5.0
 

@@ -17,6 +17,7 @@ from hpcexp.record.servers import Servers, backoff, is_down
 from hpcexp.record.shipment import Shipment, alone, end_if_abandoned, say
 from hpcexp.record.store import Stores
 from hpcexp.rundir import FINAL_STATES, SweepDir
+from hpcexp.runs.records import read_status
 
 _PATIENCE_S = 30.0
 """How long runs wait while another process makes the MLflow run that they belong below."""
@@ -60,7 +61,7 @@ class SweepRun:
     @property
     def is_over(self) -> bool:
         """Whether the sweep has ended."""
-        return self._sweep.read_status().get("state") in FINAL_STATES
+        return read_status(self._sweep).state in FINAL_STATES
 
     def end_if_abandoned(self) -> None:
         """Mark a sweep as killed that no driver goes on with, and none has ended."""

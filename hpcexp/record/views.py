@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from hpcexp.runs.records import SweepRecord
+
 _TAG = "mlflow.sharedViewState."
 _LONGEST = 5000
 """Characters of an experiment's tag."""
@@ -27,10 +29,10 @@ def results_view(now_ms: int) -> dict[str, str]:
     return _view("hpcexp", "Results", now_ms, {"selectedColumns": [*columns, *params, "attributes.`Models`"]})
 
 
-def sweep_view(asked: Mapping[str, Any], name: str, parent: str, now_ms: int) -> dict[str, str]:
+def sweep_view(asked: SweepRecord, name: str, parent: str, now_ms: int) -> dict[str, str]:
     """The tag of a sweep's view: its jobs, the best first, with their axes, and parallel coordinates of them."""
-    axes, objectives = list(asked.get("axes", {})), list(asked.get("objectives", []))
-    metrics = [str(objective["metric"]) for objective in objectives]
+    axes, objectives = list(asked.axes), asked.objectives
+    metrics = [objective.metric for objective in objectives]
     section = _uuid(name, "section")
     parallel: dict[str, Any] = {
         "type": "PARALLEL",
@@ -49,7 +51,7 @@ def sweep_view(asked: Mapping[str, Any], name: str, parent: str, now_ms: int) ->
         "isAccordionReordered": True,
     }
     if objectives:
-        state |= {"orderByKey": _metric(metrics[0]), "orderByAsc": objectives[0].get("mode") == "min"}
+        state |= {"orderByKey": _metric(metrics[0]), "orderByAsc": objectives[0].mode == "min"}
     return _view(view_key(name), f"Sweep {name}", now_ms, state)
 
 

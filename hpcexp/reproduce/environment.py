@@ -10,24 +10,24 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import hpcexp
 from hpcexp.errors import RunError
+from hpcexp.runs.records import EnvironmentFacts
 
 _TOLD_LINES = 6
 
 
-def built(recorded: Mapping[str, Any], place: Path, project: Path) -> Path:
+def built(recorded: EnvironmentFacts | None, place: Path, project: Path) -> Path:
     """The Python of a new environment in `place` with exactly what `environment.json` says; RunError with pip's words.
 
     hpcexp itself is the present one, and the project is found where it stands.
     """
-    if not recorded:
+    if recorded is None:
         raise RunError("The run kept no list of its packages.\nFix: leave --env out, to take the present environment.")
     python = place / "bin" / "python"
-    wanted = requirements(recorded["packages"], project)
-    _done([_interpreter(recorded["python"]["version"]), "-m", "venv", "--without-pip", str(place)])
+    wanted = requirements(recorded.packages, project)
+    _done([_interpreter(recorded.python.version), "-m", "venv", "--without-pip", str(place)])
     listed = place / "requirements.txt"
     listed.write_text("".join(f"{line}\n" for line in wanted))
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]

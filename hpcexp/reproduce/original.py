@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 
 from hpcexp.compare.now import Part, part_of
+from hpcexp.documents import parse_yaml
 from hpcexp.errors import RunError, listed
+from hpcexp.files import UnreadableFileError
 from hpcexp.lineage.manifest import last_record
 from hpcexp.lineage.signature import asked, signature
 from hpcexp.masking import MASK
@@ -18,7 +20,17 @@ from hpcexp.plan import Plan, load_whole
 from hpcexp.record.alive import current_state
 from hpcexp.record.describe import flatten
 from hpcexp.record.journal import read_points
-from hpcexp.rundir import RunDir, read_json, sha256
+from hpcexp.rundir import RunDir, sha256
+from hpcexp.runs.records import (
+    CheckpointOrigin,
+    CodeFacts,
+    OriginFacts,
+    RunState,
+    read,
+    read_or_none,
+    read_status,
+    read_summary,
+)
 from hpcexp.seal import read_checksum
 
 _RESULTS = ("plan.yaml", "metrics.jsonl", "summary.json", "checkpoints/best.ckpt")
@@ -32,8 +44,8 @@ class Original:
     run: RunDir
     plan: Plan
     """With its secrets."""
-    code: dict[str, Any]
-    """`lineage/code.json`; empty where the run kept none."""
+    code: CodeFacts | None
+    """None where the run kept nothing of its code."""
     until: int | None
     """The step after which the rerun ends; None where it goes to its end, as the run did."""
     is_whole: bool
@@ -46,42 +58,41 @@ class Original:
 
 def opened(run: RunDir, steps: int | None) -> Original:
     """The run, of which `steps` are asked for; RunError where it cannot be done again."""
-    code, state = read_json(run.lineage / "code.json"), current_state(run.read_status())
-    if state == "running":
+    code, state = read_or_none(run.lineage / "code.json", CodeFacts), current_state(read_status(run))
+    if state is RunState.RUNNING:
         raise RunError(f"{run.path} is still being trained.\nFix: wait for it, or end it.")
     plan = _with_secrets(run)
     journalled = max((point.step for point in read_points(run.journal)[0]), default=0)
-    made = int(read_json(run.summary).get("steps", journalled))
+    made = read_summary(run).steps or journalled
     if made < 1:
         raise RunError(
             f"{run.path} never came to a step ({state}): there is nothing to hold another training against.\n"
             "Fix: the same command that made it goes on with it."
         )
     _check_origin(run, plan)
-    if state == "finished":
+    if state is RunState.FINISHED:
         return Original(run, plan, code, None if steps is None or steps >= made else steps, is_whole=True)
-    is_whole = state == "pruned" or (steps is not None and steps < made)
+    is_whole = state is RunState.PRUNED or (steps is not None and steps < made)
     return Original(run, plan, code, min(made, steps or made), is_whole=is_whole)
 
 
-def begun_with(run: RunDir) -> dict[str, Any] | None:
+def begun_with(run: RunDir) -> CheckpointOrigin | None:
     """The checkpoint of another run that this one began with (`run.resume_from`); None where it began anew."""
-    begun: dict[str, Any] | None = read_json(run.lineage / "origin.json").get("initialised_from")
-    return begun
+    return read(run.lineage / "origin.json", OriginFacts).initialised_from
 
 
 def changed_since(original: Original) -> list[Part]:
     """What was done to the run since it was trained, by its seal, its signature and its overrides."""
-    recorded = last_record(original.run.lineage).get("files", {})
-    then = {name: f["sha256"] for name, f in recorded.items() if _counts(name) and "sha256" in f}
-    now = {name: sha256(file) for name in then if (file := original.run.path / name).is_file()}
+    recorded = last_record(original.run.lineage).files
+    then = {name: file.sha256 for name, file in recorded.items() if _counts(name) and file.sha256 is not None}
+    now = {name: sha256(path) for name in then if (path := original.run.path / name).is_file()}
     return [_config(original), part_of("record", "files", then, now, shown=lambda digest: digest[:12])]
 
 
 def _with_secrets(run: RunDir) -> Plan:
     try:
         plan = load_whole(run)
-    except PermissionError as e:
+    except UnreadableFileError as e:
         raise RunError(f"{run.secrets} can be read by its owner alone.\nFix: let the owner reproduce the run.") from e
     masked = [name for name, value in flatten(asked(plan.config, plan.topology)).items() if value == MASK]
     if not masked:
@@ -132,7 +143,7 @@ def _as_plain(text: str) -> Any:
     except ValueError:
         pass
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError:
         return None
 
@@ -141,9 +152,9 @@ def _check_origin(run: RunDir, plan: Plan) -> None:
     """RunError where the checkpoint that it began with is not there any more."""
     if not plan.config["run"].get("resume_from"):
         return
-    begun = begun_with(run) or {}
-    checkpoint = Path(begun.get("checkpoint", plan.config["run"]["resume_from"]))
-    if begun and read_checksum(checkpoint) == begun["crc32"]:
+    begun = begun_with(run)
+    checkpoint = Path(begun.checkpoint if begun else plan.config["run"]["resume_from"])
+    if begun and read_checksum(checkpoint) == begun.crc32:
         return
     raise RunError(
         f"{run.path} began with {checkpoint} (run.resume_from), which is not there any more as it was.\n"

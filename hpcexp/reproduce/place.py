@@ -13,11 +13,13 @@ from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 
 from hpcexp.errors import InUseError, RunError
+from hpcexp.files import member_path
 from hpcexp.launch.turns import signals_caught
 from hpcexp.lineage.signature import asked
 from hpcexp.record.describe import flatten
 from hpcexp.reproduce.original import Original
-from hpcexp.rundir import held, held_within, read_json, sha256
+from hpcexp.rundir import held, held_within, sha256
+from hpcexp.runs.records import DataRecord, read
 
 _PREFIX = "hpcexp-reproduce-"
 _LOCK = ".lock"
@@ -92,7 +94,7 @@ def code_of(original: Original, place: Path, *, as_is: bool, keep: bool, search:
 
     `search`: where Python looks for modules now. RunError where the code cannot be had.
     """
-    commit = original.code.get("commit")
+    commit = original.code.commit if original.code else None
     if not original.code and not as_is:
         raise RunError(
             f"{original.run.path} has no lineage/code.json, so what its code was is not known: it was removed, or "
@@ -127,9 +129,9 @@ def code_of(original: Original, place: Path, *, as_is: bool, keep: bool, search:
 
 def link_data(original: Original, projects: Iterable[Path], place: Path) -> None:
     """Let files of the data and of the configuration be found in `place` too, where the project has them beside git."""
-    plan, manifest = original.plan, read_json(original.run.lineage / "data.json")
+    plan, data = original.plan, read(original.run.lineage / "data.json", DataRecord)
     then = Path(plan.lineage["project"])
-    files = (file["path"] for file in manifest.get("files", ()))
+    files = (file.path for file in data.files)
     named = {*files, *flatten(asked(plan.config, plan.topology)).values()}
     for name in sorted(named):
         path = Path(os.path.normpath(name))
@@ -171,7 +173,7 @@ def _repository(original: Original, commit: str) -> tuple[Path, Path]:
         if _run_git(top, "cat-file", "-e", f"{commit}^{{commit}}").returncode == 0:
             return top, project.resolve().relative_to(top.resolve())
         seen.append(top)
-    remote = original.code.get("remote")
+    remote = original.code and original.code.remote
     where = f"{' and '.join(map(str, seen))} {'has' if len(seen) == 1 else 'have'} no such commit" if seen else ""
     raise RunError(
         f"The commit {commit} of {original.name} is gone: "
@@ -183,11 +185,11 @@ def _repository(original: Original, commit: str) -> tuple[Path, Path]:
 
 def _patch(original: Original) -> Path | None:
     """The changes on top of the commit; None where there were none."""
-    recorded = original.code.get("patch")
+    recorded = original.code and original.code.patch
     if not recorded:
         return None
-    patch = original.run.lineage / str(recorded["file"])
-    if not patch.is_file() or sha256(patch) != recorded["sha256"]:
+    patch = member_path(original.run.lineage, recorded.file)
+    if not patch.is_file() or sha256(patch) != recorded.sha256:
         state = "was changed" if patch.is_file() else "is gone"
         raise RunError(
             f"{patch} {state} since the run, so its code cannot be restored.\n"

@@ -23,7 +23,8 @@ from hpcexp.reproduce.original import Original, changed_since, opened
 from hpcexp.reproduce.place import Code, code_of, scratch
 from hpcexp.reproduce.rerun import check_devices, rerun
 from hpcexp.reproduce.verdict import Verdict, judged
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import DataRecord, EnvironmentFacts, HardwareFacts, ImportedFacts, read, read_or_none
 
 _NAMED = 10
 """Files that are named in a message."""
@@ -70,7 +71,7 @@ def reproduce(run: RunDir, wish: Wish, tell: Tell) -> Told:
         code = stack.enter_context(code_of(original, place, as_is=wish.as_is, keep=wish.keep, search=sys.path))
         python = sys.executable
         if wish.env:
-            recorded = read_json(run.lineage / "environment.json")
+            recorded = read_or_none(run.lineage / "environment.json", EnvironmentFacts)
             python = str(built(recorded, place / "environment", code.project))
         parts = _looked(original, code, place, python)
         _check(original, code, parts, as_is=wish.as_is)
@@ -116,12 +117,12 @@ def _check(original: Original, code: Code, parts: Sequence[Part], *, as_is: bool
             f"files differ.\n{_files(differing)}\n{_why(original, code, differing)}"
         )
     if gone := {name: both for name, both in by_name["data"].differing.items() if both[1] == NOTHING}:
-        num_files = read_json(original.run.lineage / "data.json")["num_files"]
+        num_files = read(original.run.lineage / "data.json", DataRecord).num_files
         _data_gone(original, f"{len(gone)} of {num_files} files gone.\n{_files(gone)}")
 
 
 def _why(original: Original, code: Code, differing: dict[str, tuple[str, str]]) -> str:
-    left_out = original.code.get("left_out") or {}
+    left_out = original.code.left_out if original.code else {}
     told = [f"The patch leaves out {name}: {why}." for name, why in left_out.items()]
     if all(name.startswith("hpcexp/") for name in differing):
         version = original.plan.lineage.get("version.hpcexp")
@@ -145,21 +146,19 @@ def _data_gone(original: Original, what: str) -> None:
 
 def _machine(original: Original) -> Part:
     """Kind of processor and GPUs, and how many machines."""
-    then, now = read_json(original.run.lineage / "hardware.json"), hardware()
+    then, now = read_or_none(original.run.lineage / "hardware.json", HardwareFacts), hardware()
     machines = str(original.plan.topology.num_nodes)
     return part_of("machine", "facts", {"machines": machines, **_kinds(then or now)}, {"machines": "1", **_kinds(now)})
 
 
-def _kinds(told: dict[str, Any]) -> dict[str, str]:
-    gpus = (
-        {"gpus": listed({gpu["name"] for gpu in told["gpus"]}), "driver": str(told["driver"])} if told["gpus"] else {}
-    )
-    return {"cpu": str(told["cpu"]), **gpus}
+def _kinds(machine: HardwareFacts) -> dict[str, str]:
+    gpus = {"gpus": listed({gpu.name for gpu in machine.gpus}), "driver": str(machine.driver)} if machine.gpus else {}
+    return {"cpu": machine.cpu, **gpus}
 
 
 def _imported(run: RunDir, again: RunDir) -> list[Part]:
     """Modules that were really imported as another code than then; nothing where there are none."""
-    then, now = (read_json(r.lineage / "job.json").get("imported", {}) for r in (run, again))
+    then, now = (read(r.lineage / "job.json", ImportedFacts).imported for r in (run, again))
     both = sorted(name for name in then.keys() & now.keys() if not name.startswith("hpcexp/"))
     sides = ({name: side[name] for name in both} for side in (then, now))
     part = part_of("imported", "files", *sides, shown=lambda digest: digest[:12])

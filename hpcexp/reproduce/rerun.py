@@ -23,7 +23,8 @@ from hpcexp.launch.turns import alone, signals_caught
 from hpcexp.plan import Plan
 from hpcexp.reproduce.original import Original, begun_with
 from hpcexp.reproduce.place import Code
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import EnvironmentFacts, read_or_none
 
 _STEERING = re.compile(
     "(?!OMP_NUM_THREADS$|MKL_NUM_THREADS$)"
@@ -113,7 +114,7 @@ def plan_of(original: Original, code: Code, place: Path) -> Plan:
     config["launch"] |= {"name": "local"}
     config["tracking"] |= {"system_every_s": None}
     if begun := begun_with(original.run):
-        config["run"] |= {"resume_from": str(Path(begun["checkpoint"]).parent.parent)}
+        config["run"] |= {"resume_from": str(Path(begun.checkpoint).parent.parent)}
     return replace(
         plan,
         config=config,
@@ -126,8 +127,9 @@ def plan_of(original: Original, code: Code, place: Path) -> Plan:
 
 def _starter(original: Original, code: Code, python: str) -> Callable[[Start], Process]:
     """How ranks are started: with the code and variables of then. Warm workers have what is here imported already."""
-    recorded, now = read_json(original.run.lineage / "environment.json").get("variables"), _steering(os.environ)
-    then = now if recorded is None else _steering(recorded)
+    recorded = read_or_none(original.run.lineage / "environment.json", EnvironmentFacts)
+    now = _steering(os.environ)
+    then = now if recorded is None else _steering(recorded.variables)
     start: Callable[[Start], Process] = partial(start_fresh, python=python)
     is_as_now = then == now and not code.has_hpcexp and python == sys.executable
     if original.plan.config["launch"]["isolation"] == "warm" and is_as_now:

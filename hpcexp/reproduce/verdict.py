@@ -8,7 +8,8 @@ from typing import Literal
 
 from hpcexp.compare.exact import Check, Difference, Value, compared, differences, journalled, metrics
 from hpcexp.reproduce.original import Original
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import read_summary
 
 Kind = Literal["identical", "within tolerance", "diverged"]
 
@@ -35,7 +36,7 @@ def judged(original: Original, again: RunDir, rtol: float) -> Verdict:
     expected, found = journalled(original.run, original.until), journalled(again, original.until)
     if not original.is_whole:
         found = _without_the_rest(expected, found)
-    ends = [read_json(run.summary).get("weights_sha256") for run in (original.run, again)]
+    ends = [read_summary(run).weights_sha256 for run in (original.run, again)]
     if original.until is None and all(ends):
         checks = compared(original.run, again)
     else:

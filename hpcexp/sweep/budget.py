@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpcexp.rundir import read_json, write_json
+from hpcexp.files import UnusableFileError
+from hpcexp.runs.records import Spent, read, write
 from hpcexp.sweep.spec import Budget
 
 WRITE_EVERY_S = 30.0
@@ -35,27 +36,32 @@ class Meter:
         if time.monotonic() >= self._next_write:
             self.write()
         used = self._used_by_all()
-        over = [f"budget.{name}={limit:g}" for name, limit in limits.items() if limit and used[name] >= limit]
+        over = [f"budget.{name}={limit:g}" for name, limit in limits.items() if limit and getattr(used, name) >= limit]
         return f"{over[0]} is used up" if over else ""
 
     def write(self) -> None:
         """Leave it for others, and for later."""
         self._next_write = time.monotonic() + WRITE_EVERY_S
         with contextlib.suppress(OSError):
-            write_json(self._file, self._mine())
+            write(self._file, self._mine())
 
     @property
     def _file(self) -> Path:
         return self.place / "spent" / f"{self.token}.json"
 
-    def _mine(self) -> dict[str, float]:
+    def _mine(self) -> Spent:
         hours = (time.monotonic() - self._began) / 3600
-        return {"hours": hours, "core_hours": self._core_s / 3600, "gpu_hours": self._gpu_s / 3600}
+        return Spent(hours=hours, core_hours=self._core_s / 3600, gpu_hours=self._gpu_s / 3600)
 
-    def _used_by_all(self) -> dict[str, float]:
-        used = self._mine()
+    def _used_by_all(self) -> Spent:
+        """What the files of all drivers add up to; a damaged one counts nothing."""
+        used = [self._mine()]
         for file in self._file.parent.glob("*.json"):
             if file != self._file:
-                for name, value in read_json(file).items():
-                    used[name] += value
-        return used
+                with contextlib.suppress(UnusableFileError):
+                    used.append(read(file, Spent))
+        return Spent(
+            hours=sum(spent.hours for spent in used),
+            core_hours=sum(spent.core_hours for spent in used),
+            gpu_hours=sum(spent.gpu_hours for spent in used),
+        )

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hpcexp.files import UnusableFileError
 from hpcexp.record.alive import supervisor_alive
-from hpcexp.rundir import read_json, write_json
+from hpcexp.runs.records import DriverRecord, read_or_none, write
 
 BEAT_S = 5.0
 """How often a driver touches its file."""
@@ -48,9 +49,9 @@ class Claims:
 
     def open(self) -> None:
         """Be there for others. OSError where the directory cannot be written."""
-        told = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+        record = DriverRecord(host=socket.gethostname(), pid=os.getpid(), started=time.time())
         self._claims.mkdir(parents=True, exist_ok=True)
-        write_json(self._driver(self.token), told)
+        write(self._driver(self.token), record)
         self._next_beat = time.monotonic() + BEAT_S
 
     def close(self) -> None:
@@ -126,14 +127,14 @@ class Claims:
 
     def _living(self, token: str) -> Driver | None:
         path = self._driver(token)
-        told = read_json(path)
-        alive = supervisor_alive(told) if told else False
-        if alive is None:
-            try:
+        try:
+            record = read_or_none(path, DriverRecord)
+            alive = supervisor_alive(record) if record else False
+            if alive is None:
                 alive = self._age_s(path) < STALE_S
-            except FileNotFoundError:
-                alive = False
-        return Driver(str(told["host"]), int(told["pid"])) if alive else None
+        except (FileNotFoundError, UnusableFileError):
+            return None  # no driver writes a damaged file, so none that lives has one
+        return Driver(record.host, record.pid) if record and alive else None
 
     def _age_s(self, path: Path) -> float:
         """Seconds since `path` was touched, by the clock of the file server."""

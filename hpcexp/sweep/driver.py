@@ -24,6 +24,7 @@ from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.record.alive import current_state, is_done
 from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
+from hpcexp.runs.records import read_status
 from hpcexp.sweep.claims import Claims
 from hpcexp.sweep.ledger import Entry
 
@@ -264,13 +265,13 @@ class Driver:
         """What became of the job already; None where it is to run."""
         if job.problem:
             return Outcome("failed", job.problem, 2)
-        status = RunDir(Path(job.plan.run_dir)).read_status()
-        state, cause = current_state(status), str(status.get("cause") or "")
-        is_old = status.get("ended", 0.0) < self._since
+        status = read_status(RunDir(Path(job.plan.run_dir)))
+        state, cause = current_state(status), status.cause or ""
+        is_old = (status.ended or 0.0) < self._since
         if state == "finished" and not (self.policy.fresh and is_old) and is_done(job.plan):
             return Outcome("skipped", "", 0)
         if state == "failed" and not ((self.policy.fresh or self.policy.retries_failed) and is_old):
-            return Outcome("failed", cause, int(status.get("exit") or 1))
+            return Outcome("failed", cause, status.exit or 1)
         if state == "pruned" and not (self.policy.fresh and is_old):
             return Outcome("pruned", cause, 0)
         return None
@@ -325,13 +326,12 @@ class Driver:
         """Count a job that another process has ended; take back one that it has let go."""
         if self.claims.holder(str(job.entry.job)) is not None:
             return
-        status = RunDir(Path(job.plan.run_dir)).read_status()
+        status = read_status(RunDir(Path(job.plan.run_dir)))
         if current_state(status) == "running":
             return
         self._elsewhere.remove(job)
-        if current_state(status) in FINAL_STATES and status.get("ended", 0.0) > self._since:
-            exit_status = int(status.get("exit") or 0)
-            self._over(job, Outcome(current_state(status), str(status.get("cause") or ""), exit_status), source)
+        if current_state(status) in FINAL_STATES and (status.ended or 0.0) > self._since:
+            self._over(job, Outcome(current_state(status), status.cause or "", status.exit or 0), source)
         else:
             bisect.insort(self._waiting, job, key=lambda other: other.entry.job)
 

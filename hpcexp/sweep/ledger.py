@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from hpcexp.documents import decode
 from hpcexp.errors import RunError
+from hpcexp.files import open_regular
 from hpcexp.rundir import SweepDir
+from hpcexp.runs.records import MAX_LEDGER_BYTES, LedgerLine
 from hpcexp.sweep.claims import Claims
 
 _LOCK = "ledger"
@@ -93,9 +95,9 @@ class Ledger:
     def _new(self) -> Iterator[Entry]:
         """What has come to the file since. A last line without its end is left for later."""
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(self._offset)
-                data = file.read()
+                data = file.read(MAX_LEDGER_BYTES)
         except FileNotFoundError:
             return
         whole = data[: data.rfind(b"\n") + 1]
@@ -109,9 +111,8 @@ class Ledger:
 
     def _entry(self, line: bytes, where: str) -> Entry:
         try:
-            told: dict[str, Any] = json.loads(line)
-            del told["t"]
-            lists = {key: tuple(told[key]) for key in ("asked", "base")}
-            return Entry(**{**told, **lists, "run": told["run"] and str(self._root / told["run"])})
-        except (ValueError, KeyError, TypeError) as e:
-            raise RunError(f"{where} is damaged: it is no job.\nFix: remove that line; its run directory stays.") from e
+            known = decode(line, LedgerLine)
+        except ValueError as e:
+            raise RunError(f"{where} is damaged: {e}.\nFix: remove that line; its run directory stays.") from e
+        run = known.run and str(self._root / known.run)
+        return Entry(known.job, tuple(known.asked), tuple(known.base), known.trial, known.signature, run)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hpcexp.rundir import SweepDir, read_json
+from hpcexp.documents import read_json
+from hpcexp.rundir import SweepDir
+from hpcexp.runs.records import SweepRecord
 from hpcexp.sweep.claims import Claims
 from hpcexp.sweep.ledger import Entry, Ledger
-from hpcexp.sweep.place import from_dict
+from hpcexp.sweep.place import spec_of
 from hpcexp.sweep.results import Result, read_result
 from hpcexp.sweep.spec import Spec, asked_by, is_open
 
 
 def spec_at(place: SweepDir) -> Spec:
     """What was asked last."""
-    return from_dict(read_json(place.asked))
+    return spec_of(read_json(place.asked, SweepRecord))
 
 
 def results_at(place: SweepDir, spec: Spec) -> tuple[list[Result], list[Entry]]:

@@ -10,9 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from msgspec import to_builtins
+
+from hpcexp.documents import decode, read_json
 from hpcexp.errors import RunError, listed, suggest
 from hpcexp.masking import masked_override, without_passwords
-from hpcexp.rundir import SweepDir, is_half_written, read_json, write_atomic
+from hpcexp.rundir import SweepDir, is_half_written, write_atomic
+from hpcexp.runs.records import AxisRecord, SweepRecord, read_status
 from hpcexp.sweep.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
 
 _NOT_ASKED = ("hydra", "tracking", "launch", "run", "checkpoint", "notes")
@@ -39,7 +43,7 @@ def find_sweeps(root: Path) -> list[SweepDir]:
 
 def _started(place: SweepDir) -> float:
     try:
-        return float(read_json(place.status).get("started", 0.0))
+        return read_status(place).started or 0.0
     except RunError:  # damaged, which matters to who asks for this one
         return 0.0
 
@@ -70,74 +74,80 @@ def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
         raise RunError(f"{place.path} is no directory.\nFix: move it away, or give the sweep another name (--as NAME).")
     # In this order: another driver that begins at the same moment writes what is asked first of all.
     there = [path for path in place.path.glob("*") if not is_half_written(path)]
-    before = read_json(place.asked)
-    if there and not before and not place.jobs.exists():
+    before = _record_at(place)
+    if there and before is None and not place.jobs.exists():
         raise RunError(
             f"{place.path} is there and holds no sweep.\nFix: move it away, or give the sweep another name (--as NAME)."
         )
-    other = before.get("project", str(project))
+    other = (before and before.project) or str(project)
     if other != str(project) and Path(other).exists():  # else it has been moved here
         raise RunError(
             f"{place.path} holds a sweep of the project {other}, and this is {project}.\nFix: run.root=…, or --as NAME."
         )
     base = list(map(masked_override, spec.base))
-    told = json.dumps({**to_dict(spec), "base": base, "project": str(project), "command": command}, ensure_ascii=False)
-    now = json.loads(without_passwords(told))
+    content = json.dumps({**asdict(spec), "base": base, "project": str(project), "command": command})
+    now = decode(without_passwords(content), SweepRecord)
     try:
         if now != before:
-            write_atomic(place.asked, json.dumps(now, indent=2, ensure_ascii=False) + "\n")  # in the order of the axes
+            text = json.dumps(to_builtins(now), indent=2, ensure_ascii=False)
+            write_atomic(place.asked, f"{text}\n")  # not sorted: axes keep their order
     except OSError as e:
         raise RunError(f"{place.path} cannot be written: {e.strerror}.\nFix: run.root=… where there is room.") from e
     return changes(before, now) if before else []
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _record_at(place: SweepDir) -> SweepRecord | None:
+    """What was asked before; None where nothing was."""
+    try:
+        return read_json(place.asked, SweepRecord)
+    except FileNotFoundError:
+        return None
+
+
+def changes(before: SweepRecord, now: SweepRecord) -> list[str]:
     """What was edited, a line each."""
-    lines = [
-        f"base: without {' '.join(gone)}" for gone in [[o for o in before["base"] if o not in now["base"]]] if gone
-    ]
-    lines += [f"base: with {' '.join(new)}" for new in [[o for o in now["base"] if o not in before["base"]]] if new]
-    for key in dict.fromkeys([*before["axes"], *now["axes"]]):
-        old, new = before["axes"].get(key), now["axes"].get(key)
+    lines = [f"base: without {' '.join(gone)}" for gone in [[o for o in before.base if o not in now.base]] if gone]
+    lines += [f"base: with {' '.join(new)}" for new in [[o for o in now.base if o not in before.base]] if new]
+    for key in dict.fromkeys([*before.axes, *now.axes]):
+        old, new = before.axes.get(key), now.axes.get(key)
         if old != new:
-            lines.append(f"axis {key}: {_shown(old)} → {_shown(new)}")
+            lines.append(f"axis {key}: {_shown(to_builtins(old))} → {_shown(to_builtins(new))}")
     for key in ("seeds", "objectives", "search", "budget"):
-        if before.get(key) != now[key]:
-            lines.append(f"{key}: {_shown(before.get(key))} → {_shown(now[key])}")
+        was, is_now = to_builtins(getattr(before, key)), to_builtins(getattr(now, key))
+        if was != is_now:
+            lines.append(f"{key}: {_shown(was)} → {_shown(is_now)}")
     return lines
 
 
-def to_dict(spec: Spec) -> dict[str, Any]:
-    """The sweep as plain data, as `sweep.json` holds it."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
-    return plain
-
-
-def from_dict(told: Mapping[str, Any]) -> Spec:
-    """The sweep that `to_dict` gave."""
-    search = told["search"]
+def spec_of(record: SweepRecord) -> Spec:
+    """The sweep that a `sweep.json` asks for."""
+    search, budget = record.search, record.budget
     return Spec(
-        name=told["name"],
-        question=told["question"],
-        base=tuple(told["base"]),
-        axes={key: _axis(axis) for key, axis in told["axes"].items()},
-        points=tuple(map(tuple, told["points"])),
-        seeds=tuple(told["seeds"]),
-        objectives=tuple(Objective(**o) for o in told["objectives"]),
-        search=Search(**search) if search else None,
-        budget=Budget(**told["budget"]),
-        is_fail_fast=told["is_fail_fast"],
+        name=record.name,
+        question=record.question,
+        base=tuple(record.base),
+        axes={key: _axis(axis) for key, axis in record.axes.items()},
+        points=tuple(map(tuple, record.points)),
+        seeds=tuple(record.seeds),
+        objectives=tuple(Objective(objective.metric, objective.mode) for objective in record.objectives),
+        search=Search(**to_builtins(search)) if search else None,
+        budget=Budget(**to_builtins(budget)),
+        is_fail_fast=record.is_fail_fast,
     )
 
 
-def _axis(told: Mapping[str, Any]) -> Axis:
-    return Choices(tuple(told["values"])) if "values" in told else Interval(**told)
+def _axis(record: AxisRecord) -> Axis:
+    if record.values is not None:
+        return Choices(tuple(record.values))
+    assert record.low is not None
+    assert record.high is not None
+    return Interval(record.low, record.high, record.is_log, record.is_int, record.step)
 
 
 def _shown(value: Any) -> str:
     if value in (None, [], {}) or (isinstance(value, Mapping) and not any(value.values())):
         return "none"
-    if isinstance(value, Mapping) and "values" in value:
+    if isinstance(value, Mapping) and value.get("values") is not None:
         return ",".join(value["values"])
     if isinstance(value, Mapping):
         return " ".join(f"{k}={_shown(v)}" for k, v in value.items() if v not in (None, False))

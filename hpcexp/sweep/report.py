@@ -12,6 +12,7 @@ from typing import Any
 from hpcexp.compare import statistics
 from hpcexp.naming import short
 from hpcexp.rundir import SweepDir
+from hpcexp.runs.records import SweepBest
 from hpcexp.sweep.results import Point, Result, ranked
 from hpcexp.sweep.spec import Objective, Spec
 from hpcexp.text import table
@@ -50,16 +51,16 @@ def values_text(values: Sequence[float | None], objectives: Sequence[Objective])
     return "  ".join(f"{o.metric} {v:.4g}" for v, o in zip(values, objectives, strict=False) if v is not None)
 
 
-def best(points: Sequence[Point], objectives: Sequence[Objective]) -> dict[str, Any]:
-    """The best point as plain data; empty where nothing has a value."""
+def best(points: Sequence[Point], objectives: Sequence[Objective]) -> SweepBest | None:
+    """The best point; None where nothing has a value."""
     point = points[0] if points and points[0].mean() is not None else None
     if point is None:
-        return {}
+        return None
     runs = [r for r in point.results if r.state == "finished" and r.values and r.values[0] is not None]
     sign = 1 if objectives[0].mode == "max" else -1
     top = max(runs, key=lambda r: sign * (r.values[0] or 0.0))
     means = {o.metric: mean for i, o in enumerate(objectives) if (mean := point.mean(i)) is not None}
-    return {"run": top.entry.run, "params": values_of(point.asked), "metrics": means, "seeds": len(runs)}
+    return SweepBest(run=top.entry.run, params=values_of(point.asked), metrics=means, seeds=len(runs))
 
 
 def header(axes: Sequence[str], objectives: Sequence[Objective]) -> list[str]:

@@ -11,7 +11,8 @@ from hpcexp.compare.statistics import best_first, grouped, mean
 from hpcexp.errors import RunError, did_you_mean, listed
 from hpcexp.record.alive import current_state
 from hpcexp.record.series import read_series
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import FINAL_STATES, RunDir
+from hpcexp.runs.records import Status, read_status, read_summary
 from hpcexp.sweep.ledger import Entry
 from hpcexp.sweep.spec import Objective
 
@@ -62,18 +63,19 @@ def read_result(entry: Entry, objectives: Sequence[Objective]) -> Result:
 
 def _result(entry: Entry, objectives: Sequence[Objective]) -> Result:
     run = RunDir(Path(entry.run))
-    status = run.read_status() if entry.run else {}
+    status = read_status(run) if entry.run else Status()
     state = current_state(status)
-    ended = state in ("finished", "pruned", "failed", "killed")
-    seconds = status["ended"] - status["started"] if ended and "ended" in status else None
+    seconds = None
+    if state in FINAL_STATES and status.ended is not None and status.started is not None:
+        seconds = status.ended - status.started
     values = tuple(value_of(run, o.metric, o.mode) for o in objectives) if state in ("finished", "pruned") else ()
-    return Result(entry, "waiting" if state == "planned" else state, values, str(status.get("cause") or ""), seconds)
+    return Result(entry, "waiting" if state == "planned" else state, values, status.cause or "", seconds)
 
 
 def not_recorded(run: RunDir, objectives: Iterable[Objective]) -> str:
     """That a finished run knows nothing of what it is to be ranked by; empty where it does."""
-    summary = read_json(run.summary)
-    recorded = read_series(run.journal).keys() | set(summary.get("test", {}))
+    summary = read_summary(run)
+    recorded = read_series(run.journal).keys() | set(summary.test)
     known = recorded | numbers(summary).keys()
     for metric in (objective.metric for objective in objectives):
         if metric not in known:

@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from msgspec.structs import replace as replace_fields
+
 from hpcexp.checks.machine import this_machine
 from hpcexp.errors import RunError
 from hpcexp.launch.display import Display, Silent
@@ -24,7 +26,8 @@ from hpcexp.launch.watch import Outcome
 from hpcexp.masking import masked_override
 from hpcexp.plan import JobOf, Plan
 from hpcexp.record.alive import damage
-from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, read_json, write_atomic, write_json
+from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, write_atomic
+from hpcexp.runs.records import Membership, RunState, Status, read_delivered, read_status, write
 from hpcexp.sweep import report
 from hpcexp.sweep.budget import Meter
 from hpcexp.sweep.claims import Claims
@@ -249,11 +252,11 @@ class Session:
     def _is_delivered(self, job: Job) -> bool:
         """Whether MLflow has the run already, as one of this sweep."""
         try:
-            note = read_json(RunDir(Path(job.plan.run_dir)).mlflow)
+            known = read_delivered(RunDir(Path(job.plan.run_dir)))
         except RunError:
-            return False  # which the shipper tells
-        sweep = {"path": str(self.place.path), "axes": self._axes_of[job.entry.run]}
-        return job.plan.tracking_uri is None or (bool(note.get("delivered")) and note.get("sweep") == sweep)
+            return False  # which the shipper reports
+        sweep = Membership(str(self.place.path), self._axes_of[job.entry.run])
+        return job.plan.tracking_uri is None or (known.delivered and known.sweep == sweep)
 
     @property
     def _is_idle(self) -> bool:
@@ -275,9 +278,18 @@ class Session:
             print(f"Working together with {', '.join(map(str, others))}: no job is run twice.", flush=True)
         if edits:
             print("\n".join(["The sweep was edited:", *(f"  {edit}" for edit in edits)]), flush=True)
-        self._before = read_json(self.place.status)
-        now = {"state": "running", "pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
-        write_json(self.place.status, {"begun": time.time(), **self._before, **now})
+        self._before = read_status(self.place)
+        now = time.time()
+        status = Status(
+            state=RunState.RUNNING,
+            begun=self._before.begun or now,
+            started=now,
+            ended=self._before.ended,
+            cause=self._before.cause,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+        )
+        write(self.place.status, status)
 
     def _end(self) -> None:
         """Leave the answer in the directory, and the sweep's state where no other driver goes on with it."""
@@ -287,19 +299,19 @@ class Session:
         write_atomic(self.place.table_csv, report.as_csv(results, axes, self.objectives))
         write_atomic(self.place.table_md, report.as_markdown(points, axes, self.objectives))
         if best := report.best(points, self.objectives):
-            write_json(self.place.best, best)
+            write(self.place.best, best)
         self._claims.close()  # before the look at others: of two that end at once, one must see that it is the last
         if self._claims.others():
             return
-        if self._is_idle and self._before.get("state") in FINAL_STATES:
-            write_json(self.place.status, self._before)
+        if self._is_idle and self._before.state in FINAL_STATES:
+            write(self.place.status, self._before)
             return
         states = {outcome.state for outcome in self.outcomes.values()}
         has_failed = bool(states & {"failed", "killed"} or self._misses)
         is_stopped = self._stop and self.why_stopped != FAILED_FAST
-        state = "killed" if is_stopped else "failed" if has_failed else "finished"
-        status = read_json(self.place.status)
-        write_json(self.place.status, {**status, "state": state, "ended": time.time(), "cause": self.why_stopped})
+        state = RunState.KILLED if is_stopped else RunState.FAILED if has_failed else RunState.FINISHED
+        ended = replace_fields(read_status(self.place), state=state, ended=time.time(), cause=self.why_stopped)
+        write(self.place.status, ended)
 
     def _result(self, entry: Entry) -> Result:
         """From its directory; what this command knows better comes first."""

@@ -30,6 +30,7 @@ from hpcexp.plan import Plan
 from hpcexp.prepare import on_path, prepare
 from hpcexp.record.alive import current_state, supervisor_alive
 from hpcexp.rundir import RunDir
+from hpcexp.runs.records import RunState, Status, read_status
 from hpcexp.sweep.task import Stopped, Task, best_value
 
 PACKAGES = {
@@ -190,11 +191,11 @@ def _ended(job: JobReturn | None, plan: Plan | None, why: str, began: float) -> 
         return job._return_value
     if job is not None:
         why = f"{type(job._return_value).__name__}: {job._return_value}"
-    status = RunDir(Path(plan.run_dir)).read_status() if plan else {}
-    if status.get("started", 0.0) < began:
+    status = read_status(RunDir(Path(plan.run_dir))) if plan else Status()
+    if (status.started or 0.0) < began:
         return Ended(plan, Outcome("failed", why, 1))
     state = current_state(status)
-    return Ended(plan, Outcome(state if state != "running" else "killed", status.get("cause") or why, 1))
+    return Ended(plan, Outcome(state if state != "running" else "killed", status.cause or why, 1))
 
 
 def _end_with(parent: int) -> None:
@@ -241,9 +242,9 @@ def _stop_all(plans: Sequence[Plan], number: int, is_over: threading.Event) -> N
     asked: set[int] = set()
     while not is_over.wait(_STOP_S):
         for plan in plans:
-            status = RunDir(Path(plan.run_dir)).read_status()
-            pid = int(status.get("pid") or 0)
-            if status.get("state") == "running" and pid not in asked and supervisor_alive(status):
+            status = read_status(RunDir(Path(plan.run_dir)))
+            pid = status.pid or 0
+            if status.state is RunState.RUNNING and pid not in asked and supervisor_alive(status):
                 asked.add(pid)
                 if number != signal.SIGINT or _group(pid) != os.getpgrp():
                     _ask_to_end(pid)

@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
-from hpcexp.rundir import RunDir, read_json
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import read_summary
 
 
 class Stopped(BaseException):
@@ -47,6 +48,5 @@ class Task:
 
 def best_value(plan: Plan) -> float | None:
     """The best `trainer.monitor` that the plan's run has recorded."""
-    best = read_json(RunDir(Path(plan.run_dir)).summary).get("best") or {}
-    value: float | None = best.get("value")
-    return value
+    best = read_summary(RunDir(Path(plan.run_dir))).best
+    return best.value if best else None

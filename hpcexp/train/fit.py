@@ -78,8 +78,8 @@ def train(
     """
     if problems := check_targets(plan.config):
         raise ConfigError(problems)
-    note = read_note(run.last) or {}
-    journal = Journal(run.journal, redone_from=note.get("step", 0)) if rank.rank == 0 else None
+    note = read_note(run.last)
+    journal = Journal(run.journal, redone_from=(note and note.step) or 0) if rank.rank == 0 else None
     try:
         return _train(plan, run, rank, signals, journal, Clock(started), progress_fd, judged, last_step=last_step)
     finally:
@@ -190,7 +190,7 @@ def _summary(plan: Plan, run: RunDir, trainer: pl.Trainer, keeper: Keeper, clock
     return {
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
-        "best": best,
+        "best": best or None,
         "diverged": module.losses.diverged if isinstance(module, Supervised) else False,
         "durations": {"until_first_step_s": clock.until_first_step_s, "fit_s": clock.fit_s},
         "num_params": sum(p.numel() for p in module.parameters()),

@@ -253,8 +253,8 @@ class Keeper(LeanCallback):
 
     def _prune(self) -> None:
         """Delete best weights and shards that no checkpoint refers to any more."""
-        notes = [read_note(path) or {} for path in (self._run.last, self._run.previous)]
-        kept = {self._run.best_of(note["best"]) for note in notes if note.get("best") is not None}
+        notes = map(read_note, (self._run.last, self._run.previous))
+        kept = {self._run.best_of(note.best) for note in notes if note and note.best is not None}
         for path in set(self._run.checkpoints.glob("best-*.ckpt")) - kept:
             path.unlink(missing_ok=True)
         _drop_shards(self._run)
@@ -262,8 +262,8 @@ class Keeper(LeanCallback):
 
 def _drop_shards(run: RunDir) -> None:
     """Delete what neither of the two checkpoints refers to."""
-    notes = [read_note(path) or {} for path in (run.last, run.previous)]
-    kept = {name.partition("/")[0] for note in notes for name in note.get("beside", ())}
+    notes = map(read_note, (run.last, run.previous))
+    kept = {name.partition("/")[0] for note in notes if note for name in note.beside}
     for directory in run.checkpoints.glob("shards-*"):
         if directory.name not in kept:
             shutil.rmtree(directory, ignore_errors=True)

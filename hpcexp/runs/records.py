@@ -1,0 +1,467 @@
+"""The files of runs and sweeps as types: each is read and checked here, and written from the same type.
+
+A file that is missing reads as a record of defaults. One that is damaged raises `UnusableFileError`, which names it; a
+caller that lists many leaves it out and shows the rest. Fields that a later version adds are passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from msgspec import Meta, Struct, field
+
+from hpcexp.documents import Count, Duration, ProcessId, Seconds, check_depth, decode, plain, read_json
+from hpcexp.files import UnusableFileError, read_bytes
+from hpcexp.rundir import RecordDir, RunDir, write_json
+
+R = TypeVar("R", bound=Struct)
+
+MAX_LEDGER_BYTES = 1 << 30
+"""Of a sweep's ledger and table: about a kilobyte a job."""
+
+
+class RunState(StrEnum):
+    """How far a run or a sweep is."""
+
+    PLANNED = "planned"
+    RUNNING = "running"
+    FINISHED = "finished"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    KILLED = "killed"
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """`status.json` of a run or a sweep."""
+
+    state: RunState = RunState.PLANNED
+    begun: Seconds | None = None
+    """Of a sweep: when its first driver started."""
+    started: Seconds | None = None
+    ended: Seconds | None = None
+    attempt: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    pid: ProcessId | None = None
+    host: str | None = None
+    cause: str | None = None
+    """Why it did not finish."""
+    exit: Annotated[int, Meta(ge=-255, le=255)] | None = None
+
+
+class DriverRecord(Struct, frozen=True, kw_only=True):
+    """`drivers/TOKEN.json`: a process that works on a sweep."""
+
+    host: str
+    pid: ProcessId
+    started: Seconds
+
+
+class Spent(Struct, frozen=True, kw_only=True):
+    """`spent/TOKEN.json`: what a driver's jobs have used of the budget."""
+
+    hours: float = 0.0
+    core_hours: float = 0.0
+    gpu_hours: float = 0.0
+
+
+class Membership(Struct, frozen=True):
+    """The sweep that a run belongs to."""
+
+    path: str
+    """The sweep's directory."""
+    axes: dict[str, str]
+    """The run's value on each axis, as it is typed."""
+
+
+class Delivered(Struct, kw_only=True):
+    """`mlflow.json` of a run or a sweep: how far it is in MLflow."""
+
+    tracking_uri: str | None = None
+    """Without its password."""
+    experiment: str | None = None
+    experiment_id: str | None = None
+    run_id: str | None = None
+    token: str | None = None
+    """Finds an MLflow run again that was made and whose id was not noted."""
+    offset: Count = 0
+    """Bytes of the journal that MLflow has."""
+    system_offset: Count = 0
+    delivered: bool = False
+    pictured: bool = False
+    problem: str | None = None
+    state: str | None = None
+    ended: Seconds | None = None
+    user: str | None = None
+    sweep: Membership | None = None
+    parent: str | None = None
+    """The MLflow run of its sweep."""
+    model_id: str | None = None
+
+
+class Best(Struct, frozen=True, kw_only=True):
+    """The best validation of a run."""
+
+    monitor: str
+    value: float | None
+    """None where it was not a finite number."""
+    epoch: Count = 0
+    global_step: Count | None = None
+    path: str | None = None
+    """Its checkpoint, within the run directory."""
+    sha256: str | None = None
+    bytes: Count | None = None
+
+
+class Summary(Struct, frozen=True, kw_only=True):
+    """`summary.json`: what a run resulted in."""
+
+    best: Best | None = None
+    """None where nothing was validated."""
+    test: dict[str, float] = {}
+    epochs: Count | None = None
+    steps: Count | None = None
+    diverged: bool = False
+    durations: dict[str, Duration | None] = {}
+    num_params: Count | None = None
+    signature: str = ""
+    world_size: Count | None = None
+    versions: dict[str, str] = {}
+    weights_sha256: str | None = None
+    pruned: Count | None = None
+    """The epoch that a search ended it at."""
+    ended_at: Count | None = None
+    """The step that it was asked to end at."""
+
+
+class Confusion(Struct, frozen=True):
+    """`confusion.json`: predictions of the test data, a row for each true class."""
+
+    labels: list[str] = []
+    matrix: list[list[Count]] = []
+
+    def __post_init__(self) -> None:
+        size = len(self.labels)
+        if len(self.matrix) != size or any(len(row) != size for row in self.matrix):
+            raise ValueError(f"the matrix is not {size} × {size}")
+
+
+class Patch(Struct, frozen=True):
+    """The uncommitted changes that a run kept."""
+
+    file: str
+    sha256: str
+
+
+class CodeFacts(Struct, frozen=True, kw_only=True):
+    """`lineage/code.json`."""
+
+    commit: str | None = None
+    dirty: bool | None = None
+    remote: str | None = None
+    digest: str | None = None
+    files: dict[str, str] = {}
+    """Source file → SHA-256."""
+    edited_since_planning: list[str] = []
+    patch: Patch | None = None
+    left_out: dict[str, str] = {}
+    """Changed file that is not in the patch → why."""
+    problem: str | None = None
+
+
+class ImportedFacts(Struct, frozen=True, kw_only=True):
+    """`lineage/job.json`: what the first rank imported and ran on."""
+
+    imported: dict[str, str] = {}
+    edited_meanwhile: list[str] = []
+    variables: dict[str, Any] = {}
+    torch: dict[str, Any] = {}
+
+
+class PythonFacts(Struct, frozen=True, kw_only=True):
+    """The interpreter of a run."""
+
+    version: str = ""
+    executable: str = ""
+    build: str = ""
+
+
+class EnvironmentFacts(Struct, frozen=True, kw_only=True):
+    """`lineage/environment.json`."""
+
+    python: PythonFacts = field(default_factory=PythonFacts)
+    platform: str = ""
+    libc: str = ""
+    packages: dict[str, str] = {}
+    variables: dict[str, Any] = {}
+
+
+class DataFile(Struct, frozen=True, kw_only=True):
+    """A file of a data set."""
+
+    path: str
+    bytes: Count
+    sha256: str | None = None
+    rows: Count | None = None
+
+
+class DataRecord(Struct, frozen=True, kw_only=True):
+    """`lineage/data.json`."""
+
+    source: str | None = None
+    fingerprint: str | None = None
+    files: list[DataFile] = []
+    num_files: Count = 0
+    num_read: Count = 0
+    bytes: Count = 0
+    digest: str | None = None
+    rows: dict[str, Count] | None = None
+    schema: dict[str, Any] | None = None
+    note: str | None = None
+    problem: str | None = None
+
+
+class CheckpointOrigin(Struct, frozen=True, kw_only=True):
+    """The checkpoint that an attempt started from."""
+
+    checkpoint: str
+    step: Count
+    crc32: Annotated[int, Meta(ge=0, lt=2**32)] | None = None
+    mlflow_run_id: str | None = None
+    why: str | None = None
+
+
+class OriginOverride(Struct, frozen=True):
+    """An override and where it was given."""
+
+    override: str
+    source: str = field(name="from")
+
+
+class OriginExperiment(Struct, frozen=True, kw_only=True):
+    """The experiment's file and what it sets."""
+
+    file: str
+    sha256: str
+    sets: dict[str, Any] = {}
+
+
+class OriginFacts(Struct, frozen=True, kw_only=True):
+    """`lineage/origin.json`: what was asked and by whom, and what the attempt started from."""
+
+    attempt: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    command: str | None = None
+    overrides: list[OriginOverride] = []
+    experiment: OriginExperiment | None = None
+    sweep: str | None = None
+    continued: CheckpointOrigin | None = None
+    initialised_from: CheckpointOrigin | None = None
+
+
+class SealedFile(Struct, frozen=True, kw_only=True):
+    """A file as a seal records it: by SHA-256, or by the CRC-32 of a large checkpoint."""
+
+    bytes: Count
+    sha256: str | None = None
+    crc32: Annotated[int, Meta(ge=0, lt=2**32)] | None = None
+    is_part: bool = False
+    """Whether it is one of the files of a sharded checkpoint."""
+
+
+class Seal(Struct, frozen=True, kw_only=True):
+    """A line of `lineage/manifest.jsonl`: what an attempt left."""
+
+    attempt: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    status: Status = field(default_factory=Status)
+    previous: str = ""
+    files: dict[str, SealedFile] = {}
+    sha256: str = ""
+
+
+class GpuFacts(Struct, frozen=True, kw_only=True):
+    """A GPU of the machine."""
+
+    index: Count
+    name: str
+    uuid: str | None = None
+    memory_bytes: Count | None = None
+
+
+class HardwareFacts(Struct, frozen=True, kw_only=True):
+    """`lineage/hardware.json`."""
+
+    cpu: str = ""
+    cores: Count | None = None
+    cores_of_machine: Count | None = None
+    memory_nodes: Count | None = None
+    memory_bytes: Count | None = None
+    gpus: list[GpuFacts] = []
+    driver: str | None = None
+    cuda_of_driver: str | None = None
+    problem: str | None = None
+
+
+class RemoteFailure(Struct, frozen=True, kw_only=True):
+    """`failed.json`: what ended the job on one of its machines."""
+
+    host: str
+    cause: str
+    time: Seconds
+
+
+class Refusal(Struct, frozen=True, kw_only=True):
+    """What a machine answers whose plan differs from the one that the leading machine shows."""
+
+    to: str
+    """Digest of the plan that is refused."""
+    differs: str
+
+
+class AxisRecord(Struct, frozen=True, kw_only=True):
+    """An axis of a sweep: values as they are typed, or an interval."""
+
+    values: list[str] | None = None
+    low: float | None = None
+    high: float | None = None
+    is_log: bool = False
+    is_int: bool = False
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.values is None and (self.low is None or self.high is None):
+            raise ValueError("an axis has neither values nor both ends")
+
+
+class ObjectiveRecord(Struct, frozen=True):
+    """A metric that a sweep is ranked by."""
+
+    metric: str
+    mode: Literal["min", "max"]
+
+
+class SearchRecord(Struct, frozen=True, kw_only=True):
+    """How a sweep finds its points."""
+
+    sampler: str
+    pruner: str = "none"
+    storage: str | None = None
+    study: str | None = None
+    seed: int | None = None
+
+
+class BudgetRecord(Struct, frozen=True, kw_only=True):
+    """Where a sweep stops."""
+
+    trials: Count | None = None
+    hours: float | None = None
+    core_hours: float | None = None
+    gpu_hours: float | None = None
+
+
+class SweepRecord(Struct, frozen=True, kw_only=True):
+    """`sweep.json`: what is asked."""
+
+    name: str
+    question: str
+    base: list[str] = []
+    axes: dict[str, AxisRecord] = {}
+    points: list[list[str]] = []
+    seeds: list[int] = []
+    objectives: list[ObjectiveRecord] = []
+    search: SearchRecord | None = None
+    budget: BudgetRecord = field(default_factory=BudgetRecord)
+    is_fail_fast: bool = False
+    project: str = ""
+    command: str = ""
+
+
+class LedgerLine(Struct, frozen=True, kw_only=True):
+    """A line of `jobs.jsonl`."""
+
+    job: Annotated[int, Meta(ge=1, le=2**53)]
+    asked: list[str]
+    base: list[str] = []
+    trial: Count | None = None
+    signature: str
+    run: str
+    """Below the directory of runs; empty where the job could not be planned."""
+    t: Seconds | None = None
+
+
+class SweepBest(Struct, frozen=True, kw_only=True):
+    """`best.json` of a sweep."""
+
+    run: str = ""
+    params: dict[str, str] = {}
+    metrics: dict[str, float] = {}
+    seeds: Count = 0
+
+
+def read(path: Path, kind: type[R]) -> R:
+    """The record in `path`; one of defaults where there is no file. UnusableFileError where it is damaged."""
+    try:
+        return read_json(path, kind)
+    except FileNotFoundError:
+        return kind()
+
+
+def read_or_none(path: Path, kind: type[R]) -> R | None:
+    """The record in `path`; None where there is no file. UnusableFileError where it is damaged."""
+    try:
+        return read_json(path, kind)
+    except FileNotFoundError:
+        return None
+
+
+def write(path: Path, record: Struct, mode: int = 0o666) -> None:
+    """Replace the record in `path`, durably."""
+    write_json(path, plain(record), mode)
+
+
+def read_plain(path: Path) -> dict[str, Any]:
+    """The JSON object in `path` as plain data; empty where there is no file. UnusableFileError where it is damaged."""
+    try:
+        value = read_json(path, dict[str, Any])
+        check_depth(value)
+    except FileNotFoundError:
+        return {}
+    except ValueError as e:
+        raise UnusableFileError(path, str(e)) from e
+    return value
+
+
+def read_status(record: RecordDir) -> Status:
+    """`status.json`; state `planned` where it has not started."""
+    return read(record.status, Status)
+
+
+def read_delivered(record: RecordDir) -> Delivered:
+    """`mlflow.json`."""
+    return read(record.mlflow, Delivered)
+
+
+def read_summary(run: RunDir) -> Summary:
+    """`summary.json`."""
+    return read(run.summary, Summary)
+
+
+def read_secrets(run: RunDir) -> Mapping[str, Any]:
+    """What is masked in the run's plan, by dotted name."""
+    return read_plain(run.secrets)
+
+
+def lines(path: Path, kind: type[R], limit: int) -> Iterator[tuple[int, R | None]]:
+    """Number, from 1, and record of each line of a file; None for a line that is damaged or torn.
+
+    Nothing where there is no file. UnusableFileError where it is no regular file, or larger than `limit` bytes.
+    """
+    try:
+        content = read_bytes(path, limit)
+    except FileNotFoundError:
+        return
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            yield number, decode(line, kind)
+        except ValueError:
+            yield number, None
