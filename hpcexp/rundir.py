@@ -11,7 +11,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,11 @@ class RecordDir:
     @property
     def plots(self) -> Path:
         return self.path / "plots"
+
+    @property
+    def delivery_lock(self) -> Path:
+        """Held by the process that delivers the directory to MLflow."""
+        return self.path / ".shipper.lock"
 
     @property
     def secret_uri(self) -> Path:
@@ -223,22 +228,45 @@ def held(lock: Path, what: str, fix: str = "wait for it, or end it") -> Iterator
             holder = file.read().strip() or "another process"
             raise InUseError(f"{what} {holder}.\nFix: {fix}.") from e
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(process_name(os.getpid()))
         file.flush()
         yield file.fileno()
 
 
+def holder_of(lock: Path) -> str | None:
+    """The process that has `lock`, as `process 17 on ada`; None where none has it."""
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return lock.read_text(errors="replace").strip() or "another process"
+    return None
+
+
+def process_name(pid: int) -> str:
+    """A process of this machine, as `holder_of` names it."""
+    return f"process {pid} on {socket.gethostname()}"
+
+
 @contextmanager
-def held_within(timeout_s: float, lock: Path, what: str) -> Iterator[None]:
-    """`held`, waiting for `timeout_s` while another process has the lock."""
+def held_within(
+    timeout_s: float, lock: Path, what: str, waiting: Callable[[InUseError], object] = lambda _: None
+) -> Iterator[None]:
+    """`held`, waiting for `timeout_s` while another process has the lock. `waiting` gets who has it, once."""
     deadline = time.monotonic() + timeout_s
     with ExitStack() as stack:
+        is_first = True
         while True:
             try:
                 stack.enter_context(held(lock, what))
                 break
-            except InUseError:
+            except InUseError as e:
                 if time.monotonic() >= deadline:
                     raise
+                if is_first:
+                    is_first = False
+                    waiting(e)
                 time.sleep(0.05)
         yield

@@ -51,15 +51,14 @@ def sync(argv: Sequence[str]) -> int:
 
 def _redirect(runs: Sequence[RunDir], uri: str | None, experiment: str | None) -> None:
     from hpcexp.record.destination import check_redirect, redirect
-    from hpcexp.record.shipment import alone
-    from hpcexp.record.shipper import SYNC_LOCK_S
+    from hpcexp.record.shipment import alone_in_turn
 
     if not runs:
         raise ConfigError("--uri and --experiment are for runs that are named.\nFix: hpcexp sync RUN… --uri …")
     for run in runs:
         check_redirect(run, uri, experiment)
     for run in runs:
-        with alone(run, SYNC_LOCK_S):
+        with alone_in_turn(run):
             redirect(run, uri, experiment)
 
 
@@ -67,11 +66,10 @@ def _redirect_sweep(sweep: SweepDir, run: RunDir, stores: Stores) -> None:
     """One that MLflow does not have yet goes where this run of it goes now."""
     from hpcexp.record.destination import address, destined
     from hpcexp.record.parent import Parent
-    from hpcexp.record.shipment import alone
-    from hpcexp.record.shipper import SYNC_LOCK_S
+    from hpcexp.record.shipment import alone_in_turn
 
     plan = destined(run)
-    with alone(sweep, SYNC_LOCK_S):
+    with alone_in_turn(sweep):
         if not read_delivered(sweep).delivered:
             Parent(sweep, stores).go_with(plan, address(run, plan), is_redirected=True)
 

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpcexp.files import UnusableFileError
 from hpcexp.launch.display import say
 from hpcexp.plan import Plan
-from hpcexp.rundir import RecordDir, RunDir, SweepDir
-from hpcexp.runs.records import read_delivered
+from hpcexp.rundir import RecordDir, RunDir, SweepDir, holder_of, process_name
+from hpcexp.runs.records import Delivered, read_delivered
 
 PATIENCE_S = 5.0
 """After which the command says what it is still waiting for."""
@@ -63,16 +64,27 @@ def await_shipper(shipper: subprocess.Popen[bytes], record: RecordDir, wait_s: f
                 shipper.wait(timeout=min(left, PATIENCE_S))
                 return
             except subprocess.TimeoutExpired:
-                known = read_delivered(record)
+                known = _known(record)
             if known.problem and not known.run_id:
                 return
             if not told:
                 told = True
+                other = holder_of(record.delivery_lock)
+                is_other = other not in (None, process_name(shipper.pid))
                 what = "Sending MLflow the rest" if is_tracked else "Drawing the pictures"
+                what = f"Waiting for {other}, which delivers it already" if is_other else what
                 then = "leaves it to `hpcexp sync`" if is_tracked else "does without"
                 say(f"{what}, {left:.0f} s at most. Ctrl-C {then}.")
     except KeyboardInterrupt:
         return
+
+
+def _known(record: RecordDir) -> Delivered:
+    """What MLflow has of the record; where that file is damaged, this is the problem."""
+    try:
+        return read_delivered(record)
+    except UnusableFileError as e:
+        return Delivered(problem=str(e).partition("\n")[0].removesuffix("."))
 
 
 class Fleet:
@@ -114,7 +126,7 @@ class Fleet:
             return
         self._let_go()
         await_shipper(self._process, self._sweep, deadline - time.monotonic(), is_tracked=is_tracked)
-        status, problem = self._process.poll(), read_delivered(self._sweep).problem
+        status, problem = self._process.poll(), _known(self._sweep).problem
         # One that no server answers is not waited for, and tries on for a while by itself.
         if status not in (None, 0) or (status is None and problem):
             why = problem or f"{self._sweep.logs / 'shipper.log'} says why"

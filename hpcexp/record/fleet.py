@@ -122,6 +122,8 @@ class Fleet:
             is_ending = not self._above.is_over and time.monotonic() < self._last_s + _ENDING_S
             if is_ending or not all(follower.is_over for follower in self._open.values()):
                 return True
+        if any(entry.is_in_use for entry in self._waiting):
+            return True  # another process delivers it, and ends by itself
         is_late = time.monotonic() > self._last_s + self._wait_s
         return not is_late and bool(self._undelivered(with_hopeless=False))
 
@@ -141,7 +143,8 @@ class Fleet:
     def _undelivered(self, *, with_hopeless: bool) -> list[str]:
         """Names of what is not delivered; without those that time would not help."""
         entries = [*self._waiting, *(follower.entry for follower in self._open.values())]
-        above = [] if self._above.is_settled else ["the sweep"]
+        is_left = not self._above.is_settled or (with_hopeless and self._above.is_hopeless)
+        above = ["the sweep"] if is_left else []
         return above + [entry.path.name for entry in entries if with_hopeless or not entry.is_hopeless]
 
     def _admit(self) -> bool:

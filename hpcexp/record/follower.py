@@ -39,6 +39,8 @@ class Entry:
     failures: int = 0
     not_before: float = 0.0
     """When to try again, by the monotonic clock."""
+    is_in_use: bool = False
+    """Whether it waits for another process, which delivers it."""
     is_hopeless: bool = False
     """Whether it waits neither for a server nor for another process."""
 
@@ -46,11 +48,12 @@ class Entry:
         """Try it again later."""
         self.failures += 1
         self.not_before = time.monotonic() + backoff(self.failures)
-        self.is_hopeless = not is_down(error) and not isinstance(error, InUseError)
+        self.is_in_use = isinstance(error, InUseError)
+        self.is_hopeless = not is_down(error) and not self.is_in_use
 
     def went_well(self) -> None:
         """Forget that it ever failed."""
-        self.failures, self.is_hopeless = 0, False
+        self.failures, self.is_in_use, self.is_hopeless = 0, False, False
 
 
 class Follower:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -147,7 +148,21 @@ def end_if_abandoned(record: RecordDir, what: str, *, is_orphan: bool) -> None:
 
 def alone(record: RecordDir, timeout_s: float) -> AbstractContextManager[None]:
     """Held by the one process that delivers a directory; InUseError names it, if it still does after `timeout_s`."""
-    return held_within(timeout_s, record.path / ".shipper.lock", f"{record.path} is being delivered by")
+    return held_within(timeout_s, record.delivery_lock, _being_delivered(record))
+
+
+def alone_in_turn(record: RecordDir) -> AbstractContextManager[None]:
+    """`alone`, once another process that delivers the directory has ended; says that it waits for it."""
+
+    def say_so(holder: InUseError) -> None:
+        who = str(holder).partition("\n")[0].removesuffix(".")
+        print(f"{who}: waiting for it (Ctrl-C leaves it to that process).", file=sys.stderr, flush=True)
+
+    return held_within(math.inf, record.delivery_lock, _being_delivered(record), say_so)
+
+
+def _being_delivered(record: RecordDir) -> str:
+    return f"{record.path} is being delivered by"
 
 
 def settle(record: RecordDir) -> None:

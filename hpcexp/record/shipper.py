@@ -20,22 +20,20 @@ from hpcexp.plan import load_plan
 from hpcexp.record.alive import is_driven
 from hpcexp.record.parent import Parent, members
 from hpcexp.record.servers import backoff
-from hpcexp.record.shipment import POLL_S, SHARE, Shipment, alone, end_if_abandoned, say, settle
+from hpcexp.record.shipment import POLL_S, SHARE, Shipment, alone, alone_in_turn, end_if_abandoned, say, settle
 from hpcexp.record.store import Stores
 from hpcexp.rundir import RunDir, SweepDir
 from hpcexp.runs.records import Membership
-
-SYNC_LOCK_S = 5.0
 
 
 def sync(path: Path, stores: Stores | None = None, sweep: Membership | None = None) -> str | None:
     """Deliver what MLflow lacks of the run in `path`; what hinders it, or None. Any number of times, same result.
 
-    RunError where there is no run, or where a shipper is at work on it.
+    RunError where there is no run. Waits for another process that delivers it, and says so.
     """
     run = RunDir(path)
     load_plan(run.plan)
-    with alone(run, SYNC_LOCK_S):
+    with alone_in_turn(run):
         shipment = Shipment(run, stores or Stores(), sweep, is_logged=False)
         if shipment.is_complete:
             return None
@@ -46,10 +44,10 @@ def sync(path: Path, stores: Stores | None = None, sweep: Membership | None = No
 def sync_sweep(path: Path, stores: Stores) -> str | None:
     """Deliver what MLflow lacks of the sweep in `path`, but not its runs; what hinders it, or None.
 
-    InUseError where a shipper is at work on it.
+    Waits for another process that delivers it, and says so.
     """
     sweep = SweepDir(path)
-    with alone(sweep, SYNC_LOCK_S):
+    with alone_in_turn(sweep):
         if not is_driven(sweep):
             end_if_abandoned(sweep, "sweep", is_orphan=False)
         parent = Parent(sweep, stores)

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from errno import ENOENT
 
 from hpcexp.errors import InUseError
+from hpcexp.files import UnusableFileError
 from hpcexp.record.alive import is_driven
 from hpcexp.record.follower import Entry
 from hpcexp.record.parent import Parent, members
@@ -17,7 +18,7 @@ from hpcexp.record.servers import Servers, backoff, is_down
 from hpcexp.record.shipment import Shipment, alone, end_if_abandoned, say
 from hpcexp.record.store import Stores
 from hpcexp.rundir import FINAL_STATES, SweepDir
-from hpcexp.runs.records import read_status
+from hpcexp.runs.records import read_delivered, read_status
 
 _PATIENCE_S = 30.0
 """How long runs wait while another process makes the MLflow run that they belong below."""
@@ -36,7 +37,8 @@ class SweepRun:
         self._since = time.monotonic()
         self._failures = 0
         self._not_before = 0.0
-        self._is_hopeless = False
+        self.is_hopeless = False
+        """Whether it could not be sent for a reason that time does not mend."""
 
     def go_with(self, shipment: Shipment) -> None:
         """Go where the first tracked run of the sweep goes."""
@@ -45,28 +47,34 @@ class SweepRun:
 
     def has_place_for(self, shipment: Shipment) -> bool:
         """Whether a run need not wait for the MLflow run that it belongs below."""
-        if self._like is None or shipment.uri != self._like.uri or self._is_hopeless:
+        if self._like is None or shipment.uri != self._like.uri or self.is_hopeless:
             return True
         if self._parent is not None:
             return self._parent.is_started or self._parent.is_complete
-        return bool(Parent(self._sweep, self._stores).run_id) or time.monotonic() > self._since + _PATIENCE_S
+        with contextlib.suppress(UnusableFileError):
+            return bool(read_delivered(self._sweep).run_id) or time.monotonic() > self._since + _PATIENCE_S
+        return True  # its runs are delivered without it
 
     @property
     def is_settled(self) -> bool:
         """Whether there is nothing left to do for it now."""
         if self._like is None or self._parent is None:
             return True
-        return self._is_hopeless or self._parent.is_complete or not self.is_over
+        return self.is_hopeless or self._parent.is_complete or not self.is_over
 
     @property
     def is_over(self) -> bool:
-        """Whether the sweep has ended."""
-        return read_status(self._sweep).state in FINAL_STATES
+        """Whether the sweep has ended; not where its status is damaged, which `finish` would report."""
+        try:
+            return read_status(self._sweep).state in FINAL_STATES
+        except UnusableFileError:
+            return False
 
     def end_if_abandoned(self) -> None:
         """Mark a sweep as killed that no driver goes on with, and none has ended."""
         if self._sweep.status.exists() and not is_driven(self._sweep):
-            end_if_abandoned(self._sweep, "sweep", is_orphan=True)
+            with contextlib.suppress(UnusableFileError):
+                end_if_abandoned(self._sweep, "sweep", is_orphan=True)
 
     def begin(self) -> bool:
         """Have the MLflow run, new or going on; whether there was anything to do for that."""
@@ -102,7 +110,7 @@ class SweepRun:
         except Exception as e:  # noqa: BLE001 - whatever a server does must not reach the runs
             self._failed(e, time.monotonic() - began)
         else:
-            self._failures, self._is_hopeless = 0, False
+            self._failures, self.is_hopeless = 0, False
             self._servers.answered(self._uri)
         return True
 
@@ -125,7 +133,7 @@ class SweepRun:
                 self._held = stack.pop_all()
         except InUseError:
             return False
-        except OSError as e:
+        except (OSError, UnusableFileError) as e:
             self._failed(e, 0.0)
             return False
         self._parent = parent
@@ -139,5 +147,5 @@ class SweepRun:
         say(f"sweep {self._sweep.path.name}: {problem}")
         self._failures += 1
         self._not_before = time.monotonic() + backoff(self._failures)
-        self._is_hopeless = not is_down(error)
+        self.is_hopeless = not is_down(error)
         self._servers.failed(self._uri, error, spent_s)

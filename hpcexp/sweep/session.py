@@ -15,6 +15,7 @@ from msgspec.structs import replace as replace_fields
 
 from hpcexp.checks.machine import this_machine
 from hpcexp.errors import RunError
+from hpcexp.files import UnusableFileError
 from hpcexp.launch.display import Display, Silent
 from hpcexp.launch.packing import one_by_one, threads_for_many
 from hpcexp.launch.process import start_fresh
@@ -278,9 +279,9 @@ class Session:
             print(f"Working together with {', '.join(map(str, others))}: no job is run twice.", flush=True)
         if edits:
             print("\n".join(["The sweep was edited:", *(f"  {edit}" for edit in edits)]), flush=True)
-        self._before = read_status(self.place)
+        self._before = self._status_before(Status())
         now = time.time()
-        status = Status(
+        self._status = Status(
             state=RunState.RUNNING,
             begun=self._before.begun or now,
             started=now,
@@ -289,7 +290,15 @@ class Session:
             pid=os.getpid(),
             host=socket.gethostname(),
         )
-        write(self.place.status, status)
+        write(self.place.status, self._status)
+
+    def _status_before(self, otherwise: Status) -> Status:
+        """The sweep's status; `otherwise` where its file is damaged, as this driver writes it anew."""
+        try:
+            return read_status(self.place)
+        except UnusableFileError as e:
+            print(f"{str(e).partition(chr(10))[0]} It is written anew.", file=sys.stderr, flush=True)
+            return otherwise
 
     def _end(self) -> None:
         """Leave the answer in the directory, and the sweep's state where no other driver goes on with it."""
@@ -310,7 +319,9 @@ class Session:
         has_failed = bool(states & {"failed", "killed"} or self._misses)
         is_stopped = self._stop and self.why_stopped != FAILED_FAST
         state = RunState.KILLED if is_stopped else RunState.FAILED if has_failed else RunState.FINISHED
-        ended = replace_fields(read_status(self.place), state=state, ended=time.time(), cause=self.why_stopped)
+        ended = replace_fields(
+            self._status_before(self._status), state=state, ended=time.time(), cause=self.why_stopped
+        )
         write(self.place.status, ended)
 
     def _result(self, entry: Entry) -> Result:
