@@ -32,12 +32,12 @@ from record_support import (
     write_steps,
 )
 
-from hpcexp.errors import ConfigError, RunError
+from hpcexp.errors import ConfigError
 from hpcexp.plan import load_plan, save_plan
 from hpcexp.record.destination import check_redirect, destined, direct, redirect
 from hpcexp.record.journal import read_points
 from hpcexp.record.shipper import sync
-from hpcexp.rundir import RunDir, find_runs, write_json
+from hpcexp.rundir import RunDir, find_runs, holder_of, process_name, write_json
 from hpcexp.runs.records import read_plain
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
@@ -251,8 +251,7 @@ def test_a_run_can_be_watched_while_it_goes_on(root: Path, uri: str, database: P
     with shipping(run) as shipper:
         wait_until(lambda: noted(run, "offset"), "the first metrics are delivered")
         assert mlflow_run(uri, run).info.status == "RUNNING"
-        with pytest.raises(RunError, match="being delivered by process"):
-            sync(run.path)
+        assert process_name(shipper.pid) == holder_of(run.delivery_lock)
         shipper.send_signal(signal.SIGINT)
         write_steps(run, 10, first=11)
         finish(run)

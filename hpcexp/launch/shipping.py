@@ -17,7 +17,7 @@ from hpcexp.files import UnusableFileError
 from hpcexp.launch.display import say
 from hpcexp.plan import Plan
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, holder_of, process_name
-from hpcexp.runs.records import Delivered, read_delivered
+from hpcexp.runs.records import read_delivered
 
 PATIENCE_S = 5.0
 """After which the command says what it is still waiting for."""
@@ -64,9 +64,8 @@ def await_shipper(shipper: subprocess.Popen[bytes], record: RecordDir, wait_s: f
                 shipper.wait(timeout=min(left, PATIENCE_S))
                 return
             except subprocess.TimeoutExpired:
-                known = _known(record)
-            if known.problem and not known.run_id:
-                return
+                if _is_unreachable(record):
+                    return
             if not told:
                 told = True
                 other = holder_of(record.delivery_lock)
@@ -79,12 +78,21 @@ def await_shipper(shipper: subprocess.Popen[bytes], record: RecordDir, wait_s: f
         return
 
 
-def _known(record: RecordDir) -> Delivered:
-    """What MLflow has of the record; where that file is damaged, this is the problem."""
+def _is_unreachable(record: RecordDir) -> bool:
+    """Whether no server has taken anything of the record, and why is noted."""
     try:
-        return read_delivered(record)
+        known = read_delivered(record)
+    except UnusableFileError:
+        return False  # what belongs below it is delivered all the same
+    return bool(known.problem) and not known.run_id
+
+
+def _problem(record: RecordDir) -> str | None:
+    """Why MLflow lacks something of the record, as far as that is noted."""
+    try:
+        return read_delivered(record).problem
     except UnusableFileError as e:
-        return Delivered(problem=str(e).partition("\n")[0].removesuffix("."))
+        return str(e).partition("\n")[0].removesuffix(".")
 
 
 class Fleet:
@@ -126,7 +134,7 @@ class Fleet:
             return
         self._let_go()
         await_shipper(self._process, self._sweep, deadline - time.monotonic(), is_tracked=is_tracked)
-        status, problem = self._process.poll(), _known(self._sweep).problem
+        status, problem = self._process.poll(), _problem(self._sweep)
         # One that no server answers is not waited for, and tries on for a while by itself.
         if status not in (None, 0) or (status is None and problem):
             why = problem or f"{self._sweep.logs / 'shipper.log'} says why"

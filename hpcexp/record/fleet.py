@@ -143,7 +143,7 @@ class Fleet:
     def _undelivered(self, *, with_hopeless: bool) -> list[str]:
         """Names of what is not delivered; without those that time would not help."""
         entries = [*self._waiting, *(follower.entry for follower in self._open.values())]
-        is_left = not self._above.is_settled or (with_hopeless and self._above.is_hopeless)
+        is_left = not self._above.is_settled or (with_hopeless and self._above.is_refused)
         above = ["the sweep"] if is_left else []
         return above + [entry.path.name for entry in entries if with_hopeless or not entry.is_hopeless]
 

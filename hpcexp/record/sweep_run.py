@@ -63,6 +63,11 @@ class SweepRun:
         return self.is_hopeless or self._parent.is_complete or not self.is_over
 
     @property
+    def is_refused(self) -> bool:
+        """Whether the sweep is there and MLflow does not have it, for a reason that time does not mend."""
+        return self.is_hopeless and self._sweep.path.is_dir()
+
+    @property
     def is_over(self) -> bool:
         """Whether the sweep has ended; not where its status is damaged, which `finish` would report."""
         try:
