@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 MASK = "***"
 
@@ -34,7 +35,16 @@ _KNOWN_KEYS = {
 """How the keys of well-known services begin → what they look like. Looking for the beginnings first is fast."""
 _SHORTEST_KEY = 15
 """Characters of the shortest of them."""
-_QUERY = re.compile(r"(?<=[?&])([\w-]*(?:password|token|secret|key|sig)[\w-]*=)[^&\s'\"]+", re.IGNORECASE)
+_QUERY = re.compile(r"""[?&;#](?P<name>[\w.~+%\[\]-]+)=(?P<value>[^&;#\s'"<>`]+)""")
+"""A parameter of an address, with or without the address before it."""
+_QUERY_NAME = re.compile(
+    rf"{_NAMES}|pwd|token(?!iz)|sig$|signature|keys?[\[\]]*$"
+    r"|(?:^|[-_.\[])(?:auth|authorization|jwt|sas|bearer|session|sid|code|pass)(?:[-_.\]]|$)",
+    re.IGNORECASE,
+)
+"""Names of parameters that are secret: more than of a configuration's keys, as they are made to be short."""
+_MAX_NESTED = 3
+"""So often an address may be the value of another's parameter, with percent signs upon percent signs."""
 _ASSIGNED = re.compile(
     rf"""(?:{_NAMES}|pwd)s?"""
     r"""(?:[-_]?\d+)?["']?\]?(?:\s{0,9}:\s{0,9}\w+)?\s{0,9}[:=]\s{0,9}"""
@@ -60,10 +70,12 @@ def has_secret(text: str) -> bool:
 
 def masked_text(text: str) -> str:
     """A text, as a command line, without passwords of URIs and without keys of a known form."""
-    if len(text) < _SHORTEST_KEY and "://" not in text:
-        return text
     if "://" in text:
-        text = _QUERY.sub(rf"\1{MASK}", without_passwords(text))
+        text = without_passwords(text)
+    if "=" in text:
+        text = _QUERY.sub(_masked_parameter, text)
+    if len(text) < _SHORTEST_KEY:
+        return text
     for beginning, key in _KNOWN_KEYS.items():
         if beginning in text:
             text = key.sub(MASK, text)
@@ -109,15 +121,28 @@ def masked_command(command: Sequence[str]) -> str:
 
 
 def without_password(uri: str) -> str:
-    """`uri` as it may be shown."""
-    head, separator, rest = uri.partition("://")
+    """`uri` as it may be shown: without its password, and without the secrets of its parameters."""
+    head, separator, rest = _QUERY.sub(_masked_parameter, uri).partition("://")
     user, at, host = rest.rpartition("@")
     return f"{head}{separator}{user.partition(':')[0]}{at}{host}"
 
 
 def without_passwords(text: str) -> str:
-    """A text, as a command line, in which no URI has its password."""
-    return re.sub(r"(://[^\s:/@]*):\S*@", r"\1@", text)
+    """A text, as a command line, in which no URI has its password, nor the secrets of its parameters."""
+    return _QUERY.sub(_masked_parameter, re.sub(r"(://[^\s:/@]*):\S*@", r"\1@", text))
+
+
+def _masked_parameter(found: re.Match[str]) -> str:
+    """A parameter of an address, its value masked where its name is a secret's, or it is an address with such a one."""
+    value = found["value"]
+    is_secret_value = _QUERY_NAME.search(unquote(found["name"])) is not None
+    for _ in range(_MAX_NESTED):
+        if is_secret_value or "%" not in value:
+            break
+        value = unquote(value)
+        nested = _QUERY.finditer(value)
+        is_secret_value = any(_QUERY_NAME.search(unquote(inner["name"])) for inner in nested)
+    return found[0][: found.start("value") - found.start()] + MASK if is_secret_value else found[0]
 
 
 def _is_token(name: str) -> bool:

@@ -9,10 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import FAST, Said, only_run, write_module
+from helpers import FAST, Said, command, only_run, write_module
+from record_support import free_port
 
 from hpcexp.compose.composer import Composed
-from hpcexp.masking import filled, has_secret, is_secret, masked, masked_config, masked_override, masked_text
+from hpcexp.masking import (
+    filled,
+    has_secret,
+    is_secret,
+    masked,
+    masked_config,
+    masked_override,
+    masked_text,
+    without_password,
+    without_passwords,
+)
 from hpcexp.plan import load_plan, load_whole
 from hpcexp.prepare import prepare
 from hpcexp.record.describe import note, params, tags
@@ -56,6 +67,58 @@ def test_a_value_of_a_known_form_is_masked_under_any_name(value: str, expected: 
     """Passwords of URIs, signed addresses, keys of well-known services."""
     assert expected == masked("data.where", value)
     assert f"saw {expected}." == masked_text(f"saw {value}.")
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("http://h:5000/?token=abc", "http://h:5000/?token=***"),
+        ("/?token=abc", "/?token=***"),
+        ("http://h/?a=1&Access_Token=abc&b=2", "http://h/?a=1&Access_Token=***&b=2"),
+        ("http://h/?tok%65n=abc", "http://h/?tok%65n=***"),
+        ("http://h/?token=a%26b=c", "http://h/?token=***"),
+        ("http://h/?auth[token]=abc&key[]=d", "http://h/?auth[token]=***&key[]=***"),
+        ("http://h/?next=http%3A%2F%2Fk%2F%3Ftoken%3Dabc", "http://h/?next=***"),
+        ("http://h/?next=http%253A%252F%252Fk%252F%253Fsecret%253Dabc&a=1", "http://h/?next=***&a=1"),
+        ("http://h/#/runs?jwt=abc", "http://h/#/runs?jwt=***"),
+        ("http://h/#access_token=abc", "http://h/#access_token=***"),
+        ("postgresql://ada:pw@h/db?sslpassword=abc;pwd=d", "postgresql://ada@h/db?sslpassword=***;pwd=***"),
+        (
+            "https://b/x?X-Amz-Credential=A%2Fq&X-Amz-Signature=f&size=3",
+            "https://b/x?X-Amz-Credential=***&X-Amz-Signature=***&size=3",
+        ),
+        ("https://b/x?sv=2024&sig=abc%2B&apikey=d", "https://b/x?sv=2024&sig=***&apikey=***"),
+        ("https://b/x?tokenizer=bert&sigma=3&author=ada", "https://b/x?tokenizer=bert&sigma=3&author=ada"),
+        ("http://h/?next=%2Fa%3Fpage%3D2", "http://h/?next=%2Fa%3Fpage%3D2"),
+    ],
+)
+def test_the_secrets_in_an_address_are_masked(address: str, expected: str) -> None:
+    """However they are spelled, wherever an address stands; what only looks alike stays."""
+    assert expected == without_password(address) == without_passwords(address)
+    assert f'GET "{expected}" 200' == masked_text(f'GET "{address}" 200')
+    assert f"tracking.uri={expected}" == masked_override(f"tracking.uri={address}")
+    assert {"data": {"place": expected}} == masked_config({"data": {"place": address}})[0]
+
+
+def test_an_address_keeps_its_secrets_to_itself(project: Path, hpcexp: Callable[..., Said]) -> None:
+    """Of a server that does not answer: what is printed and stored has them not, but for the owner's file."""
+    uri = f"http://127.0.0.1:{free_port()}/?token={SECRET}&page=1"
+    said = command("train", *FAST, "tracking.enabled=true", "tracking.wait_s=0", f"tracking.uri='{uri}'", cwd=project)
+    assert 0 == said.status
+    assert "?token=***&page=1 does not answer" in said.err
+    run = only_run(project)
+    assert [run.secret_uri] == holding(SECRET, run.path)
+    assert 0o600 == stat.S_IMODE(run.secret_uri.stat().st_mode)
+    shown = [
+        hpcexp("plan", f"tracking.uri='{uri}'"),
+        hpcexp("plan", f"tracking.uri={uri}"),
+        hpcexp("show", "last"),
+        hpcexp("sync"),
+        hpcexp("compare", "--uri", uri),
+    ]
+    bad = f"postgresql+nodriver://h/db?password={SECRET}"
+    shown += [hpcexp("plan", f"tracking.uri='{bad}'"), hpcexp("ui", "--uri", uri), hpcexp("serve", "d", "--store", bad)]
+    assert SECRET not in "".join(s.out + s.err for s in [said, *shown])
 
 
 @pytest.mark.parametrize(

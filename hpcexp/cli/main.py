@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from hpcexp import __version__
 from hpcexp.errors import ConfigError, HpcexpError, JobFailed, listed, suggest
+from hpcexp.masking import masked_text
 
 VERBS = {
     "train": ("train", "run an experiment, or with -m every combination of several"),
@@ -72,10 +73,10 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.flush()
         return status
     except HpcexpError as e:
-        print(error_text(e), file=sys.stderr)
+        print(masked_text(error_text(e)), file=sys.stderr)
         return 2
     except JobFailed as e:
-        print(e, file=sys.stderr)
+        print(masked_text(str(e)), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

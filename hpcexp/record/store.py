@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcexp.errors import RunError
-from hpcexp.masking import without_password
+from hpcexp.masking import masked_text, without_password
 from hpcexp.record.journal import Point
 from hpcexp.record.registry import Registry
 from hpcexp.record.sqlite import MetricTables, Value, metric_tables
@@ -325,7 +325,7 @@ def problem_of(error: BaseException, uri: str) -> str:
     if (refused := _REFUSALS.get(getattr(error, "error_code", ""))) is not None:
         return f"{without_password(uri)}: {refused}"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"{without_password(uri)}: {text or first}"[:500]
+    return f"{without_password(uri)}: {masked_text(text or first)}"[:500]
 
 
 def _has_schema(path: Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from hpcexp.errors import listed, suggest
-from hpcexp.masking import without_password
+from hpcexp.masking import masked_text, without_password
 
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _SCHEMES = (*_PORTS, "sqlite")
@@ -125,7 +125,7 @@ def connection_problem(uri: str, setting: str) -> str | None:
     except SQLAlchemyError as e:
         why = " ".join(str(getattr(e, "orig", None) or e).split())
         fix = "a directory and a file that this user may write" if is_sqlite else "start it, or mend the address"
-        return f"{setting} {without_password(uri)} cannot be used: {why}\nFix: {fix}."
+        return f"{setting} {without_password(uri)} cannot be used: {masked_text(why)}\nFix: {fix}."
     finally:
         engine.dispose()
     return None
