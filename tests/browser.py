@@ -16,15 +16,11 @@ _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-_WITHOUT_ASSISTANT = """
-localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')
-localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')
-"""
 
 
 @contextmanager
-def browsing(user_data: Path, account: tuple[str, str]) -> Iterator[Page]:
-    """A page of a fresh browser that is logged in, and talks to this machine alone."""
+def browsing(user_data: Path, account: tuple[str, str] | None = None) -> Iterator[Page]:
+    """A page of a fresh browser that is logged in, where an account is given, and talks to this machine alone."""
     from playwright.sync_api import sync_playwright
 
     assert PROGRAM is not None
@@ -34,13 +30,12 @@ def browsing(user_data: Path, account: tuple[str, str]) -> Iterator[Page]:
             executable_path=PROGRAM,
             headless=True,
             args=_FLAGS,
-            http_credentials={"username": account[0], "password": account[1]},
+            http_credentials={"username": account[0], "password": account[1]} if account else None,
             ignore_https_errors=True,
             viewport={"width": 1500, "height": 950},
             reduced_motion="reduce",
         )
         context.set_default_timeout(30_000)
-        context.add_init_script(_WITHOUT_ASSISTANT)
         try:
             yield context.pages[0]
         finally:

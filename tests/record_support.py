@@ -18,7 +18,6 @@ from typing import Any
 from hpcexp.compose.composer import Composer
 from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, save_plan
 from hpcexp.record.journal import Journal, read_points
-from hpcexp.record.ui import ui_command, ui_environment
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, write_json
 
 REPOSITORY = Path(__file__).parent.parent
@@ -168,13 +167,17 @@ def serving(command: list[str], environment: dict[str, str], log: Path) -> Itera
 
 @contextmanager
 def mlflow_server(place: Path) -> Iterator[tuple[int, Callable[[], subprocess.Popen[bytes]]]]:
-    """A port, and a function that starts an MLflow server there on `place/server.db`."""
+    """A port, and a function that starts MLflow's own server there, on `place/server.db`, as many groups have it."""
     port = free_port()
-    command = ui_command(f"sqlite:///{place}/server.db", place, port=port)
+    store = ("--backend-store-uri", f"sqlite:///{place}/server.db")
+    artifacts = ("--default-artifact-root", (place / "mlartifacts").as_uri(), "--no-serve-artifacts")
+    where = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
+    command = [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *where]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with ExitStack() as running:
 
         def start() -> subprocess.Popen[bytes]:
-            process = running.enter_context(serving(command, ui_environment(os.environ), place / "server.log"))
+            process = running.enter_context(serving(command, environment, place / "server.log"))
             wait_until(lambda: answer(port, "/health") == b"OK", "the server answers")
             return process
 

@@ -159,3 +159,27 @@ def test_a_models_page_says_what_it_is(shown: Shown, see: Callable[..., None]) -
     see("Datasets used")
     assert page.get_by_text(re.compile(r"^digits \(#")).count() > 0
     shown.keep("model")
+
+
+HIDDEN = ("MLflow Assistant", "GenAI", "Traces", "Prompts", "AI Gateway", "LLM Connections", "Webhooks", "Start Demo")
+
+
+def test_nothing_leads_to_what_is_not_served(shown: Shown) -> None:
+    """No assistant, no gateway, no pages for language models: in a browser that has never been here."""
+    run = f"{shown.experiment}/runs/{shown.runs[0]['run_id']}"
+    pages = {
+        "#/": "Recent Experiments",
+        "#/experiments": "digits_mlp",
+        f"{shown.experiment}/runs": "matching runs",
+        run: "About this run",
+        f"{run}/artifacts": "Select a file to preview",
+        "#/models": "Registered Models",
+        "#/settings": "Theme preference",
+    }
+    for place, text in pages.items():
+        page = shown.open(place)
+        page.get_by_text(text).first.wait_for()
+        seen = [e.inner_text() for e in page.locator("a, button, [data-assistant-ui]").all() if e.is_visible()]
+        assert [] == [(place, words) for words in seen for hidden in HIDDEN if hidden in words]
+        assert 0 == page.locator("[data-assistant-ui]:visible").count()
+    assert "mlflow.assistant" in shown.page.evaluate("JSON.stringify(localStorage)")

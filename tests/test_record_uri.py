@@ -12,7 +12,7 @@ from record_support import REPOSITORY, free_port
 
 from hpcexp.errors import ConfigError
 from hpcexp.masking import without_passwords
-from hpcexp.record.ui import ui_command, ui_link
+from hpcexp.record.ui import database_only, ui_link
 from hpcexp.record.uri import resolve_uri, unreachable, uri_problem
 
 
@@ -92,10 +92,10 @@ def test_links_open_the_page_of_experiments_and_runs() -> None:
     assert ui_link("http://host:5000", "3", "abc") == f"http://host:5000/#/experiments/3/runs/abc{query}"
 
 
-def test_a_server_needs_no_second_one(tmp_path: Path) -> None:
+def test_a_server_needs_no_second_one() -> None:
     """`hpcexp ui` on a tracking server says where to look."""
     with pytest.raises(ConfigError, match=r"has the UI already"):
-        ui_command("http://host:5000", tmp_path)
+        database_only("http://host:5000")
 
 
 def test_the_light_modules_import_nothing_heavy() -> None:

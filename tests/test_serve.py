@@ -6,7 +6,6 @@ import json
 import signal
 import socket
 import sqlite3
-import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -17,15 +16,16 @@ import psutil
 import pytest
 from helpers import Said, only_run
 from postgres import server_programs, serving_postgres
-from record_support import finish, free_port, make_run, wait_until
+from record_support import finish, free_port, make_run
 from served import ADA, ADMIN, BOB, Served, serving
 from werkzeug.security import generate_password_hash
 
 from hpcexp.errors import RunError
 from hpcexp.record.accounts import Accounts
-from hpcexp.record.server import Server, prepare, server_command, server_environment, unserved
+from hpcexp.record.server import Server, prepare, server_environment, settings, unserved
 from hpcexp.record.shipper import sync
-from hpcexp.record.ui import port_problem
+from hpcexp.record.web.listen import port_problem
+from hpcexp.record.web.settings import Settings
 from hpcexp.rundir import find_runs
 from hpcexp.runs.records import read_plain
 
@@ -186,11 +186,10 @@ def test_a_directory_that_is_served_is_neither_served_twice_nor_restored_to(
 
 
 def test_a_server_that_is_killed_is_gone(project: Path) -> None:
-    """With its worker: the port and the directory are free."""
+    """It is one process: the port and the directory are free."""
     with serving(project / "data", end=signal.SIGKILL) as killed:
-        [worker] = psutil.Process(killed.process.pid).children()
-    wait_until(lambda: port_problem("127.0.0.1", killed.port) is None, "the port is free")
-    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+        assert [] == psutil.Process(killed.process.pid).children()
+    assert port_problem("127.0.0.1", killed.port) is None
     with unserved(killed.data):
         pass
 
@@ -282,19 +281,50 @@ def test_an_account_with_mlflows_password_of_former_times_is_refused(tmp_path: P
     accounts.refuse_defaults("admin")
 
 
-def test_tls_and_addresses_reach_mlflow(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
-    """And nothing that is secret stands in the command line, nor the administrator's password anywhere."""
+def test_what_is_asked_for_reaches_the_server(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    """And nothing that would name another administrator, or turn off what protects."""
     server = served(tmp_path, store="postgresql://ada:s3cr3t@db/lab", certificate=certificate[0], key=certificate[1])
     prepare(server)
-    arguments = " ".join(server_command(server))
-    assert f"--ssl-certfile {certificate[0]} --ssl-keyfile {certificate[1]}" in arguments
-    assert "s3cr3t" not in arguments
-    environ = {"MLFLOW_AUTH_ADMIN_PASSWORD": "x", "MLFLOW_TRACKING_URI": "http://elsewhere"}
+    asked = settings(server, 7, "http://here")
+    assert (str(certificate[0]), str(certificate[1]), 7) == (asked.certificate, asked.key, asked.socket)
+    assert asked == Settings.of(asked.environment())
+    environ = {
+        "MLFLOW_AUTH_ADMIN_PASSWORD": "x",
+        "MLFLOW_AUTH_ADMIN_USERNAME": "eve",
+        "MLFLOW_TRACKING_URI": "http://elsewhere",
+        "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true",
+        "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "false",
+        "_MLFLOW_STATIC_PREFIX": "/x",
+        "FORWARDED_ALLOW_IPS": "*",
+    }
     given = server_environment(server, environ)
-    assert "postgresql+psycopg://ada:s3cr3t@db/lab" == given["MLFLOW_BACKEND_STORE_URI"]
-    assert "https://localhost:*" in given["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"]
+    assert "postgresql+psycopg://ada:s3cr3t@db/lab" == given["_MLFLOW_SERVER_FILE_STORE"]
     assert environ.keys().isdisjoint(given)
-    assert 0o600 == stat.S_IMODE(server.secret.stat().st_mode)
+    assert (
+        "5" == server_environment(server, {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "5"})["MLFLOW_SQLALCHEMYSTORE_POOL_SIZE"]
+    )
+
+
+def test_its_names_for_mlflow_are_mlflows() -> None:
+    """The variables are of MLflow's inside; each of them is looked up under its name there."""
+    from mlflow import environment_variables
+    from mlflow.server import constants
+    from mlflow.utils.crypto import CRYPTO_KEK_PASSPHRASE_ENV_VAR
+
+    server = served(Path("/d"))
+    names = {
+        *(v for name, v in vars(constants).items() if name.endswith("_ENV_VAR")),
+        *(
+            v.name
+            for v in vars(environment_variables).values()
+            if isinstance(v, environment_variables._EnvironmentVariable)
+        ),
+        CRYPTO_KEK_PASSPHRASE_ENV_VAR,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_text", lambda path: "secret")
+        given = server_environment(server, {})
+    assert [] == [name for name in given if "MLFLOW" in name and name not in names]
 
 
 @pytest.mark.skipif(server_programs() is None, reason="PostgreSQL is not installed")
@@ -303,5 +333,5 @@ def test_a_database_of_postgresql_is_used(server: Served) -> None:
     assert not (server.data / "mlflow.db").exists()
     pids = [server.process.pid, *(child.pid for child in psutil.Process(server.process.pid).children(recursive=True))]
     commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]
-    assert str(server.data) in commands[0]
+    assert f"serve\0{server.data}" in commands[0]
     assert "s3cr3t" not in "".join(commands)

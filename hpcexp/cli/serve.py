@@ -9,38 +9,45 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from hpcexp.errors import ConfigError
 from hpcexp.masking import without_password
 from hpcexp.record.accounts import Accounts
-from hpcexp.record.server import PERMISSIONS, Server, check, prepare, server_command, server_environment, unserved
+from hpcexp.record.own import own_files
+from hpcexp.record.server import PERMISSIONS, Server, check, prepare, server_environment, settings, unserved
 from hpcexp.record.ui import ui_link
 from hpcexp.record.uri import resolve_uri
+from hpcexp.record.web.listen import listening
+from hpcexp.record.web.settings import command
 
 _LOCAL = ("localhost", "127.0.0.1")
 """How every machine calls itself."""
 
 
-def serve(argv: Sequence[str]) -> int:
+def serve(argv: Sequence[str]) -> NoReturn:
     """Check everything, then serve until SIGTERM or Ctrl-C."""
     a = _arguments(argv)
     server = _server(a)
     check(server)
-    with unserved(server.data) as lock:
+    with unserved(server.data) as lock, listening(server.host, server.port) as listener:
         _have_admin(server, a.password_file)
         prepare(server)
-        print("\n".join(_told(server)), flush=True)
-        command = server_command(server)
+        print(f"Starting MLflow on {server.data}, which takes some seconds …", file=sys.stderr, flush=True)
         os.set_inheritable(lock, True)
+        listener.set_inheritable(True)
+        started = command("serve", str(server.data))
+        more = settings(server, listener.fileno(), "\n".join(_told(server))).environment()
         # In this process's place, so that what ends it ends the server, and the lock with it.
-        os.execvpe(command[0], command, server_environment(server, os.environ))  # noqa: S606 - a command of our own
+        os.execvpe(started[0], started, {**server_environment(server, os.environ), **more})  # noqa: S606 - of our own
 
 
 def _have_admin(server: Server, password_file: Path | None) -> None:
     """Have an administrator whose password is not everybody's."""
     accounts = Accounts(server.users)
     if password := _password(password_file, server.admin, is_needed=not accounts.has(server.admin)):
-        accounts.set_admin(server.admin, password)
+        with own_files():
+            accounts.set_admin(server.admin, password)
     accounts.refuse_defaults(server.admin, "admin")
 
 
@@ -55,6 +62,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--port", type=int, default=5000, help="port to listen at (default: 5000)")
     p.add_argument("--allowed-hosts", metavar="NAMES", default="", help="further names that browsers and jobs call it "
                    "by, as mlflow.lab.org,10.0.0.5 (this machine's own are allowed)")  # fmt: skip
+    p.add_argument("--forwarded-from", metavar="ADDRESSES", default="", help="addresses or networks of the proxy in "
+                   "front, as 127.0.0.1, whose X-Forwarded-For tells who asks")  # fmt: skip
     p.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate (PEM), for https")
     p.add_argument("--tls-key", type=Path, metavar="FILE", help="its key (PEM)")
     p.add_argument("--admin", default="admin", metavar="NAME", help="the administrator (default: admin)")
@@ -71,7 +80,8 @@ def _server(a: argparse.Namespace) -> Server:
     named = [name.strip() for name in a.allowed_hosts.split(",") if name.strip()]
     names = dict.fromkeys([*_LOCAL, socket.gethostname(), socket.getfqdn(), *named])
     certificate, key = (file and file.resolve() for file in (a.tls_cert, a.tls_key))
-    return Server(data, store, a.host, a.port, tuple(names), certificate, key, a.admin, a.permission)
+    proxies = tuple(address.strip() for address in a.forwarded_from.split(",") if address.strip())
+    return Server(data, store, a.host, a.port, tuple(names), certificate, key, a.admin, a.permission, proxies)
 
 
 def _password(file: Path | None, admin: str, *, is_needed: bool) -> str:

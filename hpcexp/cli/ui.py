@@ -2,35 +2,73 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Sequence
+import secrets
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
 
 from hpcexp.cli.arguments import parser
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.record.ui import port_problem, ui_command, ui_environment, ui_link
+from hpcexp.record.ui import Interface, database_only, ui_environment, ui_link, ui_settings
 from hpcexp.record.uri import resolve_uri, sqlite_path, uri_problem
+from hpcexp.record.web.listen import listening, listening_at
+from hpcexp.record.web.settings import command
 
 
-def ui(argv: Sequence[str]) -> int:
+def ui(argv: Sequence[str]) -> NoReturn:
     """Serve until Ctrl-C."""
-    p = parser("ui", "Serve MLflow's interface on the runs, until Ctrl-C.")
+    interface = _interface(_arguments(argv))
+    # Who may open a Unix socket's file needs no token.
+    token = secrets.token_urlsafe(24) if interface.socket is None else ""
+    with _listening(interface) as listener:
+        print(f"Starting MLflow on {interface.root}, which takes some seconds …", file=sys.stderr, flush=True)
+        listener.set_inheritable(True)
+        settings = ui_settings(interface, listener.fileno(), token, "\n".join(_told(interface, token)))
+        started = command("ui", str(interface.root))
+        environ = {**ui_environment(interface, os.environ), **settings.environment()}
+        # In this process's place, so that what ends it ends the server.
+        os.execvpe(started[0], started, environ)  # noqa: S606 - a command of our own
+
+
+def _listening(interface: Interface) -> socket.socket:
+    if interface.socket is not None:
+        return listening_at(interface.socket)
+    return listening(interface.host, interface.port)
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    p = parser("ui", "Serve MLflow's interface on the runs to you alone, until Ctrl-C. It only reads.")
     p.add_argument("--uri", help="another store (default: MLFLOW_TRACKING_URI, or SQLite beside the runs)")
+    p.add_argument("--write", action="store_true", help="let it change what is recorded: notes, tags, names, deletions")
     p.add_argument("--host", default="127.0.0.1", help="address to listen at (default: only this machine)")
     p.add_argument("--port", type=int, default=5000, help="port to listen at (default: 5000)")
-    a = p.parse_args(argv)
+    p.add_argument("--socket", type=Path, metavar="PATH", help="listen at a Unix socket that only you may open, as for "
+                   "`ssh -L 5000:PATH HOST`, in the place of host and port")  # fmt: skip
+    return p.parse_args(argv)
+
+
+def _interface(a: argparse.Namespace) -> Interface:
     root = a.root.resolve()
     uri = resolve_uri(a.uri, root, os.environ)
-    problem = uri_problem(uri)
-    if problem:
+    if problem := uri_problem(uri):
         raise ConfigError(problem.replace("tracking.uri=", "--uri "))
-    database = sqlite_path(uri)
-    if database is not None and not database.exists():
-        raise RunError(
-            f"There is no {database} yet: no run has been recorded there.\nFix: hpcexp train, or --root DIR."
-        )
-    command = ui_command(uri, root, a.host, a.port)
-    if problem := port_problem(a.host, a.port):
-        raise RunError(problem)
-    print(f"{ui_link(f'http://{a.host}:{a.port}')}   (Ctrl-C ends it)", flush=True)
-    # In this process's place, so that what ends it ends the server.
-    os.execvpe(command[0], command, ui_environment(os.environ))  # noqa: S606 - a fixed command of our own
+    database_only(uri)
+    file = sqlite_path(uri)
+    if file is not None and not file.exists():
+        raise RunError(f"There is no {file} yet: no run has been recorded there.\nFix: hpcexp train, or --root DIR.")
+    return Interface(uri, root, a.host, a.port, a.socket and a.socket.absolute(), a.write)
+
+
+def _told(interface: Interface, token: str) -> Iterator[str]:
+    base, hash_sign, place = ui_link(interface.address).partition("#")
+    yield f"{base}{f'?token={token}' if token else ''}{hash_sign}{place}   (Ctrl-C ends it)"
+    if interface.socket is not None:
+        yield f"socket  {interface.socket}   (for `ssh -L 5000:{interface.socket} HOST`, or `curl --unix-socket`)"
+    if not interface.may_write:
+        yield "It only reads; --write lets it change what is recorded."
+    if not interface.is_local:
+        yield "Others can read it on its way to another machine. `ssh -L 5000:localhost:5000 HOST` needs no --host."

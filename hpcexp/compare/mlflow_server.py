@@ -68,6 +68,10 @@ class MlflowServer:
                 answer: dict[str, Any] = json.load(response)
         except urllib.error.HTTPError as e:
             e.close()
+            if e.code == 429:
+                raise RunError(
+                    f"--uri {self._shown} has had too many wrong passwords or requests (429).\nFix: wait some seconds."
+                ) from e
             raise RunError(self._unknown()) if e.code == 401 else self._refusal(f"{e.code} {e.reason}") from e
         except (OSError, ValueError, HTTPException) as e:
             raise self._refusal(_why(e)) from e
@@ -79,7 +83,8 @@ class MlflowServer:
         why = "does not know this user and password, or token" if was_shown else "wants a user and a password"
         return (
             f"--uri {self._shown} {why} (401 Unauthorized).\n"
-            "Fix: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment."
+            "Fix: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment. "
+            "For `hpcexp ui` it is MLFLOW_TRACKING_TOKEN, with the token in its address."
         )
 
     def _refusal(self, why: str) -> RunError:

@@ -52,7 +52,8 @@ def open_store(uri: str) -> Store:
         return MlflowServer(uri)
     raise ConfigError(
         f"--uri {without_password(uri)} is a database that is not read directly.\n"
-        "Fix: without --uri the run directories are read; or `hpcexp ui --uri …`, and --uri http://127.0.0.1:5000."
+        "Fix: without --uri the run directories are read; or `hpcexp ui --uri …`, and --uri http://127.0.0.1:5000 with "
+        "the token in its address as MLFLOW_TRACKING_TOKEN."
     )
 
 

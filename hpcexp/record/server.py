@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import shlex
 import ssl
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from ipaddress import ip_network
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from hpcexp.errors import ConfigError, InUseError
 from hpcexp.masking import without_password
-from hpcexp.record import worker
+from hpcexp.record.own import directory_problem, own_files, tighten
 from hpcexp.record.store import create_sqlite
-from hpcexp.record.ui import UI_ENVIRONMENT, port_problem
 from hpcexp.record.uri import connection_problem, sqlite_path, uri_problem, with_driver
+from hpcexp.record.web.environment import environment
+from hpcexp.record.web.listen import port_problem
+from hpcexp.record.web.settings import Settings
 from hpcexp.rundir import held, write_atomic
 
 PERMISSIONS = ("NO_PERMISSIONS", "READ", "USE", "EDIT", "MANAGE")
 """What a user may do with an experiment that nobody has given or denied him."""
 
-_ENVIRONMENT = {
+ARTIFACTS = "mlartifacts"
+_POOL = {
     # Of 100 writers 29 to 68 get through with SQLAlchemy's own numbers, all with these.
     "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "20",
     "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "60",
-    # Of MLflow's libraries about each other.
-    "PYTHONWARNINGS": "ignore",
 }
-_NOT_FOR_THE_SERVER = (
-    *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
-    *("MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_REGISTRY_STORE_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT"),
-)
-_CACHE_S = 60
-"""For so long a password that was right is not hashed again: a call takes 20 ms instead of 387."""
-_GRACE_S = 10
-"""Open connections do not hold up the end for longer."""
+_PROXIED = "mlflow-artifacts:/"
+_AUTHORIZATION = "hpcexp.record.web.login:authorization"
 
 
 @dataclass(frozen=True)
@@ -58,10 +51,12 @@ class Server:
     key: Path | None
     admin: str
     permission: str
+    forwarded_from: tuple[str, ...] = ()
+    """Proxies whose word is taken for whom they ask for."""
 
     @property
     def artifacts(self) -> Path:
-        return self.data / "mlartifacts"
+        return self.data / ARTIFACTS
 
     @property
     def users(self) -> Path:
@@ -77,6 +72,11 @@ class Server:
     def secret(self) -> Path:
         """The key that sessions of the sign-up page are signed with."""
         return self.data / "secret"
+
+    @property
+    def passphrase(self) -> Path:
+        """What MLflow would encrypt stored secrets with, in the place of a passphrase that everybody knows."""
+        return self.data / "passphrase"
 
     @property
     def address(self) -> str:
@@ -97,48 +97,50 @@ def unserved(data: Path) -> AbstractContextManager[int]:
 
 
 def prepare(server: Server) -> None:
-    """Have the files that the server needs before it starts."""
-    server.artifacts.mkdir(parents=True, exist_ok=True)
-    if not server.secret.exists():
-        write_atomic(server.secret, secrets.token_hex(32), mode=0o600)
-    write_atomic(server.auth, _auth_ini(server), mode=0o600)
-    if (path := sqlite_path(server.store)) is not None:
-        create_sqlite(server.store, path, "mlflow-artifacts:/")
+    """Have the files that the server needs before it starts, its owner's alone."""
+    with own_files():
+        server.artifacts.mkdir(exist_ok=True)
+        for place in _places(server.data):
+            tighten(place)
+        for file in (server.secret, server.passphrase):
+            if not file.exists():
+                write_atomic(file, secrets.token_hex(32), mode=0o600)
+        write_atomic(server.auth, _auth_ini(server), mode=0o600)
+        if (path := sqlite_path(server.store)) is not None:
+            create_sqlite(server.store, path, _PROXIED)
 
 
-def server_command(server: Server) -> list[str]:
-    """Command that serves until SIGTERM or Ctrl-C."""
-    options = ["--timeout-graceful-shutdown", str(_GRACE_S), "--loop", "hpcexp.record.worker:event_loop"]
-    if server.certificate and server.key:
-        options += ["--ssl-certfile", str(server.certificate), "--ssl-keyfile", str(server.key)]
-    return [
-        *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"),
-        *("--serve-artifacts", "--artifacts-destination", server.artifacts.as_uri()),
-        # One worker: several lose TCP_NODELAY and take 44 ms a request instead of 2.
-        *("--host", server.host, "--port", str(server.port), "--workers", "1"),
-        *("--uvicorn-opts", shlex.join(options)),
-    ]
+def settings(server: Server, socket: int, told: str) -> Settings:
+    """How `server` is served at the socket of this descriptor; `told` is printed once it answers."""
+    return Settings(
+        socket=socket,
+        port=server.port,
+        names=server.names,
+        any_address=False,
+        told=told,
+        users=str(server.users),
+        artifacts=str(server.artifacts),
+        certificate=str(server.certificate or ""),
+        key=str(server.key or ""),
+        forwarded_from=server.forwarded_from,
+    )
 
 
 def server_environment(server: Server, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for `server_command` in the place of this process.
-
-    The store's URI is here, as everybody may read a command line.
-    """
-    mine = {key: value for key, value in environ.items() if key not in _NOT_FOR_THE_SERVER}
-    hosts = [pattern for name in server.names for pattern in (name, f"{name}:*")]
-    return {
-        **UI_ENVIRONMENT,
-        **_ENVIRONMENT,
-        **mine,
-        worker.PARENT: str(os.getpid()),
-        "MLFLOW_BACKEND_STORE_URI": with_driver(server.store),
-        "MLFLOW_AUTH_CONFIG_PATH": str(server.auth),
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": server.secret.read_text(),
-        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),
-        # Browsers send the address of the page with what they change. A proxy in front may speak https.
-        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"{s}://{host}" for s in ("http", "https") for host in hosts),
-    }
+    """MLflow's own settings for `server`. Secrets are here, as everybody may read a command line."""
+    hosts = ",".join(pattern for name in server.names for pattern in (name, f"{name}:*"))
+    return environment(
+        {**_POOL, **environ},
+        with_driver(server.store),
+        hosts,
+        MLFLOW_AUTH_CONFIG_PATH=str(server.auth),
+        MLFLOW_FLASK_SERVER_SECRET_KEY=server.secret.read_text(),
+        MLFLOW_CRYPTO_KEK_PASSPHRASE=server.passphrase.read_text(),
+        _MLFLOW_AUTH_ADMIN_BOOTSTRAPPED="true",
+        _MLFLOW_SERVER_ARTIFACT_ROOT=_PROXIED,
+        _MLFLOW_SERVER_ARTIFACT_DESTINATION=server.artifacts.as_uri(),
+        _MLFLOW_SERVER_SERVE_ARTIFACTS="true",
+    )
 
 
 def _problems(server: Server) -> Iterator[str]:
@@ -153,6 +155,9 @@ def _problems(server: Server) -> Iterator[str]:
     if (not problem or sqlite_path(server.store) is None) and (problem := _store_problem(server.store)):
         yield problem
     yield from _certificate_problems(server.certificate, server.key)
+    for proxy in server.forwarded_from:
+        if problem := _proxy_problem(proxy):
+            yield problem
     if problem := port_problem(server.host, server.port):
         yield problem
 
@@ -160,6 +165,9 @@ def _problems(server: Server) -> Iterator[str]:
 def _data_problem(data: Path) -> str | None:
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for place in _places(data):
+            if (problem := directory_problem(place)) is not None:
+                return problem
         with TemporaryFile(dir=data), unserved(data):
             return None
     except InUseError as e:
@@ -169,6 +177,14 @@ def _data_problem(data: Path) -> str | None:
             f"{data} cannot be written: {e.strerror}. The server keeps artifacts and accounts there.\n"
             "Fix: hpcexp serve DIR with a directory of the user that runs it."
         )
+
+
+def _places(data: Path) -> Iterator[Path]:
+    """The server's directory, and that of its artifacts where it is a link to another disk."""
+    yield data
+    artifacts = (data / ARTIFACTS).resolve()
+    if artifacts.exists() and not artifacts.is_relative_to(data):
+        yield artifacts
 
 
 def _store_problem(store: str) -> str | None:
@@ -181,6 +197,17 @@ def _store_problem(store: str) -> str | None:
             "Fix: --store postgresql://user@host/database, or none for SQLite in DIR."
         )
     return connection_problem(store, "--store")
+
+
+def _proxy_problem(address: str) -> str | None:
+    try:
+        ip_network(address)
+    except ValueError:
+        return (
+            f"--forwarded-from {address} is no address or network.\n"
+            "Fix: --forwarded-from 127.0.0.1, or the addresses of the proxy, with commas between them."
+        )
+    return None
 
 
 def _certificate_problems(certificate: Path | None, key: Path | None) -> Iterator[str]:
@@ -212,5 +239,5 @@ def _auth_ini(server: Server) -> str:
     return (
         "# Written by `hpcexp serve` at each start.\n[mlflow]\n"
         f"default_permission = {server.permission}\ndatabase_uri = {users}\nadmin_username = {server.admin}\n"
-        f"auth_cache_ttl_seconds = {_CACHE_S}\n"
+        f"authorization_function = {_AUTHORIZATION}\n"
     )

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import socket
-import sys
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
 
 from hpcexp.errors import ConfigError
-
-UI_ENVIRONMENT = {
-    # Without job workers and telemetry the server needs a fifth of the memory and talks to nobody.
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
+from hpcexp.masking import without_password
+from hpcexp.record.uri import with_driver
+from hpcexp.record.web.environment import environment
+from hpcexp.record.web.settings import Settings
 
 _WORKFLOW = "workflowType=machine_learning"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def artifact_root(root: Path) -> Path:
@@ -23,24 +23,73 @@ def artifact_root(root: Path) -> Path:
     return root.absolute() / "mlartifacts"
 
 
-def ui_command(uri: str, root: Path, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
-    """Command that serves MLflow's UI on the database `uri`; ConfigError where `uri` is a server itself."""
+@dataclass(frozen=True)
+class Interface:
+    """Which store's runs are shown, and where."""
+
+    store: str
+    """URI of MLflow's database."""
+    root: Path
+    """Directory of runs."""
+    host: str
+    port: int
+    socket: Path | None = None
+    """A Unix socket in the place of host and port."""
+    may_write: bool = False
+
+    @property
+    def address(self) -> str:
+        """Where a browser on this machine finds it."""
+        if self.socket is not None:
+            return "http://localhost"
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{self.port}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether other machines cannot reach it."""
+        return self.socket is not None or self.host in _LOOPBACK
+
+    @property
+    def log(self) -> Path | None:
+        """The file for what MLflow has to say; None where there is no place for it."""
+        root = self.root.absolute()
+        return root / ".ui.log" if root.is_dir() and os.access(root, os.W_OK) else None
+
+
+def database_only(uri: str) -> None:
+    """ConfigError where `uri` is a server itself."""
     if uri.startswith(("http://", "https://")):
         raise ConfigError(
-            f"tracking.uri={uri} is an MLflow server, which has the UI already.\nFix: open {ui_link(uri)}."
+            f"tracking.uri={without_password(uri)} is an MLflow server, which has the UI already.\n"
+            f"Fix: open {ui_link(without_password(uri))}."
         )
-    return [
-        *(sys.executable, "-m", "mlflow", "server"),
-        *("--backend-store-uri", uri, "--registry-store-uri", uri),
-        *("--default-artifact-root", artifact_root(root).as_uri(), "--no-serve-artifacts"),
-        # One worker: several lose TCP_NODELAY and take 44 ms a request instead of 2.
-        *("--host", host, "--port", str(port), "--workers", "1"),
-    ]
 
 
-def ui_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for `ui_command`; what `environ` sets wins."""
-    return {**UI_ENVIRONMENT, **environ}
+def ui_settings(interface: Interface, socket: int, token: str, told: str) -> Settings:
+    """How it is served at the socket of this descriptor; `told` is printed once it answers."""
+    return Settings(
+        socket=socket,
+        port=interface.port,
+        names=tuple(dict.fromkeys((*_LOOPBACK, gethostname(), interface.host))),
+        any_address=not interface.is_local,
+        told=told,
+        token=token,
+        is_read_only=not interface.may_write,
+        artifacts=str(artifact_root(interface.root)),
+        log=str(interface.log or ""),
+        remove=str(interface.socket or ""),
+    )
+
+
+def ui_environment(interface: Interface, environ: Mapping[str, str]) -> dict[str, str]:
+    """MLflow's own settings for it. The store's password is here, as everybody may read a command line."""
+    return environment(
+        environ,
+        with_driver(interface.store),
+        "*",  # which names may be used is decided before MLflow
+        _MLFLOW_SERVER_ARTIFACT_ROOT=artifact_root(interface.root).as_uri(),
+    )
 
 
 def page(experiment_id: str, *, run_id: str = "", model_id: str = "", view: str = "", charts: bool = False) -> str:
@@ -56,16 +105,3 @@ def ui_link(base: str, experiment_id: str | None = None, run_id: str | None = No
         return f"{base.rstrip('/')}/{page(experiment_id, run_id=run_id)}"
     place = "experiments" + (f"/{experiment_id}" if experiment_id is not None else "")
     return f"{base.rstrip('/')}/#/{place}?{_WORKFLOW}"
-
-
-def port_problem(host: str, port: int) -> str | None:
-    """Why nothing can listen at this port, and the way out; None where it can."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind((host, port))
-        except socket.gaierror as e:
-            return f"--host {host}: {e.strerror}.\nFix: --host 127.0.0.1, or an address of this machine."
-        except (OSError, OverflowError) as e:
-            return f"--port {port}: {getattr(e, 'strerror', None) or e} ({host}).\nFix: --port {min(port, 65534) + 1}"
-    return None

@@ -139,9 +139,14 @@ def refused(uri: str, environ: Mapping[str, str], timeout_s: float = 5.0) -> str
     if not user and Path("~/.mlflow/credentials").expanduser().exists():
         return None
     authority = environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or environ.get("REQUESTS_CA_BUNDLE")
-    if _status(uri, user, password, authority, timeout_s) != 401:
+    status = _status(uri, user, password, authority, timeout_s)
+    if status not in (401, 429):
         return None
     why = f"does not know the user '{user}' with this password" if user else "wants a user and a password"
+    if status == 429:
+        why = (
+            f"takes no password for the user '{user}' from here for some seconds: there were too many wrong ones (429)"
+        )
     return (
         f"tracking.uri={without_password(uri)} {why}.\n"
         "The run goes on and its directory holds everything; `hpcexp sync` delivers it later.\n"

@@ -1,0 +1,131 @@
+"""`python -m hpcexp.record.web`: the process that answers requests, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from hpcexp.masking import masked_text
+from hpcexp.record.web.settings import VARIABLE, Settings
+
+_GRACE_S = 10
+"""Open connections do not hold up the end for longer."""
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class _Masked(logging.Formatter):
+    """Records without the secrets that addresses have in them."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked_text(self._inner.format(record))
+
+
+class _Server(uvicorn.Server):
+    """Says that it answers, once it does."""
+
+    def __init__(self, config: uvicorn.Config, told: str, screen: int) -> None:
+        super().__init__(config)
+        self._told, self._screen = told, screen
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        with suppress(OSError):  # nobody reads it any more
+            os.write(self._screen, f"{self._told}\n".encode())
+
+
+def main() -> int:
+    """Serve; exit status."""
+    os.umask(0o077)
+    settings = Settings.of(os.environ)
+    # What is started from here, as a repository of artifacts may, gets no token.
+    del os.environ[VARIABLE]
+    screen, complaints = os.dup(1), os.dup(2)
+    if settings.log:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+        log = os.open(settings.log, flags, 0o600)
+        os.fchmod(log, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal that ended it once more, for whoever handled it before.
+        signal.signal(number, _end_now)
+    try:
+        server = _Server(_config(settings), settings.told, screen)
+    except Exception as e:  # noqa: BLE001 - whatever MLflow fails of is said
+        traceback.print_exc()
+        where = f" The whole of it is in {settings.log}." if settings.log else ""
+        os.write(complaints, masked_text(f"MLflow does not start: {e or type(e).__name__}.{where}\n").encode())
+        return 1
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ignore)
+    try:
+        server.run(sockets=[socket.socket(fileno=settings.socket)])
+    finally:
+        if settings.remove:
+            Path(settings.remove).unlink(missing_ok=True)
+    return 0
+
+
+def _config(settings: Settings) -> uvicorn.Config:
+    logging.basicConfig(format=_FORMAT, level=logging.WARNING)
+    from hpcexp.record.web.app import application
+
+    config = uvicorn.Config(
+        application(settings),
+        log_config=_log_config(),
+        # MLflow's only use of these events is to tidy up after its assistant, which is not served.
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=_GRACE_S,
+        server_header=False,
+        proxy_headers=bool(settings.forwarded_from),
+        forwarded_allow_ips=list(settings.forwarded_from),
+        ssl_certfile=settings.certificate or None,
+        ssl_keyfile=settings.key or None,
+    )
+    config.load()
+    _mask_logs()
+    gc.collect()
+    gc.freeze()  # looking through MLflow's objects for garbage takes long, and there is none
+    return config
+
+
+def _log_config() -> dict[str, Any]:
+    """uvicorn's loggers as all others: to the root."""
+    names = ("uvicorn", "uvicorn.error", "uvicorn.access")
+    loggers = {name: {"handlers": [], "level": "INFO", "propagate": True} for name in names}
+    return {"version": 1, "disable_existing_loggers": False, "loggers": loggers}
+
+
+def _mask_logs() -> None:
+    """Have no handler write a secret, whoever made it."""
+    loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
+    for handler in {handler for logger in loggers for handler in logger.handlers}:
+        handler.setFormatter(_Masked(handler.formatter or logging.Formatter()))
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    pass
+
+
+def _end_now(_number: int, _frame: FrameType | None) -> None:
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

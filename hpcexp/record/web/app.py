@@ -1,0 +1,59 @@
+"""The application: MLflow's, with a page of ours, behind our doors. Importing this module imports MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlflow import server
+from mlflow.server.handlers import initialize_backend_stores
+from starlette.responses import HTMLResponse
+
+from hpcexp.record.web.doors import Accounts, Doors, Hosts, OneUser
+from hpcexp.record.web.graph import keep_queries
+from hpcexp.record.web.login import Login
+from hpcexp.record.web.page import page
+from hpcexp.record.web.places import keep_places
+from hpcexp.record.web.settings import Settings
+from hpcexp.record.web.token import Token
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+def application(settings: Settings) -> ASGIApp:
+    """What answers requests. MLflow's own settings are in the environment, from before this module was imported."""
+    artifacts = Path(settings.artifacts)
+    if settings.users:
+        keep_places(artifacts, None)
+    else:
+        keep_places(None, artifacts)
+    keep_queries()
+    initialize_backend_stores()
+    inner: ASGIApp
+    door: Accounts | OneUser | None
+    if settings.users:
+        from mlflow.server.auth import create_app
+
+        inner = create_app()
+        server.app.config["SESSION_COOKIE_SAMESITE"] = "Strict"
+        door = Accounts(Login(Path(settings.users)))
+    else:
+        from mlflow.server.fastapi_app import app
+
+        inner = app
+        door = OneUser(Token(settings.token, settings.port)) if settings.token else None
+    hosts = Hosts(settings.names, settings.any_address)
+    return Doors(_with_page(inner), hosts, door, is_read_only=settings.is_read_only)
+
+
+def _with_page(app: ASGIApp) -> ASGIApp:
+    """`app` with our page in the place of its own."""
+    static = server.app.static_folder
+    assert static is not None
+    start = HTMLResponse(page(Path(static) / "index.html"), headers={"Cache-Control": "no-cache"})
+
+    async def paged(scope: Scope, receive: Receive, send: Send) -> None:
+        await (start if scope["path"] == "/" else app)(scope, receive, send)
+
+    return paged
