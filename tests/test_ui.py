@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import socket
 import sqlite3
 import stat
@@ -17,7 +18,8 @@ from typing import Any
 import psutil
 import pytest
 from conftest import TrainedRun
-from helpers import Said, command
+from helpers import Said, command, ended, start, wait_until
+from postgres import server_programs, serving_postgres
 from record_support import free_port
 from served import IS_ROOT, Shown, as_another_user, needs_root, open_place, send, showing
 
@@ -80,6 +82,7 @@ def test_nobody_else_is_let_in(shown: Shown) -> None:
     for headers in wrong:
         for path in (
             "/",
+            "/health",
             f"{API}/experiments/search?max_results=1",
             "/version",
             "/static-files/favicon.ico",
@@ -264,6 +267,48 @@ def test_what_keeps_it_from_starting_is_said(copy: Path) -> None:
     assert f"The whole of it is in {copy}/runs/.ui.log." in said.err
     assert "Traceback" not in said.err
     assert "Traceback" in (copy / "runs" / ".ui.log").read_text()
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(copy: Path, tmp_path: Path) -> None:
+    """A link in its place is not followed."""
+    (tmp_path / "other").write_text("of somebody else's")
+    (copy / "runs" / ".ui.log").unlink(missing_ok=True)
+    (copy / "runs" / ".ui.log").symlink_to(tmp_path / "other")
+    with showing(copy) as shown:
+        assert f"{copy}/runs/.ui.log cannot be written: " in shown.err
+    assert "of somebody else's" == (tmp_path / "other").read_text()
+
+
+@pytest.mark.parametrize("signalled", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_at_any_moment(trained: TrainedRun, signalled: int) -> None:
+    """Also while it starts, without a word of where Python was."""
+    process = start("ui", "--port", "0", cwd=trained.project)
+    assert process.stderr is not None
+    assert "Starting MLflow" in process.stderr.readline()
+    program = Path(f"/proc/{process.pid}/cmdline")
+    wait_until(lambda: "hpcexp.record.web" in program.read_text(), "Python starts anew")
+    process.send_signal(signalled)
+    assert Said(0, "", "") == ended(process)
+
+
+def test_a_free_port_is_taken(trained: TrainedRun) -> None:
+    """And printed."""
+    with showing(trained.project, "--port", "0") as shown:
+        port = int(re.search(r"127\.0\.0\.1:(\d+)/", shown.address)[1])
+        assert port not in (0, shown.port)
+        assert 200 == send(port, "GET", "/", **shown.bearer).status
+
+
+@pytest.mark.skipif(server_programs() is None, reason="PostgreSQL is not installed")
+def test_a_databases_password_is_in_no_command_line(tmp_path: Path) -> None:
+    """Nor is anything of it printed."""
+    with serving_postgres() as database, showing(tmp_path, "--write", "--uri", database.uri) as shown:
+        body = json.dumps({"name": "new"})
+        content = {"Content_Type": "application/json", **shown.bearer}
+        assert 200 == send(shown.port, "POST", f"{API}/experiments/create", body, **content).status
+        assert "s3cr3t" not in shown.out + shown.err
+        # `--uri` is the user's own doing; MLFLOW_TRACKING_URI leaves no trace at all.
+        assert "s3cr3t" not in str(psutil.Process(shown.process.pid).cmdline())
 
 
 def test_a_place_that_is_taken_is_named(shown: Shown, trained: TrainedRun, hpcexp: Callable[..., Said]) -> None:

@@ -19,7 +19,7 @@ from hpcexp.record.server import PERMISSIONS, Server, check, prepare, server_env
 from hpcexp.record.ui import ui_link
 from hpcexp.record.uri import resolve_uri
 from hpcexp.record.web.listen import listening
-from hpcexp.record.web.settings import command
+from hpcexp.record.web.settings import become
 
 _LOCAL = ("localhost", "127.0.0.1")
 """How every machine calls itself."""
@@ -34,12 +34,9 @@ def serve(argv: Sequence[str]) -> NoReturn:
         _have_admin(server, a.password_file)
         prepare(server)
         print(f"Starting MLflow on {server.data}, which takes some seconds …", file=sys.stderr, flush=True)
-        os.set_inheritable(lock, True)
-        listener.set_inheritable(True)
-        started = command("serve", str(server.data))
-        more = settings(server, listener.fileno(), "\n".join(_told(server))).environment()
-        # In this process's place, so that what ends it ends the server, and the lock with it.
-        os.execvpe(started[0], started, {**server_environment(server, os.environ), **more})  # noqa: S606 - of our own
+        os.set_inheritable(lock, True)  # and with the server it is free
+        asked = settings(server, listener.fileno(), "\n".join(_told(server)))
+        become(asked, server_environment(server, os.environ), "serve", str(server.data))
 
 
 def _have_admin(server: Server, password_file: Path | None) -> None:

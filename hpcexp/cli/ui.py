@@ -8,6 +8,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,7 +17,7 @@ from hpcexp.errors import ConfigError, RunError
 from hpcexp.record.ui import Interface, database_only, ui_environment, ui_link, ui_settings
 from hpcexp.record.uri import resolve_uri, sqlite_path, uri_problem
 from hpcexp.record.web.listen import listening, listening_at
-from hpcexp.record.web.settings import command
+from hpcexp.record.web.settings import become
 
 
 def ui(argv: Sequence[str]) -> NoReturn:
@@ -26,12 +27,10 @@ def ui(argv: Sequence[str]) -> NoReturn:
     token = secrets.token_urlsafe(24) if interface.socket is None else ""
     with _listening(interface) as listener:
         print(f"Starting MLflow on {interface.root}, which takes some seconds …", file=sys.stderr, flush=True)
-        listener.set_inheritable(True)
+        if interface.socket is None:
+            interface = replace(interface, port=listener.getsockname()[1])  # --port 0 takes a free one
         settings = ui_settings(interface, listener.fileno(), token, "\n".join(_told(interface, token)))
-        started = command("ui", str(interface.root))
-        environ = {**ui_environment(interface, os.environ), **settings.environment()}
-        # In this process's place, so that what ends it ends the server.
-        os.execvpe(started[0], started, environ)  # noqa: S606 - a command of our own
+        become(settings, ui_environment(interface, os.environ), "ui", str(interface.root))
 
 
 def _listening(interface: Interface) -> socket.socket:

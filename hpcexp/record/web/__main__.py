@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -17,7 +18,7 @@ from typing import Any
 import uvicorn
 
 from hpcexp.masking import masked_text
-from hpcexp.record.web.settings import VARIABLE, Settings
+from hpcexp.record.web.settings import ENDING, VARIABLE, Settings
 
 _GRACE_S = 10
 """Open connections do not hold up the end for longer."""
@@ -50,29 +51,25 @@ class _Server(uvicorn.Server):
 
 def main() -> int:
     """Serve; exit status."""
-    os.umask(0o077)
     settings = Settings.of(os.environ)
+    if settings.users:
+        os.umask(0o077)
     # What is started from here, as a repository of artifacts may, gets no token.
     del os.environ[VARIABLE]
     screen, complaints = os.dup(1), os.dup(2)
-    if settings.log:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
-        log = os.open(settings.log, flags, 0o600)
-        os.fchmod(log, 0o600)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises the signal that ended it once more, for whoever handled it before.
-        signal.signal(number, _end_now)
+    has_log = bool(settings.log) and _log_to(settings.log)
+    _handle(_end_now)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     try:
         server = _Server(_config(settings), settings.told, screen)
     except Exception as e:  # noqa: BLE001 - whatever MLflow fails of is said
-        traceback.print_exc()
-        where = f" The whole of it is in {settings.log}." if settings.log else ""
-        os.write(complaints, masked_text(f"MLflow does not start: {e or type(e).__name__}.{where}\n").encode())
+        if has_log:
+            traceback.print_exc()
+        where = f"\nThe whole of it is in {settings.log}." if has_log else ""
+        os.write(complaints, masked_text(f"MLflow does not start: {e or type(e).__name__}{where}\n").encode())
         return 1
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _ignore)
+    # uvicorn raises the signal that ended it once more, for whoever handled it before.
+    _handle(_ignore)
     try:
         server.run(sockets=[socket.socket(fileno=settings.socket)])
     finally:
@@ -117,6 +114,25 @@ def _mask_logs() -> None:
     loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
     for handler in {handler for logger in loggers for handler in logger.handlers}:
         handler.setFormatter(_Masked(handler.formatter or logging.Formatter()))
+
+
+def _log_to(file: str) -> bool:
+    """Have stdout and stderr go to a file that is its owner's alone; whether they do."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        log = os.open(file, flags, 0o600)
+        os.fchmod(log, 0o600)
+    except OSError as e:
+        print(f"{file} cannot be written: {e.strerror}. What MLflow has to say comes here.", file=sys.stderr)
+        return False
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    return True
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in ENDING:
+        signal.signal(number, handler)
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:

@@ -118,14 +118,14 @@ class Doors:
         kind = access(scope["method"], scope["path"])
         if kind is None:
             return _error(404, "ENDPOINT_NOT_FOUND", "This server does not serve that.")
-        if kind is Access.OPEN:
+        if kind is Access.OPEN and not isinstance(self._door, OneUser):
             return None
         headers = Headers(scope=scope)
         if (answer := self._foreign(headers)) is not None:
             return answer
         if self._door is not None and (answer := await self._door.refusal(scope, headers)) is not None:
             return answer
-        if self._is_read_only and kind is not Access.READ:
+        if self._is_read_only and kind in (Access.WRITE, Access.PASSWORD):
             return _error(403, "PERMISSION_DENIED", READ_ONLY)
         return None
 

@@ -7,9 +7,15 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from hashlib import blake2b
 
 _MOST = 20_000
 """Buckets of a kind. A guess costs 50 ms of hashing, so to push one out takes longer than to fill it again."""
+
+
+_LONGEST = 64
+_Pair = tuple[bytes, str]
+"""Digest of a user's name, and a network."""
 
 
 class Buckets:
@@ -73,18 +79,17 @@ class Attempts:
         self._pairs = Buckets(5, 20.0, clock)
         self._users = Buckets(20, 30.0, clock)
         self._addresses = Buckets(30, 5.0, clock)
-        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._known: OrderedDict[_Pair, None] = OrderedDict()
         """Users and where they logged in from, the most recent last."""
 
     def begin(self, user: str, address: str) -> int:
         """0, and the attempt counts as failed until `succeeded`; otherwise the seconds to wait, and nothing counts."""
-        network = _network(address)
-        pair = user, network
+        pair = _pair(user, address)
         waits = [self._pairs.wait_s(pair)]
         if pair not in self._known:
-            waits.append(self._users.wait_s(user))
+            waits.append(self._users.wait_s(pair[0]))
             if not self._pairs.is_full(pair):
-                waits.append(self._addresses.wait_s(network))
+                waits.append(self._addresses.wait_s(pair[1]))
         if max(waits) > 0:
             return math.ceil(max(waits))
         for buckets, key in self._buckets(pair):
@@ -93,7 +98,7 @@ class Attempts:
 
     def succeeded(self, user: str, address: str) -> None:
         """The attempt that was begun was no failure."""
-        pair = user, _network(address)
+        pair = _pair(user, address)
         for buckets, key in self._buckets(pair):
             buckets.give_back(key)
         self._known[pair] = None
@@ -101,16 +106,21 @@ class Attempts:
         while len(self._known) > _MOST:
             self._known.popitem(last=False)
 
-    def _buckets(self, pair: tuple[str, str]) -> list[tuple[Buckets, Hashable]]:
+    def _buckets(self, pair: _Pair) -> list[tuple[Buckets, Hashable]]:
         return [(self._pairs, pair), (self._users, pair[0]), (self._addresses, pair[1])]
 
 
-def _network(address: str) -> str:
-    """Of IPv6 the network that a customer gets as a whole, as it has more addresses than can be counted."""
+def _pair(user: str, address: str) -> _Pair:
+    # Names are as long as whoever guesses wants; what is kept of them is not.
+    return blake2b(user.encode(errors="surrogatepass"), digest_size=16).digest(), network(address)
+
+
+def network(address: str) -> str:
+    """What counts as one address: of IPv6 the network that a customer gets as a whole."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return address
+        return address[:_LONGEST]
     if ip.version == 4:
         return str(ip)
     if ip.ipv4_mapped is not None:

@@ -11,7 +11,7 @@ import binascii
 import hmac
 import secrets
 import sqlite3
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from contextlib import closing
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ import anyio
 import anyio.to_thread
 from werkzeug.security import check_password_hash, generate_password_hash
 
-from hpcexp.record.web.limits import Attempts
+from hpcexp.record.web.limits import Attempts, network
 
 if TYPE_CHECKING:
     from flask import Response
@@ -33,6 +33,8 @@ _HASHING_THREADS = 2
 _READING_THREADS = 8
 """Of their own, so that nobody waits for a slow upload to be let in."""
 _MOST_WAITING = 64
+_MOST_WAITING_FROM = 16
+"""Passwords that wait for their turn to be hashed, in all and from one address."""
 _MOST_REMEMBERED = 10_000
 
 _user: ContextVar[str | None] = ContextVar("hpcexp_user", default=None)
@@ -57,6 +59,8 @@ class Login:
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, str] = OrderedDict()
         """Digest of a name and a password → the stored hash that they were compared with."""
+        self._waiting: Counter[str] = Counter()
+        """Network → how many passwords from there are being hashed, or wait for it."""
         self._asked: dict[bytes, anyio.Event] = {}
         """What is being hashed: a hundred jobs that start at once ask for the same."""
         self._hashing = anyio.CapacityLimiter(_HASHING_THREADS)
@@ -77,17 +81,21 @@ class Login:
         if stored is not None and self._right.get(digest) == stored:
             self._right.move_to_end(digest)
             return user
-        if len(self._asked) >= _MOST_WAITING:
+        place = network(address)
+        if self._waiting.total() >= _MOST_WAITING or self._waiting[place] >= _MOST_WAITING_FROM:
             return _too_many(1)
         if wait_s := self._attempts.begin(user, address):
             return _too_many(wait_s)
         self._asked[digest] = done = anyio.Event()
+        self._waiting[place] += 1
         try:
             # Somebody who does not exist takes as long as somebody who does.
             is_right = await anyio.to_thread.run_sync(
                 check_password_hash, stored or self._nobody, password, limiter=self._hashing
             )
         finally:
+            self._waiting[place] -= 1
+            self._waiting += Counter()  # forgets those of which there are none
             del self._asked[digest]
             done.set()
         if not is_right or stored is None:

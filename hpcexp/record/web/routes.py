@@ -19,7 +19,7 @@ class Access(Enum):
     """What a request to a route does."""
 
     OPEN = "open"
-    """Answers everybody: probes of a proxy or a service manager."""
+    """Answers everybody who reaches a group's server: a proxy or a service manager asks whether it is well."""
     READ = "read"
     WRITE = "write"
     PASSWORD = "password"  # noqa: S105 - the name of a kind of route

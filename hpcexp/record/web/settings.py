@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NoReturn
 
 VARIABLE = "HPCEXP_WEB"
+ENDING = (signal.SIGTERM, signal.SIGINT)
+"""What ends the server."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Settings:
     """The socket's own file, to be removed at the end."""
 
     def environment(self) -> dict[str, str]:
-        """As variables for `command`."""
+        """As variables."""
         return {VARIABLE: json.dumps(asdict(self))}
 
     @classmethod
@@ -54,7 +58,14 @@ class Settings:
         return cls(**given)
 
 
-def command(*what: str) -> list[str]:
-    """Command of the process; `what` tells those who look at the processes what it serves."""
+def become(settings: Settings, environ: Mapping[str, str], *what: str) -> NoReturn:
+    """Serve in the place of this process, so that what ends it ends the server.
+
+    `what` tells those who look at the processes what is served.
+    """
     # -P: in the directory of a project there may be modules of the names that MLflow imports.
-    return [sys.executable, "-P", "-m", "hpcexp.record.web", *what]
+    command = [sys.executable, "-P", "-m", "hpcexp.record.web", *what]
+    os.set_inheritable(settings.socket, True)
+    # Held back until the server handles them: Python would print where in its start it was interrupted.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    os.execvpe(command[0], command, {**environ, **settings.environment()})  # noqa: S606 - a command of our own
