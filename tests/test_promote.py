@@ -11,10 +11,12 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from helpers import LEAN, Said, command, environment, only_run, write_module
+from helpers import LEAN, Said, command, environment, only_run, python, write_module
 from record_support import mlflow_server, query
+from served import ADA, serving
 
 from hpcexp.rundir import find_runs
+from hpcexp.runs.records import read_plain
 
 pytestmark = pytest.mark.slow
 
@@ -149,6 +151,33 @@ def test_a_server_keeps_promoted_models(project: Path) -> None:
         said = command("promote", "last", "--to", "served@best", cwd=project)
         assert 0 == said.status, said
         assert loaded(uri, "models:/served@best", project) in map(str, range(10))
+
+
+def test_a_groups_server_has_all_that_users_do(project: Path) -> None:
+    """With an account that is no administrator's: training, promoting, loading, exporting and comparing."""
+    with serving(project / "data") as server:
+        server.add_user(ADA)
+        there = {"MLFLOW_TRACKING_USERNAME": ADA[0], "MLFLOW_TRACKING_PASSWORD": ADA[1]}
+        assert 0 == command("train", *SHORT, f"tracking.uri={server.address}", cwd=project, **there).status
+        said = command("promote", "last", "--to", "served@best", cwd=project, **there)
+        assert (0, "models:/served@best") == (said.status, said.out.splitlines()[0]), said
+        uri = server.address.replace("//", f"//{ADA[0]}:{ADA[1]}@")
+        assert loaded(uri, "models:/served@best", project) in map(str, range(10))
+        run_id = read_plain(only_run(project).mlflow)["run_id"]
+        code = f"""
+            import mlflow
+            mlflow.set_tracking_uri("{uri}")
+            client = mlflow.MlflowClient()
+            client.log_text("{run_id}", "again", "notes/late.txt")
+            print(mlflow.artifacts.load_text("runs:/{run_id}/notes/late.txt"), len(client.list_artifacts("{run_id}")))
+            made = mlflow.register_model("runs:/{run_id}/checkpoints", "files")
+            print(made.version, mlflow.artifacts.download_artifacts("models:/files/1"))
+        """
+        said = python(code, project)
+        assert said.out.startswith("again "), said
+        compared = command("compare", "--uri", server.address, cwd=project, **there)
+        assert (0, True) == (compared.status, "val/acc" in compared.out)
+        assert 0 == command("export", "last", "--format", "mlflow", cwd=project, **there).status
 
 
 @pytest.mark.parametrize(
