@@ -121,6 +121,7 @@ def test_a_sweeps_charts_are_there_without_setting_up(shown: Shown, see: Callabl
     for axis in ("optimizer.lr", "model.hidden", "val/acc"):
         see(axis, exact=True)
     see("train/loss")
+    assert 0 == shown.page.get_by_text("does not serve").count()
     shown.keep("charts")
 
 
@@ -182,4 +183,5 @@ def test_nothing_leads_to_what_is_not_served(shown: Shown) -> None:
         seen = [e.inner_text() for e in page.locator("a, button, [data-assistant-ui]").all() if e.is_visible()]
         assert [] == [(place, words) for words in seen for hidden in HIDDEN if hidden in words]
         assert 0 == page.locator("[data-assistant-ui]:visible").count()
+        assert 0 == page.get_by_text("does not serve").count(), "an error is shown"
     assert "mlflow.assistant" in shown.page.evaluate("JSON.stringify(localStorage)")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpcexp.errors import ConfigError, RunError
 
-_DEFAULTS = ("password1234", "password")
+DEFAULT_PASSWORDS = ("password1234", "password")
 """Administrator's passwords that MLflow was shipped with."""
 _MIN_LENGTH = 12
 """MLflow's own."""
@@ -31,7 +31,7 @@ class Accounts:
 
         for name in names:
             known = self._password_hash(name)
-            if known and any(check_password_hash(known, word) for word in _DEFAULTS):
+            if known and any(check_password_hash(known, word) for word in DEFAULT_PASSWORDS):
                 raise RunError(
                     f"The account '{name}' has MLflow's default password, which everybody knows.\n"
                     f"Fix: hpcexp serve … --admin {name} --password-file FILE, which changes it."
@@ -64,7 +64,7 @@ class Accounts:
 
 def check_password(password: str) -> None:
     """ConfigError where it is too poor for an administrator."""
-    if password in _DEFAULTS:
+    if password in DEFAULT_PASSWORDS:
         raise ConfigError("That is MLflow's default password, which everybody knows.\nFix: another one.")
     if len(password) < _MIN_LENGTH:
         raise ConfigError(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from flask import make_response
 from mlflow import server
 from mlflow.server.handlers import initialize_backend_stores
 from starlette.responses import HTMLResponse
@@ -16,6 +19,8 @@ from hpcexp.record.web.page import page
 from hpcexp.record.web.places import keep_places
 from hpcexp.record.web.settings import Settings
 from hpcexp.record.web.token import Token
+
+_CURRENT_USER = "get_current_user"
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -37,6 +42,7 @@ def application(settings: Settings) -> ASGIApp:
 
         inner = create_app()
         server.app.config["SESSION_COOKIE_SAMESITE"] = "Strict"
+        server.app.view_functions[_CURRENT_USER] = _with_passwords(server.app.view_functions[_CURRENT_USER])
         door = Accounts(Login(Path(settings.users)))
     else:
         from mlflow.server.fastapi_app import app
@@ -45,6 +51,21 @@ def application(settings: Settings) -> ASGIApp:
         door = OneUser(Token(settings.token, settings.port)) if settings.token else None
     hosts = Hosts(settings.names, settings.any_address)
     return Doors(_with_page(inner), hosts, door, is_read_only=settings.is_read_only)
+
+
+def _with_passwords(view: Callable[..., Any]) -> Callable[..., Any]:
+    """MLflow's view of the current user, which tells its pages that passwords can be changed here.
+
+    It tells them so itself only where it checks passwords itself.
+    """
+
+    def current_user() -> Any:
+        answer = make_response(view())
+        if answer.is_json and isinstance(told := answer.get_json(), dict):
+            answer.set_data(json.dumps({**told, "is_basic_auth": True}))
+        return answer
+
+    return current_user
 
 
 def _with_page(app: ASGIApp) -> ASGIApp:

@@ -22,6 +22,7 @@ import anyio
 import anyio.to_thread
 from werkzeug.security import check_password_hash, generate_password_hash
 
+from hpcexp.record.accounts import DEFAULT_PASSWORDS
 from hpcexp.record.web.limits import Attempts, network
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Login:
             self._waiting += Counter()  # forgets those of which there are none
             del self._asked[digest]
             done.set()
-        if not is_right or stored is None:
+        if not is_right or stored is None or password in DEFAULT_PASSWORDS:
             return Refusal(401, "There is no such user with this password.")
         self._attempts.succeeded(user, address)
         self._remember(digest, stored)

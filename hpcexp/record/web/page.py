@@ -28,6 +28,15 @@ _SET = {
 """What the browser remembers, by the interface's own names."""
 
 
+_FETCH = """
+const ask = window.fetch
+window.fetch = (what, ...more) => String(what.url ?? what).includes("/mlflow/gateway-proxy")
+  ? Promise.resolve(new Response('{"endpoints": []}', {headers: {"Content-Type": "application/json"}}))
+  : ask(what, ...more)
+"""
+"""The list of runs asks for the gateway's endpoints, and would show that there is no gateway as an error."""
+
+
 def page(index: Path) -> str:
     """The page that starts MLflow's interface, of its `index.html`."""
     html = index.read_text()
@@ -37,4 +46,4 @@ def page(index: Path) -> str:
     stored = "".join(f"localStorage.setItem({json.dumps(k)}, {json.dumps(json.dumps(v))});" for k, v in _SET.items())
     # Heavier than the page's own rules, some of which are !important too.
     style = ", ".join(f":root body {selector}" for selector in _HIDDEN) + " { display: none !important; }"
-    return f"{head}<style>{style}</style><script>{stored}</script>{found}{rest}"
+    return f"{head}<style>{style}</style><script>{stored}{_FETCH}</script>{found}{rest}"
