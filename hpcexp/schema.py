@@ -225,6 +225,9 @@ class Launch:
     """Machines on which the command is given, with `launch=nodes`."""
     rdzv: str | None = None
     """`HOST:PORT` where they find each other: one of them, which leads, and a port that is free there."""
+    beat_timeout_s: float = number(60.0, least=5, most=86400)
+    """Seconds without a sign of life after which other machines consider the command that runs a job or drives a sweep
+    dead, and repeat its jobs. On the machine itself its process decides."""
     grace_s: float = number(30.0, least=0)
     """Seconds that ranks have to end after they were asked to, before they are killed."""
     hang_s: float | None = number(1800.0, above=0)
