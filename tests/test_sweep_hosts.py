@@ -24,10 +24,10 @@ def driver(host: str, project: Path, *more: str) -> subprocess.Popen[str]:
     return start_on(host, project, *ASKED, *more)
 
 
-def at_work(project: Path, *hosts: str) -> bool:
+def at_work(project: Path, *names: str) -> bool:
     """Whether each of the hosts has one job."""
     runs = [read_status(run) for run in find_runs(project / "runs")]
-    return sorted(hosts) == sorted(str(status.host) for status in runs if status.state == "running")
+    return sorted(names) == sorted(str(status.host) for status in runs if status.state == "running")
 
 
 def run_of(project: Path, host: str) -> RunDir:
