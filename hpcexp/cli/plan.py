@@ -126,7 +126,10 @@ def _data(plan: Plan) -> str:
     classes = f", {d.num_classes} classes" if d.num_classes else ""
     shape = " × ".join(map(str, d.input_shape))
     samples = f"{d.num_train:,} train, {d.num_val:,} val, {d.num_test:,} test"
-    return f"{samples}; inputs {shape}{classes}; fingerprint {d.fingerprint[:12]}"
+    told = f"{samples}; inputs {shape}{classes}; fingerprint {d.fingerprint[:12]}"
+    if not d.trusted:
+        return told
+    return f"{told}\nof {d.trusted}, not of their content: data.fingerprint=content reads all of it once"
 
 
 def _steps(plan: Plan) -> str:

@@ -229,12 +229,15 @@ class EnvironmentFacts(Struct, frozen=True, kw_only=True):
     variables: dict[str, Any] = {}
 
 
-class DataFile(Struct, frozen=True, kw_only=True):
+class DataFile(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A file of a data set."""
 
     path: str
+    """Bytes that are no UTF-8 are escaped."""
     bytes: Count
     sha256: str | None = None
+    modified_ns: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    """Time of its last change, where that counts and not its content."""
     rows: Count | None = None
 
 
