@@ -46,7 +46,7 @@ def rows(pairs: int, scratch: Path) -> list[Row]:
     """The table's lines."""
     from hpcexp.train.quiet import import_lightning
 
-    import_lightning()
+    import_lightning(is_rank=False)
     import torch
 
     torch.set_num_threads(1)

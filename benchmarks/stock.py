@@ -13,6 +13,7 @@ import hydra
 import pytorch_lightning as pl
 import torch
 from hydra.core.config_store import ConfigStore
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -61,6 +62,7 @@ def trainer(directory: str, epochs: int, steps: int = -1, logger: Any = False) -
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        plugins=[LightningEnvironment()],  # not what it finds on this machine
     )
 
 

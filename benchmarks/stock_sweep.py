@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import MISSING, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import MLFlowLogger
@@ -101,6 +102,7 @@ def train(experiment: Experiment, directory: Path) -> None:
         default_root_dir=directory,
         enable_progress_bar=False,
         enable_model_summary=False,
+        plugins=[LightningEnvironment()],  # not what it finds on this machine
     )
     module = Classifier(model, experiment.lr, experiment.weight_decay)
     trainer.fit(module, _loader("train", experiment), _loader("val", experiment))

@@ -45,6 +45,8 @@ class DataFacts:
     class_names: tuple[str, ...]
     fingerprint: str
     """Digest of the data's content, or of its listing where that is too large to read."""
+    trusted: str = ""
+    """What was taken for the content where it was not read: `names, sizes and times of 1,281,167 files (148 GB)`."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ import pkgutil
 # A terminal's signals are for the supervisor: the server outlives its ranks, or nobody could say how they ended.
 with contextlib.suppress(PermissionError):  # it leads a group already
     os.setsid()
+# Lightning reads its rank when it is imported.
+importlib.import_module("hpcexp.leftovers").forget_leftovers(os.environ)
 # torch then counts GPUs without the CUDA runtime.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 

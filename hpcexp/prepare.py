@@ -158,8 +158,9 @@ def _data_facts(
     target, given = config["data"].get("_target_"), arguments("data", config["data"])
     if not isinstance(target, str) or [*missing_keys(given), *node_problems("data", config["data"], parameters_of)]:
         return None, []
-    question = ("data", target, json.dumps(given, default=repr))
-    return once(question, lambda: data_facts(target, given))
+    how = config["data"].get("fingerprint", "auto")
+    question = ("data", target, how, json.dumps(given, default=repr))
+    return once(question, lambda: data_facts(target, given, how))
 
 
 def _tracking_uri(config: dict[str, Any], root: Path) -> str | None:

@@ -103,6 +103,11 @@ class RunDir(RecordDir):
         return self.path / "lineage"
 
     @property
+    def beat(self) -> Path:
+        """A file that the supervisor touches, for those who cannot see its process."""
+        return self.path / "launch" / "beat"
+
+    @property
     def secrets(self) -> Path:
         """What is masked in the plan, for its owner alone; none where nothing is."""
         return self.path / ".secrets"

@@ -63,6 +63,10 @@ class Data:
     """`resident` holds the set as tensors and batches by index; `map` reads samples through workers; `auto` picks."""
     num_workers: int = number(0, least=0)
     """Processes that read samples, with `loader=map`."""
+    fingerprint: str = choice("auto", "auto", "content", "listing")
+    """What makes the data files other data: `content`, each byte, read once and again where a file has changed;
+    `listing`, names, sizes and times; `auto` reads up to 32 GB in 500,000 files, and `hpcexp plan` says where it does
+    not."""
     augment: Any = None
     """A callable (`_target_`) applied to every training batch on its device."""
 
@@ -225,6 +229,9 @@ class Launch:
     """Machines on which the command is given, with `launch=nodes`."""
     rdzv: str | None = None
     """`HOST:PORT` where they find each other: one of them, which leads, and a port that is free there."""
+    beat_timeout_s: float = number(60.0, least=5, most=86400)
+    """Seconds without a sign of life after which other machines consider the command that runs a job or drives a sweep
+    dead, and repeat its jobs. On the machine itself its process decides."""
     grace_s: float = number(30.0, least=0)
     """Seconds that ranks have to end after they were asked to, before they are killed."""
     hang_s: float | None = number(1800.0, above=0)

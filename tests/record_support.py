@@ -15,7 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hpcexp.clock import started_now
 from hpcexp.compose.composer import Composer
+from hpcexp.owner import Owner
 from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, save_plan
 from hpcexp.record.journal import Journal, read_points
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, write_json
@@ -110,10 +112,11 @@ def finish(run: RunDir) -> None:
 
 def set_state(run: RecordDir, state: str, pid: int | None = None) -> None:
     """Write `status.json` as launch does: of a run or sweep of this process, or of an old one of process `pid`."""
-    started = time.time() if pid is None else 1_700_000_000.0
-    status = {"state": state, "started": started, "pid": pid or os.getpid(), "host": socket.gethostname()}
+    status: dict[str, Any] = {"state": state, **started_now(), **Owner.this().told()}
+    if pid is not None:
+        status |= {"started": 1_700_000_000.0, "pid": pid, "ticks": 1}
     if state != "running":
-        status["ended"] = started + 60.0
+        status |= {"ended": status["started"] + 60.0, "took_s": 60.0}
     write_json(run.status, status)
 
 

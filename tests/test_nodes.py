@@ -16,6 +16,7 @@ import pytest
 from helpers import FAST, LEAN, Said, command, ended, environment, only_run, wait_until, write_conf, write_module
 from record_support import free_port
 from test_engine import BREAKING
+from test_leftovers import ALL
 
 from hpcexp.checks.nodes import nodes_problems
 from hpcexp.record.journal import read_points
@@ -175,12 +176,12 @@ def test_a_host_that_cannot_be_reached_is_named(project: Path) -> None:
 
 @pytest.mark.slow
 def test_two_agents_on_one_machine(project: Path) -> None:
-    """The first of two commands leads."""
+    """The first of two commands leads, whatever other launchers have left in the environment."""
     asked = (*SHORT, "launch=nodes", "launch.nodes=2", f"launch.rdzv=127.0.0.1:{free_port()}")
     hpcexp = [sys.executable, "-m", "hpcexp", "train", *asked]
     both = [
         subprocess.Popen(
-            hpcexp, cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            hpcexp, cwd=project, env=environment(**ALL), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         for _ in range(2)
     ]

@@ -47,7 +47,7 @@ def test_a_run_whose_supervisor_is_gone_counts_as_killed(tmp_path: Path) -> None
 
 
 def test_a_later_process_with_the_same_number_is_not_the_supervisor(tmp_path: Path) -> None:
-    """The test's own process is younger than a run that started in 2023."""
+    """It started at another tick of the machine."""
     run = make_run(tmp_path, None)
     set_state(run, "running", pid=os.getpid())
     assert read_row(run).state == "killed"

@@ -140,7 +140,7 @@ def test_data_files_are_compared_by_content(
     (project / "shards" / "c").rename(project / "shards" / "d")
     said = hpcexp("why", "last")
     assert 1 == said.status
-    assert "3 of 5 digests differ" in said.out
+    assert "4 of 5 digests differ" in said.out  # the fingerprint, too
     told = {line.split()[0]: line.split("  ", 2)[-1] for line in said.out.splitlines() if line.startswith("  ")}
     assert told["c"].endswith("→ nothing")
     assert told["d"].strip().startswith("nothing →")

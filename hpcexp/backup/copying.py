@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hpcexp.backup.manifest import Entry, Manifest, digest_of, is_as_written
+from hpcexp.beat import is_probe
 from hpcexp.rundir import is_half_written
 
 _CHUNK = 1 << 20
@@ -117,7 +118,7 @@ def files_below(source: Path, *, deep: bool = True) -> Iterator[Path]:
             folders.clear()
         for name in sorted(names):
             file = Path(folder, name)
-            if not (name.endswith((".lock", *_BESIDE_SQLITE)) or is_half_written(file)):
+            if not (name.endswith((".lock", *_BESIDE_SQLITE)) or is_half_written(file) or is_probe(file)):
                 yield file
 
 

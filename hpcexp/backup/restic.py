@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from tempfile import TemporaryDirectory
 from hpcexp.backup.manifest import Manifest
 from hpcexp.backup.snapshots import KINDS, Place, check_apart, choice, write_snapshot
 from hpcexp.errors import RunError
+from hpcexp.masking import without_passwords
 from hpcexp.rundir import held
 
 PREFIX = "restic:"
@@ -79,12 +81,18 @@ def _restic(repository: str, *arguments: str, cwd: Path | None = None) -> str:
     program = shutil.which("restic")
     if program is None:
         raise RunError("restic is not installed.\nFix: apt-get install restic, or a directory instead of restic:…")
-    command = [program, "--repo", repository, "--quiet", *arguments]
-    done = subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    # Its address may have a password, and everybody may read a command line.
+    env = {**os.environ, "RESTIC_REPOSITORY": repository}
+    env.pop("RESTIC_REPOSITORY_FILE", None)
+    command = [program, "--quiet", *arguments]
+    done = subprocess.run(
+        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        why = " ".join(done.stderr.split()) or f"it ended with {done.returncode}"
+        why = " ".join(without_passwords(done.stderr).split()) or f"it ended with {done.returncode}"
+        shown = without_passwords(repository)
         raise RunError(
             f"restic {arguments[0]}: {why}\n"
-            f"Fix: RESTIC_PASSWORD_FILE in the environment, and once `restic init --repo {repository}`."
+            f"Fix: RESTIC_PASSWORD_FILE in the environment, and once `restic init --repo {shown}`."
         )
     return done.stdout

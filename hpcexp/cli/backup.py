@@ -13,6 +13,7 @@ from hpcexp.backup.manifest import Manifest, damage, disown, load
 from hpcexp.backup.snapshots import Place
 from hpcexp.cli.arguments import parser
 from hpcexp.errors import ConfigError, RunError
+from hpcexp.masking import without_passwords
 from hpcexp.record.uri import resolve_uri
 
 
@@ -36,7 +37,7 @@ def backup(argv: Sequence[str]) -> int:
         if not place.root.is_dir():
             raise RunError(f"There is no {place.root}.\nFix: --root DIR for runs, --server DIR for a server.")
     if repository is not None:
-        print(f"{repository}: {_told(restic.backup(repository, places))}")
+        print(f"{without_passwords(repository)}: {_told(restic.backup(repository, places))}")
         if a.keep:
             restic.forget(repository, places, a.keep)
         return 0
@@ -96,7 +97,7 @@ def _repository(target: str) -> str | None:
 def _verify(target: str, repository: str | None, name: str | None) -> int:
     if repository is not None:
         restic.check(repository)
-        print(f"{repository}: everything is as it was written")
+        print(f"{without_passwords(repository)}: everything is as it was written")
         return 0
     is_damaged, problems = False, []
     for snapshot in snapshots.to_verify(Path(target).resolve(), name):

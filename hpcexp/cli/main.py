@@ -9,10 +9,11 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from hpcexp import __version__
-from hpcexp.errors import ConfigError, HpcexpError, JobFailed, listed, suggest
+from hpcexp.errors import ConfigError, HpcexpError, JobFailed, RunError, listed, suggest
 from hpcexp.masking import masked_text
 
 VERBS = {
@@ -49,12 +50,25 @@ def main() -> None:
     # Planning makes many small objects and no garbage worth collecting; jobs are processes of their own.
     gc.disable()
     _have_streams()
-    status = run(sys.argv[1:])
+    status = run(sys.argv[1:], _more_arguments)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
     # Nothing is left to tidy up, and taking a thousand modules apart costs a tenth of a plan.
     os._exit(status)
+
+
+def _more_arguments() -> list[str]:
+    """Of a command that hpcexp itself has started: everybody can list processes, and an argument may be a secret."""
+    file = os.environ.pop("HPCEXP_ARGUMENTS", None)
+    if file is None:
+        return []
+    from hpcexp.documents import read_json
+
+    try:
+        return read_json(Path(file), list[str])
+    except (OSError, RunError) as e:
+        raise ConfigError(f"HPCEXP_ARGUMENTS={file}: no list of arguments ({e}).\nFix: unset HPCEXP_ARGUMENTS") from e
 
 
 def _have_streams() -> None:
@@ -66,10 +80,10 @@ def _have_streams() -> None:
             stream.reconfigure(errors="replace")
 
 
-def run(argv: Sequence[str]) -> int:
-    """Exit status of the command `argv`: 0 done, 1 a run failed, 2 a mistake the user can mend."""
+def run(argv: Sequence[str], more: Callable[[], Sequence[str]] = tuple) -> int:
+    """Exit status of the command `argv` and `more`: 0 done, 1 a run failed, 2 a mistake the user can mend."""
     try:
-        status = _called(argv)
+        status = _called([*argv, *more()])
         sys.stdout.flush()
         return status
     except HpcexpError as e:

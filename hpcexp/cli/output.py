@@ -24,8 +24,8 @@ def summary_text(plan: Plan, run: RunDir) -> str:
         rows += [("checkpoint", near(run.path / best.path))] if best.path else []
     if summary.diverged:
         rows.append(("diverged", "the training loss was not a finite number: see plots/ and metrics.jsonl"))
-    if status.ended is not None and status.started is not None:
-        rows.append(("took", duration(status.ended - status.started)))
+    if status.ended is not None and status.seconds is not None:
+        rows.append(("took", duration(status.seconds)))
     rows.append(("run", near(run.path)))
     rows += _look(plan, run)
     return pairs(rows)

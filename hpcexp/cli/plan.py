@@ -19,7 +19,7 @@ from hpcexp.plan import Plan
 from hpcexp.prepare import prepare
 from hpcexp.record.alive import current_state, damage, is_done
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RunState, read_status, read_summary
+from hpcexp.runs.records import RunState, read_summary
 from hpcexp.schema import Strategy
 from hpcexp.text import metric, near, pairs
 
@@ -63,7 +63,7 @@ def _job_state(plan: Plan) -> str:
     """What the command would do with the job: it runs, or it need not."""
     if is_done(plan):
         return "done"
-    return "failed" if current_state(read_status(RunDir(Path(plan.run_dir)))) is RunState.FAILED else "runs"
+    return "failed" if current_state(RunDir(Path(plan.run_dir))) is RunState.FAILED else "runs"
 
 
 def plan_text(plan: Plan) -> str:
@@ -126,7 +126,10 @@ def _data(plan: Plan) -> str:
     classes = f", {d.num_classes} classes" if d.num_classes else ""
     shape = " × ".join(map(str, d.input_shape))
     samples = f"{d.num_train:,} train, {d.num_val:,} val, {d.num_test:,} test"
-    return f"{samples}; inputs {shape}{classes}; fingerprint {d.fingerprint[:12]}"
+    told = f"{samples}; inputs {shape}{classes}; fingerprint {d.fingerprint[:12]}"
+    if not d.trusted:
+        return told
+    return f"{told}\nof {d.trusted}, not of their content: data.fingerprint=content reads all of it once"
 
 
 def _steps(plan: Plan) -> str:
@@ -149,7 +152,7 @@ def _state(plan: Plan) -> str:
         best = read_summary(run).best
         result = f" ({best.monitor} {metric(best.value)})" if best else ""
         return f"done{result}: `hpcexp train` would skip it, `hpcexp train --fresh` would run it again"
-    state = current_state(read_status(run))
+    state = current_state(run)
     if state is RunState.RUNNING:
         return "running now"
     try:

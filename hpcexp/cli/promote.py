@@ -14,7 +14,7 @@ from hpcexp.plan import Plan
 from hpcexp.record.alive import current_state
 from hpcexp.record.destination import destined
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_delivered, read_status
+from hpcexp.runs.records import read_delivered
 from hpcexp.text import pairs
 
 
@@ -53,7 +53,7 @@ def _name(text: str) -> tuple[str, str | None]:
 
 def _check(run: RunDir, plan: Plan, *, is_verified: bool) -> None:
     """RunError where there is nothing to promote, or what is there is not what was trained."""
-    state = current_state(read_status(run))
+    state = current_state(run)
     if state not in ("finished", "pruned"):
         fix = "wait for its end." if state == "running" else "hpcexp train … goes on with it."
         raise RunError(f"{run.path} is {state}: what it has is no result.\nFix: {fix}")

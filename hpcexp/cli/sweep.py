@@ -64,7 +64,7 @@ def _status(place: SweepDir) -> int:
     results, dropped = results_at(place, spec)
     drivers = Claims(place.path).others()
     by = f" by {', '.join(map(str, drivers))}" if drivers else ""
-    print(f"{spec.question}\n{current_state(status)}{by}")
+    print(f"{spec.question}\n{current_state(place, status)}{by}")
     print(answer(place, spec, results, status.cause or "", len(dropped)))
     return int(any(result.state == "failed" for result in results))
 
@@ -100,7 +100,7 @@ def _question(file: Path) -> str:
 def _standing(place: SweepDir) -> str:
     try:
         results, _ = results_at(place, spec_at(place))
-        state = current_state(read_status(place))
+        state = current_state(place)
     except RunError as e:
         return str(e).partition("\n")[0]
     return f"{state}; {counts_text(results)}"

@@ -9,7 +9,7 @@ from hpcexp.cli.arguments import RUN_HELP, find_run, parser
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.record.alive import current_state, is_driven
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, find_runs, find_sweeps
-from hpcexp.runs.records import read_delivered, read_status
+from hpcexp.runs.records import read_delivered
 
 if TYPE_CHECKING:
     from hpcexp.record.store import Stores
@@ -103,7 +103,7 @@ def _tried(name: str, deliver: Callable[[], str | None]) -> str | None:
 def _is_in(record: RecordDir, *states: str) -> bool:
     """Whether the record is in one of the states. In none where its status is damaged: delivering it tells that."""
     try:
-        return current_state(read_status(record)) in states
+        return current_state(record) in states
     except RunError:
         return False
 

@@ -95,7 +95,7 @@ def trained_of(run: RunDir) -> Trained:
     on_path(Path(plan.lineage["project"]))
     from hpcexp.train.quiet import import_lightning
 
-    import_lightning()
+    import_lightning(is_rank=False)
     from hpcexp.train.trained import load_trained
 
     return load_trained(run)

@@ -37,7 +37,7 @@ def verify(argv: Sequence[str]) -> int:
 def _verify(root: Path, asked: str, *, as_json: bool, is_alone: bool) -> int:
     """Tell of one run, in more than a line where it is alone; its part of the exit status."""
     run = find_run(root, asked)
-    if current_state(read_status(run)) is RunState.RUNNING:
+    if current_state(run) is RunState.RUNNING:
         raise RunError(f"{run.path} is still being trained: its files change.\nFix: wait for it, or end it.")
     found, last = differences(run), last_record(run.lineage)
     ended = last.status.ended or read_status(run).ended

@@ -15,7 +15,7 @@ from hpcexp.masking import MASK
 from hpcexp.prepare import on_path, prepare
 from hpcexp.record.alive import current_state
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_secrets, read_status
+from hpcexp.runs.records import read_secrets
 
 
 def why(argv: Sequence[str]) -> int:
@@ -53,6 +53,6 @@ def _headline(run: RunDir, then: Facts, now: Facts) -> str:
     name = f"{then.plan.experiment}/{run.path.name}"
     if then.plan.signature != now.plan.signature:
         return f"{name} is another run than would run now: {now.plan.experiment}/{now.plan.name}"
-    state = current_state(read_status(run))
+    state = current_state(run)
     would = "skip it" if state == "finished" else "wait for it" if state == "running" else "go on with it"
     return f"{name} is what would run now: `hpcexp train` would {would}"

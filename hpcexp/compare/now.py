@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,7 +220,12 @@ def _by_place(files: Sequence[DataFile]) -> dict[str, str] | None:
         return None
     places = [Path(file.path).absolute() for file in files]
     top = os.path.commonpath([place.parent for place in places])
-    return {
-        os.path.relpath(place, top): (file.sha256 or "")[:12] or f"{file.bytes:,} bytes"
-        for place, file in zip(places, files, strict=True)
-    }
+    return {os.path.relpath(place, top): _known(file) for place, file in zip(places, files, strict=True)}
+
+
+def _known(file: DataFile) -> str:
+    """The digest of a data file, or what its listing showed."""
+    if file.sha256:
+        return file.sha256[:12]
+    seconds, rest = divmod(file.modified_ns or 0, 1_000_000_000)
+    return f"{file.bytes:,} bytes of {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))}.{rest:09d}"

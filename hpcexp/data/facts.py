@@ -8,30 +8,39 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpcexp.checks.source_code import defining_file, imported_roots
+from hpcexp.data.content import How, with_content
 from hpcexp.data.source import Source
 from hpcexp.errors import DataError
 from hpcexp.plan import DataFacts
 
 HEAVY = frozenset({"torch", "pytorch_lightning", "lightning", "numpy", "pandas", "sklearn", "scipy", "PIL", "mlflow"})
 """A data set whose file imports one of these is not asked for its facts before the job runs."""
+_OURS = "hpcexp.data."
 
 
-def data_facts(target: str, arguments: Mapping[str, Any]) -> tuple[DataFacts | None, list[str]]:
+def data_facts(target: str, arguments: Mapping[str, Any], how: How = "auto") -> tuple[DataFacts | None, list[str]]:
     """What the data set `target` tells of itself, and what is wrong with its arguments; nothing where it is heavy.
 
-    Its module is imported once in a process; what it tells of its data is as new as the call.
+    `how`: what is read for its fingerprint. Its module is imported once in a process; what it tells of its data is as
+    new as the call.
     """
     try:
         source = source_of(target, arguments)
         if source is None:
             return None, []
-        problems = source.problems()
-        facts = None if problems else source.facts()
-        if not problems and not isinstance(facts, DataFacts):
-            problems = [f"data: {target}.facts() gives {type(facts).__name__}, not hpcexp.plan.DataFacts."]
-        return facts, problems
+        source.fingerprint_by(how)
+        if problems := source.problems():
+            return None, problems
+        facts: object = source.facts()
+        if not isinstance(facts, DataFacts):
+            return None, [f"data: {target}.facts() gives {type(facts).__name__}, not hpcexp.plan.DataFacts."]
+        # Ours have read their files for their fingerprints.
+        return facts if type(source).__module__.startswith(_OURS) else with_content(facts, source, how), []
     except DataError as e:
         return None, [str(e)]
+    except OSError as e:
+        named = f"{e.filename}: " if e.filename else ""
+        return None, [f"data: {named}{e.strerror or e}.\nFix: let it be read, or choose other files."]
     except Exception as e:  # noqa: BLE001 - it is the user's code that is asked, or ours with the user's arguments
         where = traceback.extract_tb(e.__traceback__)[-1]
         told = f"{type(e).__name__}: {e} ({where.filename}:{where.lineno})"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from hpcexp.data.content import How, content, printable
+from hpcexp.data.digests import Stamp, stamp_of
 from hpcexp.data.picture import MODES, SUFFIXES, open_picture, pixels
 from hpcexp.data.source import SPLITS, DataFile, Samples, Source, Split, fraction_problems
 from hpcexp.errors import DataError, listed, suggest
@@ -42,15 +44,17 @@ class ImagesFolder(Source):
         std: float | Sequence[float] = 0.25,
     ) -> None:
         self.root = Path(root).expanduser()
+        self.how: How = "auto"
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         height, width = (size, size) if isinstance(size, int) else size
         self.recipe = Recipe(height, width, channels, per_channel(mean, channels), per_channel(std, channels))
 
     def facts(self) -> DataFacts:
-        """Counts, classes, a digest of all names and sizes; DataError where `problems` has something to say."""
+        """Counts, classes, a digest of all names and contents; DataError where `problems` has something to say."""
         if problems := self.problems():
             raise DataError("\n\n".join(problems))
+        fingerprint, trusted = self.identity
         return DataFacts(
             num_train=len(self.splits["train"]),
             num_val=len(self.splits["val"]),
@@ -58,7 +62,8 @@ class ImagesFolder(Source):
             input_shape=(self.recipe.channels, self.recipe.height, self.recipe.width),
             num_classes=len(self.class_names),
             class_names=self.class_names,
-            fingerprint=self.fingerprint(),
+            fingerprint=fingerprint,
+            trusted=trusted,
         )
 
     def problems(self) -> list[str]:
@@ -68,6 +73,10 @@ class ImagesFolder(Source):
     def files(self) -> Iterator[DataFile]:
         """Every picture."""
         return (DataFile(self.root / file.path, 1) for split in SPLITS for file in self.splits[split])
+
+    def fingerprint_by(self, how: How) -> None:
+        """What of the pictures counts."""
+        self.how = how
 
     def load(self, split: Split) -> Samples:
         """The pictures of a split, decoded when they are asked for."""
@@ -79,13 +88,15 @@ class ImagesFolder(Source):
         """One picture as the training pictures are; DataError says why not."""
         return self.recipe.read(path)
 
-    def fingerprint(self) -> str:
-        """Digest of which files are in which split, their sizes, and how they are read."""
+    @cached_property
+    def identity(self) -> tuple[str, str]:
+        """Digest of which files are in which split, their content, and how they are read; and what was not read."""
+        files = [(split, file) for split in SPLITS for file in self.splits[split]]
+        told = content(self.root, [file.path for _, file in files], [file.stamp for _, file in files], self.how)
         digest = hashlib.sha256(repr(self.recipe).encode())
-        for split in SPLITS:
-            for file in self.splits[split]:
-                digest.update(f"{split}\0{file.path}\0{file.size}\n".encode())
-        return digest.hexdigest()
+        for (split, file), what in zip(files, told.digests, strict=True):
+            digest.update(b"\0".join((split.encode(), os.fsencode(file.path), what.encode())) + b"\n")
+        return digest.hexdigest(), told.trusted
 
     def split_problems(self) -> list[str]:
         """Folders or fractions that give no training or no validation set."""
@@ -113,7 +124,7 @@ class ImagesFolder(Source):
             filled = {file.class_name for file in files}
             if missing := [name for name in self.class_names if name not in filled]:
                 problems.append(self.empty_class_problem(split, missing))
-        empty = [file.path for files in self.splits.values() for file in files if not file.size]
+        empty = [file.path for files in self.splits.values() for file in files if not file.stamp.size]
         if empty:
             problems.append(
                 f"data.root={self.root} has {len(empty)} pictures that are empty files, among them {empty[0]}.\n"
@@ -146,14 +157,14 @@ class ImagesFolder(Source):
         return tuple(sorted({file.class_name for files in self.splits.values() for file in files}))
 
 
-class File(NamedTuple):
-    """A picture that was found."""
+@dataclass(frozen=True)
+class File:
+    """A picture that was found; its stamp is no part of what it is."""
 
     path: str
     """Below `root`, with `/` on all machines."""
     class_name: str
-    size: int
-    """In bytes."""
+    stamp: Stamp = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -231,24 +242,37 @@ def list_files(root: Path, below: str) -> list[File]:
     base = root / below
     if not base.is_dir():
         return []
-    found = [
-        File(Path(entry.path).relative_to(root).as_posix(), folder.name, entry.stat().st_size)
-        for folder in os.scandir(base)
-        if folder.is_dir() and not folder.name.startswith(".")
-        for entry in walk(folder.path)
-    ]
-    return sorted(found)
+    with os.scandir(base) as folders:
+        found = [
+            File(Path(entry.path).relative_to(root).as_posix(), printable(folder.name), stamp_of(entry.stat()))
+            for folder in folders
+            if folder.is_dir() and not folder.name.startswith(".")
+            for entry in walk(folder.path, frozenset({_inode(root), _inode(base)}))
+        ]
+    return sorted(found, key=_path)
 
 
-def walk(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Pictures in a folder and those below it; hidden files and folders are left out."""
-    for entry in os.scandir(folder):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from walk(entry.path)
-        elif entry.name.lower().endswith(SUFFIXES):
-            yield entry
+def walk(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[os.DirEntry[str]]:
+    """Pictures in a folder and those below it; hidden files and folders are left out.
+
+    DataError where a link leads back to one of the folders `above` it.
+    """
+    here = _inode(Path(folder))
+    if here in above:
+        raise DataError(f"{folder} is a link to a folder that it lies in.\nFix: remove it.")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from walk(entry.path, above | {here})
+            elif entry.name.lower().endswith(SUFFIXES):
+                yield entry
+
+
+def _inode(folder: Path) -> tuple[int, int]:
+    told = folder.stat()
+    return told.st_dev, told.st_ino
 
 
 def split_files(files: Sequence[File], val_fraction: float, test_fraction: float) -> dict[Split, list[File]]:
@@ -258,12 +282,16 @@ def split_files(files: Sequence[File], val_fraction: float, test_fraction: float
         by_class.setdefault(file.class_name, []).append(file)
     splits: dict[Split, list[File]] = {"train": [], "val": [], "test": []}
     for members in by_class.values():
-        members.sort(key=lambda file: hashlib.sha256(file.path.encode()).digest())
+        members.sort(key=lambda file: hashlib.sha256(os.fsencode(file.path)).digest())
         num_test, num_val = share(test_fraction, len(members)), share(val_fraction, len(members))
         splits["test"] += members[:num_test]
         splits["val"] += members[num_test : num_test + num_val]
         splits["train"] += members[num_test + num_val :]
-    return {split: sorted(members) for split, members in splits.items()}
+    return {split: sorted(members, key=_path) for split, members in splits.items()}
+
+
+def _path(file: File) -> str:
+    return file.path
 
 
 def share(fraction: float, count: int) -> int:

@@ -10,14 +10,12 @@ from typing import Any
 from msgspec import to_builtins
 from msgspec.structs import replace
 
+from hpcexp.data.content import How, of_files, printable
 from hpcexp.data.facts import source_of
 from hpcexp.data.source import Source
 from hpcexp.plan import DataFacts
-from hpcexp.rundir import sha256
 from hpcexp.runs.records import DataFile, DataRecord
 
-READ_LIMIT = 1 << 30
-"""Bytes that are read to know their SHA-256; files beyond that are told by name and size."""
 MAX_NAMED = 10_000
 """Files that are kept one by one; of more there is the digest of all."""
 
@@ -28,7 +26,7 @@ def data_manifest(target: str, arguments: Mapping[str, Any], facts: DataFacts | 
     source = source_of(target, arguments)
     if source is None:
         return replace(known, note="What it is read from is known to the job alone.")
-    files = _files(source)
+    files = _files(source, "auto" if facts is None else "listing" if facts.trusted else "content")
     if not files:
         return replace(known, note="It has no files: it is made from its arguments.")
     return replace(
@@ -41,14 +39,19 @@ def data_manifest(target: str, arguments: Mapping[str, Any], facts: DataFacts | 
     )
 
 
-def _files(source: Source) -> list[DataFile]:
-    found, left = [], READ_LIMIT
-    for path, rows in source.files():
-        size = path.stat().st_size
-        left -= size
-        digest = sha256(path) if left >= 0 else None
-        found.append(DataFile(path=str(path), bytes=size, sha256=digest, rows=rows))
-    return found
+def _files(source: Source, how: How) -> list[DataFile]:
+    told = of_files(source, how)
+    is_read = not told.content.trusted
+    return [
+        DataFile(
+            path=printable(str(path)),
+            bytes=stamp.size,
+            rows=rows,
+            sha256=digest if is_read else None,
+            modified_ns=None if is_read else min(max(stamp.mtime_ns, 0), 2**62),
+        )
+        for path, rows, stamp, digest in zip(told.paths, told.rows, told.stamps, told.content.digests, strict=True)
+    ]
 
 
 def samples(facts: DataFacts) -> dict[str, Any]:

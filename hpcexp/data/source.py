@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
+from hpcexp.data.content import How
 from hpcexp.plan import DataFacts
 
 if TYPE_CHECKING:
@@ -59,7 +60,10 @@ class Source(ABC):
 
     @abstractmethod
     def facts(self) -> DataFacts:
-        """Sizes, shapes, classes and fingerprint; DataError where `problems` has something to say."""
+        """Sizes, shapes, classes and fingerprint; DataError where `problems` has something to say.
+
+        The fingerprint is of all that makes the samples beside the bytes of `files`, which hpcexp adds.
+        """
 
     @abstractmethod
     def problems(self) -> list[str]:
@@ -74,8 +78,14 @@ class Source(ABC):
         """A user's file as one input `(*input_shape)`, made like the training inputs; DataError says why not."""
 
     def files(self) -> Iterable[DataFile]:
-        """Files that the samples are read from, which a run keeps the digests of; none where they are made up."""
+        """Files that the samples are read from, in the same order every time; none where they are made up.
+
+        Other bytes in one of them make another data set. A run keeps their digests.
+        """
         return ()
+
+    def fingerprint_by(self, how: How) -> None:  # noqa: B027 - most have nothing to take note of
+        """Be told `data.fingerprint`, before `facts`: for a source whose own fingerprint is of its files' content."""
 
     def resident_bytes(self) -> int:
         """Memory that all splits take as tensors."""

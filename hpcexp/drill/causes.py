@@ -60,7 +60,7 @@ def _model(plan: Plan) -> Module:
     """The module as the job builds it, without memory for its weights where it can do without."""
     from hpcexp.train.quiet import import_lightning
 
-    import_lightning()
+    import_lightning(is_rank=False)
     import torch
 
     from hpcexp.train.experiment import make_module

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ from hpcexp.drill.results import own_store
 from hpcexp.errors import ConfigError, JobFailed, RunError
 from hpcexp.plan import Plan
 from hpcexp.prepare import prepare
-from hpcexp.rundir import RunDir
+from hpcexp.rundir import RunDir, write_atomic
 from hpcexp.runs.records import RunState, read_status
 
 _PR_SET_PDEATHSIG = 1
@@ -89,13 +90,16 @@ class Training:
         self.run = RunDir(Path(self.plan.run_dir))
         self.log = place.path / f"{name}.log"
         self._project = asked.composer.project
-        self._arguments = [*asked.flags, *asked.overrides, *here]
+        self._arguments = self.log.with_suffix(".arguments")
+        """A file, as everybody can read what is on a command line."""
+        write_atomic(self._arguments, json.dumps([*asked.flags, *asked.overrides, *here]), mode=0o600)
 
     def start(self) -> subprocess.Popen[bytes]:
         """Its supervisor, at work."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "hpcexp", "train", *self._arguments],
+                [sys.executable, "-m", "hpcexp", "train"],
+                env={**os.environ, "HPCEXP_ARGUMENTS": str(self._arguments)},
                 cwd=self._project,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -11,7 +11,6 @@ from hpcexp.lineage.signature import signature
 from hpcexp.plan import Plan, load_plan
 from hpcexp.record.alive import current_state
 from hpcexp.rundir import RunDir, find_runs, second_name
-from hpcexp.runs.records import read_status
 from hpcexp.seal import is_intact, read_note
 
 
@@ -41,7 +40,7 @@ def origin(plan: Plan) -> Origin | None:
     if not given:
         return None
     run = _named(plan, given)
-    if (state := current_state(read_status(run))) in ("running", "finished"):
+    if (state := current_state(run)) in ("running", "finished"):
         raise RunError(f"run.resume_from={given}: that run {_STATES[state]}")
     _check_same(plan, load_plan(run.plan), given)
     for path in (run.last, run.previous):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hpcexp.errors import ConfigError
 from hpcexp.launch.display import display, say
-from hpcexp.launch.local import claimed, freeze, run_job, run_on_nodes
+from hpcexp.launch.local import freeze, run_job, run_on_nodes
+from hpcexp.launch.ownership import claimed
 from hpcexp.launch.process import Process, Start, start_fresh
 from hpcexp.launch.resume import begins_again, continuation
 from hpcexp.launch.shipping import OneShipper

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace as set_fields
 
+from hpcexp.clock import ended_now, started_now
 from hpcexp.errors import RunError
 from hpcexp.launch.adopt import adopt, origin
 from hpcexp.launch.agree import Board, await_leader
@@ -21,6 +20,7 @@ from hpcexp.launch.ears import Ears
 from hpcexp.launch.leases import leased
 from hpcexp.launch.nodes import JOIN_S, Elsewhere, Node, is_here, seat
 from hpcexp.launch.origins import parents
+from hpcexp.launch.ownership import Ownership, claimed
 from hpcexp.launch.ranks import Ranks
 from hpcexp.launch.resume import Continuation, begins_again, clear, continuation, go_back, is_blank, leftovers, tidy
 from hpcexp.launch.terms import Terms
@@ -31,13 +31,11 @@ from hpcexp.lineage.manifest import seal
 from hpcexp.masking import without_password
 from hpcexp.plan import Plan, save_plan
 from hpcexp.record.destination import direct
-from hpcexp.rundir import RunDir, held_within, write_json
+from hpcexp.rundir import RunDir, write_json
 from hpcexp.runs.records import RunState, Status, read_status, write
 
-_MOMENT_S = 1.0
-
-_Supervise = Callable[[RunDir, Sequence[int]], Turns[Outcome]]
-"""Has a run's ranks run to their end, or to a signal among those that come."""
+_Supervise = Callable[[RunDir, Sequence[int], Callable[[], None]], Turns[Outcome]]
+"""Has a run's ranks run to their end, or to a signal among those that come, or until another attempt has the run."""
 
 
 def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = False) -> RunDir:
@@ -64,26 +62,19 @@ def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = Fa
     return run
 
 
-def claimed(plan: Plan) -> AbstractContextManager[None]:
-    """Keep other commands out of the plan's run directory; RunError names the one that is in it."""
-    path = Path(plan.run_dir)
-    # A shipper has it for a moment while it ends the run of a supervisor that was killed.
-    return held_within(_MOMENT_S, path.parent / f".{path.name}.lock", f"{path} is being written by")
-
-
 def run_job(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
     """Run the plan on this machine. NoRoomError where it is to wait for devices."""
-    with claimed(plan), ExitStack() as devices:
+    with claimed(plan, is_sure=terms.is_one_of_many), ExitStack() as devices:
         plan, told = _on_devices(plan, devices, terms)
 
-        def supervise(run: RunDir, stop: Sequence[int]) -> Turns[Outcome]:
+        def supervise(run: RunDir, stop: Sequence[int], check: Callable[[], None]) -> Turns[Outcome]:
             if stop:  # before there was anything to end
                 return stopped_by(stop[0])
             with devices:  # free again before the shipper is waited for
                 judge = terms.judge
                 ranks = Ranks(plan, terms.start, told, judge.metric if judge else None)
                 reported = judge.answering(ranks.answer) if judge else None
-                return (yield from _supervise(plan, run, ranks, terms, stop, reported=reported))
+                return (yield from _supervise(plan, run, ranks, terms, stop, reported=reported, check=check))
 
         return (yield from _lead(plan, terms, fresh=fresh, supervise=supervise))
 
@@ -106,14 +97,14 @@ def run_on_nodes(plan: Plan, terms: Terms, *, fresh: bool) -> Turns[Outcome]:
                     (yield from _supervise(plan, run, node, terms, stop, lambda _: elsewhere(), leads=False))
                 )
 
-        def lead(run: RunDir, stop: Sequence[int]) -> Turns[Outcome]:
+        def lead(run: RunDir, stop: Sequence[int], check: Callable[[], None]) -> Turns[Outcome]:
             def trouble(ears: Ears) -> str | None:
                 # A machine that comes once ranks have begun has nothing to say to them.
                 return elsewhere() or (None if ears.pids else board.heard())
 
             with devices, board.shown():
                 node = Node(plan, told, leads=True)
-                outcome = elsewhere.agreed((yield from _supervise(plan, run, node, terms, stop, trouble)))
+                outcome = elsewhere.agreed((yield from _supervise(plan, run, node, terms, stop, trouble, check=check)))
             return replace(outcome, exit=2) if board.refused else outcome
 
         if leads:
@@ -156,36 +147,56 @@ def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: _Supervise) -> Tu
     if found is not None:
         terms.say(plan, f"Continuing from {found.text(plan)} (--fresh starts over)")
     is_again = found is None and not fresh and begins_again(plan)
+    own = Ownership(RunDir(Path(plan.run_dir)), plan.config["launch"]["beat_timeout_s"])
     with ExitStack() as catching:  # whatever asks it to end, the state that it leaves is final
         stop = catching.enter_context(terms.catching())
         attempt = (read_status(RunDir(Path(plan.run_dir))).attempt or 0) + 1 if is_again else 1
+        catching.callback(own.end)
+        if found is not None or is_again:  # one that stood still notices before anything of it is changed
+            _begin(own)
         run = freeze(plan, found, is_again=is_again)
+        _begin(own)
         attempt = found.attempt if found else attempt
         for warning in terms.capture.begin(plan, run, attempt, parents(found, begun)):
             terms.say(plan, warning)
         if begun is not None:
             terms.say(plan, f"Going on from {begun.text(plan)}")
             adopt(begun, run)
-        status = Status(
-            state=RunState.RUNNING, started=time.time(), attempt=attempt, pid=os.getpid(), host=plan.lineage["host"]
-        )
+        status = Status(state=RunState.RUNNING, attempt=attempt, **started_now(), **own.owner.told())
         write(run.status, status)
         terms.shipping.begin(run, plan)
         outcome = Outcome("failed", "the supervisor itself failed", 1)
         try:
-            outcome = yield from supervise(run, stop)
+            outcome = yield from supervise(run, stop, own.check)
+        except GeneratorExit:
+            outcome = Outcome("killed", "the command that ran it let go of it", 1)
+            raise
         finally:
-            state = RunState(outcome.state)
-            ended = set_fields(status, ended=time.time(), state=state, cause=outcome.cause, exit=outcome.exit)
-            terms.capture.end(run)
-            # Before the state is final: what has been written by then is delivered.
-            _seal(run, ended)
-            if _end(run, ended):
-                if outcome.state == "finished":
-                    tidy(run)
-                catching.close()  # Ctrl-C no longer ends the job, but the waiting
-                terms.shipping.end(run, plan)
+            if not own.is_lost():  # otherwise whatever is written belongs to another attempt
+                told = {"state": RunState(outcome.state), "cause": outcome.cause, "exit": outcome.exit}
+                ended = set_fields(status, **ended_now(status.started_boot_s), **told)
+                _finish(plan, run, ended, terms, own, catching)
         return outcome
+
+
+def _begin(own: Ownership) -> None:
+    try:
+        own.begin()
+    except OSError as e:
+        raise RunError(f"{e.filename} cannot be written: {e.strerror}.\nFix: run.root=… where there is room.") from e
+
+
+def _finish(plan: Plan, run: RunDir, status: Status, terms: Terms, own: Ownership, catching: ExitStack) -> None:
+    """Leave lineage, seal and final state behind, and have what is there delivered."""
+    terms.capture.end(run)
+    # Before the state is final: what has been written by then is delivered.
+    _seal(run, status)
+    if _end(run, status):
+        if status.state is RunState.FINISHED:
+            tidy(run)
+        own.end()
+        catching.close()  # Ctrl-C no longer ends the job, but the waiting
+        terms.shipping.end(run, plan)
 
 
 def _seal(run: RunDir, status: Status) -> None:
@@ -220,6 +231,7 @@ def _supervise(
     reported: Callable[[int, float], None] | None = None,
     *,
     leads: bool = True,
+    check: Callable[[], None] = lambda: None,
 ) -> Turns[Outcome]:
     launch, every_s = plan.config["launch"], plan.config["tracking"]["system_every_s"]
     vitals = Vitals(run, plan.topology, every_s if leads else None)
@@ -228,7 +240,7 @@ def _supervise(
         try:
             ears = Ears(group.progress_fd, run.rank_log(0), shown, reported)
             trouble = partial(elsewhere, ears)
-            watch = Watch(group, ears, run, launch["grace_s"], launch["hang_s"], stop, vitals, trouble)
+            watch = Watch(group, ears, run, launch["grace_s"], launch["hang_s"], stop, vitals, trouble, check)
             return (yield from watch.until_end())
         finally:
             shown.close()

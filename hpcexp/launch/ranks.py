@@ -11,25 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hpcexp.launch.process import Process, Start, signal_one, signal_session
+from hpcexp.leftovers import without_leftovers
 from hpcexp.plan import Plan, Topology
 from hpcexp.rundir import RunDir
-
-INHERITED = (
-    "RANK",
-    "LOCAL_RANK",
-    "NODE_RANK",
-    "GROUP_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "PL_GLOBAL_SEED",
-    "PL_SEED_WORKERS",
-    "HPCEXP_JUDGED",
-    "HPCEXP_ANSWER_FD",
-    "HPCEXP_LAST_STEP",
-)
-"""Variables of another job around this one; a rank that saw them would join the wrong group."""
 
 _BACKLOG = 4096
 """Ranks that may wait for the first one to listen."""
@@ -37,7 +21,7 @@ _BACKLOG = 4096
 
 def job_environment(topology: Topology, project: Path, inherited: Mapping[str, str]) -> dict[str, str]:
     """What the environments of all ranks on this machine have in common."""
-    env = {k: v for k, v in inherited.items() if k not in INHERITED}
+    env = without_leftovers(inherited)
     path = [str(project), *filter(None, [env.get("PYTHONPATH")])]
     threads = str(topology.threads_per_rank)
     # Threads that wait by spinning take the core that the shipper or another job needs: on two busy cores the digits

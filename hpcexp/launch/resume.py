@@ -45,7 +45,7 @@ def continuation(plan: Plan, *, verify: bool) -> Continuation | None:
     """
     run = RunDir(Path(plan.run_dir))
     status = read_status(run)
-    state = current_state(status)
+    state = current_state(run, status)
     if not run.plan.exists() or state is RunState.FINISHED or load_signature(run.plan) != plan.signature:
         return None
     present = [path for path in (run.last, run.previous) if path.exists()]
@@ -70,7 +70,7 @@ def continuation(plan: Plan, *, verify: bool) -> Continuation | None:
 
 def is_blank(run: RunDir) -> bool:
     """Whether a try came to no step and no checkpoint: in its directory are only our notes, whole or not, and logs."""
-    kept = [path for path in run.path.glob("*") if path not in (run.logs, run.lineage)]
+    kept = [path for path in run.path.glob("*") if path not in (run.logs, run.lineage, run.beat.parent)]
     files = [path for top in kept for path in (top, *top.rglob("*")) if path.is_file() and not is_half_written(path)]
     return all(path.name in _NOTES or (path == run.journal and not path.stat().st_size) for path in files)
 
@@ -85,7 +85,7 @@ _NOTES = (
 def begins_again(plan: Plan) -> bool:
     """Whether the plan's unfinished run came to no checkpoint: it does the same from its first step on."""
     run = RunDir(Path(plan.run_dir))
-    if not run.plan.exists() or current_state(read_status(run)) in ("planned", "finished"):
+    if not run.plan.exists() or current_state(run) in ("planned", "finished"):
         return False
     return load_signature(run.plan) == plan.signature and not (run.last.exists() or run.previous.exists())
 
@@ -96,7 +96,7 @@ def as_begun(plan: Plan) -> Plan:
     if plan.topology.accelerator != "cpu" or not run.journal.exists() or damage(plan):
         return plan
     before = load_plan(run.plan)
-    if before.signature != plan.signature or current_state(read_status(run)) == "finished":
+    if before.signature != plan.signature or current_state(run) == "finished":
         return plan
     threads = before.topology.threads_per_rank
     return replace(plan, topology=replace(plan.topology, threads_per_rank=threads))

@@ -72,6 +72,8 @@ class Watch:
     vitals: Vitals
     elsewhere: Callable[[], str | None] = lambda: None
     """What has ended the job on another machine."""
+    check: Callable[[], None] = lambda: None
+    """TakenOverError where the run belongs to another command by now."""
 
     def until_end(self) -> Turns[Outcome]:
         """Watch until no rank runs any more."""
@@ -94,6 +96,7 @@ class Watch:
         failures: dict[int, int] = {}
         while not self.ranks.are_done():
             yield self.ears.fd
+            self.check()  # before anything is written: this process may have stood still for long
             self.ears.listen()
             self.vitals.look(self.ears.pids.values())
             failures = failures or self.ranks.failures()

@@ -13,7 +13,7 @@ WHERE_AND_HOW = frozenset({"hardware", "tracking", "launch", "run", "checkpoint"
 """Sections that change no result. The number of ranks and the kind of device do, by rounding, and count."""
 
 HOW = {
-    "data": frozenset({"loader", "num_workers"}),
+    "data": frozenset({"loader", "num_workers", "fingerprint"}),
     "strategy": frozenset({"name", "gradient_as_bucket_view", "find_unused_parameters", "static_graph"}),
     "trainer": frozenset({"log_every_n_steps", "profiler"}),
 }

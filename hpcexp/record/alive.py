@@ -1,45 +1,90 @@
-"""Whether the process that supervises a run is still there."""
+"""Whether somebody is at work on a run or a sweep."""
 
 from __future__ import annotations
 
-import os
-import socket
-import time
 from pathlib import Path
 
+from hpcexp.beat import silence
+from hpcexp.clock import running_s
 from hpcexp.errors import RunError
+from hpcexp.owner import Owner
 from hpcexp.plan import Plan, load_plan, load_signature
-from hpcexp.rundir import RunDir, SweepDir
-from hpcexp.runs.records import DriverRecord, RunState, Status, read_or_none, read_status, read_summary
-
-_SLACK_S = 60.0
-"""How far the clocks of `status.json` and the kernel may be apart."""
-_STALE_S = 60.0
-"""A driver on another machine that has not touched its file for so long is gone."""
+from hpcexp.rundir import RecordDir, RunDir, SweepDir
+from hpcexp.runs.records import DriverRecord, Owned, RunState, Status, read_or_none, read_status, read_summary
+from hpcexp.text import duration
 
 
-def supervisor_alive(status: Status | DriverRecord) -> bool | None:
-    """Whether the process that a record names lives; None where this host cannot tell."""
-    if status.pid is None or (status.host is not None and status.host != socket.gethostname()):
+def is_alive(record: Owned, beat: Path) -> bool | None:
+    """Whether the owner that a record names is at work; None where that is not known, which is not dead.
+
+    Its process decides where it can be seen. From elsewhere its beat does, by the file server's clock.
+    """
+    owner = Owner.of(record)
+    if owner is None:
         return None
-    return _is_process(status.pid, status.started)
+    if (runs := owner.is_running()) is not None:
+        return runs
+    if (last := silence(beat)) is not None:
+        return last.is_alive
+    return False if owner.was_rebooted else None
 
 
-def current_state(status: Status) -> RunState:
-    """The state of a run, where one that lost its supervisor without saying so is `killed`."""
-    is_lost = status.state is RunState.RUNNING and supervisor_alive(status) is False
+def supervisor_alive(record: RecordDir, status: Status) -> bool | None:
+    """Whether the supervisor of a run, or any driver of a sweep, lives; None where that is not known."""
+    if isinstance(record, RunDir):
+        return is_alive(status, record.beat)
+    drivers = [_is_driver(file) for file in _drivers(record)]
+    owner = Owner.of(status)
+    # The driver that wrote the status may be gone, and others at work.
+    runs = owner.is_running() if owner else None
+    return True if any(drivers) or runs else False if drivers else runs
+
+
+def current_state(record: RecordDir, status: Status | None = None) -> RunState:
+    """The state of a run or sweep, where one that lost its owner without saying so is `killed`."""
+    status = read_status(record) if status is None else status
+    is_lost = status.state is RunState.RUNNING and supervisor_alive(record, status) is False
     return RunState.KILLED if is_lost else status.state
 
 
+def doubt_s(run: RunDir, status: Status) -> float:
+    """Seconds that a run must seem dead before it is taken over: in which a supervisor that lives would show it."""
+    owner = Owner.of(status)
+    if status.state is not RunState.RUNNING or owner is None or owner.is_running() is not None:
+        return 0.0
+    return last.confirm_s if (last := silence(run.beat)) is not None else 0.0
+
+
+def silence_text(run: RunDir, status: Status) -> str:
+    """That a run which has not ended was not heard of for long; empty where its process can be seen, or it lives."""
+    owner = Owner.of(status)
+    if status.state is not RunState.RUNNING or owner is None or owner.is_running() is not None:
+        return ""
+    if (last := silence(run.beat)) is None or last.is_alive:
+        return ""
+    clock = "" if last.is_certain else ", by the clock of this machine"
+    return f"no sign of life from {owner} for {duration(abs(last.seconds))}{clock}"
+
+
+def elapsed_s(state: RunState, status: Status) -> float | None:
+    """Seconds that a run took, or has been running for; None where that is not known."""
+    if status.ended is not None:
+        return status.seconds
+    if state is not RunState.RUNNING:
+        return None
+    owner = Owner.of(status)
+    return running_s(status.started, status.started_boot_s, is_here=owner is not None and owner.is_of_this_boot)
+
+
 def is_driven(sweep: SweepDir) -> bool:
-    """Whether some driver is at work on a sweep: each has a file in `drivers/`, and touches it while it lives."""
-    return any(map(_is_driver, (sweep.path / "drivers").glob("*.json")))
+    """Whether some driver is at work on a sweep, or may be: each has a file in `drivers/`, and touches it."""
+    return any(map(_is_driver, _drivers(sweep)))
 
 
 def is_done(plan: Plan) -> bool:
     """Whether a run of the plan's identity has finished in its directory."""
     run = RunDir(Path(plan.run_dir))
-    return current_state(read_status(run)) is RunState.FINISHED and load_signature(run.plan) == plan.signature
+    return current_state(run) is RunState.FINISHED and load_signature(run.plan) == plan.signature
 
 
 def damage(plan: Plan) -> str:
@@ -55,30 +100,13 @@ def damage(plan: Plan) -> str:
     return ""
 
 
+def _drivers(sweep: RecordDir) -> list[Path]:
+    return list((sweep.path / "drivers").glob("*.json"))
+
+
 def _is_driver(file: Path) -> bool:
     try:
         record = read_or_none(file, DriverRecord)
-        alive = supervisor_alive(record) if record else False
-        return time.time() - file.stat().st_mtime < _STALE_S if alive is None else alive
+        return record is not None and is_alive(record, file) is not False
     except (OSError, RunError):
         return False
-
-
-def _is_process(pid: int, started: float | None) -> bool:
-    """Whether `pid` runs and is not a later process that got the same number."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    try:
-        # proc(5): field 3 is the state, field 22 the start in clock ticks since boot; field 2 may hold spaces.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        uptime_s = float(Path("/proc/uptime").read_text().split()[0])
-    except OSError:
-        return True
-    if fields[0] in "ZX":
-        return False
-    age_s = uptime_s - int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return started is None or time.time() - age_s <= started + _SLACK_S

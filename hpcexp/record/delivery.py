@@ -247,8 +247,7 @@ class Delivery:
         if self._has_model:
             self._log_model(store, summary)
         store.log(run_id, tags=self._description(summary))
-        ended = read_status(self._run).ended or time.time()
-        store.set_ended(run_id, STATUS[state], round(ended * 1000))
+        store.set_ended(run_id, STATUS[state], round(read_status(self._run).ended_at * 1000))
         self._note.save(delivered=True, problem=None, state=state)
 
     @property

@@ -11,7 +11,7 @@ from hpcexp.plan import Plan, load_plan
 from hpcexp.record.alive import current_state
 from hpcexp.record.uri import resolve_uri, uri_problem
 from hpcexp.rundir import RunDir, write_atomic
-from hpcexp.runs.records import read_delivered, read_status
+from hpcexp.runs.records import read_delivered
 
 
 def destined(run: RunDir) -> Plan:
@@ -51,7 +51,7 @@ def check_redirect(run: RunDir, uri: str | None, experiment: str | None) -> None
         raise ConfigError(problem.replace("tracking.uri=", "--uri "))
     if experiment == "":
         raise ConfigError("--experiment is empty.\nFix: --experiment NAME")
-    if current_state(read_status(run)) in ("planned", "running"):
+    if current_state(run) in ("planned", "running"):
         raise RunError(f"{run.path} is no run that has ended.\nFix: hpcexp train, or wait for it.")
     plan = destined(run)
     if read_delivered(run).delivered and plan.tracking_uri is not None:

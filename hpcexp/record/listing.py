@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpcexp.errors import RunError
 from hpcexp.plan import load_head
-from hpcexp.record.alive import current_state
+from hpcexp.record.alive import current_state, elapsed_s, silence_text
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.records import Delivered, RunState, read_or_none, read_status, read_summary
 
@@ -32,7 +31,7 @@ class RunRow:
     metrics: dict[str, float] = field(default_factory=dict)
     """Final metrics by their names (`test/acc`); empty until the run has finished."""
     cause: str | None = None
-    """Why the run did not finish, where it did not."""
+    """Why the run did not finish, where it did not; of one that may be running, that it was not heard of for long."""
     delivered: bool | None = None
     """Whether MLflow has everything; None where nothing was sent yet."""
 
@@ -53,7 +52,7 @@ def list_runs(root: Path) -> tuple[list[RunRow], list[str]]:
 def read_row(run: RunDir) -> RunRow:
     """What the directory of `run` tells."""
     status, head = read_status(run), load_head(run.plan)
-    state = current_state(status)
+    state = current_state(run, status)
     delivered = read_or_none(run.mlflow, Delivered)
     return RunRow(
         path=run.path,
@@ -62,16 +61,8 @@ def read_row(run: RunDir) -> RunRow:
         signature=str(head.get("signature", "")),
         state=state,
         started=status.started,
-        duration_s=_duration(state, status.started, status.ended),
+        duration_s=elapsed_s(state, status),
         metrics=dict(read_summary(run).test),
-        cause=status.cause,
+        cause=status.cause or silence_text(run, status) or None,
         delivered=None if delivered is None else delivered.delivered,
     )
-
-
-def _duration(state: str, started: float | None, ended: float | None) -> float | None:
-    if started is None:
-        return None
-    if ended is None:
-        return time.time() - started if state == "running" else None
-    return ended - started

@@ -138,7 +138,7 @@ class Parent:
         if state not in FINAL_STATES or self.is_complete:
             return
         store, run_id = self.start(), self._run_id
-        ended_ms = round((status.ended or time.time()) * 1000)
+        ended_ms = round(status.ended_at * 1000)
         best = read_or_none(self._sweep.best, SweepBest)
         results = Point(ended_ms, 0, {**_best_metrics(best), **_job_counts(self._sweep.table_csv)})
         store.log(run_id, [results], tags=self._final_tags(status, best))

@@ -139,9 +139,12 @@ def end_if_abandoned(record: RecordDir, what: str, *, is_orphan: bool) -> None:
     try:
         with held(path.parent / f".{path.name}.lock", f"the {what} is continued by"):
             status = read_status(record)
-            if status.state not in FINAL_STATES and supervisor_alive(status) is not True:
-                cause = f"the process that supervised the {what} died"
-                write(record.status, set_fields(status, state=RunState.KILLED, ended=time.time(), cause=cause))
+            if status.state not in FINAL_STATES and supervisor_alive(record, status) is not True:
+                cause, took_s = f"the process that supervised the {what} died", _until_last_beat(record)
+                ended = set_fields(status, state=RunState.KILLED, ended=time.time(), took_s=took_s, cause=cause)
+                write(record.status, ended)
+                if isinstance(record, RunDir):
+                    record.beat.unlink(missing_ok=True)
     except InUseError:
         return
 
@@ -195,10 +198,20 @@ def say(text: str) -> None:
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
+def _until_last_beat(record: RecordDir) -> float | None:
+    """How long a supervisor lived of which nothing is known but its beat: both times are of the file server's clock."""
+    if not isinstance(record, RunDir):
+        return None
+    try:
+        return max(0.0, record.beat.stat().st_mtime - record.status.stat().st_mtime)
+    except OSError:
+        return None
+
+
 def _is_abandoned(record: RecordDir, *, is_orphan: bool) -> bool:
     """Whether nobody is left to write the final state."""
     status = read_status(record)
     if status.state is not RunState.RUNNING:
         return is_orphan and status.state not in FINAL_STATES
-    alive = supervisor_alive(status)
+    alive = supervisor_alive(record, status)
     return is_orphan if alive is None else not alive

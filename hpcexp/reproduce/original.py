@@ -28,7 +28,6 @@ from hpcexp.runs.records import (
     RunState,
     read,
     read_or_none,
-    read_status,
     read_summary,
 )
 from hpcexp.seal import read_checksum
@@ -58,7 +57,7 @@ class Original:
 
 def opened(run: RunDir, steps: int | None) -> Original:
     """The run, of which `steps` are asked for; RunError where it cannot be done again."""
-    code, state = read_or_none(run.lineage / "code.json", CodeFacts), current_state(read_status(run))
+    code, state = read_or_none(run.lineage / "code.json", CodeFacts), current_state(run)
     if state is RunState.RUNNING:
         raise RunError(f"{run.path} is still being trained.\nFix: wait for it, or end it.")
     plan = _with_secrets(run)

@@ -31,7 +31,7 @@ def found(run: RunDir, project: Path) -> dict[str, Any]:
     """`code`: source file → SHA-256; `packages`; `data`: file → digest; `facts` of the data, or its `problems`."""
     then, plan = facts_of_run(run), load_whole(run)
     config = plan.config["data"]
-    facts, problems = data_facts(config["_target_"], arguments("data", config))
+    facts, problems = data_facts(config["_target_"], arguments("data", config), config.get("fingerprint", "auto"))
     files = {str(file): sha256(file) for file in _files(then.code or {}, [project, *map(Path, sys.path)])}
     here = replace(plan, sources=files, data=facts, lineage={**plan.lineage, "project": str(project)})
     now = facts_now(here, then)

@@ -6,6 +6,7 @@ caller that lists many leaves it out and shows the rest. Fields that a later ver
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -34,28 +35,59 @@ class RunState(StrEnum):
     KILLED = "killed"
 
 
-class Status(Struct, frozen=True, kw_only=True):
+class Owned(Struct, frozen=True, kw_only=True):
+    """What names the process that works on a directory (`hpcexp.owner`)."""
+
+    host: str | None = None
+    pid: ProcessId | None = None
+    boot: str | None = None
+    """Id of the boot of its machine."""
+    spaces: str | None = None
+    """The namespaces that `pid` and `ticks` are counted in."""
+    ticks: Count | None = None
+    """Its start in clock ticks since boot."""
+    token: str | None = None
+    """Names one attempt of one process."""
+
+
+class Status(Owned, frozen=True, kw_only=True):
     """`status.json` of a run or a sweep."""
 
     state: RunState = RunState.PLANNED
     begun: Seconds | None = None
     """Of a sweep: when its first driver started."""
     started: Seconds | None = None
+    started_boot_s: Duration | None = None
+    """`started` in seconds since boot."""
     ended: Seconds | None = None
+    took_s: Duration | None = None
+    """Seconds from start to end, by the process that lived through them."""
     attempt: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
-    pid: ProcessId | None = None
-    host: str | None = None
     cause: str | None = None
     """Why it did not finish."""
     exit: Annotated[int, Meta(ge=-255, le=255)] | None = None
 
+    @property
+    def seconds(self) -> float | None:
+        """How long the attempt took, never negative; None where that is not known."""
+        if self.took_s is not None:
+            return self.took_s
+        # Whoever found the supervisor dead wrote the end, by the clock of another process.
+        return None if self.started is None or self.ended is None else max(0.0, self.ended - self.started)
 
-class DriverRecord(Struct, frozen=True, kw_only=True):
-    """`drivers/TOKEN.json`: a process that works on a sweep."""
+    @property
+    def ended_at(self) -> float:
+        """The end in unix seconds, as long after the start as the attempt took; now where it is not known."""
+        if self.started is not None and self.seconds is not None:
+            return self.started + self.seconds
+        return max(self.started or 0.0, time.time() if self.ended is None else self.ended)
+
+
+class DriverRecord(Owned, frozen=True, kw_only=True):
+    """`drivers/TOKEN.json`: a process that works on a sweep, and touches this file."""
 
     host: str
     pid: ProcessId
-    started: Seconds
 
 
 class Spent(Struct, frozen=True, kw_only=True):
@@ -197,12 +229,15 @@ class EnvironmentFacts(Struct, frozen=True, kw_only=True):
     variables: dict[str, Any] = {}
 
 
-class DataFile(Struct, frozen=True, kw_only=True):
+class DataFile(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A file of a data set."""
 
     path: str
+    """Bytes that are no UTF-8 are escaped."""
     bytes: Count
     sha256: str | None = None
+    modified_ns: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    """Time of its last change, where that counts and not its content."""
     rows: Count | None = None
 
 

@@ -6,35 +6,25 @@ token, made by link(2), which exactly one process can do. A claim whose driver i
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hpcexp.beat import TIMEOUT_S, Beat, silence
+from hpcexp.clock import boottime
 from hpcexp.files import UnusableFileError
-from hpcexp.record.alive import supervisor_alive
-from hpcexp.runs.records import DriverRecord, read_or_none, write
+from hpcexp.owner import Owner
+from hpcexp.record.alive import is_alive
+from hpcexp.runs.records import DriverRecord, read_or_none
 
 BEAT_S = 5.0
-"""How often a driver touches its file."""
-STALE_S = 60.0
-"""A driver on another machine that has not touched its file for so long is gone."""
-
-
-@dataclass(frozen=True)
-class Driver:
-    """A process that works on a sweep."""
-
-    host: str
-    pid: int
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+"""How often a driver looks whether its claims are still its own."""
+STALE_S = TIMEOUT_S
+"""A driver on another machine that has not touched its file for so long is dead, unless its file says otherwise."""
 
 
 @dataclass
@@ -44,23 +34,27 @@ class Claims:
     place: Path
     """The sweep's directory."""
     token: str = field(default_factory=lambda: secrets.token_hex(8))
+    timeout_s: float = STALE_S
+    """What this driver's file says."""
     _held: set[str] = field(default_factory=set)
+    _beat: Beat | None = None
     _next_beat: float = 0.0
 
     def open(self) -> None:
         """Be there for others. OSError where the directory cannot be written."""
-        record = DriverRecord(host=socket.gethostname(), pid=os.getpid(), started=time.time())
         self._claims.mkdir(parents=True, exist_ok=True)
-        write(self._driver(self.token), record)
-        self._next_beat = time.monotonic() + BEAT_S
+        self._beat = Beat(self._driver(self.token), self.timeout_s)
+        self._beat.start(Owner.this().told())
 
     def close(self) -> None:
         """Let go of everything."""
         for name in list(self._held):
             self.release(name)
+        if self._beat is not None:
+            self._beat.stop()
         self._driver(self.token).unlink(missing_ok=True)
 
-    def take(self, name: str) -> Driver | None:
+    def take(self, name: str) -> Owner | None:
         """Claim `name`; None where that succeeded, otherwise the driver that has it."""
         path = self._claims / name
         own = self._claims / f".{name}.{self.token}"
@@ -87,23 +81,21 @@ class Claims:
         if _read(self._claims / name) == self.token:
             (self._claims / name).unlink(missing_ok=True)
 
-    def holder(self, name: str) -> Driver | None:
+    def holder(self, name: str) -> Owner | None:
         """Who has `name` and lives."""
         token = _read(self._claims / name)
         return self._living(token) if token else None
 
-    def others(self) -> list[Driver]:
+    def others(self) -> list[Owner]:
         """Other drivers that are at work on the sweep."""
         tokens = sorted(path.stem for path in (self.place / "drivers").glob("*.json"))
         return [driver for token in tokens if token != self.token and (driver := self._living(token))]
 
     def beat(self) -> list[str]:
-        """Show that this driver lives, where that is due; claims that it has lost since, having slept for too long."""
-        if time.monotonic() < self._next_beat:
+        """Claims that others have taken over since the last look, as this driver stood still for too long."""
+        if boottime() < self._next_beat:
             return []
-        self._next_beat = time.monotonic() + BEAT_S
-        with contextlib.suppress(OSError):  # a full disk takes it later
-            os.utime(self._driver(self.token))
+        self._next_beat = boottime() + min(BEAT_S, self.timeout_s / 6)
         lost = [name for name in self._held if _read(self._claims / name) not in (self.token, None)]
         self._held.difference_update(lost)
         return lost
@@ -125,25 +117,14 @@ class Claims:
     def _driver(self, token: str) -> Path:
         return self.place / "drivers" / f"{token}.json"
 
-    def _living(self, token: str) -> Driver | None:
+    def _living(self, token: str) -> Owner | None:
+        """The driver of that token, unless it is dead: one that cannot be told lives."""
         path = self._driver(token)
         try:
             record = read_or_none(path, DriverRecord)
-            alive = supervisor_alive(record) if record else False
-            if alive is None:
-                alive = self._age_s(path) < STALE_S
-        except (FileNotFoundError, UnusableFileError):
+        except UnusableFileError:
             return None  # no driver writes a damaged file, so none that lives has one
-        return Driver(record.host, record.pid) if record and alive else None
-
-    def _age_s(self, path: Path) -> float:
-        """Seconds since `path` was touched, by the clock of the file server."""
-        now = self.place / f".now.{self.token}"
-        now.touch()
-        try:
-            return now.stat().st_mtime - path.stat().st_mtime
-        finally:
-            now.unlink(missing_ok=True)
+        return None if record is None or is_alive(record, path) is False else Owner.of(record)
 
     def _take_over(self, path: Path, own: Path, gone: str) -> None:
         """Put `own` in the place of the claim of a driver that is `gone`, unless another driver has done so since."""
@@ -152,9 +133,9 @@ class Claims:
         try:
             os.link(own, right)
         except FileExistsError:
-            with contextlib.suppress(FileNotFoundError):
-                if self._age_s(right) > STALE_S:  # who had the right died with it
-                    right.unlink(missing_ok=True)
+            last = silence(right)
+            if last is not None and abs(last.seconds) > last.timeout_s:  # who had the right died with it
+                right.unlink(missing_ok=True)
             time.sleep(0.02)
             return
         if _read(path) == gone:

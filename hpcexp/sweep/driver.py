@@ -12,19 +12,21 @@ from pathlib import Path
 from typing import Protocol
 
 from hpcexp.checks.machine import Machine
+from hpcexp.clock import boottime
 from hpcexp.errors import HpcexpError, InUseError
 from hpcexp.launch.display import Display
 from hpcexp.launch.job import started, starter
 from hpcexp.launch.judge import Judge
 from hpcexp.launch.leases import NoRoomError
+from hpcexp.launch.ownership import TakenOverError
 from hpcexp.launch.packing import Need, Running, need_of, next_to_start, room_of
 from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import Turns, wait
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
-from hpcexp.record.alive import current_state, is_done
+from hpcexp.record.alive import current_state, doubt_s, is_done
 from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
-from hpcexp.runs.records import read_status
+from hpcexp.runs.records import Status, read_status
 from hpcexp.sweep.claims import Claims
 from hpcexp.sweep.ledger import Entry
 
@@ -131,7 +133,10 @@ class Driver:
     _waiting: list[Job] = field(default_factory=list)
     _running: list[_Running] = field(default_factory=list)
     _elsewhere: list[Job] = field(default_factory=list)
-    _since: float = field(default_factory=time.time)
+    _first_seen: dict[int, object] = field(default_factory=dict)
+    """By job: the attempt that its directory told of when this driver first looked."""
+    _silent_since: dict[int, float] = field(default_factory=dict)
+    """By job: since when its driver elsewhere has seemed dead, by `boottime`."""
     _next_look: float = 0.0
     _taken: dict[str, _Taken] = field(default_factory=dict)
     """By kind of device."""
@@ -265,9 +270,10 @@ class Driver:
         """What became of the job already; None where it is to run."""
         if job.problem:
             return Outcome("failed", job.problem, 2)
-        status = read_status(RunDir(Path(job.plan.run_dir)))
-        state, cause = current_state(status), status.cause or ""
-        is_old = (status.ended or 0.0) < self._since
+        run = RunDir(Path(job.plan.run_dir))
+        status = read_status(run)
+        state, cause = current_state(run, status), status.cause or ""
+        is_old = self._is_old(job, status)
         if state == "finished" and not (self.policy.fresh and is_old) and is_done(job.plan):
             return Outcome("skipped", "", 0)
         if state == "failed" and not ((self.policy.fresh or self.policy.retries_failed) and is_old):
@@ -276,6 +282,11 @@ class Driver:
             return Outcome("pruned", cause, 0)
         return None
 
+    def _is_old(self, job: Job, status: Status) -> bool:
+        """Whether a job's directory still tells of the attempt that it told of when this driver first looked."""
+        attempt = (status.token, status.attempt, status.state in FINAL_STATES)
+        return self._first_seen.setdefault(job.entry.job, attempt) == attempt
+
     def _advance(self, source: Source) -> None:
         """Have every job that runs take its turn."""
         for one in list(self._running):
@@ -283,6 +294,8 @@ class Driver:
                 one.fd = next(one.turns)
             except StopIteration as e:
                 self._finish(one, e.value, source)
+            except TakenOverError:
+                self._leave(one)
             except HpcexpError as e:
                 self._finish(one, Outcome("failed", str(e), 2), source)
 
@@ -324,14 +337,20 @@ class Driver:
 
     def _look_elsewhere(self, job: Job, source: Source) -> None:
         """Count a job that another process has ended; take back one that it has let go."""
-        if self.claims.holder(str(job.entry.job)) is not None:
+        number, run = job.entry.job, RunDir(Path(job.plan.run_dir))
+        status = read_status(run)
+        state = current_state(run, status)
+        if self.claims.holder(str(number)) is not None or state == "running":
+            self._silent_since.pop(number, None)
             return
-        status = read_status(RunDir(Path(job.plan.run_dir)))
-        if current_state(status) == "running":
+        # By its beat alone, one that lives seems dead for a moment after the file server's clock was set.
+        if boottime() < self._silent_since.setdefault(number, boottime()) + doubt_s(run, status):
             return
+        self._silent_since.pop(number, None)
+        is_final = status.state in FINAL_STATES and not self._is_old(job, status)
         self._elsewhere.remove(job)
-        if current_state(status) in FINAL_STATES and (status.ended or 0.0) > self._since:
-            self._over(job, Outcome(current_state(status), status.cause or "", status.exit or 0), source)
+        if is_final and state != "killed":
+            self._over(job, Outcome(state, status.cause or "", status.exit or 0), source)
         else:
             bisect.insort(self._waiting, job, key=lambda other: other.entry.job)
 
@@ -339,9 +358,13 @@ class Driver:
         """Leave a job to the driver that has taken it over while this one slept."""
         for one in [one for one in self._running if str(one.job.entry.job) == name]:
             one.turns.close()
-            self._running.remove(one)
-            self._elsewhere.append(one.job)
-            self.screen.say(one.job, "taken over by another driver while this one stood still")
+            self._leave(one)
+
+    def _leave(self, one: _Running) -> None:
+        self._running.remove(one)
+        self.claims.release(str(one.job.entry.job))
+        self._elsewhere.append(one.job)
+        self.screen.say(one.job, "taken over by another driver while this one stood still")
 
 
 @dataclass

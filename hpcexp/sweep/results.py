@@ -64,10 +64,8 @@ def read_result(entry: Entry, objectives: Sequence[Objective]) -> Result:
 def _result(entry: Entry, objectives: Sequence[Objective]) -> Result:
     run = RunDir(Path(entry.run))
     status = read_status(run) if entry.run else Status()
-    state = current_state(status)
-    seconds = None
-    if state in FINAL_STATES and status.ended is not None and status.started is not None:
-        seconds = status.ended - status.started
+    state = current_state(run, status)
+    seconds = status.seconds if state in FINAL_STATES else None
     values = tuple(value_of(run, o.metric, o.mode) for o in objectives) if state in ("finished", "pruned") else ()
     return Result(entry, "waiting" if state == "planned" else state, values, status.cause or "", seconds)
 

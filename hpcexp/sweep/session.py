@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,6 +11,7 @@ from pathlib import Path
 from msgspec.structs import replace as replace_fields
 
 from hpcexp.checks.machine import this_machine
+from hpcexp.clock import ended_now, started_now
 from hpcexp.errors import RunError
 from hpcexp.files import UnusableFileError
 from hpcexp.launch.display import Display, Silent
@@ -25,6 +23,7 @@ from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import signals_caught
 from hpcexp.launch.watch import Outcome
 from hpcexp.masking import masked_override
+from hpcexp.owner import Owner
 from hpcexp.plan import JobOf, Plan
 from hpcexp.record.alive import damage
 from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, write_atomic
@@ -91,7 +90,7 @@ class Session:
         self._asked_before = self.place.asked.read_bytes() if self.place.asked.is_file() else None
         edits = ask(self.place, self.spec, self._setting.project, self._setting.command)
         self.place.cancel.unlink(missing_ok=True)
-        self._claims = Claims(self.place.path)
+        self._claims = Claims(self.place.path, timeout_s=self._first.config["launch"]["beat_timeout_s"])
         self._ledger = Ledger(self.place.path, self._claims)
         self._fleet = Fleet(self.place.path)
         self._meter = Meter(self.place.path, self._claims.token, self.spec.budget)
@@ -280,15 +279,14 @@ class Session:
         if edits:
             print("\n".join(["The sweep was edited:", *(f"  {edit}" for edit in edits)]), flush=True)
         self._before = self._status_before(Status())
-        now = time.time()
+        now = started_now()
         self._status = Status(
             state=RunState.RUNNING,
-            begun=self._before.begun or now,
-            started=now,
+            begun=self._before.begun or now["started"],
             ended=self._before.ended,
             cause=self._before.cause,
-            pid=os.getpid(),
-            host=socket.gethostname(),
+            **now,
+            **Owner.this().told(),
         )
         write(self.place.status, self._status)
 
@@ -319,10 +317,11 @@ class Session:
         has_failed = bool(states & {"failed", "killed"} or self._misses)
         is_stopped = self._stop and self.why_stopped != FAILED_FAST
         state = RunState.KILLED if is_stopped else RunState.FAILED if has_failed else RunState.FINISHED
-        ended = replace_fields(
-            self._status_before(self._status), state=state, ended=time.time(), cause=self.why_stopped
-        )
-        write(self.place.status, ended)
+        status = self._status_before(self._status)
+        # Otherwise it is of a driver that came later and ended earlier.
+        is_own = status.token == self._status.token
+        ended = ended_now(status.started_boot_s if is_own else None)
+        write(self.place.status, replace_fields(status, state=state, cause=self.why_stopped, **ended))
 
     def _result(self, entry: Entry) -> Result:
         """From its directory; what this command knows better comes first."""

@@ -149,10 +149,11 @@ class StockLauncher(Launcher):
         if self._is_here:
             plans = list(self._planned(job_overrides))
         self._task.warn_of([plan for plan in plans if plan])
-        began = time.time()
+        before = [_attempt(plan) for plan in plans]
         with _stopping(self._stop, [plan for plan in plans if plan]) as caught:
             jobs, why = self._launched(job_overrides, initial_job_idx)
-        ended = [_ended(job, plan, why, began) for job, plan in zip(jobs or [None] * len(plans), plans, strict=True)]
+        came = zip(jobs or [None] * len(plans), plans, before, strict=True)
+        ended = [_ended(job, plan, why, attempt) for job, plan, attempt in came]
         self._task.done += [(e.plan, e.outcome) for e in ended if e.plan]
         for e in ended:
             if e.outcome.state == "failed":
@@ -185,16 +186,21 @@ class StockLauncher(Launcher):
         return job
 
 
-def _ended(job: JobReturn | None, plan: Plan | None, why: str, began: float) -> Ended:
-    """How a job ended, from what came back of it, or else from its directory."""
+def _attempt(plan: Plan | None) -> str | None:
+    """What tells the attempt in a plan's directory from any other."""
+    return read_status(RunDir(Path(plan.run_dir))).token if plan else None
+
+
+def _ended(job: JobReturn | None, plan: Plan | None, why: str, before: str | None) -> Ended:
+    """How a job ended, from what came back of it, or else from its directory; `before`: the attempt that was there."""
     if job is not None and isinstance(job._return_value, Ended):
         return job._return_value
     if job is not None:
         why = f"{type(job._return_value).__name__}: {job._return_value}"
     status = read_status(RunDir(Path(plan.run_dir))) if plan else Status()
-    if (status.started or 0.0) < began:
+    if plan is None or status.token == before:
         return Ended(plan, Outcome("failed", why, 1))
-    state = current_state(status)
+    state = current_state(RunDir(Path(plan.run_dir)), status)
     return Ended(plan, Outcome(state if state != "running" else "killed", status.cause or why, 1))
 
 
@@ -242,9 +248,10 @@ def _stop_all(plans: Sequence[Plan], number: int, is_over: threading.Event) -> N
     asked: set[int] = set()
     while not is_over.wait(_STOP_S):
         for plan in plans:
-            status = read_status(RunDir(Path(plan.run_dir)))
+            run = RunDir(Path(plan.run_dir))
+            status = read_status(run)
             pid = status.pid or 0
-            if status.state is RunState.RUNNING and pid not in asked and supervisor_alive(status):
+            if status.state is RunState.RUNNING and pid not in asked and supervisor_alive(run, status):
                 asked.add(pid)
                 if number != signal.SIGINT or _group(pid) != os.getpgrp():
                     _ask_to_end(pid)

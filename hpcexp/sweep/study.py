@@ -186,7 +186,7 @@ class Study:
                 continue
             if set(trial.params) == set(self._axes):
                 found.append(self._trial(trial.number, trial.params, trial.user_attrs.get(_JOB)))
-            elif trial.datetime_start and _age_s(trial.datetime_start) > _HALF_ASKED_S:
+            elif trial.datetime_start and abs(_age_s(trial.datetime_start)) > _HALF_ASKED_S:
                 self._outbox.put(partial(self._drop, trial.number))
         return found
 

@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from hpcexp.build.check import check_targets
+from hpcexp.clock import boottime
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
 from hpcexp.record.journal import Journal
@@ -41,23 +42,24 @@ class Clock(LeanCallback):
     """When the first step was done, and how long training took."""
 
     def __init__(self, started: float) -> None:
-        self.started = started
+        """`started`: the beginning of the job in unix seconds."""
+        self._began = boottime() - max(0.0, time.time() - started)
         self.until_first_step_s: float | None = None
         self.fit_s: float | None = None
         self._fit_at = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the beginning."""
-        self._fit_at = time.time()
+        self._fit_at = boottime()
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Note the first step, then be called no more: Lightning passes over a hook that is None."""
-        self.until_first_step_s = time.time() - self.started
+        self.until_first_step_s = boottime() - self._began
         self.on_train_batch_end = None  # type: ignore[method-assign,assignment]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the end."""
-        self.fit_s = time.time() - self._fit_at
+        self.fit_s = boottime() - self._fit_at
 
 
 def train(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 
+from hpcexp.leftovers import forget_leftovers
 from hpcexp.train.imports import lighten
 
 _WARNINGS: tuple[tuple[str, str], ...] = (
@@ -36,8 +38,13 @@ _LOGGERS: tuple[str, ...] = (
 )
 
 
-def import_lightning() -> None:
-    """Import Lightning cheaply and without chatter. It sets the levels of its loggers, so the filters come after it."""
+def import_lightning(*, is_rank: bool = True) -> None:
+    """Import Lightning cheaply and without chatter. It sets the levels of its loggers, so the filters come after it.
+
+    `is_rank`: this process was started as a rank, and its environment says which one.
+    """
+    if not is_rank:
+        forget_leftovers(os.environ)
     lighten()
     import pytorch_lightning  # noqa: F401
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
@@ -37,6 +38,7 @@ def make_trainer(plan: Plan, run: RunDir, *, callbacks: list[pl.Callback], logge
     if problems := extra_problems(extra, settings):
         raise ConfigError(problems)
     try:
+        _detect_no_launcher()
         return pl.Trainer(**settings, **extra)
     except (MisconfigurationException, TypeError, ValueError) as e:
         if not extra:
@@ -63,6 +65,15 @@ def extra_problems(extra: dict[str, Any], settings: dict[str, Any]) -> list[str]
                 f"trainer.extra.{name} is no argument of pytorch_lightning.Trainer{f'; {near}' if near else ''}."
             )
     return problems
+
+
+def _detect_no_launcher() -> None:
+    """Have Lightning look for no Slurm.
+
+    It does so when it is to fit without a checkpoint, whatever environment it was given: with `srun` installed it tells
+    every rank to use it, and inside an allocation it resumes from any `hpc_ckpt_*` that it finds.
+    """
+    SLURMEnvironment.detect = staticmethod(RankEnvironment.detect)  # type: ignore[method-assign]
 
 
 class RankEnvironment(ClusterEnvironment):
