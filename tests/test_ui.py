@@ -280,15 +280,16 @@ def test_a_log_that_cannot_be_written_stops_nothing(copy: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("signalled", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_at_any_moment(trained: TrainedRun, signalled: int) -> None:
+def test_it_ends_at_any_moment(trained: TrainedRun, open_place: Path, signalled: int) -> None:
     """Also while it starts, without a word of where Python was."""
-    process = start("ui", "--port", "0", cwd=trained.project)
+    process = start("ui", "--socket", str(open_place / "ui.sock"), cwd=trained.project)
     assert process.stderr is not None
     assert "Starting MLflow" in process.stderr.readline()
     program = Path(f"/proc/{process.pid}/cmdline")
     wait_until(lambda: "hpcexp.record.web" in program.read_text(), "Python starts anew")
     process.send_signal(signalled)
     assert Said(0, "", "") == ended(process)
+    assert not (open_place / "ui.sock").exists()
 
 
 def test_a_free_port_is_taken(trained: TrainedRun) -> None:

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -52,13 +53,20 @@ class _Server(uvicorn.Server):
 def main() -> int:
     """Serve; exit status."""
     settings = Settings.of(os.environ)
+    try:
+        return _served(settings)
+    finally:
+        _tidy(settings)
+
+
+def _served(settings: Settings) -> int:
     if settings.users:
         os.umask(0o077)
     # What is started from here, as a repository of artifacts may, gets no token.
     del os.environ[VARIABLE]
     screen, complaints = os.dup(1), os.dup(2)
     has_log = bool(settings.log) and _log_to(settings.log)
-    _handle(_end_now)
+    _handle(partial(_end_now, settings))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     try:
         server = _Server(_config(settings), settings.told, screen)
@@ -70,11 +78,7 @@ def main() -> int:
         return 1
     # uvicorn raises the signal that ended it once more, for whoever handled it before.
     _handle(_ignore)
-    try:
-        server.run(sockets=[socket.socket(fileno=settings.socket)])
-    finally:
-        if settings.remove:
-            Path(settings.remove).unlink(missing_ok=True)
+    server.run(sockets=[socket.socket(fileno=settings.socket)])
     return 0
 
 
@@ -139,8 +143,15 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
     pass
 
 
-def _end_now(_number: int, _frame: FrameType | None) -> None:
+def _end_now(settings: Settings, _number: int, _frame: FrameType | None) -> None:
+    # No exception: what is just being imported could take it for one of its own.
+    _tidy(settings)
     os._exit(0)
+
+
+def _tidy(settings: Settings) -> None:
+    if settings.remove:
+        Path(settings.remove).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
