@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,13 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from hpcexp.errors import RunError
 from hpcexp.launch.process import Process, Start, signal_session
 
 PRELOADED = "hpcexp.preload"
+SERVERS = 5
+"""As many are started, one after the other, until one makes a worker."""
+ENDING_S = 1.0
 
 
 def warm_up() -> None:
@@ -33,10 +38,9 @@ def warm_up() -> None:
 
 def start_warm(start: Start) -> Process:
     """A rank forked from the server, which is started where it is not there (any more)."""
-    warm_up()
     with start.log.open("ab") as log:
         fds = {name: _Sent(fd) for name, fd in start.fds.items()}
-        return _Forked(ForkServerProcess(target=_begin, args=(start, fds, _Sent(log.fileno()))))
+        return _Forked(_started(_begin, start, fds, _Sent(log.fileno())))
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,8 @@ class Memory:
 
 def idle_memory() -> Memory:
     """Memory of a worker that has nothing to do yet."""
-    warm_up()
     told, tell = multiprocessing.Pipe(duplex=False)
-    worker = ForkServerProcess(target=_measure, args=(tell,))
-    worker.start()
+    worker = _started(_measure, tell)
     tell.close()
     try:
         return Memory(*told.recv())
@@ -64,10 +66,8 @@ def idle_memory() -> Memory:
 
 def target_problems(configs: Sequence[Mapping[str, Any]], project: Path) -> list[list[str]]:
     """What is wrong with the targets of each configuration, by real signatures, which only a worker can import."""
-    warm_up()
     told, tell = multiprocessing.Pipe(duplex=False)
-    worker = ForkServerProcess(target=_check, args=(tell, configs, project))
-    worker.start()
+    worker = _started(_check, tell, configs, project)
     tell.close()
     try:
         found: list[list[str]] = told.recv()
@@ -78,25 +78,75 @@ def target_problems(configs: Sequence[Mapping[str, Any]], project: Path) -> list
         worker.join()
 
 
+def _started(target: Callable[..., object], *arguments: Any) -> ForkServerProcess:
+    """A worker that has begun. A server that is killed meanwhile (`kill -9`, no memory) is started again.
+
+    RunError where each server ends before it has made the worker.
+    """
+    for _ in range(SERVERS):
+        warm_up()
+        worker = ForkServerProcess(target=target, args=arguments)
+        try:
+            worker.start()
+        except (EOFError, ConnectionError):
+            _await_end(_server())
+            continue
+        return worker
+    raise RunError(
+        f"The server of warm workers has ended {SERVERS} times before it made a worker: something kills it, or it "
+        "fails at its imports (then what it printed says why).\n"
+        "Fix: more memory, or launch.isolation=process, which does without a server."
+    )
+
+
 class _Forked:
     """multiprocessing's process, with the names of subprocess."""
 
     def __init__(self, process: ForkServerProcess) -> None:
         self._process = process
-        process.start()
+        self._server = _server()
         assert process.pid is not None
         self.pid = process.pid
+        self._killed: int | None = None
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        code = self._killed or self._process.exitcode
+        if code == _NOT_KNOWN and not _is_child(self._server):
+            # The server counts its children; where it is gone nobody does, and a rank that still runs is ended by hand.
+            signal_session(self.pid, signal.SIGKILL)
+            code = self._killed = -signal.SIGKILL
+        return code
 
     def wait(self) -> None:
-        # The server counts its children; where it was killed, nobody does, and the rank is ended by hand.
-        signal_session(self.pid, signal.SIGKILL) if self._process.exitcode == _SERVER_DIED else self._process.join()
+        self._process.join()
+        self.poll()
 
 
-_SERVER_DIED = 255
-"""What multiprocessing says of a process whose server is gone."""
+_NOT_KNOWN = 255
+"""multiprocessing's exit status of a process whose server is gone; a rank may also have ended with it."""
+
+
+def _server() -> int:
+    pid: int = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return pid
+
+
+def _await_end(pid: int) -> None:
+    """Return once a child has ended, or after `ENDING_S`: a process that is killed closes its files a little before.
+
+    Until then multiprocessing takes the server for alive. It may be: then only the worker was killed.
+    """
+    deadline = time.monotonic() + ENDING_S
+    while _is_child(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _is_child(pid: int) -> bool:
+    """Whether a child of this process still runs. Leaves its exit status to who waits for it."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
 
 
 class _Sent:
