@@ -12,6 +12,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpcexp.errors import RunError
@@ -100,7 +101,10 @@ def _sqlite_storage(uri: str, path: Path) -> BaseStorage:
     with held_within(math.inf, path.with_name(f".{path.name}.lock"), f"{path} is being made by"):
         with closing(sqlite3.connect(path, timeout=30)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-        return RDBStorage(_as_template(uri), engine_kwargs={"connect_args": _SQLITE})
+        storage = RDBStorage(_as_template(uri), engine_kwargs={"connect_args": _SQLITE})
+    # Python begins a transaction at its first write only: what Optuna has read for that may be another one's past.
+    event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return storage
 
 
 def _server_storage(uri: str) -> BaseStorage:

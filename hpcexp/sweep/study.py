@@ -199,7 +199,9 @@ class Study:
 
     def trials(self) -> dict[int, FrozenTrial]:
         """Number → trial, of those that count, for looking at; second tries in the place of the first."""
-        again = {t.user_attrs[_AGAIN]: t for t in self._trials() if _AGAIN in t.user_attrs}
+        again = {
+            t.user_attrs[_AGAIN]: t for t in self._trials() if _AGAIN in t.user_attrs and t.state is TrialState.COMPLETE
+        }
         return {trial.number: again.get(trial.number, trial) for trial in self._counted()}
 
     def settle(self, wait_s: float) -> str | None:
@@ -241,37 +243,61 @@ class Study:
             return trial.state is TrialState.PRUNED
         if (pruned_at := trial.user_attrs.get(_PRUNED)) is not None:
             return step >= int(pruned_at)
-        if step not in trial.intermediate_values:
-            self._storage.set_trial_intermediate_value(trial._trial_id, step, value)
-            trial.intermediate_values[step] = value
-        is_pruned = bool(self.optuna.pruner.prune(self.optuna, trial))  # some give NumPy's
-        if is_pruned:
-            self._storage.set_trial_user_attr(trial._trial_id, _PRUNED, step)
+        try:
+            if step not in trial.intermediate_values:
+                self._storage.set_trial_intermediate_value(trial._trial_id, step, value)
+                trial.intermediate_values[step] = value
+            is_pruned = bool(self.optuna.pruner.prune(self.optuna, trial))  # some give NumPy's
+            if is_pruned:
+                self._storage.set_trial_user_attr(trial._trial_id, _PRUNED, step)
+        except UpdateFinishedTrialError:  # another driver has ended it since
+            return self._storage.get_trial(trial._trial_id).state is TrialState.PRUNED
         return is_pruned
 
     def _tell(self, number: int, state: str, values: tuple[float | None, ...]) -> None:
-        trial = self._storage.get_trial(self._id(number))
         told = [_worst_if_none(v, o) for v, o in zip(values, self.objectives, strict=True)] if values else None
-        if not trial.state.is_finished():
-            self.optuna.tell(number, told, _STATES[state], skip_if_finished=True)
-        elif state == "finished" and trial.state is not TrialState.COMPLETE:
+        trial = self._end(number, _STATES[state], told)
+        if state == "finished" and trial.state is not TrialState.COMPLETE:
             self._add_again(trial, told)
 
+    def _end(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> FrozenTrial:
+        """The trial as it has ended: like this, or as whoever was first has told.
+
+        Looking before would decide nothing: several drivers may end it at one moment.
+        """
+        with suppress(UpdateFinishedTrialError):
+            self.optuna.tell(number, values, state, skip_if_finished=True)
+        return self._storage.get_trial(self._id(number))
+
     def _add_again(self, trial: FrozenTrial, values: list[float] | None) -> None:
-        """Optuna's finished trials cannot be changed."""
-        if not any(other.user_attrs.get(_AGAIN) == trial.number for other in self._trials()):
+        """Have the values in one more trial, as Optuna's finished ones cannot be changed.
+
+        Drivers that do so at one moment may each make one. It begins without values, and the first of them gets these:
+        trials are numbered in the order that all drivers see.
+        """
+        if not self._again(trial):
             attributes = {_AGAIN: trial.number, _JOB: trial.user_attrs.get(_JOB)}
-            again = create_trial(
-                values=values, params=trial.params, distributions=trial.distributions, user_attrs=attributes
+            begun = create_trial(
+                state=TrialState.RUNNING, params=trial.params, distributions=trial.distributions, user_attrs=attributes
             )
-            self.optuna.add_trial(again)
+            self.optuna.add_trial(begun)
+        first, *others = self._again(trial)
+        for again, state, told in [(first, TrialState.COMPLETE, values), *((o, TrialState.FAIL, None) for o in others)]:
+            with suppress(UpdateFinishedTrialError):
+                if not again.state.is_finished():
+                    self._storage.set_trial_state_values(again._trial_id, state, told)
+
+    def _again(self, trial: FrozenTrial) -> list[FrozenTrial]:
+        """Further tries of a trial, in their order."""
+        found = [other for other in self._trials() if other.user_attrs.get(_AGAIN) == trial.number]
+        return sorted(found, key=lambda again: again.number)
 
     def _drop(self, number: int) -> None:
         """Count a trial no longer that nobody will run."""
         if not self._storage.get_trial(self._id(number)).state.is_finished():
             with suppress(UpdateFinishedTrialError):  # another driver has done so since
                 self._storage.set_trial_user_attr(self._id(number), _SURPLUS, True)
-            self.optuna.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+            self._end(number, TrialState.FAIL)
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number)

@@ -1,0 +1,105 @@
+"""What several processes do to one store at one moment: the act decides, and the loser uses what the winner made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from postgres import Server, server_programs, serving_postgres
+from racers import Racers, racing
+
+pytest.importorskip("optuna", reason="Optuna is not installed")
+
+from optuna.trial import TrialState
+
+from hpcexp.sweep.spec import Axis, Budget, Interval, Objective, Search, Spec
+from hpcexp.sweep.study import Study
+
+ROUNDS = 60
+ACC = (Objective("val/acc", "max"),)
+AXES: dict[str, Axis] = {"optimizer.lr": Interval(1e-4, 1e-1, is_log=True)}
+
+
+@pytest.fixture(scope="module")
+def racers() -> Iterator[Racers]:
+    with racing() as racers:
+        yield racers
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Server]:
+    if server_programs() is None:
+        pytest.skip("no PostgreSQL server is installed")
+    with serving_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["journal", "sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest) -> str | None:
+    """Of each kind, as `search.storage` has it."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres").uri)
+    return {"journal": None, "sqlite": "sqlite:///study.db"}[request.param]
+
+
+def studied(place: Path, storage: str | None, number: int = 0, **search: str) -> Study:
+    """A search that two drivers share."""
+    asked = Search("random", storage=storage, study=f"{place.name} {number}", **search)
+    spec = Spec(place.name, "", (), AXES, objectives=ACC, search=asked, budget=Budget(trials=ROUNDS))
+    return Study(spec, ACC, place, project=place, max_epochs=27)
+
+
+STUDIES = range(6)
+"""Of a few trials each, as all that a study has is read again and again."""
+TRIALS = range(ROUNDS // len(STUDIES))
+
+
+def report_and_tell(me: int, start: Callable[[], object], place: Path, storage: str | None) -> None:
+    """Each round one trial, which both drivers report on and end, one of them as failed."""
+    for number in STUDIES:
+        study = studied(place, storage, number, pruner="median")
+        for trial in TRIALS:
+            start()
+            study.report(trial, 1, 0.5)
+            study.tell(trial, *(("finished", [0.5]) if trial % 2 == me else ("failed", ())))
+            assert study.settle(30) is None
+        study.close()
+
+
+def test_drivers_may_tell_of_the_same_trial_at_one_moment(tmp_path: Path, racers: Racers, storage: str | None) -> None:
+    """The first one counts; a trial that failed for one and finished for the other has finished."""
+    studies = [studied(tmp_path, storage, number) for number in STUDIES]
+    for study in studies:
+        assert None not in [study.ask() for _ in TRIALS]
+    racers.run(report_and_tell, tmp_path, storage)
+    for study in studies:
+        assert {*TRIALS} == {*study.best()}
+        assert {TrialState.COMPLETE} == {trial.state for trial in study.trials().values()}
+        study.close()
+
+
+def tell_again(me: int, start: Callable[[], object], place: Path, storage: str | None) -> None:
+    """Each round one trial that had failed, and has finished for both drivers."""
+    for number in STUDIES:
+        study = studied(place, storage, number)
+        for trial in TRIALS:
+            start()
+            study.tell(trial, "finished", [float(me)])
+            assert study.settle(30) is None
+        study.close()
+
+
+def test_a_second_try_is_told_once(tmp_path: Path, racers: Racers, storage: str | None) -> None:
+    """It is one more trial to Optuna, of which two would weigh twice."""
+    studies = [studied(tmp_path, storage, number) for number in STUDIES]
+    for study in studies:
+        for _ in TRIALS:
+            trial = study.ask()
+            assert trial is not None
+            study.tell(trial.number, "failed")
+    racers.run(tell_again, tmp_path, storage)
+    for study in studies:
+        finished = [trial for trial in study.optuna.trials if trial.state is TrialState.COMPLETE]
+        assert [*TRIALS] == sorted(trial.user_attrs["hpcexp.again"] for trial in finished)
+        study.close()
