@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from hpcexp.errors import ConfigError
@@ -11,6 +14,8 @@ from hpcexp.errors import ConfigError
 SHELLS = ("bash", "zsh", "fish")
 COMPOSING = ("train", "plan")
 """Verbs after which overrides stand."""
+_PLAIN = re.compile(r"[\w.,:=+~@/%\[\]-]+")
+"""What may be proposed to a shell."""
 
 
 def complete(argv: Sequence[str], verbs: Sequence[str]) -> int:
@@ -28,5 +33,13 @@ def complete(argv: Sequence[str], verbs: Sequence[str]) -> int:
         os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]]) + (" " if line.endswith(" ") else "")
     from hpcexp.compose.composer import Composer
 
-    Composer(Path.cwd()).hydra.shell_completion("config", list(argv))
+    hydra = Composer(Path.cwd()).hydra
+    if not argv[0].startswith("query="):
+        hydra.shell_completion("config", list(argv))
+        return 0
+    with redirect_stdout(io.StringIO()) as found:
+        hydra.shell_completion("config", list(argv))
+    # bash expands what it is proposed (compgen -W): a file that is called `$(command)` would run it.
+    separator = "\n" if argv[0].endswith("fish") else " "
+    print(separator.join(word for word in found.getvalue().split() if _PLAIN.fullmatch(word)))
     return 0

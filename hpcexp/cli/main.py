@@ -15,6 +15,7 @@ from pathlib import Path
 from hpcexp import __version__
 from hpcexp.errors import ConfigError, HpcexpError, JobFailed, RunError, listed, suggest
 from hpcexp.masking import masked_text
+from hpcexp.terminal import guard, guarded
 
 VERBS = {
     "train": ("train", "run an experiment, or with -m every combination of several"),
@@ -78,10 +79,16 @@ def _have_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    guard()
 
 
 def run(argv: Sequence[str], more: Callable[[], Sequence[str]] = tuple) -> int:
     """Exit status of the command `argv` and `more`: 0 done, 1 a run failed, 2 a mistake the user can mend."""
+    with guarded():
+        return _run(argv, more)
+
+
+def _run(argv: Sequence[str], more: Callable[[], Sequence[str]]) -> int:
     try:
         status = _called([*argv, *more()])
         sys.stdout.flush()

@@ -14,7 +14,7 @@ from hpcexp.compare.differences import Difference
 from hpcexp.compare.statistics import CONFIDENCE, mean_text
 from hpcexp.errors import listed
 from hpcexp.naming import short
-from hpcexp.text import table
+from hpcexp.text import csv_row, markdown_table, table
 
 BESIDE = 4
 """Up to so many rows stand beside each other, one column each, as there is room for all that they differ in."""
@@ -57,9 +57,7 @@ def as_markdown(whole: Comparison) -> str:
     """Every row, as a Markdown table."""
     lines = told(whole, whole.rows)
     cells = [[line.name or "#" for line in lines], *zip(*(line.cells for line in lines), strict=True)]
-    text = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in cells]
-    text.insert(1, "|" + "---|" * len(lines))
-    return "\n".join(text) + "\n"
+    return markdown_table(cells[0], cells[1:])
 
 
 def as_csv(whole: Comparison) -> str:
@@ -68,13 +66,13 @@ def as_csv(whole: Comparison) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = ["group", "experiment", "run", "state", "seed"]
-    writer.writerow([*head, *(d.key for d in differing), *(m.name for m in whole.metrics), "place"])
+    writer.writerow(csv_row([*head, *(d.key for d in differing), *(m.name for m in whole.metrics), "place"]))
     for number, row in enumerate(whole.rows, 1):
         for i in row:
             run = whole.runs[i]
             told_first = [number, run.experiment, run.name, run.state, run.config.get("seed")]
             values = [whole.values[m.name][i] for m in whole.metrics]
-            writer.writerow([*told_first, *(d.values[i] for d in differing), *values, run.place])
+            writer.writerow(csv_row([*told_first, *(d.values[i] for d in differing), *values, run.place]))
     return out.getvalue()
 
 

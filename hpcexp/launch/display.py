@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from typing import Any, Protocol
+
+from hpcexp.terminal import beneath, pass_on, say
+from hpcexp.text import in_line
 
 LINE_EVERY_S = 5.0
 
@@ -34,12 +36,6 @@ def metrics_text(event: dict[str, Any]) -> str:
     return "  ".join(f"{k} {float(v):.4g}" for k, v in {**loss, **event.get("metrics", {})}.items())
 
 
-def say(text: str) -> None:
-    """Print it. Where nobody reads any more, as behind `| head`, the job goes on all the same."""
-    with contextlib.suppress(OSError, ValueError):
-        print(text, flush=True)
-
-
 class Silent:
     """Shows only what the job prints."""
 
@@ -47,7 +43,7 @@ class Silent:
         """Progress is not shown."""
 
     def line(self, text: str) -> None:
-        say(text)
+        pass_on(text)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -69,7 +65,7 @@ class Lines(Silent):
         epochs = f"/{event['epochs']}" if event["epochs"] else ""
         text = f"epoch {event['epoch']}{epochs}  step {event['step']}{of}  {metrics_text(event)}".rstrip()
         if not self._shown.startswith(text):
-            self.line(text)
+            say(text)
         self._shown = text
 
 
@@ -80,18 +76,26 @@ class Bar:
         from tqdm import tqdm
 
         shape = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-        self._bar: Any = tqdm(total=None, desc="starting", bar_format=shape, leave=False, dynamic_ncols=True)
-        self._write = tqdm.write
+        self._bar: Any = tqdm(
+            total=None,
+            desc="starting",
+            bar_format=shape,
+            leave=False,
+            dynamic_ncols=True,
+            file=beneath(sys.stderr),
+        )
 
     def progress(self, event: dict[str, Any]) -> None:
         self._bar.total = event["steps"]
         self._bar.n = event["step"]
         epochs = f"/{event['epochs']}" if event["epochs"] else ""
         self._bar.set_description_str(f"epoch {event['epoch']}{epochs}", refresh=False)
-        self._bar.set_postfix_str(metrics_text(event), refresh=True)
+        self._bar.set_postfix_str(in_line(metrics_text(event)), refresh=True)
 
     def line(self, text: str) -> None:
-        self._write(text, file=sys.stdout)
+        self._bar.clear()
+        pass_on(text)
+        self._bar.refresh()
 
     def close(self) -> None:
         self._bar.close()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpcexp.errors import ConfigError
-from hpcexp.launch.display import display, say
+from hpcexp.launch.display import display
 from hpcexp.launch.local import freeze, run_job, run_on_nodes
 from hpcexp.launch.ownership import claimed
 from hpcexp.launch.process import Process, Start, start_fresh
@@ -19,6 +19,7 @@ from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.record.alive import is_done
 from hpcexp.rundir import RunDir
+from hpcexp.terminal import say
 
 
 def launch(plan: Plan, *, fresh: bool) -> Outcome:

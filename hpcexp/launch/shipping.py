@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.files import UnusableFileError
-from hpcexp.launch.display import say
 from hpcexp.plan import Plan
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, holder_of, process_name
 from hpcexp.runs.records import read_delivered
+from hpcexp.terminal import say
 
 PATIENCE_S = 5.0
 """After which the command says what it is still waiting for."""

@@ -15,7 +15,7 @@ from typing import Any
 from hpcexp.checks.machine import num_cores, num_gpus
 from hpcexp.errors import ConfigError, JobFailed, RunError
 from hpcexp.launch.capture import Capture
-from hpcexp.launch.display import display, say
+from hpcexp.launch.display import display
 from hpcexp.launch.local import run_job
 from hpcexp.launch.process import Process, Start, start_fresh
 from hpcexp.launch.terms import Terms
@@ -25,6 +25,7 @@ from hpcexp.reproduce.original import Original, begun_with
 from hpcexp.reproduce.place import Code
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import EnvironmentFacts, read_or_none
+from hpcexp.terminal import say
 
 _STEERING = re.compile(
     "(?!OMP_NUM_THREADS$|MKL_NUM_THREADS$)"

@@ -15,7 +15,7 @@ from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import SweepBest
 from hpcexp.sweep.results import Point, Result, ranked
 from hpcexp.sweep.spec import Objective, Spec
-from hpcexp.text import table
+from hpcexp.text import csv_row, markdown_table, table
 
 TOP = 15
 """Points that are shown on the command line."""
@@ -116,23 +116,21 @@ def seconds_text(point: Point) -> str:
 
 def as_markdown(points: Sequence[Point], axes: Sequence[str], objectives: Sequence[Objective]) -> str:
     """The whole ranking as a Markdown table."""
-    lines = [["#", *header(axes, objectives)[1:]], *rows(points, axes, objectives)]
-    text = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
-    text.insert(1, "|" + "---|" * len(lines[0]))
-    return "\n".join(text) + "\n"
+    return markdown_table(["#", *header(axes, objectives)[1:]], rows(points, axes, objectives))
 
 
 def as_csv(results: Iterable[Result], axes: Sequence[str], objectives: Sequence[Objective]) -> str:
     """Every job, a line each, for a spreadsheet or a data frame."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["job", *axes, "seed", "state", *(o.metric for o in objectives), "seconds", "run", "cause"])
+    names = ["job", *axes, "seed", "state", *(o.metric for o in objectives), "seconds", "run", "cause"]
+    writer.writerow(csv_row(names))
     for result in results:
         values = values_of(result.entry.asked)
         cells: list[Any] = [result.entry.job, *(values.get(axis, "") for axis in axes), values.get("seed", "")]
         found = result.values or (None,) * len(objectives)
         first_line = result.cause.partition("\n")[0]
-        writer.writerow([*cells, result.state, *found, result.seconds, result.entry.run, first_line])
+        writer.writerow(csv_row([*cells, result.state, *found, result.seconds, result.entry.run, first_line]))
     return out.getvalue()
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from hpcexp.launch.display import Display, say
+from hpcexp.launch.display import Display
 from hpcexp.launch.watch import Outcome
 from hpcexp.sweep.driver import Job
+from hpcexp.terminal import beneath, guard, pass_on
+from hpcexp.text import in_line, shown
 
 SHOWN = 20
 """Running jobs in the table; of more, their number is said."""
@@ -37,7 +39,7 @@ class Gauge:
 
     def line(self, text: str) -> None:
         """What the job prints, with its number before it."""
-        self.owner.say(self.job, text)
+        self.owner.pass_on(self.job, text)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -88,6 +90,10 @@ class Lines:
 
     def say(self, job: Job | None, text: str) -> None:
         """One or more lines, with the job's number before each."""
+        self.pass_on(job, shown(text))
+
+    def pass_on(self, job: Job | None, text: str) -> None:
+        """`say` what the job's own code has printed, as it is."""
         of = f"/{self.total}" if self.total and job and job.entry.job <= self.total else ""
         head = f"[{job.entry.job}{of}] " if job else ""
         self._print("\n".join(f"{head}{line}" for line in text.splitlines()))
@@ -102,7 +108,7 @@ class Lines:
         """Nothing is open."""
 
     def _print(self, text: str) -> None:
-        say(text)
+        pass_on(text)
 
 
 class Table(Lines):
@@ -114,9 +120,10 @@ class Table(Lines):
 
         super().__init__(total)
         self._waiting = 0
-        self._console = Console()
+        self._console = Console(file=beneath(sys.stdout), markup=False, emoji=False, highlight=False)
         self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=4, transient=True)
         self._live.start()
+        guard()  # what is printed meanwhile goes to the console, which obeys what it finds in a text
 
     def began(self, job: Job) -> None:
         """The table shows it."""
@@ -132,18 +139,20 @@ class Table(Lines):
         self._live.stop()
 
     def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
     def _table(self) -> Any:
         from rich.table import Table as RichTable
 
-        shown = sorted(self.running.items())[:SHOWN]
-        rows = [(str(number), gauge.job.plan.name, *_cells(gauge)) for number, gauge in shown]
-        table = RichTable(box=None, pad_edge=False, title=self._title(), title_justify="left", title_style="bold")
+        running = sorted(self.running.items())[:SHOWN]
+        rows = [(str(number), gauge.job.plan.name, *_cells(gauge)) for number, gauge in running]
+        table = RichTable(
+            box=None, pad_edge=False, title=in_line(self._title()), title_justify="left", title_style="bold"
+        )
         for name, width in zip(_COLUMNS, _widths(rows, self._console.width), strict=True):
             table.add_column(name, no_wrap=True, overflow="ellipsis", width=width)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(in_line, row))
         if len(self.running) > SHOWN:
             table.add_row("", f"and {len(self.running) - SHOWN} more")
         return table

@@ -32,6 +32,7 @@ from hpcexp.record.alive import current_state, supervisor_alive
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, Status, read_status
 from hpcexp.sweep.task import Stopped, Task, best_value
+from hpcexp.terminal import guard
 
 PACKAGES = {
     "joblib": ("hydra_joblib_launcher", "hydra-joblib-launcher"),
@@ -85,6 +86,7 @@ class RemoteTask:
 
     def __call__(self, cfg: DictConfig) -> Ended:
         """How the job ended; raises nothing that is to be expected."""
+        guard()
         on_path(self.project)
         hydra = HydraConfig.get()
         self._see_devices(hydra)

@@ -20,6 +20,7 @@ import uvicorn
 
 from hpcexp.masking import masked_text
 from hpcexp.record.web.settings import ENDING, VARIABLE, Settings
+from hpcexp.text import shown
 
 _GRACE_S = 10
 """Open connections do not hold up the end for longer."""
@@ -27,14 +28,14 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class _Masked(logging.Formatter):
-    """Records without the secrets that addresses have in them."""
+    """Records without the secrets that addresses have in them, and without control characters of requests."""
 
     def __init__(self, inner: logging.Formatter) -> None:
         super().__init__()
         self._inner = inner
 
     def format(self, record: logging.LogRecord) -> str:
-        return masked_text(self._inner.format(record))
+        return shown(masked_text(self._inner.format(record)))
 
 
 class _Server(uvicorn.Server):
@@ -47,7 +48,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         with suppress(OSError):  # nobody reads it any more
-            os.write(self._screen, f"{self._told}\n".encode())
+            os.write(self._screen, f"{shown(self._told)}\n".encode())
 
 
 def main() -> int:
@@ -74,7 +75,8 @@ def _served(settings: Settings) -> int:
         if has_log:
             traceback.print_exc()
         where = f"\nThe whole of it is in {settings.log}." if has_log else ""
-        os.write(complaints, masked_text(f"MLflow does not start: {e or type(e).__name__}{where}\n").encode())
+        complaint = shown(masked_text(f"MLflow does not start: {e or type(e).__name__}{where}\n"))
+        os.write(complaints, complaint.encode())
         return 1
     # uvicorn raises the signal that ended it once more, for whoever handled it before.
     _handle(_ignore)
