@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from io import BufferedReader
+from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO
 
 from hpcexp.errors import RunError
@@ -52,14 +54,44 @@ def kind_problem(mode: int) -> str | None:
     return None if stat.S_ISREG(mode) else f"it is {_KINDS.get(stat.S_IFMT(mode), 'no regular file')}"
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """The regular file `path`, open for reading.
 
     FileNotFoundError where there is none; UnusableFileError where it is anything else, or not for this user. Neither a
     FIFO without a writer nor a device blocks, as nothing is read before the kind is known.
     """
+    return _opened(path, path, None)
+
+
+def open_below(root: Path, name: PurePath) -> BufferedReader:
+    """The regular file `name` below the directory `root`, open for reading. Errors as of `open_regular`.
+
+    Each directory on the way is opened from the one above it, so that one that becomes a link meanwhile leads nowhere.
+    """
+    with ExitStack() as held:
+        directory = _opened_directory(held, root, None, root)
+        for depth, part in enumerate(name.parts[:-1], 1):
+            directory = _opened_directory(held, part, directory, root.joinpath(*name.parts[:depth]))
+        return _opened(root / name, name.name, directory)
+
+
+def _opened_directory(held: ExitStack, at: Path | str, directory: int | None, shown: Path) -> int:
+    follow = 0 if directory is None else os.O_NOFOLLOW  # the root is named by who asks
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(at, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | follow, dir_fd=directory)
+    except FileNotFoundError:
+        raise
+    except PermissionError as e:
+        raise UnreadableFileError(shown, str(e.strerror)) from e
+    except OSError as e:  # ENOTDIR for a link, too
+        raise UnusableFileError(shown, _kind_of(shown) or str(e.strerror)) from e
+    held.callback(os.close, handle)
+    return handle
+
+
+def _opened(path: Path, at: Path | str, directory: int | None) -> BufferedReader:
+    try:
+        handle = os.open(at, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
         raise
     except PermissionError as e:
@@ -122,10 +154,24 @@ def member_path(root: Path, name: str) -> Path:
     return root / PurePosixPath(name)
 
 
-def regular_files(root: Path, left_out: Callable[[Path, str], None] = lambda _, __: None) -> Iterator[Path]:
+def names_problem(names: Iterable[str]) -> str | None:
+    """Why files of these names cannot all be created below one directory; None where they can."""
+    files, folders = set(names), set[str]()
+    for name in files:
+        if (why := name_problem(name)) is not None:
+            return f"the name {name!r} is refused: {why}"
+        folders.update(str(folder) for folder in PurePosixPath(name).parents)
+    if both := sorted(files & folders):
+        return f"{both[0]!r} is a file and a directory"
+    return None
+
+
+def regular_files(
+    root: Path, left_out: Callable[[Path, str], None] = lambda _, __: None, *, deep: bool = True
+) -> Iterator[Path]:
     """Every regular file below the directory `root`, sorted; no link is followed, `root` itself included.
 
-    `left_out` gets what is neither a file nor a directory, and why.
+    `left_out` gets what is neither a file nor a directory, and why. `deep`: those in folders, too.
     """
     if (problem := _kind_of(root)) is not None and problem != f"it is {_KINDS[stat.S_IFDIR]}":
         left_out(root, problem)
@@ -138,7 +184,7 @@ def regular_files(root: Path, left_out: Callable[[Path, str], None] = lambda _, 
     for entry in found:
         path = Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
-            yield from regular_files(path, left_out)
+            yield from regular_files(path, left_out) if deep else ()
         elif entry.is_file(follow_symlinks=False):
             yield path
         elif (why := _kind_of(path)) is not None:

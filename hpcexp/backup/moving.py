@@ -10,11 +10,13 @@ from pathlib import Path
 from hpcexp.backup import databases
 from hpcexp.backup.manifest import Tree
 from hpcexp.errors import RunError
+from hpcexp.files import regular_files
 from hpcexp.masking import without_password
 from hpcexp.plan import load_plan
 from hpcexp.record.destination import address, send_to
 from hpcexp.record.ui import artifact_root
 from hpcexp.rundir import RunDir, find_runs
+from hpcexp.runs.records import MAX_LEDGER_BYTES
 
 STORE_FILE = "mlflow.db"
 _MOVED = ("mlflow.json", "jobs.jsonl", "sweep.json", "best.json", "table.csv", ".tracking")
@@ -31,9 +33,9 @@ def move(stage: Path, tree: Tree, root: Path, store: str) -> None:
         return
     for run in find_runs(stage):
         _redirect(run, changes, store)
-    for file in stage.rglob("*"):
+    for file in regular_files(stage):
         is_redirected = file.name == ".tracking" and file.with_name("plan.yaml").exists()
-        if file.name in _MOVED and file.is_file() and not is_redirected:
+        if file.name in _MOVED and file.stat().st_size <= MAX_LEDGER_BYTES and not is_redirected:
             _replace(file, changes, store)
     if (stage / STORE_FILE).exists():
         move_artifacts(f"sqlite:///{stage / STORE_FILE}", tree, root)

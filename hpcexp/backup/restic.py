@@ -13,9 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from msgspec import Struct
+
 from hpcexp.backup.manifest import Manifest
 from hpcexp.backup.snapshots import KINDS, Place, check_apart, choice, write_snapshot
+from hpcexp.documents import Count, decode
 from hpcexp.errors import RunError
+from hpcexp.files import name_problem
 from hpcexp.masking import without_passwords
 from hpcexp.rundir import held
 
@@ -24,15 +28,26 @@ _TAG = "hpcexp"
 """Of all snapshots; a further one names the trees of each."""
 
 
-def backup(repository: str, places: Mapping[str, Place]) -> Manifest:
-    """A new snapshot. It lies beside the runs for that time, by links where these can be."""
+class _Node(Struct):
+    """A line of `restic ls --json`."""
+
+    path: str | None = None
+    type: str = ""
+    size: Count = 0
+
+
+def backup(repository: str, places: Mapping[str, Place], left_out: dict[str, str]) -> Manifest:
+    """A new snapshot. It lies beside the runs for that time, by links where these can be.
+
+    `left_out` gets what it lacks, and why.
+    """
     if (local := _directory(repository)) is not None:
         check_apart(local, places)
     stage = next(iter(places.values())).stage
     with held(stage.with_name(".backup.lock"), "runs are being backed up by"):
         shutil.rmtree(stage, ignore_errors=True)
         try:
-            manifest = write_snapshot(stage, places, links=True)
+            manifest = write_snapshot(stage, places, left_out=left_out, links=True)
             # Links change the time of an inode's last change, not of its content.
             _restic(repository, "backup", "--tag", _tags(places), "--ignore-ctime", ".", cwd=stage)
         finally:
@@ -61,10 +76,34 @@ def check(repository: str) -> None:
 @contextmanager
 def fetched(repository: str, name: str, near: Path) -> Iterator[Path]:
     """A snapshot as a directory on the file system of `near`, for a while."""
-    near.mkdir(parents=True, exist_ok=True)
+    near = next(folder for folder in (near, *near.parents) if folder.is_dir())
+    _check_content(repository, name, shutil.disk_usage(near).free)
     with TemporaryDirectory(prefix=".restic-", dir=near) as place:
         _restic(repository, "restore", name, "--target", place)
         yield Path(place)
+
+
+def _check_content(repository: str, name: str, free: int) -> None:
+    """RunError where a snapshot has what restic would bring back and nobody wants, before it brings it back."""
+    size = 0
+    for line in _restic(repository, "ls", "--json", name).splitlines():
+        node = decode(line, _Node)
+        if node.path is None:
+            continue  # of the snapshot itself
+        why = name_problem(node.path.removeprefix("/"))
+        if why is None and node.type not in ("file", "dir"):
+            why = f"it is a {node.type}"
+        if why is not None:
+            raise RunError(
+                f"The snapshot {name} has {node.path!r}, which is refused: {why}. Nothing was changed.\n"
+                "Fix: another one by --at NAME; `hpcexp backup` makes none with it."
+            )
+        size += node.size
+    if size > free:
+        raise RunError(
+            f"The snapshot {name} has {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free. Nothing was changed.\n"
+            "Fix: make room, or another directory."
+        )
 
 
 def _directory(repository: str) -> Path | None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import stat
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,10 +16,11 @@ from operator import and_
 from pathlib import Path
 
 from hpcexp.backup import databases
-from hpcexp.backup.copying import Copier, files_below, restored
-from hpcexp.backup.manifest import NAME, Manifest, Tree, damage, load, save
+from hpcexp.backup.copying import Copier, LeftOut, files_below, restored
+from hpcexp.backup.manifest import NAME, Manifest, Tree, damage, load, missing, save
 from hpcexp.backup.moving import STORE_FILE, move, move_artifacts
 from hpcexp.errors import RunError
+from hpcexp.files import safe_mode
 from hpcexp.masking import without_password
 from hpcexp.record.server import unserved
 from hpcexp.record.ui import artifact_root
@@ -56,10 +58,10 @@ def check_apart(target: Path, places: Mapping[str, Place]) -> None:
             raise RunError(f"{root} is in {target}, among the snapshots.\nFix: a directory for snapshots alone.")
 
 
-def backup(target: Path, places: Mapping[str, Place]) -> tuple[Path, Manifest]:
+def backup(target: Path, places: Mapping[str, Place], left_out: dict[str, str]) -> tuple[Path, Manifest]:
     """A new snapshot in `target`, which shares unchanged files with the one before.
 
-    RunError, and no trace, where it could not be written.
+    RunError, and no trace, where it could not be written. `left_out` gets what it lacks, and why.
     """
     check_apart(target, places)
     try:
@@ -73,23 +75,32 @@ def backup(target: Path, places: Mapping[str, Place]) -> tuple[Path, Manifest]:
         name = _free_name(target)
         half = target / f"{_PARTIAL}{name}"
         with _whole_or_gone(half):
-            manifest = write_snapshot(half, places, previous)
+            manifest = write_snapshot(half, places, previous, left_out)
             os.sync()
             half.rename(target / name)
     return target / name, manifest
 
 
 def write_snapshot(
-    snapshot: Path, places: Mapping[str, Place], previous: Mapping[str, Path] | None = None, *, links: bool = False
+    snapshot: Path,
+    places: Mapping[str, Place],
+    previous: Mapping[str, Path] | None = None,
+    left_out: dict[str, str] | None = None,
+    *,
+    links: bool = False,
 ) -> Manifest:
-    """Fill the directory `snapshot`; its manifest comes last. `previous`: the snapshot before of each tree."""
+    """Fill the directory `snapshot`; its manifest comes last.
+
+    `previous`: the snapshot before of each tree. `left_out` gets what is not kept, and why.
+    """
+    left_out = {} if left_out is None else left_out
     modes = {name: _mode(name, place.root) for name, place in places.items()}
     snapshot.mkdir(reduce(and_, modes.values()), parents=True)
     manifest = Manifest(time.time(), socket.gethostname())
     for name, place in places.items():
         before = previous.get(name) if previous else None
         (snapshot / name).mkdir()
-        copier = Copier(snapshot, manifest, before, load(before) if before else None, links)
+        copier = Copier(snapshot, manifest, before, load(before) if before else None, left_out, links)
         dumped = _copied(copier, name, place)
         manifest.trees[name] = Tree(str(place.root), without_password(place.store), dumped, modes[name])
     save(manifest, snapshot)
@@ -98,7 +109,7 @@ def write_snapshot(
 
 def snapshots(target: Path) -> list[Path]:
     """The whole ones, the oldest first."""
-    return sorted(path.parent for path in target.glob(f"[0-9]*/{NAME}"))
+    return sorted(path.parent for path in target.glob(f"[0-9]*/{NAME}") if not path.parent.is_symlink())
 
 
 def kinds(snapshot: Path) -> set[str]:
@@ -149,6 +160,7 @@ def restore(snapshot: Path, places: Mapping[str, Place], *, force: bool) -> list
     """
     manifest = load(snapshot)
     _check_places(manifest, places, force=force)
+    _check_files(snapshot, manifest, places)
     with ExitStack() as stack:
         if "server" in places and not _is_empty(places["server"].root):
             stack.enter_context(unserved(places["server"].root))
@@ -174,24 +186,34 @@ def _copied(copier: Copier, name: str, place: Place) -> str | None:
     """
     artifacts = artifact_root(place.root)
     single = {place.root / STORE_FILE, place.root / "users.db"}
-    for unit in _units(place.root):
+    for unit in _units(place.root, copier.leave_out):
         copier.directory(unit, f"{name}/{unit.relative_to(place.root)}")
-    for file in files_below(place.root, deep=False):
+    for file in files_below(place.root, lambda _, __: None, deep=False):
         if file not in single:
             copier.file(file, f"{name}/{file.name}")
     dumped = _dump(copier, name, place)
     copier.file(place.root / "users.db", f"{name}/users.db")
-    for file in files_below(artifacts):
+    for file in files_below(artifacts, copier.leave_out):
         copier.file(file, f"{name}/{file.relative_to(place.root)}")
     return dumped
 
 
-def _units(root: Path) -> Iterator[Path]:
-    """Directories of sweeps and runs; each is copied as of one moment."""
-    yield from sorted(path for path in root.glob("sweeps/*") if path.is_dir())
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        if folder.name not in ("sweeps", "mlartifacts") and not folder.name.startswith("."):
-            yield from sorted(path for path in folder.iterdir() if path.is_dir())
+def _units(root: Path, left_out: LeftOut) -> Iterator[Path]:
+    """Directories of sweeps and runs; each is copied as of one moment. `left_out` gets links in their place."""
+    folders = [folder for folder in _directories(root, left_out) if not folder.name.startswith(".")]
+    for folder in sorted(folders, key=lambda folder: folder.name != "sweeps"):
+        if folder.name != artifact_root(root).name:
+            yield from _directories(folder, left_out)
+
+
+def _directories(folder: Path, left_out: LeftOut) -> list[Path]:
+    """Those in a folder, sorted."""
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_symlink():
+            left_out(Path(entry.path), "it is a link")
+    return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 def _dump(copier: Copier, name: str, place: Place) -> str | None:
@@ -207,6 +229,8 @@ def _dump(copier: Copier, name: str, place: Place) -> str | None:
             f"{without_password(place.store)} cannot be backed up from here.\n"
             "Fix: back up on the machine of the server, with --server DIR; or --store with SQLite or PostgreSQL."
         )
+    if path.is_symlink() and path.is_relative_to(place.root):
+        raise RunError(f"{path} is a link, which is not followed.\nFix: --store sqlite:///{path.resolve()}")
     if not path.exists():
         return None
     copier.sqlite(path, f"{name}/{STORE_FILE}")
@@ -266,6 +290,26 @@ def _check_places(manifest: Manifest, places: Mapping[str, Place], *, force: boo
             databases.check_empty(place.store)
 
 
+def _check_files(snapshot: Path, manifest: Manifest, places: Mapping[str, Place]) -> None:
+    """RunError where a file is not there, none that may be restored, or where they do not fit; makes nothing."""
+    meant = {name: entry for name, entry in manifest.files.items() if name.partition("/")[0] in places}
+    if damaged := missing(snapshot, replace(manifest, files=meant)):
+        # What the system says is mostly that there is none.
+        shown = [f"{name} ({why})" if why.startswith("it ") else name for name, why in damaged.items()]
+        raise _damaged(snapshot, list(damaged), shown)
+    for name, place in places.items():
+        size = sum(entry.size for path, entry in meant.items() if path.startswith(f"{name}/"))
+        there = next(folder for folder in place.root.parents if folder.is_dir())
+        if size > (free := shutil.disk_usage(there).free):
+            raise RunError(
+                f"{snapshot} has {size / 1e9:,.1f} GB for {place.root}, where {free / 1e9:,.1f} GB are free. "
+                "Nothing was changed.\nFix: make room, or another directory."
+            )
+        path = sqlite_path(place.store) if manifest.trees[name].dump else None
+        if path is not None and path != place.root / STORE_FILE and os.path.lexists(path):
+            raise RunError(f"{path} is there already.\nFix: another --store, or move it away.")
+
+
 def _is_empty(root: Path) -> bool:
     return not root.exists() or not any(root.iterdir())
 
@@ -274,22 +318,23 @@ def _staged(snapshot: Path, manifest: Manifest, name: str, place: Place) -> Path
     """The tree beside the place that it is for, with what it says of places changed."""
     stage = place.root.with_name(f".{place.root.name}.restoring")
     shutil.rmtree(stage, ignore_errors=True)
+    new = [folder for folder in stage.parents if not folder.exists()]
     damaged = []
     try:
-        stage.mkdir(manifest.trees[name].mode, parents=True)
+        stage.mkdir(0o700, parents=True)  # nobody else puts anything in before it is whole
         for path, entry in manifest.files.items():
             head, _, rest = path.partition("/")
-            if head == name and not restored(snapshot / path, stage / rest, entry):
+            if head == name and not restored(snapshot, path, stage / rest, entry):
                 damaged.append(path)
         if damaged:
-            more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-            raise RunError(
-                f"{len(damaged)} files of {snapshot} are damaged: {', '.join(damaged[:5])}{more}. "
-                f"Nothing was changed.\n{_other_copies(snapshot, damaged)}"
-            )
+            raise _damaged(snapshot, damaged, damaged)
         move(stage, manifest.trees[name], place.root, place.store)
+        stage.chmod(safe_mode(manifest.trees[name].mode) | stat.S_IRWXU)
     except BaseException as e:
         shutil.rmtree(stage, ignore_errors=True)
+        for folder in new:
+            with suppress(OSError):
+                folder.rmdir()
         if isinstance(e, OSError):
             raise RunError(
                 f"{place.root} could not be restored: {e.strerror} ({e.filename}). Nothing was changed.\n"
@@ -297,6 +342,14 @@ def _staged(snapshot: Path, manifest: Manifest, name: str, place: Place) -> Path
             ) from e
         raise
     return stage
+
+
+def _damaged(snapshot: Path, names: list[str], shown: list[str]) -> RunError:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return RunError(
+        f"{len(names)} files of {snapshot} are damaged: {', '.join(shown[:5])}{more}. "
+        f"Nothing was changed.\n{_other_copies(snapshot, names)}"
+    )
 
 
 def _other_copies(snapshot: Path, damaged: list[str]) -> str:
@@ -326,8 +379,6 @@ def _load_database(stage: Path, tree: Tree, place: Place) -> None:
         return
     path = sqlite_path(place.store)
     if path not in (None, place.root / STORE_FILE) and (stage / STORE_FILE).exists():
-        if path.exists():
-            raise RunError(f"{path} is there already.\nFix: another --store, or move it away.")
         shutil.move(stage / STORE_FILE, path)
 
 

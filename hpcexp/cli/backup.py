@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hpcexp.backup import restic, snapshots
@@ -36,13 +37,16 @@ def backup(argv: Sequence[str]) -> int:
     for place in places.values():
         if not place.root.is_dir():
             raise RunError(f"There is no {place.root}.\nFix: --root DIR for runs, --server DIR for a server.")
+    lacks: dict[str, str] = {}
     if repository is not None:
-        print(f"{without_passwords(repository)}: {_told(restic.backup(repository, places))}")
+        print(f"{without_passwords(repository)}: {_told(restic.backup(repository, places, lacks))}")
+        _tell_left_out(lacks)
         if a.keep:
             restic.forget(repository, places, a.keep)
         return 0
-    made, manifest = snapshots.backup(Path(a.target).resolve(), places)
+    made, manifest = snapshots.backup(Path(a.target).resolve(), places, lacks)
     print(f"{made}: {_told(manifest)}")
+    _tell_left_out(lacks)
     if a.keep and (gone := snapshots.forget(made, a.keep)):
         print(f"{gone} older snapshots removed")
     return 0
@@ -123,6 +127,12 @@ def _renewal(damaged: list[Path]) -> str:
     if [file for file in damaged if not disown(file)]:
         return "Fix: --verify as the owner of the snapshots, so that the next backup does not link to these."
     return "The next backup copies these anew from where they are in use."
+
+
+def _tell_left_out(lacks: Mapping[str, str]) -> None:
+    """All that the snapshot lacks. A link in a run may lead to anybody's files, so none is followed."""
+    for path, why in sorted(lacks.items()):
+        print(f"left out: {path!r}: {why}", file=sys.stderr)
 
 
 def _told(manifest: Manifest) -> str:
