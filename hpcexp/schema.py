@@ -243,6 +243,9 @@ class Launch:
     max_jobs: int | None = number(None, least=1)
     """Jobs of a sweep that run at once on this machine; empty: as many as find devices, on CPUs as many as there are
     cores for the threads of all their ranks."""
+    retries: int = number(2, least=0)
+    """Times in a row that a job of a sweep resumes by itself where a rank was killed from outside (`kill -9`, no
+    memory) before it came to another checkpoint. After that it has failed, and the same command tries again."""
     progress: str = choice("auto", "auto", "bar", "lines", "none")
     """`auto`: a bar on a terminal, a line every few seconds elsewhere; of a sweep a table on a terminal, a line for
     each job that begins or ends elsewhere."""

@@ -112,7 +112,8 @@ def test_a_rank_that_dies_on_one_machine_is_named_on_both(machines: None, projec
     assert [1, 1] == [s.status for s in said.values()], said
     assert all(re.search(r"rank 1 was killed by SIGKILL", s.err) for s in said.values()), said
     assert 1 == sum(bool(re.search("on (ada|bob): rank 1", s.err)) for s in said.values()), said
-    assert "failed" == read_plain(only_run(project).status)["state"]
+    status = read_plain(only_run(project).status)
+    assert ("failed", signal.SIGKILL) == (status["state"], status["signal"])
 
 
 @pytest.mark.slow

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 from training_plans import digits_plan
 
-from hpcexp.sweep.driver import Job
 from hpcexp.sweep.ledger import Entry
 from hpcexp.sweep.screen import Table
+from hpcexp.sweep.source import Job
 
 
 @pytest.mark.parametrize("width", [80, 160])

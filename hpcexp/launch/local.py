@@ -174,6 +174,7 @@ def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: _Supervise) -> Tu
         finally:
             if not own.is_lost():  # otherwise whatever is written belongs to another attempt
                 told = {"state": RunState(outcome.state), "cause": outcome.cause, "exit": outcome.exit}
+                told["signal"] = outcome.signal or None
                 ended = set_fields(status, **ended_now(status.started_boot_s), **told)
                 _finish(plan, run, ended, terms, own, catching)
         return outcome

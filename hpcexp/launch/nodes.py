@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,15 +217,15 @@ class Elsewhere:
         self._file = run.path / "failed.json"
         self._of_earlier = read_or_none(self._file, RemoteFailure)
         self._next = 0.0
-        self._found: str | None = None
+        self._found: RemoteFailure | None = None
 
     def __call__(self) -> str | None:
         if self._found is None and time.monotonic() >= self._next:
             self._next = time.monotonic() + _LOOK_EVERY_S
             failure = read_or_none(self._file, RemoteFailure)
             if failure and failure != self._of_earlier:
-                self._found = f"on {failure.host}: {failure.cause}"
-        return self._found
+                self._found = failure
+        return f"on {self._found.host}: {self._found.cause}" if self._found else None
 
     def forget(self) -> None:
         """Begin an attempt."""
@@ -232,20 +233,24 @@ class Elsewhere:
 
     def agreed(self, outcome: Outcome) -> Outcome:
         """The outcome, with the cause from another machine where that is the real one; otherwise they are told it."""
-        if outcome.state not in ("failed", "killed") or self._found:
+        if outcome.state not in ("failed", "killed"):
             return outcome
+        if self._found:
+            return replace(outcome, signal=self._found.signal)
         deadline = time.monotonic() + _LATER_S
         # Who lost a connection did not fail first.
         while any(sign in outcome.cause for sign in _LOST) and time.monotonic() < deadline:
             time.sleep(_LOOK_EVERY_S / 2)
-            if cause := self():
-                return Outcome("failed", cause, 1)
-        self._tell(outcome.cause)
+            if (cause := self()) and self._found:
+                return Outcome("failed", cause, 1, self._found.signal)
+        self._tell(outcome)
         return outcome
 
-    def _tell(self, cause: str) -> None:
+    def _tell(self, outcome: Outcome) -> None:
         own = self._file.with_name(f".failed.{socket.gethostname()}.{os.getpid()}")
-        write(own, RemoteFailure(host=socket.gethostname(), cause=cause, time=time.time()))
+        write(
+            own, RemoteFailure(host=socket.gethostname(), cause=outcome.cause, time=time.time(), signal=outcome.signal)
+        )
         with contextlib.suppress(FileExistsError):
             os.link(own, self._file)
         own.unlink()

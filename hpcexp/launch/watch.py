@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,10 @@ from hpcexp.runs.records import read_summary
 
 START_S = 600.0
 """At least so long may a rank import, read its data and make its first step."""
+CRASHES = tuple(getattr(signal, name) for name in ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS"))
+"""Signals that a process gets for what it does itself; others come from outside."""
+_KILLED_WORKER = re.compile(r"DataLoader worker \(pid \d+\) is killed by signal: Killed")
+"""torch's words where a rank has lost a worker to SIGKILL."""
 MISTAKES = ("config", "data")
 """Kinds of errors in a rank that the user can mend in what was asked for."""
 
@@ -32,6 +37,8 @@ class Outcome:
     """Why it did not finish, in the words of the rank that failed first; empty where it did."""
     exit: int
     """Exit status for the command: 0, 2 for a mistake the user can mend, 1 for a failure, 128 + n for a signal."""
+    signal: int = 0
+    """What killed a rank from outside (`kill -9`, no memory), where the job failed of that: it may be repeated."""
 
 
 class Group(Protocol):
@@ -93,13 +100,14 @@ class Watch:
     def _until_end(self) -> Turns[tuple[str | None, dict[int, int]]]:
         """What the ranks cannot tell themselves; and the first that failed, with their exit codes."""
         deadline: float | None = None
+        is_killing = False
         failures: dict[int, int] = {}
         while not self.ranks.are_done():
             yield self.ears.fd
             self.check()  # before anything is written: this process may have stood still for long
             self.ears.listen()
             self.vitals.look(self.ears.pids.values())
-            failures = failures or self.ranks.failures()
+            failures = failures if is_killing else self._failures(failures)
             is_ending = bool(self.stop or failures or self.ears.stopped)
             if not is_ending and (trouble := self._hang() or self.elsewhere()):
                 return trouble, {}
@@ -107,10 +115,16 @@ class Watch:
                 self.ranks.signal(signal.SIGTERM)
                 deadline = time.monotonic() + self.grace_s
             elif deadline is not None and (time.monotonic() > deadline or len(self.stop) > 1):
+                is_killing = True
                 self.ranks.signal(signal.SIGKILL)
         self.ears.listen()
         trouble = None if self.stop or self.ears.stopped else self.elsewhere() or self.ranks.trouble()
         return trouble, failures or self.ranks.failures()
+
+    def _failures(self, before: dict[int, int]) -> dict[int, int]:
+        """Those that ended badly first, and who was killed: one that lost its connection to it may be seen before."""
+        now = self.ranks.failures()
+        return before | {rank: code for rank, code in now.items() if not before or code == -signal.SIGKILL}
 
     def _hang(self) -> str | None:
         """What each rank is in, where none has given a sign of life for `launch.hang_s`."""
@@ -147,6 +161,7 @@ class Watch:
             return Outcome("failed", f"{cause}\nIts log: {self.run.rank_log(rank)}", 1)
         errors = self.ears.errors
         silent = [rank for rank in failures if rank not in errors]
+        silent.sort(key=lambda rank: not from_outside(failures[rank]))  # others may have aborted for it
         rank = next(iter(silent or errors))
         code = failures.get(rank) or self.ranks.failures().get(rank) or 1
         said = errors.get(rank, {})
@@ -154,12 +169,19 @@ class Watch:
             return Outcome("failed", str(said["message"]), 2)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         what = f": {said['message']}" if said else ""
-        if code == -signal.SIGKILL and is_short_of_memory:
-            what = (
-                ": this machine ran out of memory (the kernel has killed a process for it).\n"
+        number = from_outside(code) or (signal.SIGKILL if _KILLED_WORKER.search(what) else 0)
+        if number == signal.SIGKILL and is_short_of_memory:
+            what += (
+                ": this machine ran out of memory, or what the job may take of it (the kernel has killed a process for "
+                "it).\n"
                 "Fix: data.global_batch_size, data.num_workers, a smaller model, or fewer jobs at once"
             )
-        return Outcome("failed", f"rank {rank} {how}{what}\nIts log: {self.run.rank_log(rank)}", 1)
+        return Outcome("failed", f"rank {rank} {how}{what}\nIts log: {self.run.rank_log(rank)}", 1, number)
+
+
+def from_outside(code: int) -> int:
+    """The signal by which something else ended a process of this exit code; 0 where it ended or crashed by itself."""
+    return -code if code < 0 and -code not in CRASHES else 0
 
 
 def stopped_by(number: int) -> Outcome:

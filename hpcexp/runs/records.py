@@ -66,6 +66,8 @@ class Status(Owned, frozen=True, kw_only=True):
     cause: str | None = None
     """Why it did not finish."""
     exit: Annotated[int, Meta(ge=-255, le=255)] | None = None
+    signal: Annotated[int, Meta(ge=1, le=64)] | None = None
+    """What killed a rank from outside, where the run failed of that."""
 
     @property
     def seconds(self) -> float | None:
@@ -343,6 +345,8 @@ class RemoteFailure(Struct, frozen=True, kw_only=True):
     host: str
     cause: str
     time: Seconds
+    signal: Annotated[int, Meta(ge=0, le=64)] = 0
+    """What killed a rank there from outside."""
 
 
 class Refusal(Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import bisect
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,7 @@ from typing import Protocol
 from hpcexp.checks.machine import Machine
 from hpcexp.clock import boottime
 from hpcexp.errors import HpcexpError, InUseError
+from hpcexp.launch.deaths import Repeats
 from hpcexp.launch.display import Display
 from hpcexp.launch.job import started, starter
 from hpcexp.launch.judge import Judge
@@ -23,45 +24,15 @@ from hpcexp.launch.packing import Need, Running, need_of, next_to_start, room_of
 from hpcexp.launch.terms import Terms
 from hpcexp.launch.turns import Turns, wait
 from hpcexp.launch.watch import Outcome
-from hpcexp.plan import Plan
 from hpcexp.record.alive import current_state, doubt_s, is_done
 from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
 from hpcexp.runs.records import Status, read_status
 from hpcexp.sweep.claims import Claims
-from hpcexp.sweep.ledger import Entry
+from hpcexp.sweep.source import Job, Source
 
 FAILED_FAST = "a job failed (fail_fast)"
 LOOK_EVERY_S = 1.0
 """How often the driver looks for what files tell it: a wish to cancel, jobs of other drivers, devices that got free."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A planned job."""
-
-    entry: Entry
-    plan: Plan
-    problem: str = ""
-    """Why it cannot be run: its directory is damaged, or it could not be planned and its plan is another job's."""
-
-
-class Source(Protocol):
-    """Where jobs come from."""
-
-    is_known: bool
-    """Whether jobs are known beforehand; otherwise the next one is better thought of late."""
-
-    def next(self) -> Job | None:
-        """The next job; None where there is none now."""
-
-    def is_over(self) -> bool:
-        """Whether there will be no more."""
-
-    def judge(self, job: Job) -> Judge | None:
-        """Who says whether a job is to end early."""
-
-    def ended(self, job: Job, outcome: Outcome) -> None:
-        """What became of a job, whoever ran it."""
 
 
 class Screen(Protocol):
@@ -94,6 +65,8 @@ class Policy:
     is_fail_fast: bool = False
     max_jobs: int | None = None
     """Jobs at once."""
+    retries: int = 0
+    """`launch.retries`."""
 
 
 @dataclass
@@ -135,6 +108,8 @@ class Driver:
     _elsewhere: list[Job] = field(default_factory=list)
     _first_seen: dict[int, object] = field(default_factory=dict)
     """By job: the attempt that its directory told of when this driver first looked."""
+    _repeats: dict[int, Repeats] = field(default_factory=dict)
+    """By job: those that were killed since this driver began."""
     _silent_since: dict[int, float] = field(default_factory=dict)
     """By job: since when its driver elsewhere has seemed dead, by `boottime`."""
     _next_look: float = 0.0
@@ -232,7 +207,8 @@ class Driver:
         if not has_overtaken:
             for other in self._running:  # they have overtaken nobody that still waits
                 other.has_overtaken = False
-        turns = started(job.plan, self._terms(job, source.judge(job)), fresh=self.policy.fresh)
+        is_fresh = self.policy.fresh and job.entry.job not in self._repeats
+        turns = started(job.plan, self._terms(job, source.judge(job)), fresh=is_fresh)
         one = _Running(job, turns, None, need_of(job.plan), time.monotonic(), has_overtaken)
         try:
             one.fd = next(turns)
@@ -264,6 +240,10 @@ class Driver:
         self.claims.release(str(job.entry.job))
         need = need_of(job.plan)
         self._taken[need.kind] = _Taken(need.width, why, time.monotonic() + LOOK_EVERY_S)
+        self._wait(job)
+
+    def _wait(self, job: Job) -> None:
+        """Have a job wait in its place of the row."""
         bisect.insort(self._waiting, job, key=lambda other: other.entry.job)
 
     def _before(self, job: Job) -> Outcome | None:
@@ -276,7 +256,8 @@ class Driver:
         is_old = self._is_old(job, status)
         if state == "finished" and not (self.policy.fresh and is_old) and is_done(job.plan):
             return Outcome("skipped", "", 0)
-        if state == "failed" and not ((self.policy.fresh or self.policy.retries_failed) and is_old):
+        is_tried_again = status.signal or ((self.policy.fresh or self.policy.retries_failed) and is_old)
+        if state == "failed" and not is_tried_again:
             return Outcome("failed", cause, status.exit or 1)
         if state == "pruned" and not (self.policy.fresh and is_old):
             return Outcome("pruned", cause, 0)
@@ -306,7 +287,16 @@ class Driver:
             self._gpu_s += spent if one.need.kind == "cuda" else 0.0
             self._core_s += spent if one.need.kind == "cpu" else 0.0
         self.claims.release(str(one.job.entry.job))
+        if outcome.signal and not self.stop and not self.why_stopped:
+            resumes, outcome = self._repeats_of(one.job).count(one.job.plan, outcome)
+            if resumes:
+                self.screen.say(one.job, outcome.cause)
+                self._wait(one.job)
+                return
         self._over(one.job, outcome, source)
+
+    def _repeats_of(self, job: Job) -> Repeats:
+        return self._repeats.setdefault(job.entry.job, Repeats(self.policy.retries))
 
     def _over(self, job: Job, outcome: Outcome, source: Source, *, is_old: bool = False) -> None:
         source.ended(job, outcome)
@@ -349,10 +339,10 @@ class Driver:
         self._silent_since.pop(number, None)
         is_final = status.state in FINAL_STATES and not self._is_old(job, status)
         self._elsewhere.remove(job)
-        if is_final and state != "killed":
+        if is_final and state != "killed" and not status.signal:
             self._over(job, Outcome(state, status.cause or "", status.exit or 0), source)
         else:
-            bisect.insort(self._waiting, job, key=lambda other: other.entry.job)
+            self._wait(job)
 
     def _lost(self, name: str) -> None:
         """Leave a job to the driver that has taken it over while this one slept."""
@@ -365,28 +355,3 @@ class Driver:
         self.claims.release(str(one.job.entry.job))
         self._elsewhere.append(one.job)
         self.screen.say(one.job, "taken over by another driver while this one stood still")
-
-
-@dataclass
-class Fixed:
-    """A source of jobs that are known beforehand."""
-
-    jobs: Sequence[Job]
-    is_known = True
-    _given: int = 0
-
-    def next(self) -> Job | None:
-        """In their order."""
-        if self.is_over():
-            return None
-        self._given += 1
-        return self.jobs[self._given - 1]
-
-    def is_over(self) -> bool:
-        return self._given >= len(self.jobs)
-
-    def judge(self, job: Job) -> None:
-        """Every job runs to its end."""
-
-    def ended(self, job: Job, outcome: Outcome) -> None:
-        """Nobody asks."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from hpcexp.launch.display import Display
 from hpcexp.launch.watch import Outcome
-from hpcexp.sweep.driver import Job
+from hpcexp.sweep.source import Job
 from hpcexp.terminal import beneath, guard, pass_on
 from hpcexp.text import in_line, shown
 

@@ -11,9 +11,9 @@ from hpcexp.errors import ConfigError
 from hpcexp.launch.judge import Judge
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
-from hpcexp.sweep.driver import Job
 from hpcexp.sweep.results import read_result
 from hpcexp.sweep.session import Asked, Session
+from hpcexp.sweep.source import Job
 from hpcexp.sweep.study import Study, Trial
 
 Planner = Callable[[tuple[str, ...]], Plan]
@@ -60,7 +60,7 @@ class Searching:
         trial = self._trials[job.entry.job]
         ended = self._ended[trial]
         ended[job.entry.job] = outcome
-        if len(ended) < len(self.seeds or (0,)) or any(o.state in ("killed", "not run") for o in ended.values()):
+        if len(ended) < len(self.seeds or (0,)) or any(_is_unfinished(o) for o in ended.values()):
             return
         states = {_state(o) for o in ended.values()}
         state = next(s for s in ("finished", "pruned", "failed") if s in states)
@@ -108,6 +108,11 @@ class Searching:
         ]
         columns = [[value for value in column if value is not None] for column in zip(*rows, strict=True)]
         return [statistics.fmean(column) if column else None for column in columns]
+
+
+def _is_unfinished(outcome: Outcome) -> bool:
+    """Whether the next command has the job run on."""
+    return outcome.state in ("killed", "not run") or bool(outcome.signal)
 
 
 def _state(outcome: Outcome) -> str:

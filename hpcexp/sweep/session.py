@@ -31,11 +31,12 @@ from hpcexp.runs.records import Membership, RunState, Status, read_delivered, re
 from hpcexp.sweep import report
 from hpcexp.sweep.budget import Meter
 from hpcexp.sweep.claims import Claims
-from hpcexp.sweep.driver import FAILED_FAST, Driver, Fixed, Job, Policy, Source
+from hpcexp.sweep.driver import FAILED_FAST, Driver, Policy
 from hpcexp.sweep.ledger import Entry, Ledger
 from hpcexp.sweep.place import ask, sweeps_dir
 from hpcexp.sweep.results import Result, not_recorded, ranked, read_result
 from hpcexp.sweep.screen import screen_for
+from hpcexp.sweep.source import Fixed, Job, Source
 from hpcexp.sweep.spec import Objective, Spec, is_open
 
 
@@ -122,7 +123,8 @@ class Session:
             shipping=self,
             is_one_of_many=True,
         )
-        policy = replace(self._setting.policy, max_jobs=self._first.config["launch"]["max_jobs"])
+        launch = self._first.config["launch"]
+        policy = replace(self._setting.policy, max_jobs=launch["max_jobs"], retries=launch["retries"])
         driver = Driver(self._claims, this_machine(), terms, self, policy, self._spent, self._stop)
         driver.run(source)
         self.why_stopped = driver.why_stopped

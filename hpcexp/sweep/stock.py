@@ -24,6 +24,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from hpcexp.compose.composer import composed
 from hpcexp.errors import ConfigError, HpcexpError, JobFailed
+from hpcexp.launch.deaths import Repeats
 from hpcexp.launch.job import launch
 from hpcexp.launch.watch import Outcome
 from hpcexp.plan import Plan
@@ -90,20 +91,32 @@ class RemoteTask:
         on_path(self.project)
         hydra = HydraConfig.get()
         self._see_devices(hydra)
-        if self.parent is not None:
-            threading.Thread(target=_end_with, args=(self.parent,), daemon=True).start()
+        parent = None if self.parent == os.getpid() else self.parent  # joblib runs one job at a time in the command
+        if parent is not None:
+            threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
         plan = None
         try:
             plan = prepare(composed(_with_hydra(cfg, hydra)), self.project, self.command)
             if self.stop.exists():
                 return Ended(plan, Outcome("killed", "not started: the sweep was stopped", 130))
             print(f"{plan.experiment}/{plan.name}", flush=True)
-            outcome = launch(self._shown(plan), fresh=self.fresh)
-            if self.parent is not None and os.getppid() != self.parent:
+            outcome = self._run(self._shown(plan))
+            if parent is not None and os.getppid() != parent:
                 os._exit(1)  # nobody is left to tell, and joblib's worker would wait for minutes
         except HpcexpError as e:
             outcome = Outcome("failed", str(e), 2)
         return Ended(plan, outcome)
+
+    def _run(self, plan: Plan) -> Outcome:
+        """Run the job; it resumes where a rank was killed."""
+        outcome, repeats = launch(plan, fresh=self.fresh), Repeats(plan.config["launch"]["retries"])
+        while outcome.signal and not self.stop.exists():
+            resumes, outcome = repeats.count(plan, outcome)
+            if not resumes:
+                break
+            print(outcome.cause, flush=True)
+            outcome = launch(plan, fresh=False)
+        return outcome
 
     def _shown(self, plan: Plan) -> Plan:
         launch = plan.config["launch"]
