@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
-_PATIENCE_S = 120.0
+_PATIENCE_S = 60.0
 
 Act = Callable[..., Any]
 """Called in each process with its number, with what waits for the other one, and with the given arguments."""

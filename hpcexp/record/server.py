@@ -15,7 +15,7 @@ from tempfile import TemporaryFile
 from hpcexp.errors import ConfigError, InUseError
 from hpcexp.masking import without_password
 from hpcexp.record.own import directory_problem, own_files, tighten
-from hpcexp.record.store import create_sqlite
+from hpcexp.record.schemas import have_sqlite, is_sqlite_made
 from hpcexp.record.uri import connection_problem, sqlite_path, uri_problem, with_driver
 from hpcexp.record.web.environment import environment
 from hpcexp.record.web.listen import port_problem
@@ -106,8 +106,8 @@ def prepare(server: Server) -> None:
             if not file.exists():
                 write_atomic(file, secrets.token_hex(32), mode=0o600)
         write_atomic(server.auth, _auth_ini(server), mode=0o600)
-        if (path := sqlite_path(server.store)) is not None:
-            create_sqlite(server.store, path, _PROXIED)
+        if (path := sqlite_path(server.store)) is not None and not is_sqlite_made(path):
+            have_sqlite(path, _PROXIED)
 
 
 def settings(server: Server, socket: int, told: str) -> Settings:

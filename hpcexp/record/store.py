@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import os
 import re
-import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,10 +19,10 @@ from hpcexp.errors import RunError
 from hpcexp.masking import masked_text, without_password
 from hpcexp.record.journal import Point
 from hpcexp.record.registry import Registry
+from hpcexp.record.schemas import have_sqlite
 from hpcexp.record.sqlite import MetricTables, Value, metric_tables
 from hpcexp.record.uri import sqlite_path, with_password
 from hpcexp.record.views import results_view
-from hpcexp.rundir import held_within
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -262,24 +260,11 @@ def connect(uri: str, artifacts: Path) -> Store:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         path = sqlite_path(uri)
         if path is not None:
-            create_sqlite(uri, path, artifacts.as_uri())
+            have_sqlite(path, artifacts.as_uri())
         server = with_password(uri, os.environ)
         client = MlflowClient(tracking_uri=server, registry_uri=server)
     is_server = uri.startswith(("http://", "https://"))
     return Store(client, None if is_server else artifacts, None if path is None else metric_tables(path))
-
-
-def create_sqlite(uri: str, path: Path, artifact_uri: str) -> None:
-    """Make the database where there is none, one process at a time: racing migrations break the file for good."""
-    with held_within(math.inf, path.with_name(f".{path.name}.lock"), f"{path} is being made by"):
-        if _has_schema(path):
-            return
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        # WAL lets the UI read while runs write. It stays in the file.
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-        SqlAlchemyStore(uri, artifact_uri).engine.dispose()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -326,16 +311,6 @@ def problem_of(error: BaseException, uri: str) -> str:
         return f"{without_password(uri)}: {refused}"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return f"{without_password(uri)}: {masked_text(text or first)}"[:500]
-
-
-def _has_schema(path: Path) -> bool:
-    if not path.exists() or path.stat().st_size == 0:
-        return False
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=20)) as connection:
-        try:
-            return bool(connection.execute("SELECT count(*) FROM experiments").fetchone()[0])
-        except sqlite3.DatabaseError:
-            return False
 
 
 def _values(points: Iterable[Point]) -> Iterator[Value]:

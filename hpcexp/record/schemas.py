@@ -1,0 +1,61 @@
+"""The databases that MLflow makes. Importing this module does not import it; making or upgrading one does."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+
+from hpcexp.record.creation import Schema, have_database, is_made
+
+
+def have_sqlite(path: Path, artifact_uri: str) -> None:
+    """Have MLflow's database at `path`. `artifact_uri`: as of `mlflow_schema`."""
+    have_database(path, mlflow_schema(artifact_uri))
+
+
+def is_sqlite_made(path: Path) -> bool:
+    """Whether there is one, of whatever version."""
+    return is_made(path, mlflow_schema(""))
+
+
+def mlflow_schema(artifact_uri: str) -> Schema:
+    """That of a store of runs. `artifact_uri`: where artifacts of experiments lie that do not say that."""
+    return Schema(
+        owner="MLflow",
+        content="experiments",
+        version="alembic_version",
+        head=_head,
+        tables=_tables,
+        make=partial(_make, artifact_uri=artifact_uri),
+        upgrade=_upgrade,
+    )
+
+
+def _head() -> str:
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    return str(_get_latest_schema_revision())  # type: ignore[no-untyped-call]
+
+
+def _tables() -> Collection[str]:
+    from mlflow.store.db.base_sql_model import Base
+    from mlflow.store.tracking.dbmodels.initial_models import Base as First
+
+    return {*Base.metadata.tables, *First.metadata.tables}
+
+
+def _make(path: Path, artifact_uri: str) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(f"sqlite:///{path}", artifact_uri).engine.dispose()  # type: ignore[no-untyped-call]
+
+
+def _upgrade(path: Path) -> None:
+    from mlflow.store.db.utils import _upgrade_db, create_sqlalchemy_engine_with_retry
+
+    engine = create_sqlalchemy_engine_with_retry(f"sqlite:///{path}")  # type: ignore[no-untyped-call]
+    try:
+        _upgrade_db(engine)  # type: ignore[no-untyped-call]
+    finally:
+        engine.dispose()
