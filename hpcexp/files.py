@@ -6,7 +6,10 @@ uploads, seals or adopts such files asks this module, and nothing else decides.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -105,6 +108,66 @@ def _opened(path: Path, at: Path | str, directory: int | None) -> BufferedReader
         raise UnusableFileError(path, problem)
     os.set_blocking(handle, True)
     return os.fdopen(handle, "rb")
+
+
+def open_append(path: Path, mode: int = 0o666) -> int:
+    """A descriptor for reading and appending to the regular file `path`, which is made where there is none.
+
+    UnusableFileError where it is anything else, as a link to somebody's file. One that has a second name, as `cp -al`
+    and archives give, becomes a file of its own first: what is written does not reach the other name.
+    """
+    handle = _opened_own(path, os.O_APPEND, mode)
+    if os.fstat(handle).st_nlink == 1:
+        return handle
+    own = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    with os.fdopen(handle, "rb") as shared, own.open("xb") as file:
+        shutil.copyfileobj(shared, file)
+        os.fchmod(file.fileno(), os.fstat(shared.fileno()).st_mode & 0o777)
+    os.replace(own, path)
+    return _opened_own(path, os.O_APPEND, mode)
+
+
+def open_lock(path: Path) -> int:
+    """A descriptor of a regular file to be locked, which is made where there is none; its content is not touched."""
+    return _opened_own(path, 0, 0o666)
+
+
+def create(path: Path) -> int:
+    """A descriptor for writing the file `path` anew; UnusableFileError where it is a link or the like."""
+    return _opened_own(path, os.O_TRUNC, 0o666)
+
+
+def folders_problem(root: Path, names: Iterable[str]) -> str | None:
+    """Why what is to be the directories `names` in `root` is not written to; None where they are, or can be made."""
+    for name in names:
+        if (why := _kind_of(root / name)) is not None and why != f"it is {_KINDS[stat.S_IFDIR]}":
+            return f"{root / name} is not used: {why}.\nFix: put the directory itself in its place."
+    return None
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a regular file's content. Errors as of `open_regular`."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _opened_own(path: Path, flags: int, mode: int) -> int:
+    """A descriptor for reading and writing a regular file that is made where there is none, no link followed."""
+    always = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        # Truncated once it is known to be a file.
+        handle = os.open(path, always | flags & ~os.O_TRUNC, mode)
+    except OSError as e:
+        if e.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise UnusableFileError(path, _kind_of(path) or str(e.strerror)) from e
+        raise
+    if (problem := kind_problem(os.fstat(handle).st_mode)) is not None:
+        os.close(handle)
+        raise UnusableFileError(path, problem)
+    os.set_blocking(handle, True)
+    if flags & os.O_TRUNC:
+        os.ftruncate(handle, 0)
+    return handle
 
 
 def read_bytes(path: Path, limit: int = MAX_RECORD_BYTES) -> bytes:

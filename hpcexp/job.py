@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpcexp.checks.machine import take_cores
 from hpcexp.errors import ConfigError, DataError, HpcexpError
+from hpcexp.files import open_append
 from hpcexp.lineage.imported import note_job
 from hpcexp.plan import Plan, load_whole
 from hpcexp.rundir import RunDir
@@ -115,9 +116,10 @@ def _open_by_path() -> None:
 
 def _log_by_rank(run: RunDir) -> None:
     """Write into this rank's log, which nobody could name before all machines had met."""
-    with run.rank_log(int(os.environ["RANK"])).open("ab") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+    log = open_append(run.rank_log(int(os.environ["RANK"])))
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
 
 
 def _die_with_supervisor() -> None:

@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import InUseError
+from hpcexp.files import open_lock, open_regular, read_text
 
+_MAX_HOLDER_BYTES = 4096
+"""Of a lock: the name of the process that has it."""
 FINAL_STATES = ("finished", "pruned", "failed", "killed")
 
 
@@ -225,28 +228,29 @@ def held(lock: Path, what: str, fix: str = "wait for it, or end it") -> Iterator
     What is given is its descriptor: who inherits it holds the lock, too.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+") as file:
+    with os.fdopen(open_lock(lock), "r+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder = file.read(_MAX_HOLDER_BYTES).strip() or "another process"
             raise InUseError(f"{what} {holder}.\nFix: {fix}.") from e
-        file.truncate(0)
-        file.write(process_name(os.getpid()))
-        file.flush()
+        if os.fstat(file.fileno()).st_nlink == 1:  # otherwise it is somebody's file, too
+            file.truncate(0)
+            file.write(process_name(os.getpid()))
+            file.flush()
         yield file.fileno()
 
 
 def holder_of(lock: Path) -> str | None:
     """The process that has `lock`, as `process 17 on ada`; None where none has it."""
     try:
-        with lock.open("rb") as file:
+        with open_regular(lock) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return None
     except BlockingIOError:
-        return lock.read_text(errors="replace").strip() or "another process"
+        return read_text(lock, _MAX_HOLDER_BYTES).strip() or "another process"
     return None
 
 

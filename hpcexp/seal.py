@@ -11,13 +11,13 @@ import json
 import os
 import struct
 import zlib
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
 
 from msgspec import Struct
 
 from hpcexp.documents import Count, decode
-from hpcexp.files import UnusableFileError, name_problem, open_regular
+from hpcexp.files import UnusableFileError, create, name_problem, open_below, open_regular
 
 _MAGIC = b"hpcexp\x00\x01"
 _END = struct.Struct("<II8s")
@@ -33,7 +33,7 @@ class SealedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
+        self._file = os.fdopen(create(path), "wb")
         self._checksum = 0
         self._error: OSError | None = None
 
@@ -130,27 +130,33 @@ def is_intact(path: Path, *, alone: bool = False) -> bool:
     `alone`: these are not looked at.
     """
     try:
-        size = path.stat().st_size
-        if size < _END.size or not is_sealed(path):
-            return False
-        if checksum(path, size - _END.size + 4) != read_checksum(path):
-            return False
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < _END.size or not is_sealed(path):
+                return False
+            if _checksum(file, size - _END.size + 4) != read_checksum(path):
+                return False
         note = None if alone else read_note(path)
         beside = note.beside if note else {}
-        return all(_is(path.parent / name, length, value) for name, (length, value) in beside.items())
+        return all(_is(path.parent, name, length, value) for name, (length, value) in beside.items())
     except (OSError, UnusableFileError):
         return False
 
 
-def _is(path: Path, size: int, expected: int) -> bool:
-    return path.stat().st_size == size and checksum(path, size) == expected
+def _is(folder: Path, name: str, size: int, expected: int) -> bool:
+    with open_below(folder, PurePath(name)) as file:
+        return os.fstat(file.fileno()).st_size == size and _checksum(file, size) == expected
 
 
 def checksum(path: Path, size: int) -> int:
     """CRC-32 of the first `size` bytes."""
-    value = 0
     with open_regular(path) as file:
-        while size > 0 and (chunk := file.read(min(_CHUNK, size))):
-            value = zlib.crc32(chunk, value)
-            size -= len(chunk)
+        return _checksum(file, size)
+
+
+def _checksum(file: BinaryIO, size: int) -> int:
+    value = 0
+    while size > 0 and (chunk := file.read(min(_CHUNK, size))):
+        value = zlib.crc32(chunk, value)
+        size -= len(chunk)
     return value

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hpcexp.files import open_regular
 from hpcexp.launch.display import Display
 
 
@@ -86,7 +87,7 @@ class Ears:
         """Whole new lines of the log. Not those that a failing rank writes last: the outcome tells what it says."""
         if self.errors or not self._is_shown or not self._log.exists():
             return []
-        with self._log.open("rb") as file:
+        with open_regular(self._log) as file:
             file.seek(self._offset)
             data = file.read()
         end = data.rfind(b"\n") + 1

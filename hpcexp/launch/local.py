@@ -13,6 +13,7 @@ from msgspec.structs import replace as set_fields
 
 from hpcexp.clock import ended_now, started_now
 from hpcexp.errors import RunError
+from hpcexp.files import folders_problem
 from hpcexp.launch.adopt import adopt, origin
 from hpcexp.launch.agree import Board, await_leader
 from hpcexp.launch.capture import keep_lineage
@@ -142,6 +143,8 @@ def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: _Supervise) -> Tu
     An interrupted run is gone on with, in its directory and its MLflow run, unless `fresh`. One that has no checkpoint
     yet begins with that of `run.resume_from`, where that is set.
     """
+    if not fresh:
+        _check_folders(RunDir(Path(plan.run_dir)))
     found = None if fresh else continuation(plan, verify=True)
     begun = origin(plan) if found is None else None
     if found is not None:
@@ -178,6 +181,13 @@ def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: _Supervise) -> Tu
                 ended = set_fields(status, **ended_now(status.started_boot_s), **told)
                 _finish(plan, run, ended, terms, own, catching)
         return outcome
+
+
+def _check_folders(run: RunDir) -> None:
+    """RunError where an attempt would write its files to where a link in the run's directory leads."""
+    own = (run.checkpoints, run.logs, run.lineage, run.plots, run.beat.parent)
+    if (problem := folders_problem(run.path, [folder.name for folder in own])) is not None:
+        raise RunError(problem)
 
 
 def _begin(own: Ownership) -> None:

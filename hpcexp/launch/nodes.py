@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError
+from hpcexp.files import open_append
 from hpcexp.launch.process import signal_one
 from hpcexp.launch.ranks import job_environment
 from hpcexp.launch.watch import Outcome
@@ -44,7 +45,7 @@ class Node:
         logs.mkdir(parents=True, exist_ok=True)
         # Held open: the machine that leads may yet set the directory of an earlier try aside.
         self._path = logs / f"node-{socket.gethostname()}-{os.getpid()}.log"
-        self._log = self._path.open("ab+")
+        self._log = os.fdopen(open_append(self._path), "ab+")
         alive_read, self._alive_write = os.pipe()
         self.progress_fd, progress_write = os.pipe()
         os.set_blocking(self.progress_fd, False)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from hpcexp.files import open_append
+
 
 @dataclass(frozen=True)
 class Start:
@@ -40,7 +42,7 @@ class Process(Protocol):
 
 def start_fresh(start: Start, python: str = sys.executable) -> Process:
     """A process of its own from the first import on."""
-    with start.log.open("ab") as out:
+    with os.fdopen(open_append(start.log), "ab") as out:
         return subprocess.Popen(
             [python, "-m", "hpcexp.job", start.run_dir],
             stdin=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpcexp.files import UnusableFileError
+from hpcexp.files import UnusableFileError, open_append
 from hpcexp.plan import Plan
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, holder_of, process_name
 from hpcexp.runs.records import read_delivered
@@ -176,7 +176,7 @@ class Fleet:
 
 def _started(module: str, record: RecordDir) -> subprocess.Popen[bytes]:
     record.logs.mkdir(exist_ok=True)
-    with (record.logs / "shipper.log").open("ab") as log:
+    with os.fdopen(open_append(record.logs / "shipper.log"), "ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", module, str(record.path)],
             stdin=subprocess.PIPE,

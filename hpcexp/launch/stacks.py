@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from hpcexp.files import open_regular
 from hpcexp.launch.process import signal_one
 from hpcexp.rundir import RunDir
 
@@ -39,7 +40,7 @@ def stacks(pids: Mapping[int, int], run: RunDir) -> dict[int, str]:
 
 def _place(log: Path, start: int) -> str | None:
     """`function, file:line` of the innermost frame of the main thread, which faulthandler writes last."""
-    with log.open("rb") as file:
+    with open_regular(log) as file:
         file.seek(start)
         text = file.read().decode(errors="replace")
     *_, main = re.split(r"^(?:Current thread|Thread) .*:$", text, flags=re.MULTILINE)

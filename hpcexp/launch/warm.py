@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError
+from hpcexp.files import open_append
 from hpcexp.launch.process import Process, Start, signal_session
 
 PRELOADED = "hpcexp.preload"
@@ -38,7 +39,7 @@ def warm_up() -> None:
 
 def start_warm(start: Start) -> Process:
     """A rank forked from the server, which is started where it is not there (any more)."""
-    with start.log.open("ab") as log:
+    with os.fdopen(open_append(start.log), "ab") as log:
         fds = {name: _Sent(fd) for name, fd in start.fds.items()}
         return _Forked(_started(_begin, start, fds, _Sent(log.fileno())))
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
-from hpcexp.files import UnusableFileError
+from hpcexp.files import UnusableFileError, sha256_of
 from hpcexp.plan import Plan
-from hpcexp.record import describe
+from hpcexp.record import describe, uploads
 from hpcexp.record.destination import address
 from hpcexp.record.journal import Point, last_values, read_points
 from hpcexp.record.note import OFFSETS, Note, have_run
 from hpcexp.record.store import MAX_DIGEST, Model, Store, Stores, legal_model_name
 from hpcexp.record.ui import artifact_root, page
-from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, sha256
+from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
 from hpcexp.runs.records import Delivered, Membership, Summary, read_delivered, read_status, read_summary
 
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "killed": "KILLED"}
@@ -109,8 +110,7 @@ class Delivery:
         if self._known.pictured:
             return
         store = self._connected()
-        for picture in sorted(self._run.plots.glob("*.png")):
-            store.log_artifact(self._run_id, picture, self._run.plots.name)
+        uploads.send(store, self._run_id, self._run.path, uploads.files_in(self._run.plots, ".png"))
         self._note.save(pictured=True, problem=None)
 
     def failed(self, problem: str) -> None:
@@ -241,8 +241,7 @@ class Delivery:
 
     def _end(self, state: str, summary: Summary) -> None:
         store, run_id = self.start(), self._run_id
-        for file, folder in _artifacts(self._run):
-            store.log_artifact(run_id, file, folder)
+        uploads.send(store, run_id, self._run.path, _artifacts(self._run))
         store.log_text(run_id, "".join(f"{override}\n" for override in self._plan.overrides), "overrides.txt")
         if self._has_model:
             self._log_model(store, summary)
@@ -252,11 +251,11 @@ class Delivery:
 
     @property
     def _has_model(self) -> bool:
-        return self._plan.config["tracking"]["model"] != "never" and self._run.best.exists()
+        return self._plan.config["tracking"]["model"] != "never" and uploads.is_there(self._run.path, self._run.best)
 
     def _log_model(self, store: Store, summary: Summary) -> None:
         checkpoint, wanted = self._run.best, self._plan.config["tracking"]["model"]
-        uploads = wanted == "always" or checkpoint.stat().st_size <= _MODEL_LIMIT_BYTES
+        is_sent = wanted == "always" or checkpoint.stat().st_size <= _MODEL_LIMIT_BYTES
         results = tuple(last_values(self._run.journal, "val", "test"))
         run_id, experiment_id = self._run_id, self._experiment_id
         link = f"[{self._plan.name}]({page(experiment_id, run_id=run_id)})"
@@ -264,13 +263,16 @@ class Delivery:
         tags = {**self._model_tags(summary), "mlflow.note.content": note}
         model = Model(self._model_name, describe.params(self._plan), tags, results, self._dataset)
         model_id = store.model(run_id, experiment_id, model, is_new=self._is_new)
-        store.fill_model(run_id, model_id, model, [checkpoint, self._run.plan] if uploads else [])
+        with ExitStack() as stack:
+            files = (checkpoint, self._run.plan) if is_sent else ()
+            paths = [stack.enter_context(uploads.handed(self._run.path, file, uploads.NO_LIMIT)) for file in files]
+            store.fill_model(run_id, model_id, model, filter(None, paths))
         self._note.update(model_id=model_id)
 
     def _model_tags(self, summary: Summary) -> dict[str, str]:
         """Where the best weights lie, and their digest."""
         checkpoint = self._run.best
-        digest = (summary.best and summary.best.sha256) or sha256(checkpoint)
+        digest = (summary.best and summary.best.sha256) or sha256_of(checkpoint)
         return {"hpcexp.checkpoint": str(checkpoint.absolute()), "hpcexp.checkpoint.sha256": digest}
 
     def _final_tags(self, state: str, summary: Summary) -> dict[str, str]:
@@ -285,14 +287,8 @@ class Delivery:
         return tags | (self._model_tags(summary) if self._has_model else {})
 
 
-def _artifacts(run: RunDir) -> Iterator[tuple[Path, str | None]]:
-    """Files to keep with the MLflow run, each with its folder there."""
-    for file in (run.plan, run.summary, run.confusion):
-        if file.exists():
-            yield file, None
-    for file in sorted(run.lineage.rglob("*")):
-        if file.is_file():
-            yield file, str(file.parent.relative_to(run.path))
-    for file in sorted(run.logs.glob("*.log")):
-        if file.name != "shipper.log":
-            yield file, run.logs.name
+def _artifacts(run: RunDir) -> Iterator[Path]:
+    """Files to keep with the MLflow run."""
+    yield from (run.plan, run.summary, run.confusion)
+    yield from uploads.files_in(run.lineage)
+    yield from (log for log in uploads.files_in(run.logs, ".log") if log != run.logs / "shipper.log")

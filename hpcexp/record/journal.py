@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from hpcexp.files import lines_of, open_regular
+from hpcexp.files import lines_of, open_append, open_regular
 
 _TAIL = 1 << 16
 """Bytes at a journal's end among which its last line is looked for."""
@@ -66,7 +66,7 @@ class Journal:
     def __init__(self, path: Path, *, redone_from: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._fd = open_append(path, 0o644)
         with contextlib.suppress(OSError):  # not every network file system has locks
             # Held until this process dies: a rank whose supervisor was killed may not have noticed yet.
             fcntl.lockf(self._fd, fcntl.LOCK_EX)

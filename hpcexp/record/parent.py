@@ -14,7 +14,7 @@ from hpcexp.documents import read_json
 from hpcexp.errors import RunError
 from hpcexp.files import UnusableFileError, read_text
 from hpcexp.plan import Plan
-from hpcexp.record import describe
+from hpcexp.record import describe, uploads
 from hpcexp.record.delivery import STATUS
 from hpcexp.record.journal import Point
 from hpcexp.record.note import Note, have_run
@@ -142,8 +142,7 @@ class Parent:
         best = read_or_none(self._sweep.best, SweepBest)
         results = Point(ended_ms, 0, {**_best_metrics(best), **_job_counts(self._sweep.table_csv)})
         store.log(run_id, [results], tags=self._final_tags(status, best))
-        for file, folder in _artifacts(self._sweep):
-            store.log_artifact(run_id, file, folder)
+        uploads.send(store, run_id, self._sweep.path, _artifacts(self._sweep))
         store.set_ended(run_id, STATUS[state], ended_ms)
         self._note.save(delivered=True, problem=None, state=state, ended=status.ended)
 
@@ -235,9 +234,6 @@ def _best_text(best: SweepBest | None) -> str:
     return f"{name} {params}: {metrics}"
 
 
-def _artifacts(sweep: SweepDir) -> Iterator[tuple[Path, str | None]]:
-    for file in (sweep.asked, sweep.jobs, sweep.table_csv, sweep.table_md, sweep.best):
-        if file.exists():
-            yield file, None
-    for picture in sorted(sweep.plots.glob("*.png")):
-        yield picture, sweep.plots.name
+def _artifacts(sweep: SweepDir) -> Iterator[Path]:
+    yield from (sweep.asked, sweep.jobs, sweep.table_csv, sweep.table_md, sweep.best)
+    yield from uploads.files_in(sweep.plots, ".png")

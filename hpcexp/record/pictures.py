@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from hpcexp.errors import RunError
+from hpcexp.files import folders_problem
 from hpcexp.record.canvas import Canvas, Place, text_width
 from hpcexp.record.series import Series, read_series
 from hpcexp.record.ticks import linear_ticks, log_ticks
@@ -41,6 +43,8 @@ _CELL, _MIN_SIDE, _MAX_SIDE = 64.0, 400.0, 1000.0
 
 def draw_pictures(run: RunDir, title: str) -> list[Path]:
     """Draw what `run` has the numbers for into its `plots/`; the files, all of them whole."""
+    if (problem := folders_problem(run.path, [run.plots.name])) is not None:
+        raise RunError(problem)
     series = read_series(run.journal)
     drawn = [
         _curves(metric, splits, title).save(run.plots / f"{_file_name(metric)}.png")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from msgspec.structs import replace as set_fields
 
-from hpcexp.errors import InUseError
+from hpcexp.errors import InUseError, RunError
+from hpcexp.files import folders_problem, open_append
 from hpcexp.record.alive import supervisor_alive
 from hpcexp.record.delivery import Delivery
 from hpcexp.record.destination import destined
@@ -38,6 +39,8 @@ class Shipment:
 
     def __init__(self, run: RunDir, stores: Stores, sweep: Membership | None = None, *, is_logged: bool = True) -> None:
         self.run = run
+        if (problem := folders_problem(run.path, [run.logs.name, run.plots.name, run.lineage.name])) is not None:
+            raise RunError(problem)
         self.plan = destined(run)
         self._delivery = None if self.plan.tracking_uri is None else Delivery(run, self.plan, stores, sweep)
         self._has_pictures = bool(self.plan.config["run"].get("pictures", True))
@@ -174,7 +177,7 @@ def settle(record: RecordDir) -> None:
     # Ctrl-C is for the supervisor: it ends the run, and the run's end ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     record.logs.mkdir(parents=True, exist_ok=True)
-    log = os.open(record.logs / "shipper.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    log = open_append(record.logs / "shipper.log", 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)

@@ -149,7 +149,7 @@ class Store:
             self._client.log_inputs(run_id, inputs)  # another process was first to enter the same data
 
     def log_artifact(self, run_id: str, file: Path, folder: str | None = None) -> None:
-        """A file, kept with the run under its name in `folder`."""
+        """A file, kept with the run under its name in `folder`. Links are followed: `uploads` sees to what it is."""
         self._client.log_artifact(run_id, str(file), folder)
 
     def set_running(self, run_id: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hpcexp.documents import decode
 from hpcexp.errors import RunError
-from hpcexp.files import open_regular
+from hpcexp.files import open_append, open_regular
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import MAX_LEDGER_BYTES, LedgerLine
 from hpcexp.sweep.claims import Claims
@@ -82,7 +82,7 @@ class Ledger:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
         if not text:
             return
-        fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = open_append(self.path)
         try:
             os.ftruncate(fd, self._offset)  # a line that a dead driver left torn
             os.write(fd, text.encode())
