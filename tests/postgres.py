@@ -44,6 +44,16 @@ class Server:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
         self._run("pg_ctl", "-D", self._data, "-o", options, "-l", self._log, "-w", "start")
 
+    def empty(self, name: str) -> str:
+        """URI of a new database."""
+        from sqlalchemy import create_engine, text
+
+        engine = create_engine(self.uri.replace("://", "+psycopg://"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(f'CREATE DATABASE "{name}"'))
+        engine.dispose()
+        return self.uri.removesuffix("postgres") + name
+
     def stop(self) -> None:
         """As at once as a crash."""
         self._run("pg_ctl", "-D", self._data, "-m", "immediate", "stop")

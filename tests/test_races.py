@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,9 +13,16 @@ from racers import Racers, racing
 pytest.importorskip("optuna", reason="Optuna is not installed")
 
 from optuna.trial import TrialState
+from sqlalchemy import text
 
+from hpcexp.errors import ConfigError, RunError
+from hpcexp.record.gate import gate
+from hpcexp.record.store import connect
 from hpcexp.sweep.spec import Axis, Budget, Interval, Objective, Search, Spec
 from hpcexp.sweep.study import Study
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
+"""Of SQLAlchemy about MLflow."""
 
 ROUNDS = 60
 ACC = (Objective("val/acc", "max"),)
@@ -43,10 +51,10 @@ def storage(request: pytest.FixtureRequest) -> str | None:
     return {"journal": None, "sqlite": "sqlite:///study.db"}[request.param]
 
 
-def studied(place: Path, storage: str | None, number: int = 0, **search: str) -> Study:
+def studied(place: Path, storage: str | None, number: int = 0, axes: dict[str, Axis] = AXES, **search: str) -> Study:
     """A search that two drivers share."""
     asked = Search("random", storage=storage, study=f"{place.name} {number}", **search)
-    spec = Spec(place.name, "", (), AXES, objectives=ACC, search=asked, budget=Budget(trials=ROUNDS))
+    spec = Spec(place.name, "", (), axes, objectives=ACC, search=asked, budget=Budget(trials=ROUNDS))
     return Study(spec, ACC, place, project=place, max_epochs=27)
 
 
@@ -103,3 +111,61 @@ def test_a_second_try_is_told_once(tmp_path: Path, racers: Racers, storage: str 
         finished = [trial for trial in study.optuna.trials if trial.state is TrialState.COMPLETE]
         assert [*TRIALS] == sorted(trial.user_attrs["hpcexp.again"] for trial in finished)
         study.close()
+
+
+def begin_another_space(me: int, start: Callable[[], object], place: Path, storages: list[str | None]) -> list[str]:
+    """Each round one new study, which both drivers begin, with an axis of their own; what they were refused with."""
+    refused = []
+    axes: dict[str, Axis] = {**AXES, f"model.of_{me}": Interval(0.0, 1.0)}
+    for number, storage in enumerate(storages):
+        start()
+        try:
+            studied(place, storage, number, axes).close()
+        except ConfigError as e:
+            refused.append(str(e))
+    return refused
+
+
+def test_of_two_spaces_one_begins_the_study(tmp_path: Path, racers: Racers, storage: str | None) -> None:
+    """Trials of both would be mixed otherwise. The other one is refused as if it had come later."""
+    one, other = racers.run(begin_another_space, tmp_path, [storage] * 30)
+    assert 30 == len(one) + len(other)
+    assert all("was begun with another space" in text for text in [*one, *other])
+
+
+def begin(me: int, start: Callable[[], object], place: Path, storages: list[str]) -> None:
+    for storage in storages:
+        start()
+        studied(place, storage).close()
+
+
+def test_two_drivers_may_make_a_storage_at_one_moment(tmp_path: Path, racers: Racers, postgres: Server) -> None:
+    """Its tables, in databases that have none."""
+    racers.run(begin, tmp_path, [postgres.empty(f"studies-{number}") for number in range(10)])
+
+
+def connect_to(me: int, start: Callable[[], object], place: Path, uris: list[str]) -> list[str]:
+    """Ids of one experiment in each store."""
+    found = []
+    for uri in uris:
+        start()
+        with warnings.catch_warnings(action="ignore"):  # of SQLAlchemy about MLflow
+            found.append(connect(uri, place).experiment("digits"))
+    return found
+
+
+def test_two_processes_may_make_a_store_at_one_moment(tmp_path: Path, racers: Racers, postgres: Server) -> None:
+    """MLflow's tables and its first experiment, in databases that have none."""
+    uris = [f"sqlite:///{tmp_path}/mlflow.db", *(postgres.empty(f"store-{number}") for number in range(2))]
+    one, other = racers.run(connect_to, tmp_path, uris)
+    assert one == other
+
+
+def test_what_keeps_mlflows_tables_from_being_made_is_told(tmp_path: Path, postgres: Server) -> None:
+    """A table that a start in former times, or somebody else, has left there."""
+    uri = postgres.empty("half")
+    with gate(uri, "test") as connection:
+        connection.execute(text("CREATE TABLE latest_metrics (key text)"))
+    with pytest.raises(RunError, match=r"nothing is recorded(.|\n)*latest_metrics(.|\n)*Fix:") as said:
+        connect(uri, tmp_path)
+    assert "s3cr3t" not in str(said.value)

@@ -5,13 +5,28 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from hpcexp.errors import RunError
+from hpcexp.masking import without_password
 from hpcexp.record.creation import Schema, have_database, is_made
+from hpcexp.record.uri import sqlite_path, with_driver
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 
 def have_sqlite(path: Path, artifact_uri: str) -> None:
     """Have MLflow's database at `path`. `artifact_uri`: as of `mlflow_schema`."""
     have_database(path, mlflow_schema(artifact_uri))
+
+
+def have_store(uri: str, artifact_uri: str) -> None:
+    """Have the tables of MLflow in the database of `uri`; a server has its own. RunError where that cannot be."""
+    if (path := sqlite_path(uri)) is not None:
+        have_sqlite(path, artifact_uri)
+    elif not uri.startswith(("http://", "https://")):
+        _have_tables(uri, artifact_uri)
 
 
 def is_sqlite_made(path: Path) -> bool:
@@ -59,3 +74,34 @@ def _upgrade(path: Path) -> None:
         _upgrade_db(engine)  # type: ignore[no-untyped-call]
     finally:
         engine.dispose()
+
+
+def _have_tables(uri: str, artifact_uri: str) -> None:
+    """Those of a database server, made by one process at a time. PostgreSQL takes back what was left half made."""
+    from hpcexp.record.gate import gate
+
+    with gate(uri, "MLflow's tables") as connection:
+        if _is_begun(connection):
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        try:
+            SqlAlchemyStore(with_driver(uri), artifact_uri).engine.dispose()  # type: ignore[no-untyped-call]
+        except Exception as e:
+            if "already exists" not in str(e):
+                raise
+            told = next(line for line in str(e).splitlines() if "already exists" in line)
+            raise RunError(
+                f"MLflow's tables cannot be made in {without_password(uri)}, where nothing is recorded: {told}\n"
+                "Some were left there by a start that was killed, or are somebody else's.\n"
+                "Fix: an empty database, by DROP DATABASE and CREATE DATABASE."
+            ) from e
+
+
+def _is_begun(connection: Connection) -> bool:
+    """Whether there is an experiment: the first one is made last."""
+    from sqlalchemy import inspect, text
+
+    return (
+        inspect(connection).has_table("experiments") and connection.scalar(text("SELECT count(*) FROM experiments")) > 0
+    )

@@ -19,7 +19,7 @@ from hpcexp.errors import RunError
 from hpcexp.masking import masked_text, without_password
 from hpcexp.record.journal import Point
 from hpcexp.record.registry import Registry
-from hpcexp.record.schemas import have_sqlite
+from hpcexp.record.schemas import have_store
 from hpcexp.record.sqlite import MetricTables, Value, metric_tables
 from hpcexp.record.uri import sqlite_path, with_password
 from hpcexp.record.views import results_view
@@ -259,8 +259,7 @@ def connect(uri: str, artifacts: Path) -> Store:
         # MLflow logs a traceback for an error that it raises as well.
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         path = sqlite_path(uri)
-        if path is not None:
-            have_sqlite(path, artifacts.as_uri())
+        have_store(uri, artifacts.as_uri())
         server = with_password(uri, os.environ)
         client = MlflowClient(tracking_uri=server, registry_uri=server)
     is_server = uri.startswith(("http://", "https://"))

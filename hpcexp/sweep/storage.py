@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import sqlite3
-import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal._file import get_lock_file
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpcexp.errors import RunError
 from hpcexp.masking import without_password
+from hpcexp.record.gate import gate
 from hpcexp.record.store import problem_of
 from hpcexp.record.uri import sqlite_path, with_driver
 from hpcexp.rundir import held_within
@@ -31,8 +33,6 @@ _POSTGRES = {
     "tcp_user_timeout": 20_000,
 }
 """libpq: a machine that is gone must not hold a call for the quarter of an hour of TCP's own patience."""
-_TRIES = 5
-_PAUSE_S = 0.1
 
 
 def storage_uri(configured: str | None, project: Path) -> str | None:
@@ -43,13 +43,22 @@ def storage_uri(configured: str | None, project: Path) -> str | None:
 
 def open_storage(uri: str | None, journal: Path) -> BaseStorage:
     """The storage at `uri`, or in the file `journal`, made where there is none. RunError where it cannot be used."""
-    if uri is None:
-        return _explained(lambda: _journal_storage(journal), f"The study's journal {journal}", _JOURNAL_FIX)
-    path = sqlite_path(uri)
-    what = f"The study's storage {without_password(uri)}"
-    if path is not None:
-        return _explained(lambda: _sqlite_storage(uri, path), what, _SQLITE_FIX)
-    return _explained(lambda: _server_storage(uri), what, _SERVER_FIX)
+    with storage_alone(uri, journal) as storage:
+        return storage
+
+
+@contextmanager
+def storage_alone(uri: str | None, journal: Path) -> Iterator[BaseStorage]:
+    """`open_storage`, and no other process opens it meanwhile: whoever is first decides what a study is about."""
+    storage: BaseStorage | None = None
+    try:
+        with _explained(uri, journal), _alone(uri, journal):
+            storage = _storage(uri, journal)
+            yield storage
+    except BaseException:
+        if storage is not None:
+            close_storage(storage)
+        raise
 
 
 def close_storage(storage: BaseStorage) -> None:
@@ -90,34 +99,35 @@ def _drop_torn_line(path: Path) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _journal_storage(path: Path) -> BaseStorage:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(LineJournal(path.absolute()))
+def _alone(uri: str | None, journal: Path) -> AbstractContextManager[object]:
+    if uri is None:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        return get_lock_file(JournalFileOpenLock(f"{journal.absolute()}.begin"))
+    path = sqlite_path(uri)
+    if path is None:
+        return gate(uri, "studies", _arguments(uri))
+    return held_within(math.inf, path.with_name(f".{path.name}.lock"), f"{path} is being made by")
 
 
-def _sqlite_storage(uri: str, path: Path) -> BaseStorage:
-    """Made by one process at a time. In WAL mode, which stays in the file, one can read while another writes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with held_within(math.inf, path.with_name(f".{path.name}.lock"), f"{path} is being made by"):
-        with closing(sqlite3.connect(path, timeout=30)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-        storage = RDBStorage(_as_template(uri), engine_kwargs={"connect_args": _SQLITE})
+def _storage(uri: str | None, journal: Path) -> BaseStorage:
+    """Killed anywhere in it, the next one makes the tables that are missing."""
+    if uri is None:
+        return JournalStorage(LineJournal(journal.absolute()))
+    path = sqlite_path(uri)
+    if path is None:
+        arguments = {"pool_pre_ping": True, "connect_args": _arguments(uri)}
+        return RDBStorage(_as_template(with_driver(uri)), engine_kwargs=arguments)
+    # In WAL mode, which stays in the file, one can read while another writes.
+    with closing(sqlite3.connect(path, timeout=30)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    storage = RDBStorage(_as_template(uri), engine_kwargs={"connect_args": _SQLITE})
     # Python begins a transaction at its first write only: what Optuna has read for that may be another one's past.
     event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return storage
 
 
-def _server_storage(uri: str) -> BaseStorage:
-    """Tried several times: processes that make the tables at the same time hinder each other."""
-    arguments = {"connect_args": _POSTGRES} if uri.startswith("postgresql") else {}
-    for number in range(_TRIES):
-        try:
-            return RDBStorage(_as_template(with_driver(uri)), engine_kwargs={"pool_pre_ping": True, **arguments})
-        except SQLAlchemyError:
-            if number == _TRIES - 1:
-                raise
-            time.sleep(_PAUSE_S * 2**number)
-    raise AssertionError
+def _arguments(uri: str) -> dict[str, int]:
+    return _POSTGRES if uri.startswith("postgresql") else {}
 
 
 def _as_template(uri: str) -> str:
@@ -133,12 +143,19 @@ _SERVER_FIX = (
 )
 
 
-def _explained(opened: Callable[[], BaseStorage], what: str, fix: str) -> BaseStorage:
+@contextmanager
+def _explained(uri: str | None, journal: Path) -> Iterator[None]:
+    """Errors of a storage for people."""
+    if uri is None:
+        what, fix = f"The study's journal {journal}", _JOURNAL_FIX
+    else:
+        what = f"The study's storage {without_password(uri)}"
+        fix = _SERVER_FIX if sqlite_path(uri) is None else _SQLITE_FIX
     try:
-        return opened()
+        yield
     except ValueError as e:
         raise RunError(f"{what} is damaged: {e}.\nFix: take it away; the sweep's runs stay.") from e
     except RuntimeError as e:  # Optuna's word on a schema of another version
         raise RunError(f"{what}: {e}") from e
-    except (SQLAlchemyError, sqlite3.Error, OSError) as e:
+    except (SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError) as e:
         raise RunError(f"{what} cannot be used: {problem_of(e, '').removeprefix(': ')}.\nFix: {fix}") from e

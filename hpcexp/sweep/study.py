@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,9 @@ from hpcexp.masking import without_password
 from hpcexp.record.store import problem_of
 from hpcexp.sweep.outbox import Outbox
 from hpcexp.sweep.samplers import Pointer, make_pruner, make_sampler
+from hpcexp.sweep.space import changed, record
 from hpcexp.sweep.spec import Axis, Choices, Interval, Objective, Spec
-from hpcexp.sweep.storage import close_storage, open_storage, storage_uri
+from hpcexp.sweep.storage import close_storage, storage_alone, storage_uri
 from hpcexp.sweep.values import Value, grid_point, grid_size, typed_value
 
 JOURNAL = "study.jsonl"
@@ -95,17 +96,17 @@ class Study:
         self._axes, self._limit = spec.axes, _limit(spec)
         uri = storage_uri(spec.search.storage, project)
         self.where = without_password(uri) if uri else str(place / JOURNAL)
-        self._opened = open_storage(uri, place / JOURNAL)
-        self.optuna = optuna.create_study(
-            storage=self._opened,
-            study_name=self.name,
-            directions=["maximize" if o.mode == "max" else "minimize" for o in objectives],
-            pruner=make_pruner(spec.search.pruner, max_epochs),
-            load_if_exists=True,
-        )
-        self._storage = self.optuna._storage  # with a cache, where it is a database
-        self._check_is_of(spec.axes, objectives)
-        seed = self._seed(spec.search.seed)
+        with storage_alone(uri, place / JOURNAL) as self._opened:
+            self.optuna = optuna.create_study(
+                storage=self._opened,
+                study_name=self.name,
+                directions=["maximize" if o.mode == "max" else "minimize" for o in objectives],
+                pruner=make_pruner(spec.search.pruner, max_epochs),
+                load_if_exists=True,
+            )
+            self._storage = self.optuna._storage  # with a cache, where it is a database
+            self._check_is_of(spec.axes, objectives)
+            seed = self._seed(spec.search.seed)
         self.optuna.sampler = make_sampler(spec.search.sampler, seed, len(objectives), spec.budget.trials)
         self._outbox = Outbox(lambda: self.optuna.user_attrs, _FAILURES, lambda e: problem_of(e, self.where))
         self._counts = Counts(0, 0, 0, 0)
@@ -318,13 +319,13 @@ class Study:
 
     def _check_is_of(self, axes: Mapping[str, Axis], objectives: Sequence[Objective]) -> None:
         """Have what the study is about noted in it, so that trials of another space do not get among its own."""
-        asked = _record(axes, objectives)
+        asked = record(axes, objectives)
         if _ASKED not in self.optuna.user_attrs and not self._trials():
             self.optuna.set_user_attr(_ASKED, asked)
         before = self.optuna.user_attrs.get(_ASKED)
         if before is None:
             raise ConfigError(f"The study {self.name} in {self.where} is none of hpcexp's.\n{_ANOTHER_NAME}")
-        if changes := _changes(before, asked):
+        if changes := changed(before, asked):
             told = "\n".join(f"  {change}" for change in changes)
             raise ConfigError(
                 f"The study {self.name} in {self.where} was begun with another space:\n{told}\n"
@@ -340,37 +341,6 @@ class Study:
 
 
 _ANOTHER_NAME = "Fix: ask for what it was begun with, or give the sweep or its study (search.study) another name."
-
-
-def describe(axis: Axis) -> str:
-    """`0.0001 to 0.1 (log)`, `1 to 9 in steps of 2 (int)`, `a, b`."""
-    if isinstance(axis, Choices):
-        return ", ".join(axis.values)
-    step = f" in steps of {axis.step:g}" if axis.step is not None else ""
-    kinds = [word for word, holds in (("log", axis.is_log), ("int", axis.is_int)) if holds]
-    return f"{axis.low:g} to {axis.high:g}{step}" + (f" ({', '.join(kinds)})" if kinds else "")
-
-
-def _record(axes: Mapping[str, Axis], objectives: Sequence[Objective]) -> dict[str, Any]:
-    """What must stay the same while a study goes on, as JSON has it."""
-    spaces = {name: {"is": describe(axis), **_plain(axis)} for name, axis in axes.items()}
-    return {"axes": spaces, "objectives": [asdict(objective) for objective in objectives]}
-
-
-def _plain(axis: Axis) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(axis).items()}
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two records, for people."""
-    old, new = before["axes"], now["axes"]
-    changes = [f"{name}: was {axis['is']}, is no axis now" for name, axis in old.items() if name not in new]
-    changes += [f"{name}: {axis['is']}, was no axis" for name, axis in new.items() if name not in old]
-    changes += [f"{n}: was {old[n]['is']}, now {new[n]['is']}" for n in new if n in old and old[n] != new[n]]
-    if before["objectives"] != now["objectives"]:
-        was, is_now = (", ".join(f"{o['metric']} {o['mode']}" for o in r["objectives"]) for r in (before, now))
-        changes.append(f"objectives: was {was}, now {is_now}")
-    return changes
 
 
 def _limit(spec: Spec) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from mlflow import server
 from mlflow.server.handlers import initialize_backend_stores
 from starlette.responses import HTMLResponse
 
+from hpcexp.record.schemas import have_store
 from hpcexp.record.web.doors import Accounts, Doors, Hosts, OneUser
 from hpcexp.record.web.graph import keep_queries
 from hpcexp.record.web.login import Login
@@ -34,6 +36,8 @@ def application(settings: Settings) -> ASGIApp:
     else:
         keep_places(None, artifacts)
     keep_queries()
+    # MLflow would change an older database in its place.
+    have_store(os.environ["_MLFLOW_SERVER_FILE_STORE"], os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"])
     initialize_backend_stores()
     inner: ASGIApp
     door: Accounts | OneUser | None
