@@ -15,6 +15,7 @@ from racers import Racers, racing
 from record_support import finish, make_run, query
 
 from hpcexp.errors import RunError
+from hpcexp.record.accounts import Accounts
 from hpcexp.record.creation import Schema, have_database, is_current
 from hpcexp.record.schemas import mlflow_schema
 from hpcexp.record.shipper import sync
@@ -22,6 +23,7 @@ from hpcexp.record.shipper import sync
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""
 
+PASSWORD = "correct horse battery"
 OLDER = "451aebb31d03"
 """A revision of MLflow's tables, of 2020."""
 
@@ -266,3 +268,28 @@ def test_an_older_store_is_brought_up_to_date_with_all_its_runs(tmp_path: Path) 
     [before] = tmp_path.glob("mlflow.db.before-*")
     assert [(OLDER,)] == query(before, "SELECT version_num FROM alembic_version")
     assert [("first",)] == query(before, "SELECT name FROM runs")
+
+
+def kill_over_accounts(_: int, __: object, place: Path) -> int:
+    """How many first starts of a server were killed. None of them leaves accounts without an administrator."""
+    for num_killed, step in enumerate(range(1, 1000, 37)):
+        users = place / f"{step}.db"
+        was_killed = is_killed_at(step, lambda users=users: Accounts(users).set_admin("admin", PASSWORD))
+        assert not users.exists() or Accounts(users).has("admin")
+        Accounts(users).set_admin("admin", PASSWORD)
+        assert [("admin", 1)] == query(users, "SELECT username, is_admin FROM users")
+        if not was_killed:
+            return num_killed
+    raise AssertionError
+
+
+def test_a_first_start_that_is_killed_leaves_no_half_accounts(tmp_path: Path, killer: Racers) -> None:
+    """Nor the next one without them. What was left in former times is set aside."""
+    [num_killed] = killer.run(kill_over_accounts, tmp_path)
+    assert num_killed > 3
+    half = tmp_path / "users.db"
+    with closing(sqlite3.connect(half)) as connection:
+        connection.execute("CREATE TABLE users (id, username, password_hash)")
+    Accounts(half).set_admin("admin", PASSWORD)
+    assert Accounts(half).has("admin")
+    assert (tmp_path / "users.db.half-1").exists()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-import warnings
 from contextlib import closing
 from pathlib import Path
 
 from hpcexp.errors import ConfigError, RunError
+from hpcexp.record.creation import have_database
+from hpcexp.record.schemas import accounts_at, accounts_schema
 
 DEFAULT_PASSWORDS = ("password1234", "password")
 """Administrator's passwords that MLflow was shipped with."""
@@ -38,18 +39,13 @@ class Accounts:
                 )
 
     def set_admin(self, name: str, password: str) -> None:
-        """Make the administrator, or give the account a new password; ConfigError where it is a poor one."""
-        check_password(password)
-        with warnings.catch_warnings(action="ignore"):  # of MLflow's libraries about each other
-            from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+        """Make the administrator, or give the account a new password; ConfigError where it is a poor one.
 
-            store = SqlAlchemyStore()
-            store.init_db(f"sqlite:///{self._users}")  # type: ignore[no-untyped-call]
-        if self.has(name):
-            store.update_user(name, password=password, is_admin=True)
-        else:
-            store.create_user(name, password, is_admin=True)
-        store.engine.dispose()
+        There is no moment at which the accounts are there without one.
+        """
+        check_password(password)
+        have_database(self._users, accounts_schema(lambda path: _set_admin(path, name, password)))
+        _set_admin(self._users, name, password)
 
     def _password_hash(self, name: str) -> str | None:
         if not self._users.exists():
@@ -60,6 +56,14 @@ class Accounts:
             except sqlite3.OperationalError:
                 return None  # a first start that was ended early has made no tables
         return found and str(found[0])
+
+
+def _set_admin(users: Path, name: str, password: str) -> None:
+    with accounts_at(users) as store:
+        if store.has_user(name):
+            store.update_user(name, password=password, is_admin=True)
+        else:
+            store.create_user(name, password, is_admin=True)
 
 
 def check_password(password: str) -> None:

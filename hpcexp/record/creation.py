@@ -109,9 +109,7 @@ def _make(path: Path, schema: Schema) -> None:
     try:
         schema.make(aside)
         with closing(_connect(aside, schema)) as connection:
-            # WAL lets others read while one writes, and stays in the file. Nothing of this one is in a log beside it.
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # nothing of it is in a log beside it
         if not is_current(aside, schema):
             raise RunError(f"{schema.owner} has not made all of {path}.\nFix: the same command again.")
         _sync(aside)

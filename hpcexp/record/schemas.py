@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import sqlite3
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpcexp.errors import RunError
 from hpcexp.masking import without_password
@@ -14,6 +17,15 @@ from hpcexp.record.uri import sqlite_path, with_driver
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+_FORMER_TABLES = tuple(
+    f"{what}_permissions"
+    for what in (
+        *("experiment", "registered_model", "scorer", "workspace"),
+        *("gateway_secret", "gateway_endpoint", "gateway_model_definition"),
+    )
+)
+"""Tables of accounts that MLflow makes, and no longer reads."""
 
 
 def have_sqlite(path: Path, artifact_uri: str) -> None:
@@ -47,6 +59,59 @@ def mlflow_schema(artifact_uri: str) -> Schema:
     )
 
 
+def accounts_schema(make: Callable[[Path], object]) -> Schema:
+    """That of a server's accounts, the first of which `make` makes."""
+    return Schema(
+        owner="MLflow",
+        content="users",
+        version="alembic_version_auth",
+        head=_accounts_head,
+        tables=_accounts_tables,
+        make=make,
+        upgrade=_upgrade_accounts,
+    )
+
+
+@contextmanager
+def accounts_at(users: Path) -> Iterator[Any]:
+    """MLflow's store of accounts in a file, whose tables are made or brought up to date in it."""
+    with warnings.catch_warnings(action="ignore"):  # of MLflow's libraries about each other
+        from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+
+        store = SqlAlchemyStore()
+        store.init_db(f"sqlite:///{users}")  # type: ignore[no-untyped-call]
+    try:
+        yield store
+    finally:
+        store.engine.dispose()
+
+
+def have_accounts(users: Path) -> None:
+    """Have accounts that are there in the form of the installed MLflow."""
+    have_database(users, accounts_schema(_upgrade_accounts))
+
+
+def _upgrade_accounts(users: Path) -> None:
+    with accounts_at(users):
+        pass
+
+
+def _accounts_head() -> str:
+    with warnings.catch_warnings(action="ignore"):  # as above
+        from alembic.script import ScriptDirectory
+        from mlflow.server.auth.db.utils import _get_alembic_config
+
+        return str(ScriptDirectory.from_config(_get_alembic_config("")).get_current_head())
+
+
+def _accounts_tables() -> Collection[str]:
+    with warnings.catch_warnings(action="ignore"):  # as above
+        from mlflow.server.auth.db.models import Base
+
+    # Those of former times are made and left.
+    return {*Base.metadata.tables, *_FORMER_TABLES}
+
+
 def _head() -> str:
     from mlflow.store.db.utils import _get_latest_schema_revision
 
@@ -63,6 +128,9 @@ def _tables() -> Collection[str]:
 def _make(path: Path, artifact_uri: str) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    # WAL lets the UI read while runs write. It stays in the file.
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
     SqlAlchemyStore(f"sqlite:///{path}", artifact_uri).engine.dispose()  # type: ignore[no-untyped-call]
 
 

@@ -13,7 +13,7 @@ from mlflow import server
 from mlflow.server.handlers import initialize_backend_stores
 from starlette.responses import HTMLResponse
 
-from hpcexp.record.schemas import have_store
+from hpcexp.record.schemas import have_accounts, have_store
 from hpcexp.record.web.doors import Accounts, Doors, Hosts, OneUser
 from hpcexp.record.web.graph import keep_queries
 from hpcexp.record.web.login import Login
@@ -37,6 +37,8 @@ def application(settings: Settings) -> ASGIApp:
         keep_places(None, artifacts)
     keep_queries()
     # MLflow would change an older database in its place.
+    if settings.users:
+        have_accounts(Path(settings.users))
     have_store(os.environ["_MLFLOW_SERVER_FILE_STORE"], os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"])
     initialize_backend_stores()
     inner: ASGIApp
