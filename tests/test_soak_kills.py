@@ -108,7 +108,7 @@ class Sweep:
         if not found:
             return None
         kinds = sorted(found)  # those that were hit seldom first: drivers and ranks are nearly always there
-        [kind] = self.rng.choices(kinds, [1 / (1 + self.killed[kind]) for kind in kinds])
+        [kind] = self.rng.choices(kinds, [1 / (1 + self.killed[kind]) ** 2 for kind in kinds])
         try:
             self.rng.choice(found[kind]).kill()
         except psutil.NoSuchProcess:
@@ -121,6 +121,8 @@ class Sweep:
         while self.killed.total() < number:
             verb = ("sync",) if self.starts and self.rng.random() < 0.15 else self.asked
             with self.started(*verb) as process:
+                if self.rng.random() < 0.5:  # otherwise most would die while they plan
+                    wait_until(lambda: process.poll() is not None or "rank" in self.processes(), "ranks", COMMAND_S)
                 until = self.killed.total() + self.rng.randint(1, 4)
                 while process.poll() is None and self.killed.total() < min(number, until):
                     time.sleep(self.rng.choice([0.05, 0.3, 1.0, 3.0]) * self.rng.random() * 2)
@@ -135,13 +137,15 @@ def what_it_is(process: psutil.Process) -> str:
     words = " ".join(process.cmdline())
     if "resource_tracker" in words:
         return "resource tracker"
+    parent = process.parent()
+    above = " ".join(parent.cmdline()) if parent else ""
     if "forkserver" in words:
-        parent = process.parent()
-        is_server = parent is None or "forkserver" not in " ".join(parent.cmdline())
-        return "server" if is_server else "rank"
+        over = parent and parent.parent()
+        is_worker = over and "forkserver" in above and "forkserver" in " ".join(over.cmdline())
+        return "data worker" if is_worker else "rank" if "forkserver" in above else "server"
     for module, kind in (("record.fleet", "fleet"), ("record.shipper", "shipper"), ("hpcexp.job", "rank")):
         if module in words:
-            return kind
+            return "data worker" if kind == "rank" and module in above else kind
     return "sync" if words.endswith("hpcexp sync") else "driver" if "hpcexp train" in words else "other"
 
 
