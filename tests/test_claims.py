@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,7 @@ def test_who_has_slept_too_long_learns_what_was_taken(tmp_path: Path) -> None:
 
 RACE = """
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from hpcexp.sweep.claims import Claims
@@ -154,3 +156,26 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"job": 2', '"job": two'))
     with pytest.raises(RunError, match=r"jobs.jsonl, line 2 is damaged"):
         Ledger(tmp_path, opened(tmp_path)).entries()
+
+
+class Slept(list[Entry]):
+    """Jobs over which their driver stands still, until another takes its lock for that of a dead one."""
+
+    def __init__(self, place: Path, *entries: Entry) -> None:
+        super().__init__(entries)
+        self._place, self._is_awake = place, False
+
+    def __iter__(self) -> Iterator[Entry]:
+        if not self._is_awake:
+            self._is_awake = True
+            (self._place / "claims" / "ledger").unlink()
+            Ledger(self._place, opened(self._place)).enter([entry("lr=2"), entry("lr=3")])
+        return super().__iter__()
+
+
+def test_who_has_slept_over_a_ledger_writes_over_nobodys_jobs(tmp_path: Path) -> None:
+    """It takes the numbers after theirs, and finds a job that they have entered as well."""
+    numbered = Ledger(tmp_path, opened(tmp_path)).enter(Slept(tmp_path, entry("lr=1"), entry("lr=3")))
+    assert [3, 2] == [e.job for e in numbered]
+    entries = Ledger(tmp_path, opened(tmp_path)).entries()
+    assert {1: ("lr=2",), 2: ("lr=3",), 3: ("lr=1",)} == {job: e.asked for job, e in entries.items()}

@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.record.gate import gate
-from hpcexp.record.store import connect
+from hpcexp.record.store import Model, connect
 from hpcexp.sweep.spec import Axis, Budget, Interval, Objective, Search, Spec
 from hpcexp.sweep.study import Study
 
@@ -169,3 +169,31 @@ def test_what_keeps_mlflows_tables_from_being_made_is_told(tmp_path: Path, postg
     with pytest.raises(RunError, match=r"nothing is recorded(.|\n)*latest_metrics(.|\n)*Fix:") as said:
         connect(uri, tmp_path)
     assert "s3cr3t" not in str(said.value)
+
+
+def register(me: int, start: Callable[[], object], place: Path, uri: str, models: list[tuple[str, str]]) -> list[str]:
+    """The versions that each model got, under one name."""
+    registry = connect(uri, place).registry()
+    versions = []
+    for model_id, run_id in models:
+        start()
+        with warnings.catch_warnings(action="ignore"):  # as above
+            versions.append(registry.register("digits", "", model_id, run_id, {}))
+    return versions
+
+
+def test_a_model_that_is_promoted_twice_at_one_moment_is_one_version(
+    tmp_path: Path, racers: Racers, postgres: Server
+) -> None:
+    """Of a name that neither of them has found."""
+    uri = postgres.empty("models")
+    store = connect(uri, tmp_path)
+    experiment = store.experiment("digits")
+    models = []
+    for number in range(15):
+        run_id = store.create_run(experiment, f"run {number}", 1, {})
+        models.append((store.model(run_id, experiment, Model("digits", {}, {}, ()), is_new=True), run_id))
+    one, other = racers.run(register, tmp_path, uri, models)
+    assert one == other
+    found = store._client.search_model_versions("name = 'digits'")
+    assert sorted(one) == sorted(str(version.version) for version in found)

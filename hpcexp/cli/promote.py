@@ -12,7 +12,7 @@ from hpcexp.errors import ConfigError, RunError
 from hpcexp.lineage.manifest import differences, last_record
 from hpcexp.plan import Plan
 from hpcexp.record.alive import current_state
-from hpcexp.record.destination import destined
+from hpcexp.record.destination import address, destined
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import read_delivered
 from hpcexp.text import pairs
@@ -70,6 +70,7 @@ def _check(run: RunDir, plan: Plan, *, is_verified: bool) -> None:
 def _registered(run: RunDir, plan: Plan, name: str, alias: str | None, *, is_verified: bool) -> tuple[str, str | None]:
     """Number of the version, and of the one that the alias stood for before."""
     from hpcexp.record.delivery import Delivery
+    from hpcexp.record.shipment import alone_in_turn
     from hpcexp.record.shipper import sync
     from hpcexp.record.store import Stores, problem_of
 
@@ -79,9 +80,10 @@ def _registered(run: RunDir, plan: Plan, name: str, alias: str | None, *, is_ver
     known = read_delivered(run)
     if (model_id := known.model_id) is None or known.run_id is None:
         raise RunError("MLflow has no model of this run (tracking.model=never).\nFix: train with tracking.model=auto.")
-    delivery = Delivery(run, plan, stores)
     try:
-        registry = delivery.start().registry()
+        with alone_in_turn(run):
+            delivery = Delivery(run, plan, stores)
+            registry = delivery.start().registry()
         if not registry.is_loadable(model_id):
             with TemporaryDirectory() as scratch:
                 exported = Path(scratch) / "model"
@@ -94,7 +96,7 @@ def _registered(run: RunDir, plan: Plan, name: str, alias: str | None, *, is_ver
     except (OSError, RunError):
         raise
     except Exception as e:  # whatever a server or a database says
-        raise RunError(f"MLflow does not take the model: {problem_of(e, delivery.uri)}") from e
+        raise RunError(f"MLflow does not take the model: {problem_of(e, address(run, plan))}") from e
 
 
 def _exported(run: RunDir, plan: Plan, path: Path, *, is_verified: bool) -> list[str]:

@@ -38,12 +38,19 @@ class Registry:
         except MlflowException as e:
             if e.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        source = f"models:/{model_id}"
-        for version in self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
-            if version.source == source:
-                return str(version.version)
-        made = self._client.create_model_version(name, source, run_id, dict(tags), model_id=model_id)
-        return str(made.version)
+        if not (known := self._versions(name, model_id, run_id)):
+            source = f"models:/{model_id}"
+            made = int(self._client.create_model_version(name, source, run_id, dict(tags), model_id=model_id).version)
+            # Who does the same at this moment makes one, too: the first of them stays, and both see it.
+            known = self._versions(name, model_id, run_id) or [made]
+            if made != known[0]:
+                self._client.delete_model_version(name, str(made))
+        return str(known[0])
+
+    def _versions(self, name: str, model_id: str, run_id: str) -> list[int]:
+        """Numbers of the LoggedModel's versions under `name`."""
+        found = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        return sorted(int(version.version) for version in found if version.source == f"models:/{model_id}")
 
     def point(self, name: str, alias: str, version: str) -> str | None:
         """Have the alias stand for a version; number of the one that it stood for before, None where there was none."""

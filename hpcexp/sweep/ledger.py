@@ -62,31 +62,45 @@ class Ledger:
         Safe against other drivers that do the same. What stands in the ledger already is not written again.
         """
         with self._claims.holding(_LOCK):
-            known = {entry.key: entry for entry in self.entries().values()}
-            numbered, new = [], []
-            free = max(self._entries, default=0) + 1
-            for want in wanted:
-                before = known.get(want.key)
-                entry = replace(want, job=before.job if before else free)
-                free += before is None
-                known[entry.key] = entry
-                numbered.append(entry)
-                if entry != before:
-                    new.append(entry)
-            self._append(new)
-        return numbered
+            while True:
+                numbered, new = self._numbered(wanted)
+                if self._append(new):
+                    return numbered
 
-    def _append(self, entries: Iterable[Entry]) -> None:
+    def _numbered(self, wanted: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+        """The entries with their numbers, and those of them that are to be written."""
+        known = {entry.key: entry for entry in self.entries().values()}
+        numbered, new = [], []
+        free = max(self._entries, default=0) + 1
+        for want in wanted:
+            before = known.get(want.key)
+            entry = replace(want, job=before.job if before else free)
+            free += before is None
+            known[entry.key] = entry
+            numbered.append(entry)
+            if entry != before:
+                new.append(entry)
+        return numbered, new
+
+    def _append(self, entries: Iterable[Entry]) -> bool:
+        """Write entries after all that is known; False where another driver has written meanwhile.
+
+        Who stood still for so long that others took its lock for that of a dead driver must not write over theirs.
+        """
         now = round(time.time(), 3)
         told = ({**asdict(entry), "run": self._below(entry.run), "t": now} for entry in entries)
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
         if not text:
-            return
+            return True
         fd = open_append(self.path)
         try:
+            torn = os.pread(fd, max(0, os.fstat(fd).st_size - self._offset), self._offset)
+            if b"\n" in torn:
+                return False
             os.ftruncate(fd, self._offset)  # a line that a dead driver left torn
             os.write(fd, text.encode())
             os.fsync(fd)
+            return True
         except OSError as e:
             raise RunError(f"{self.path} cannot be written: {e.strerror}.\nFix: make room on that disk.") from e
         finally:
