@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from sqlalchemy import text
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.record.gate import gate
 from hpcexp.record.store import Model, connect
+from hpcexp.sweep.journal import JournalLock, locked
 from hpcexp.sweep.spec import Axis, Budget, Interval, Objective, Search, Spec
 from hpcexp.sweep.study import Study
 
@@ -197,3 +199,52 @@ def test_a_model_that_is_promoted_twice_at_one_moment_is_one_version(
     assert one == other
     found = store._client.search_model_versions("name = 'digits'")
     assert sorted(one) == sorted(str(version.version) for version in found)
+
+
+def break_locks(me: int, start: Callable[[], object], place: Path) -> int:
+    """Each round the lock of a dead process, which both wait for; how often the other one was inside as well."""
+    num_others = 0
+    for number in range(10):
+        lock = JournalLock(place / f"{number}", grace_s=0.02)
+        start()
+        with locked(lock):
+            try:
+                (place / f"inside-{number}").touch(exist_ok=False)
+                time.sleep(0.005)
+                (place / f"inside-{number}").unlink()
+            except FileExistsError:
+                num_others += 1
+    return num_others
+
+
+def test_the_lock_of_a_dead_driver_is_broken_by_one(tmp_path: Path, racers: Racers) -> None:
+    """And is then had by one after the other."""
+    for number in range(10):
+        (tmp_path / f"{number}.lock").touch()
+    assert [0, 0] == racers.run(break_locks, tmp_path)
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_who_comes_late_to_break_a_lock_leaves_the_next_one(tmp_path: Path) -> None:
+    """It has seen the dead one, which another process has removed since, to make its own."""
+    file, late = tmp_path / "study.jsonl.lock", JournalLock(tmp_path / "study.jsonl")
+    file.touch()
+    dead = (file.stat().st_ino, file.stat().st_mtime_ns)
+    file.rename(tmp_path / "dead")
+    quick = JournalLock(tmp_path / "study.jsonl")
+    with locked(quick):
+        late._remove(dead)
+        assert file.exists()
+        late.release()
+        assert file.exists()
+    assert [tmp_path / "dead"] == list(tmp_path.iterdir())
+
+
+def test_a_lock_is_broken_although_somebody_died_over_that(tmp_path: Path) -> None:
+    """Between the right to remove it and removing it."""
+    file = tmp_path / "study.jsonl.lock"
+    file.touch()
+    told = file.stat()
+    file.with_name(f"{file.name}.after-{told.st_ino}-{told.st_mtime_ns}").hardlink_to(file)
+    with locked(JournalLock(tmp_path / "study.jsonl", grace_s=0.02)):
+        assert [file] == list(tmp_path.iterdir())

@@ -7,12 +7,9 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.storages.journal._file import get_lock_file
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -22,6 +19,7 @@ from hpcexp.record.gate import gate
 from hpcexp.record.store import problem_of
 from hpcexp.record.uri import sqlite_path, with_driver
 from hpcexp.rundir import held_within
+from hpcexp.sweep.journal import JournalLock, LineJournal, locked
 
 _SQLITE = {"timeout": 30}
 """Seconds to wait while another process writes."""
@@ -68,41 +66,10 @@ def close_storage(storage: BaseStorage) -> None:
         storage.engine.dispose()
 
 
-class LineJournal(JournalFileBackend):
-    """Optuna's journal, in which a line that a full disk has left torn does not spoil the lines after it.
-
-    The lock is a file made with O_EXCL, which is atomic on NFS from version 3 on. Where its holder died, it is broken
-    after 30 seconds by its own age; Optuna's other lock, a symbolic link, is judged by the age of the journal, so that
-    two processes that wait for it can break each other's.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._own_lock = path, JournalFileOpenLock(str(path))
-        super().__init__(str(path), self._own_lock)
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines, after what is whole."""
-        self._own_lock.acquire()
-        try:
-            _drop_torn_line(self._path)
-        finally:
-            self._own_lock.release()
-        super().append_logs(logs)
-
-
-def _drop_torn_line(path: Path) -> None:
-    with path.open("rb+") as file:
-        file.seek(max(0, path.stat().st_size - 1))
-        if file.read(1) in (b"", b"\n"):
-            return
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-
-
 def _alone(uri: str | None, journal: Path) -> AbstractContextManager[object]:
     if uri is None:
         journal.parent.mkdir(parents=True, exist_ok=True)
-        return get_lock_file(JournalFileOpenLock(f"{journal.absolute()}.begin"))
+        return locked(JournalLock(journal.absolute().with_name(f"{journal.name}.begin")))
     path = sqlite_path(uri)
     if path is None:
         return gate(uri, "studies", _arguments(uri))
