@@ -53,9 +53,16 @@ def storage(request: pytest.FixtureRequest) -> str | None:
     return {"journal": None, "sqlite": "sqlite:///study.db"}[request.param]
 
 
-def studied(place: Path, storage: str | None, number: int = 0, axes: dict[str, Axis] = AXES, **search: str) -> Study:
+def studied(
+    place: Path,
+    storage: str | None,
+    number: int = 0,
+    axes: dict[str, Axis] = AXES,
+    sampler: str = "random",
+    **search: str,
+) -> Study:
     """A search that two drivers share."""
-    asked = Search("random", storage=storage, study=f"{place.name} {number}", **search)
+    asked = Search(sampler, storage=storage, study=f"{place.name} {number}", **search)
     spec = Spec(place.name, "", (), axes, objectives=ACC, search=asked, budget=Budget(trials=ROUNDS))
     return Study(spec, ACC, place, project=place, max_epochs=27)
 
@@ -248,3 +255,31 @@ def test_a_lock_is_broken_although_somebody_died_over_that(tmp_path: Path) -> No
     file.with_name(f"{file.name}.after-{told.st_ino}-{told.st_mtime_ns}").hardlink_to(file)
     with locked(JournalLock(tmp_path / "study.jsonl", grace_s=0.02)):
         assert [file] == list(tmp_path.iterdir())
+
+
+GRID: dict[str, Axis] = {"model.width": Interval(1, 20, is_int=True)}
+
+
+def ask_for_all(me: int, start: Callable[[], object], place: Path, storage: str | None) -> list[str]:
+    """Values of a grid that this driver got."""
+    study, got = studied(place, storage, 0, GRID, "grid"), []
+    start()
+    while not study.is_exhausted():
+        if (trial := study.ask()) is not None:
+            got.append(trial.params["model.width"])
+    study.close()
+    return got
+
+
+def test_drivers_get_each_point_of_a_grid_once(tmp_path: Path, racers: Racers, storage: str | None) -> None:
+    """Also the point of a trial that was dropped while others were asked for: its driver has died over it."""
+    study = studied(tmp_path, storage, 0, GRID, "grid")
+    study.ask()
+    half_asked = study.optuna.ask()
+    later = [trial for _ in range(3) if (trial := study.ask()) is not None]
+    study._drop(half_asked.number)
+    got = [value for values in racers.run(ask_for_all, tmp_path, storage) for value in values]
+    first = [trial.params["model.width"] for trial in study.trials().values() if trial.number < 5]
+    assert len(later) == 3
+    study.close()
+    assert [str(n) for n in range(1, 21)] == sorted([*got, *map(str, first)], key=int)

@@ -39,6 +39,8 @@ _STATES = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL, "pruned":
 _ASKED, _SEED = "hpcexp.asked", "hpcexp.seed"
 _JOB, _PRUNED, _SURPLUS, _AGAIN = "hpcexp.job", "hpcexp.pruned", "hpcexp.surplus", "hpcexp.again"
 """Attributes of a trial: its job; the step at which it was to end; asked for in vain; of which it is another try."""
+_POINT = "hpcexp.point"
+"""Attribute of a grid's trial: the number of its point."""
 _HALF_ASKED_S = 60.0
 """A trial that after so long lacks values is one whose driver has died over it."""
 
@@ -228,8 +230,20 @@ class Study:
             self._drop(asked.number)
             return None
         if isinstance(self.optuna.sampler, Pointer):
-            self.optuna.sampler.point = grid_point(self._axes, _shuffled(grid_size(self._axes))[position])
+            number = self._free_point(asked.number)
+            asked.set_user_attr(_POINT, number)
+            self.optuna.sampler.point = grid_point(self._axes, number)
         return self._trial(asked.number, {name: _suggested(asked, name, axis) for name, axis in self._axes.items()})
+
+    def _free_point(self, trial: int) -> int:
+        """Number of the grid's point for a trial that has none yet: those asked for before it take theirs first.
+
+        A point whose trial was dropped is free again, for whichever trial comes next.
+        """
+        counted = self._counted()
+        taken = {other.user_attrs.get(_POINT) for other in counted}
+        free = [point for point in _shuffled(grid_size(self._axes)) if point not in taken]
+        return free[sum(_POINT not in other.user_attrs for other in counted if other.number < trial)]
 
     def _trial(self, number: int, params: Mapping[str, Any], job: int | None = None) -> Trial:
         return Trial(number, {name: typed_value(params[name]) for name in self._axes}, job)
