@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from killing import is_killed_at
 from racers import Racers, racing
 from record_support import finish, make_run, query
 
+from hpcexp.cli.use import _named_once_whole
 from hpcexp.errors import RunError
 from hpcexp.record.accounts import Accounts
 from hpcexp.record.creation import Schema, have_database, is_current
@@ -293,3 +295,57 @@ def test_a_first_start_that_is_killed_leaves_no_half_accounts(tmp_path: Path, ki
     Accounts(half).set_admin("admin", PASSWORD)
     assert Accounts(half).has("admin")
     assert (tmp_path / "users.db.half-1").exists()
+
+
+def export(path: Path, *, is_directory: bool) -> None:
+    """As `hpcexp export` writes a program, or MLflow's directory of one."""
+    with _named_once_whole(path) as made:
+        for file in [made / "MLmodel", made / "program"] if is_directory else [made]:
+            file.parent.mkdir(exist_ok=True)
+            with file.open("w") as opened:
+                opened.write("first")
+                opened.flush()
+                os.fsync(opened.fileno())
+                opened.write(", last")
+
+
+def kill_over_exports(_: int, __: object, place: Path, is_directory: bool) -> int:
+    """How many were killed; what they leave under the name is whole."""
+    for num_killed, step in enumerate(range(1, 100)):
+        path = place / f"model-{step}"
+        was_killed = is_killed_at(step, lambda path=path: export(path, is_directory=is_directory))
+        if not path.exists():
+            export(path, is_directory=is_directory)
+        files = [path / "MLmodel", path / "program"] if is_directory else [path]
+        assert {"first, last"} == {file.read_text() for file in files}
+        if not was_killed:
+            return num_killed
+    raise AssertionError
+
+
+@pytest.mark.parametrize("is_directory", [False, True])
+def test_a_model_whose_export_is_killed_is_not_there(tmp_path: Path, killer: Racers, is_directory: bool) -> None:
+    """Somebody would use the half of it, and the next export be refused. What is there is not written over."""
+    [num_killed] = killer.run(kill_over_exports, tmp_path, is_directory)
+    assert num_killed > 4
+    with pytest.raises(RunError, match="exists already"):
+        export(tmp_path / "model-1", is_directory=is_directory)
+
+
+def export_each(me: int, start: Callable[[], object], place: Path) -> int:
+    """How often this process was the one to export."""
+    num_made = 0
+    for number in range(200):
+        start()
+        try:
+            with _named_once_whole(place / f"{number}") as made:
+                made.write_text("whole")
+            num_made += 1
+        except RunError:
+            assert (place / f"{number}").read_text() == "whole"
+    return num_made
+
+
+def test_of_two_exports_to_one_place_one_is_refused(tmp_path: Path, racers: Racers) -> None:
+    """At one moment, two hundred times."""
+    assert 200 == sum(racers.run(export_each, tmp_path))

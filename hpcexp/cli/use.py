@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from errno import ENOTEMPTY
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
@@ -74,17 +78,18 @@ def export(argv: Sequence[str]) -> int:
     run = find_run(a.root, a.run)
     path = a.output or run.path / "export" / SUFFIXES[a.format]
     if path.exists():
-        raise RunError(f"{path} exists already.\nFix: remove it, or --output another path.")
+        raise _exists(path)
     if a.format == "torch" and path.suffix != ".pt2":
         raise RunError(f"{path}: torch reads exported programs from .pt2 files only.\nFix: --output {path.stem}.pt2")
     trained = trained_of(run)
     _warn(edited_since(trained))
-    if a.format == "mlflow":
-        export_mlflow(trained, path)
-    else:
-        from hpcexp.train.trained import export as exported
+    with _named_once_whole(path) as made:
+        if a.format == "mlflow":
+            export_mlflow(trained, made)
+        else:
+            from hpcexp.train.trained import export as exported
 
-        exported(trained, a.format, path)
+            exported(trained, a.format, made)
     print(a.output or near(path))
     return 0
 
@@ -114,10 +119,32 @@ def _warn(changed: Sequence[str]) -> None:
         print(f"warning: {what} not what the run was trained with (hpcexp why RUN tells more).", file=sys.stderr)
 
 
+@contextmanager
+def _named_once_whole(path: Path) -> Iterator[Path]:
+    """Where to make what `path` is to be: whoever is killed leaves nothing there that somebody would use."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".export-", dir=path.parent) as scratch:
+        made = Path(scratch) / path.name
+        yield made
+        try:
+            if made.is_dir():
+                made.rename(path)  # fails where there is a file, or a directory with something in it
+            else:
+                os.link(made, path)
+        except (FileExistsError, NotADirectoryError) as e:
+            raise _exists(path) from e
+        except OSError as e:
+            if e.errno == ENOTEMPTY:
+                raise _exists(path) from e
+            made.replace(path)  # a file system without hard links
+
+
+def _exists(path: Path) -> RunError:
+    return RunError(f"{path} exists already.\nFix: remove it, or --output another path.")
+
+
 def export_mlflow(trained: Trained, path: Path) -> None:
     """The exported program inside an MLflow model directory."""
-    from tempfile import TemporaryDirectory
-
     from hpcexp.record.pyfunc import save_pyfunc
     from hpcexp.train.trained import examples
     from hpcexp.train.trained import export as exported

@@ -122,7 +122,7 @@ def export(trained: Trained, form: Format, path: Path) -> None:
         ) from e
     difference = (again - expected).abs().max().item()
     if not difference <= TOLERANCE:
-        raise HpcexpError(f"{path} gives outputs that differ from the model's by {difference:.3g}: not to be used.")
+        raise HpcexpError(f"What was exported gives outputs that differ from the model's by {difference:.3g}.")
 
 
 def _exported(network: nn.Module, example: Tensor, path: Path) -> Tensor:
