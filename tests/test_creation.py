@@ -13,14 +13,22 @@ from pathlib import Path
 import pytest
 from killing import is_killed_at
 from racers import Racers, racing
-from record_support import finish, make_run, query
+from record_support import finish, make_plan, make_run, query
 
 from hpcexp.cli.use import _named_once_whole
 from hpcexp.errors import RunError
+from hpcexp.launch.local import freeze
+from hpcexp.launch.resume import begins_again
+from hpcexp.plan import load_plan
 from hpcexp.record.accounts import Accounts
 from hpcexp.record.creation import Schema, have_database, is_current
 from hpcexp.record.schemas import mlflow_schema
 from hpcexp.record.shipper import sync
+from hpcexp.rundir import RunDir, SweepDir, find_runs, find_sweeps
+from hpcexp.sweep.claims import Claims
+from hpcexp.sweep.ledger import Entry, Ledger
+from hpcexp.sweep.place import ask
+from hpcexp.sweep.spec import Budget, Choices, Objective, Search, Spec
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""
@@ -349,3 +357,88 @@ def export_each(me: int, start: Callable[[], object], place: Path) -> int:
 def test_of_two_exports_to_one_place_one_is_refused(tmp_path: Path, racers: Racers) -> None:
     """At one moment, two hundred times."""
     assert 200 == sum(racers.run(export_each, tmp_path))
+
+
+def kill_over_beginnings(_: int, __: object, place: Path) -> tuple[int, int]:
+    """How often the beginning of a run, and that of a sweep, was killed. Each begins again as if nothing had been."""
+    runs = _num_killed(lambda at: _begin_run(place / at), lambda at: find_runs(place / at))
+    sweeps = _num_killed(lambda at: _begin_sweep(place / at), lambda at: find_sweeps(place / at))
+    return runs, sweeps
+
+
+def _num_killed(
+    begin: Callable[[str], object], found: Callable[[str], Iterator[RunDir] | Iterator[SweepDir]], every: int = 1
+) -> int:
+    for num_killed, step in enumerate(range(1, 100 * every, every)):
+        was_killed = is_killed_at(step, lambda step=step: begin(f"{step}"))
+        begin(f"{step}")
+        assert len(list(found(f"{step}"))) == 1
+        if not was_killed:
+            return num_killed
+    raise AssertionError
+
+
+def _begin_run(root: Path) -> None:
+    plan = replace(make_plan(root / "digits_mlp" / "lr=0.01", "sqlite:///mlflow.db"), secrets={"model.token": "x"})
+    run = freeze(plan, is_again=begins_again(plan))
+    assert load_plan(run.plan).signature == plan.signature
+
+
+def _begin_sweep(root: Path) -> None:
+    place = SweepDir(root / "sweeps" / "mine")
+    spec = Spec("mine", "", (), {"optimizer.lr": Choices(("0.1", "0.2"))})
+    assert [] == ask(place, spec, root, "hpcexp sweep mine")
+    claims = Claims(place.path)
+    claims.open()
+    entries = Ledger(place.path, claims).enter([Entry(0, ("optimizer.lr=0.1",), (), None, "a" * 64, "")])
+    assert [1] == [entry.job for entry in entries]
+    claims.close()
+
+
+def test_a_run_or_a_sweep_that_is_killed_over_its_beginning_begins_again(tmp_path: Path, killer: Racers) -> None:
+    """At whichever step of making its directory."""
+    [(runs, sweeps)] = killer.run(kill_over_beginnings, tmp_path)
+    assert runs > 5
+    assert sweeps > 15
+
+
+def begin_each_sweep(me: int, start: Callable[[], object], place: Path) -> None:
+    for number in range(100):
+        start()
+        _begin_sweep(place / f"{number}")
+
+
+def test_two_drivers_may_begin_a_sweep_at_one_moment(tmp_path: Path, racers: Racers) -> None:
+    """Neither takes what the other has just made for something else, and its job has one number."""
+    racers.run(begin_each_sweep, tmp_path)
+
+
+def kill_over_studies(_: int, __: object, place: Path, storage: str | None) -> int:
+    """How often the beginning of a study was killed. The next one begins it."""
+    from hpcexp.sweep import journal
+    from hpcexp.sweep.study import Study
+
+    journal.GRACE_S = 0.1  # in this process alone
+
+    def begin(at: str) -> None:
+        objectives = (Objective("val/acc", "max"),)
+        search = Search("random", storage=storage)
+        spec = Spec("mine", "", (), {"a": Choices(("1", "2"))}, search=search, budget=Budget(trials=1))
+        study = Study(spec, objectives, place / at, project=place / at, max_epochs=1)
+        assert [] == study.unfinished()
+        study.close()
+
+    def nothing_else(at: str) -> Iterator[SweepDir]:
+        yield SweepDir(place / at)
+
+    return _num_killed(begin, nothing_else, every=7)
+
+
+@pytest.mark.parametrize("storage", [None, "sqlite:///study.db"])
+def test_a_study_that_is_killed_over_its_beginning_begins_again(
+    tmp_path: Path, killer: Racers, storage: str | None
+) -> None:
+    """Optuna makes the tables that are missing; a dead driver's lock on a journal is waited for."""
+    pytest.importorskip("optuna", reason="Optuna is not installed")
+    [num_killed] = killer.run(kill_over_studies, tmp_path, storage)
+    assert num_killed > 3

@@ -40,9 +40,9 @@ class JournalLock(BaseJournalFileLock):
     do so, and the second removes the lock that the first has made since.
     """
 
-    def __init__(self, path: Path, grace_s: float = GRACE_S) -> None:
+    def __init__(self, path: Path, grace_s: float | None = None) -> None:
         self._file = path.with_name(f"{path.name}.lock")
-        self._grace_s = grace_s
+        self._grace_s = GRACE_S if grace_s is None else grace_s
         self._own: int | None = None
         """Inode of the lock that this process has made."""
 
