@@ -19,6 +19,7 @@ from sqlalchemy import text
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.record.gate import gate
 from hpcexp.record.store import Model, connect
+from hpcexp.sweep.claims import Claims
 from hpcexp.sweep.journal import JournalLock, locked
 from hpcexp.sweep.spec import Axis, Budget, Interval, Objective, Search, Spec
 from hpcexp.sweep.study import Study
@@ -283,3 +284,28 @@ def test_drivers_get_each_point_of_a_grid_once(tmp_path: Path, racers: Racers, s
     assert len(later) == 3
     study.close()
     assert [str(n) for n in range(1, 21)] == sorted([*got, *map(str, first)], key=int)
+
+
+def take_over(me: int, start: Callable[[], object], place: Path) -> list[int]:
+    """Which claims this driver got."""
+    claims = Claims(place)
+    claims.open()
+    got = []
+    for number in range(100):
+        start()
+        if claims.take(f"{number}") is None:
+            got.append(number)
+    start()  # while both live
+    claims.close()
+    return got
+
+
+def test_the_claim_of_a_dead_driver_is_taken_over_by_one(tmp_path: Path, racers: Racers) -> None:
+    """Also where another one died over taking it over, just now."""
+    (tmp_path / "claims").mkdir()
+    for number in range(100):
+        (tmp_path / "claims" / f"{number}").write_text("dead")
+        (tmp_path / "claims" / f".{number}.after-dead").write_text("dead as well")
+    one, other = racers.run(take_over, tmp_path)
+    assert [*range(100)] == sorted([*one, *other])
+    assert [] == list((tmp_path / "claims").iterdir())

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpcexp.beat import TIMEOUT_S, Beat, silence
+from hpcexp.beat import TIMEOUT_S, Beat
 from hpcexp.clock import boottime
 from hpcexp.files import UnusableFileError
 from hpcexp.owner import Owner
@@ -133,11 +133,12 @@ class Claims:
         try:
             os.link(own, right)
         except FileExistsError:
-            last = silence(right)
-            if last is not None and abs(last.seconds) > last.timeout_s:  # who had the right died with it
-                right.unlink(missing_ok=True)
-            time.sleep(0.02)
-            return
+            other = _read(right)
+            if other not in (None, self.token) and self._living(other) is None:
+                self._take_over(right, own, other)  # who had the right died with it
+            if _read(right) != self.token:
+                time.sleep(0.02)
+                return
         if _read(path) == gone:
             with_token = path.with_name(f".{path.name}.{self.token}.new")
             os.link(own, with_token)
