@@ -166,4 +166,6 @@ def _filled_node(path: str, value: Any, secrets: Mapping[str, Any]) -> Any:
         return {key: _filled_node(f"{path}.{key}", item, secrets) for key, item in value.items()}
     if isinstance(value, list):
         return [_filled_node(f"{path}.{i}", item, secrets) for i, item in enumerate(value)]
-    return secrets.get(path, value)
+    # What `.secrets` tells comes into the places of secrets alone: it could name another `_target_` otherwise.
+    secret = secrets.get(path, value) if isinstance(value, str) and MASK in value else value
+    return value if isinstance(secret, dict | list) else secret

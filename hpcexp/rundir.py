@@ -115,6 +115,11 @@ class RunDir(RecordDir):
         """What is masked in the plan, for its owner alone; none where nothing is."""
         return self.path / ".secrets"
 
+    @property
+    def mark(self) -> Path:
+        """That the user who reads it made the run (`hpcexp.runs.mark`)."""
+        return self.path / ".mark"
+
     def best_of(self, step: int) -> Path:
         """The best weights as of a checkpoint that names their step, while that checkpoint may be gone back to."""
         return self.checkpoints / f"best-{step}.ckpt"

@@ -19,10 +19,11 @@ from hpcexp.rundir import RunDir
 
 @pytest.fixture(scope="session", autouse=True)
 def _slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Slots and a cache of these tests' own: another session's jobs do not take their cores."""
+    """Slots, a cache and a key of these tests' own: another session's jobs do not take their cores."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HPCEXP_SLOTS", str(tmp_path_factory.mktemp("slots") / "slots"))
         patch.setenv("HPCEXP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
 
 

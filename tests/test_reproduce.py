@@ -181,7 +181,7 @@ def test_two_ranks_are_reproduced_to_the_bit(
 def test_another_seed_in_the_plan_is_named(run: RunDir, hpcexp: Callable[..., Said]) -> None:
     """With the first value that differs."""
     run.plan.write_text(run.plan.read_text().replace("\n  seed: 1\n", "\n  seed: 2\n"))
-    said = hpcexp("reproduce", "last")
+    said = hpcexp("reproduce", "last", "--trust")
     assert (1, "") == (said.status, said.err), said
     assert "  seed  1 → 2\n" in said.out
     assert "Diverged at step 1: train/loss " in said.out
@@ -299,20 +299,20 @@ def test_a_commit_or_patch_that_is_gone_is_missed(
     patch.write_text(nonsense)
     code = read_plain(patch.with_name("code.json"))
     write_json(patch.with_name("code.json"), {**code, "patch": {"file": patch.name, "sha256": sha256(patch)}})
-    said = hpcexp("reproduce", "last")
+    said = hpcexp("reproduce", "last", "--trust")
     assert 2 == said.status
     assert "does not apply to its commit:\n" in said.err
-    said = hpcexp("reproduce", "last", "--as-is", "--steps", "2")
+    said = hpcexp("reproduce", "last", "--trust", "--as-is", "--steps", "2")
     assert 0 == said.status
     assert " without its patch; 1 rank" in said.out
     commit = git(checkout, "rev-parse", "HEAD").strip()
     shutil.rmtree(checkout / ".git")
     git(checkout, "init", "-q")
-    said = hpcexp("reproduce", "last")
+    said = hpcexp("reproduce", "last", "--trust")
     assert 2 == said.status
     assert f"The commit {commit} of digits_mlp/" in said.err
     assert f"is gone: {checkout} has no such commit.\nFix: fetch it from a clone" in said.err
-    said = hpcexp("reproduce", "last", "--as-is", "--steps", "2")
+    said = hpcexp("reproduce", "last", "--trust", "--as-is", "--steps", "2")
     assert 0 == said.status
     assert "again: the present code (--as-is); 1 rank" in said.out
 

@@ -9,12 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import TrainedRun
-from helpers import FAST, command, environment, write_conf, write_module
+from helpers import Said, command, environment, write_conf, write_module
 
 from hpcexp.launch.display import Bar, Lines
 from hpcexp.rundir import RunDir
@@ -100,22 +101,32 @@ def test_what_an_encoding_lacks_is_no_error(hostile: Path, encoding: str) -> Non
     assert b"\\u202e" in done.stdout
 
 
-def test_output_of_ones_own_training_passes_as_it_is(project: Path) -> None:
-    """Colours and carriage returns of the user's own code reach his terminal; what is said of it does not obey them."""
+def test_output_of_ones_own_training_passes_as_it_is(project: Path, train: Callable[..., Said]) -> None:
+    """Colours of the user's own code reach his terminal; what is said of its end does not obey them."""
     write_module(
         project,
         "colourful",
         """
         import torch
-        print("\\x1b[32mgreen\\x1b[0m", flush=True)
+
         class Model(torch.nn.Module):
-            def __init__(self, *a, **k):
-                raise ValueError("\\x1b[2Jgone")
+            def __init__(self, in_shape, num_classes, fails=False):
+                super().__init__()
+                if fails:
+                    raise ValueError("\\x1b[2Jgone")
+                print("\\x1b[32mgreen\\x1b[0m")
+                self.layer = torch.nn.Linear(64, num_classes)
+
+            def forward(self, x):
+                return self.layer(x.flatten(1))
         """,
     )
-    said = command("train", "model._target_=colourful.Model", *FAST, cwd=project)
+    asked = ("debug=fast", "~model", "+model._target_=colourful.Model")
+    said = train(*asked)
+    assert (0, "") == (said.status, said.err), said
+    assert "\x1b[32mgreen\x1b[0m\n" in said.out
+    said = train(*asked, "+model.fails=true")
     assert 2 == said.status, said
-    assert "\x1b[32mgreen\x1b[0m" in said.out
     assert "\\x1b[2Jgone" in said.err
     assert "\x1b" not in said.err
 

@@ -53,7 +53,7 @@ def _devices() -> Iterator[Finding]:
     yield "cores", True, f"{machine.num_cores} that this process may use"
     if (mine := cores()) is not None:
         yield "memory nodes", True, "; ".join(map(_node_text, read_nodes(mine)))
-    done = subprocess.run([sys.executable, "-c", _TORCH], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-c", _TORCH], capture_output=True, text=True, check=False)
     if done.returncode:
         yield "torch works", False, (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
         return

@@ -145,6 +145,8 @@ First:     hpcexp train                              train the default experimen
            hpcexp plan model=cnn                     see what would run
            hpcexp train -m seed=1,2,3                every combination
            hpcexp ui                                 look at the results
+Using somebody's run or project runs his code, with your rights. Before that of a run, you are asked (--trust).
+
 Each verb: hpcexp VERB --help                        Version: hpcexp --version
 Tab keys:  eval "$(hpcexp -sc install=bash)"         also zsh and fish"""
 

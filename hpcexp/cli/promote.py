@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
+from hpcexp.cli.trust import add_trust, check_trust
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.lineage.manifest import differences, last_record
 from hpcexp.plan import Plan
@@ -24,9 +25,11 @@ def promote(argv: Sequence[str]) -> int:
     p.add_argument("run", help=RUN_HELP)
     p.add_argument("--to", required=True, metavar="NAME[@ALIAS]", help="for example digits@champion")
     p.add_argument("--unverified", action="store_true", help="also a run or a model's code that was changed since")
+    add_trust(p)
     a = p.parse_args(argv)
     name, alias = _name(a.to)
     run = find_run(a.root, a.run)
+    check_trust(run, is_trusted=a.trust)
     plan = destined(run)
     _check(run, plan, is_verified=not a.unverified)
     version, before = _registered(run, plan, name, alias, is_verified=not a.unverified)

@@ -10,14 +10,16 @@ from pathlib import Path
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
 from hpcexp.cli.output import part_text
+from hpcexp.cli.trust import add_trust, check_trust
 from hpcexp.compare.now import Part
 from hpcexp.launch.turns import ending_on_signals
-from hpcexp.reproduce.original import Original
+from hpcexp.reproduce.original import Original, opened
 from hpcexp.reproduce.place import Code
 from hpcexp.reproduce.reproduce import Told, Wish
 from hpcexp.reproduce.reproduce import reproduce as reproduced
 from hpcexp.reproduce.rerun import Interrupted
 from hpcexp.reproduce.verdict import Verdict
+from hpcexp.runs.mark import CODE, PACKAGES
 from hpcexp.text import duration, near, table
 
 SUMMARY = """Restore a run's code in a git worktree of its own, look whether data and packages are the same, train its
@@ -34,15 +36,18 @@ def reproduce(argv: Sequence[str]) -> int:
     p.add_argument("--as-is", action="store_true", help="with the code that there is, where it cannot be restored")
     p.add_argument("--rtol", type=float, help="relative difference that is tolerated (default: by trainer.precision)")
     p.add_argument("--keep", action="store_true", help="leave the restored code and the rerun where they are")
+    add_trust(p)
     a = p.parse_args(argv)
     if a.steps is not None and a.steps < 1:
         p.error(f"--steps {a.steps}: at least one")
     if a.rtol is not None and not 0 <= a.rtol < math.inf:
         p.error(f"--rtol {a.rtol:g}: a number from 0 on")
+    original = opened(find_run(a.root, a.run), a.steps)
+    check_trust(original.run, is_trusted=a.trust, names=(*CODE, *PACKAGES) if a.env else CODE)
     began = time.monotonic()
     with ending_on_signals():
         try:
-            told = reproduced(find_run(a.root, a.run), Wish(a.steps, a.env, a.keep, a.as_is, a.rtol), _begin)
+            told = reproduced(original, Wish(a.env, a.keep, a.as_is, a.rtol), _begin)
         except Interrupted as e:
             print("Stopped.", file=sys.stderr)
             return e.status

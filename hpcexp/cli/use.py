@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
+from hpcexp.cli.trust import add_trust, check_trust
 from hpcexp.compare.now import changed_data, code_of_run
 from hpcexp.errors import RunError, listed
 from hpcexp.lineage.code import imported_otherwise
@@ -37,8 +38,11 @@ def test(argv: Sequence[str]) -> int:
     p.add_argument("run", help=RUN_HELP)
     p.add_argument("--split", choices=("test", "val"), default="test", help="which data (default: test)")
     p.add_argument("--json", action="store_true", help="as one JSON object")
+    add_trust(p)
     a = p.parse_args(argv)
-    trained = trained_of(find_run(a.root, a.run))
+    run = find_run(a.root, a.run)
+    check_trust(run, is_trusted=a.trust)
+    trained = trained_of(run)
     _warn([*edited_since(trained), *changed_data(trained.run)])
     from hpcexp.train.trained import evaluate
 
@@ -53,8 +57,11 @@ def predict(argv: Sequence[str]) -> int:
     p.add_argument("run", help=RUN_HELP)
     p.add_argument("files", nargs="+", type=Path, metavar="FILE")
     p.add_argument("--json", action="store_true", help="one JSON object a line, with the probability of every class")
+    add_trust(p)
     a = p.parse_args(argv)
-    trained = trained_of(find_run(a.root, a.run))
+    run = find_run(a.root, a.run)
+    check_trust(run, is_trusted=a.trust)
+    trained = trained_of(run)
     _warn(edited_since(trained))
     from hpcexp.train.trained import predict as predicted
 
@@ -74,8 +81,10 @@ def export(argv: Sequence[str]) -> int:
     formats = "torch: torch.export; torchscript; mlflow: a pyfunc model for MLflow's tools and servers"
     p.add_argument("--format", choices=tuple(SUFFIXES), default="torch", help=f"{formats} (default: torch)")
     p.add_argument("-o", "--output", type=Path, help="where to (default: export/ in the run directory)")
+    add_trust(p)
     a = p.parse_args(argv)
     run = find_run(a.root, a.run)
+    check_trust(run, is_trusted=a.trust)
     path = a.output or run.path / "export" / SUFFIXES[a.format]
     if path.exists():
         raise _exists(path)

@@ -41,9 +41,14 @@ def why(argv: Sequence[str]) -> int:
 
 
 def _with_secrets(overrides: Sequence[str], secrets: Mapping[str, Any]) -> Iterator[str]:
-    """The overrides as they were given; what is not known any more stays masked."""
+    """The overrides as they were given; what is not known any more stays masked.
+
+    Those of Hydra itself make no run another one, and could have it import what a foreign run names (`pkg://…`).
+    """
     for override in overrides:
         key, equals, value = override.partition("=")
+        if key.lstrip("+~").startswith("hydra"):
+            continue
         secret = secrets.get(key.lstrip("+"))
         quoted = str(secret).replace("\\", "\\\\").replace("'", "\\'")
         yield f"{key}{equals}'{quoted}'" if MASK in value and secret is not None else override

@@ -33,6 +33,7 @@ from hpcexp.masking import without_password
 from hpcexp.plan import Plan, save_plan
 from hpcexp.record.destination import direct
 from hpcexp.rundir import RunDir, write_json
+from hpcexp.runs.mark import mark
 from hpcexp.runs.records import RunState, Status, read_status, write
 
 _Supervise = Callable[[RunDir, Sequence[int], Callable[[], None]], Turns[Outcome]]
@@ -162,6 +163,7 @@ def _lead(plan: Plan, terms: Terms, *, fresh: bool, supervise: _Supervise) -> Tu
         attempt = found.attempt if found else attempt
         for warning in terms.capture.begin(plan, run, attempt, parents(found, begun)):
             terms.say(plan, warning)
+        mark(run)
         if begun is not None:
             terms.say(plan, f"Going on from {begun.text(plan)}")
             adopt(begun, run)

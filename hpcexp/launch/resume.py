@@ -77,7 +77,7 @@ def is_blank(run: RunDir) -> bool:
 
 _NOTES = (
     *("plan.yaml", "status.json", "system.jsonl", "mlflow.json", "failed.json"),
-    *(".tracking", ".secrets", ".shipper.lock"),
+    *(".tracking", ".secrets", ".mark", ".shipper.lock"),
 )
 """What another try writes anew or goes on with."""
 

@@ -178,7 +178,7 @@ def _started(module: str, record: RecordDir) -> subprocess.Popen[bytes]:
     record.logs.mkdir(exist_ok=True)
     with os.fdopen(open_append(record.logs / "shipper.log"), "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", module, str(record.path)],
+            [sys.executable, "-P", "-m", module, str(record.path)],
             stdin=subprocess.PIPE,
             bufsize=0,
             stdout=log,

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import hpcexp
+from hpcexp.lineage.git import git_command
 from hpcexp.masking import masked_text
 
 RESULT_CODE = ("build", "data", "models", "train", "job.py")
@@ -95,9 +96,8 @@ def _of_project(project: Path, name: str) -> list[Path]:
 
 
 def _git(project: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(project), "--no-optional-locks", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(git_command(project, *arguments), capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

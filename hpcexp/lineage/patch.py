@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from hpcexp.lineage.git import git_command
 from hpcexp.masking import has_secret
 
 FILE_LIMIT = 1 << 20
@@ -127,6 +128,6 @@ def _without_secrets(patch: bytes, left_out: dict[str, str], without: bytes) -> 
 
 def _git(place: Path, *arguments: str, given: bytes | None = None, env: Mapping[str, str] | None = None) -> bytes:
     """What git prints; CalledProcessError where it refuses."""
-    command = ["git", "-C", str(place), "--no-optional-locks", *arguments]
+    command = git_command(place, *arguments)
     around = {**os.environ, **(env or {})}
     return subprocess.run(command, input=given, capture_output=True, timeout=_TIMEOUT_S, check=True, env=around).stdout

@@ -30,7 +30,7 @@ def built(recorded: EnvironmentFacts | None, place: Path, project: Path) -> Path
     _done([_interpreter(recorded.python.version), "-m", "venv", "--without-pip", str(place)])
     listed = place / "requirements.txt"
     listed.write_text("".join(f"{line}\n" for line in wanted))
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
+    pip = [sys.executable, "-P", "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
     _done([*pip, "install", "--quiet", "--no-deps", "-r", str(listed)])
     [modules] = place.glob("lib/python*/site-packages")
     (modules / "hpcexp").symlink_to(Path(hpcexp.__file__).parent)

@@ -15,6 +15,7 @@ from tempfile import gettempdir, mkdtemp
 from hpcexp.errors import InUseError, RunError
 from hpcexp.files import member_path
 from hpcexp.launch.turns import signals_caught
+from hpcexp.lineage.git import git_command
 from hpcexp.lineage.signature import asked
 from hpcexp.record.describe import flatten
 from hpcexp.reproduce.original import Original
@@ -114,7 +115,7 @@ def code_of(original: Original, place: Path, *, as_is: bool, keep: bool, search:
         return
     copy = place / _CODE
     try:
-        _git(top, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--quiet", "--detach", str(copy), commit)
+        _git(top, "worktree", "add", "--quiet", "--detach", str(copy), commit)
         is_whole = patch is None or _is_applied(patch, copy, original, as_is=as_is)
         project = copy / below
         link_data(original, [top / below, Path(original.plan.lineage["project"])], project)
@@ -226,8 +227,7 @@ def _git(place: Path, *arguments: str) -> None:
 
 def _run_git(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name not in _OF_GIT}
-    command = ["git", "-C", str(place), *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+        return subprocess.run(git_command(place, *arguments), capture_output=True, text=True, check=False, env=env)
     except OSError as e:
         raise RunError(f"git cannot be run ({e.strerror}), and the run's code is a commit.\nFix: install it.") from e

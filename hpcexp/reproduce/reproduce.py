@@ -19,7 +19,7 @@ from hpcexp.errors import RunError, listed
 from hpcexp.launch.capture import hardware
 from hpcexp.plan import DataFacts
 from hpcexp.reproduce.environment import built, from_source
-from hpcexp.reproduce.original import Original, changed_since, opened
+from hpcexp.reproduce.original import Original, changed_since
 from hpcexp.reproduce.place import Code, code_of, scratch
 from hpcexp.reproduce.rerun import check_devices, rerun
 from hpcexp.reproduce.verdict import Verdict, judged
@@ -39,8 +39,6 @@ _PROBE = (
 class Wish:
     """What is asked for beside the run."""
 
-    steps: int | None = None
-    """The first steps alone."""
     env: bool = False
     """Build the environment that the run had."""
     keep: bool = False
@@ -62,9 +60,9 @@ Tell = Callable[[Original, Code, Sequence[Part], Path | None], None]
 """Hears what is going to be trained, and where it is kept, if it is."""
 
 
-def reproduce(run: RunDir, wish: Wish, tell: Tell) -> Told:
+def reproduce(original: Original, wish: Wish, tell: Tell) -> Told:
     """Train the run again and compare. RunError where that cannot be done."""
-    original = opened(run, wish.steps)
+    run = original.run
     check_devices(original.plan)
     with ExitStack() as stack:
         place = stack.enter_context(scratch(keep=wish.keep))

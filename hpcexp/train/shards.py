@@ -6,6 +6,7 @@ checkpoint is, in the place of each, what is needed to read it.
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,12 +15,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, zeros
 
 from hpcexp.errors import HpcexpError, RunError
+from hpcexp.files import UnusableFileError, open_regular
 from hpcexp.seal import checksum
 from hpcexp.train.checkpoint import fsync
 
@@ -81,10 +85,65 @@ def _filled(rest: Mapping[str, Any], place: Path, empty: Callable[[dict[str, Any
     if wanted:
         [directory] = {Path(name).parts[0] for name in rest["beside"]}
         try:
-            load(wanted, checkpoint_id=place / directory)
+            reader = _PlainReader(place / directory)
+            reader.read_metadata()  # torch itself would go on to other files where that is refused
+            load(wanted, storage_reader=reader)
         except (CheckpointException, OSError) as e:
             raise RunError(f"{place / directory} is damaged: {e}") from e
     return checkpoint
+
+
+class _PlainReader(FileSystemReader):
+    """torch's reader, for a checkpoint that somebody else may have written: its index is a pickle, which could call.
+
+    torch itself reads tensors as plain data, and anything else by another pickle; hpcexp writes nothing else.
+    """
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The index; UnusableFileError where it is more than data about tensors."""
+        path = Path(self._get_metadata_path(kwargs.get("rank")))
+        with open_regular(path) as file:
+            try:
+                metadata = _Unpickler(file).load()
+            except UnusableFileError:
+                raise
+            except Exception as e:  # pickle raises nearly anything for what is none
+                raise UnusableFileError(path, f"it is no index of a checkpoint ({e})") from e
+        if not isinstance(metadata, Metadata) or not all(map(_is_of_tensor, metadata.state_dict_metadata.values())):
+            raise UnusableFileError(path, "it is of something else than tensors")
+        if metadata.storage_meta is not None:
+            metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+def _is_of_tensor(entry: object) -> bool:
+    return isinstance(entry, TensorStorageMetadata)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes what an index consists of, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """pickle's way to a class or function."""
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if not is_dtype and name not in _OF_AN_INDEX.get(module, ()):
+            raise ValueError(f"it names {module}.{name}")
+        return super().find_class(module, name)
+
+
+_DCP = "torch.distributed.checkpoint"
+_OF_AN_INDEX = {
+    f"{_DCP}.metadata": (
+        *("ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties"),
+        *("TensorStorageMetadata", "_MEM_FORMAT_ENCODING"),
+    ),
+    f"{_DCP}.filesystem": ("_StorageInfo",),
+    "torch": ("Size",),
+    "torch.serialization": ("_get_layout",),
+    "pathlib": ("Path", "PosixPath"),
+    "pathlib._local": ("Path", "PosixPath"),  # Python 3.13
+}
+"""Module → the classes that are pickled in an index, all of which only hold data."""
 
 
 def _named(value: Any, sharded: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,0 +1,79 @@
+"""`--trust`: before code runs that a run names which is not this user's, in this project, he is asked."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hpcexp.errors import RunError, listed
+from hpcexp.plan import Plan, load_plan
+from hpcexp.rundir import RunDir
+from hpcexp.runs.mark import PLAN, unmarked
+
+RUNS_CODE = (
+    "This runs the code that the run names, with your rights. A run that you made in this project is used at once; "
+    "before the code of any other runs, you are asked."
+)
+
+
+def add_trust(p: argparse.ArgumentParser) -> None:
+    """The option, and what it is for."""
+    p.add_argument("--trust", action="store_true", help="run the code of a run of others or of another project")
+    p.epilog = RUNS_CODE
+
+
+def check_trust(run: RunDir, *, is_trusted: bool, names: Sequence[str] = PLAN) -> None:
+    """Return where the run's code may be run; otherwise ask. RunError where nobody can be asked, or says no.
+
+    Only the plan is read. `names`: the run's files that name the code.
+    """
+    if is_trusted:
+        return
+    plan = load_plan(run.plan)
+    reasons = list(_reasons(run, plan, names))
+    if not reasons:
+        return
+    project = Path(plan.lineage["project"])
+    told = (
+        f"{run.path} is not known to be a run that you made in this project:\n"
+        + "".join(f"  {reason}\n" for reason in reasons)
+        + f"To use it is to run the code that it names, with your rights; it belongs to {_owner(run.path)}."
+    )
+    fix = f"Fix: read {run.plan} and the code in {project} first, then repeat with --trust."
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        raise RunError(f"{told}\n{fix}")
+    print(f"{told}\nRun it? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise RunError(f"Nothing of it was run.\n{fix}")
+
+
+def _reasons(run: RunDir, plan: Plan, names: Sequence[str]) -> Iterator[str]:
+    """Why it is not the user's own run of this project."""
+    foreign = [name for name in (".", *names) if _is_foreign(run.path / name)]
+    if foreign:
+        yield f"{listed('the directory' if name == '.' else name for name in foreign)}: not yours"
+    if changed := unmarked(run, names):
+        yield f"{listed(changed)}: not marked as made by you, or changed since"
+    # A project that was moved away with its runs is nowhere any more, and has no code to run.
+    project = Path(plan.lineage["project"])
+    if project.exists() and not Path.cwd().resolve().is_relative_to(project.resolve()):
+        yield f"its project is {project}, and this is {Path.cwd()}"
+
+
+def _is_foreign(path: Path) -> bool:
+    try:
+        return path.lstat().st_uid != os.geteuid()
+    except FileNotFoundError:
+        return False
+
+
+def _owner(path: Path) -> str:
+    user = path.stat().st_uid
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"user {user}"
