@@ -8,8 +8,12 @@ import random
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
+OTHER = Path(mkdtemp(), "other")
+"""A file of somebody's to which a link leads, that nothing may change."""
+OTHER.write_text("not yours\n")
 Damage = Callable[[Path, random.Random], object]
 
 
@@ -158,6 +162,6 @@ DAMAGES: dict[str, Damage] = {
     "a link to an endless device": _kind(lambda path: path.symlink_to("/dev/zero")),
     "a link to itself": _kind(lambda path: path.symlink_to(path.name)),
     "a link to nothing": _kind(lambda path: path.symlink_to("nowhere")),
-    "a link to another file": _kind(lambda path: path.symlink_to("/etc/passwd")),
+    "a link to another file": _kind(lambda path: path.symlink_to(OTHER)),
     "a terabyte of nothing": _sparse,
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 from hpcexp.errors import ConfigError, RunError
+from hpcexp.files import UnusableFileError, open_regular
 from hpcexp.record.creation import have_database
 from hpcexp.record.schemas import accounts_at, accounts_schema
 
@@ -48,13 +50,17 @@ class Accounts:
         _set_admin(self._users, name, password)
 
     def _password_hash(self, name: str) -> str | None:
-        if not self._users.exists():
+        if not os.path.lexists(self._users):
             return None
+        open_regular(self._users).close()  # SQLite would wait for the writer of a FIFO
+        asked = "SELECT password_hash FROM users WHERE username = ?"
         with closing(sqlite3.connect(f"{self._users.as_uri()}?mode=ro", uri=True)) as connection:
             try:
-                found = connection.execute("SELECT password_hash FROM users WHERE username = ?", (name,)).fetchone()
-            except sqlite3.OperationalError:
-                return None  # a first start that was ended early has made no tables
+                has_tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'users'").fetchone()
+                # A first start that was ended early has made none.
+                found = connection.execute(asked, (name,)).fetchone() if has_tables else None
+            except sqlite3.DatabaseError as e:
+                raise UnusableFileError(self._users, str(e)) from e
         return found and str(found[0])
 
 

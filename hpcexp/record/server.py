@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
 import ssl
 from collections.abc import Iterator, Mapping
@@ -13,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from hpcexp.errors import ConfigError, InUseError
+from hpcexp.files import UnusableFileError, read_bytes
 from hpcexp.masking import without_password
 from hpcexp.record.own import directory_problem, own_files, tighten
 from hpcexp.record.schemas import have_sqlite, is_sqlite_made
@@ -31,6 +34,7 @@ _POOL = {
     "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "20",
     "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "60",
 }
+_MAX_KEY_BYTES = 4096
 _PROXIED = "mlflow-artifacts:/"
 _AUTHORIZATION = "hpcexp.record.web.login:authorization"
 
@@ -103,8 +107,9 @@ def prepare(server: Server) -> None:
         for place in _places(server.data):
             tighten(place)
         for file in (server.secret, server.passphrase):
-            if not file.exists():
+            if not os.path.lexists(file):
                 write_atomic(file, secrets.token_hex(32), mode=0o600)
+            _key(file)
         write_atomic(server.auth, _auth_ini(server), mode=0o600)
         if (path := sqlite_path(server.store)) is not None and not is_sqlite_made(path):
             have_sqlite(path, _PROXIED)
@@ -134,13 +139,21 @@ def server_environment(server: Server, environ: Mapping[str, str]) -> dict[str, 
         with_driver(server.store),
         hosts,
         MLFLOW_AUTH_CONFIG_PATH=str(server.auth),
-        MLFLOW_FLASK_SERVER_SECRET_KEY=server.secret.read_text(),
-        MLFLOW_CRYPTO_KEK_PASSPHRASE=server.passphrase.read_text(),
+        MLFLOW_FLASK_SERVER_SECRET_KEY=_key(server.secret),
+        MLFLOW_CRYPTO_KEK_PASSPHRASE=_key(server.passphrase),
         _MLFLOW_AUTH_ADMIN_BOOTSTRAPPED="true",
         _MLFLOW_SERVER_ARTIFACT_ROOT=_PROXIED,
         _MLFLOW_SERVER_ARTIFACT_DESTINATION=server.artifacts.as_uri(),
         _MLFLOW_SERVER_SERVE_ARTIFACTS="true",
     )
+
+
+def _key(file: Path) -> str:
+    """A secret that `prepare` has made; UnusableFileError where it is none, as an empty one would let everybody in."""
+    key = read_bytes(file, _MAX_KEY_BYTES).decode("ascii", errors="replace")
+    if re.fullmatch(r"[0-9a-f]{64}", key) is None:
+        raise UnusableFileError(file, "it is no key of 64 hexadecimal digits")
+    return key
 
 
 def _problems(server: Server) -> Iterator[str]:

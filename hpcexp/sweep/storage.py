@@ -20,6 +20,7 @@ from hpcexp.record.store import problem_of
 from hpcexp.record.uri import sqlite_path, with_driver
 from hpcexp.rundir import held_within
 from hpcexp.sweep.journal import JournalLock, LineJournal, locked
+from hpcexp.sweep.study_file import REPLAY_ERRORS, check_journal
 
 _SQLITE = {"timeout": 30}
 """Seconds to wait while another process writes."""
@@ -79,7 +80,11 @@ def _alone(uri: str | None, journal: Path) -> AbstractContextManager[object]:
 def _storage(uri: str | None, journal: Path) -> BaseStorage:
     """Killed anywhere in it, the next one makes the tables that are missing."""
     if uri is None:
-        return JournalStorage(LineJournal(journal.absolute()))
+        check_journal(journal)
+        try:
+            return JournalStorage(LineJournal(journal.absolute()))
+        except REPLAY_ERRORS as e:
+            raise ValueError(f"its lines do not fit together ({type(e).__name__}: {e})") from e
     path = sqlite_path(uri)
     if path is None:
         arguments = {"pool_pre_ping": True, "connect_args": _arguments(uri)}

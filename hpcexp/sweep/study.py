@@ -29,6 +29,7 @@ from hpcexp.sweep.samplers import Pointer, make_pruner, make_sampler
 from hpcexp.sweep.space import changed, record
 from hpcexp.sweep.spec import Axis, Choices, Interval, Objective, Spec
 from hpcexp.sweep.storage import close_storage, storage_alone, storage_uri
+from hpcexp.sweep.study_file import check_study, check_trials
 from hpcexp.sweep.values import Value, grid_point, grid_size, typed_value
 
 JOURNAL = "study.jsonl"
@@ -36,6 +37,7 @@ PATIENCE_S = 600.0
 """So long may a storage not answer before asking it for a trial is an error."""
 _FAILURES = (StorageInternalError, OSError)
 _STATES = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
+_PREFIX = "hpcexp."
 _ASKED, _SEED = "hpcexp.asked", "hpcexp.seed"
 _JOB, _PRUNED, _SURPLUS, _AGAIN = "hpcexp.job", "hpcexp.pruned", "hpcexp.surplus", "hpcexp.again"
 """Attributes of a trial: its job; the step at which it was to end; asked for in vain; of which it is another try."""
@@ -107,6 +109,8 @@ class Study:
                 load_if_exists=True,
             )
             self._storage = self.optuna._storage  # with a cache, where it is a database
+            check_study(self.optuna.user_attrs, _ASKED, _SEED)
+            check_trials(self._trials(), _PREFIX, len(objectives))
             self._check_is_of(spec.axes, objectives)
             seed = self._seed(spec.search.seed)
         self.optuna.sampler = make_sampler(spec.search.sampler, seed, len(objectives), spec.budget.trials)
