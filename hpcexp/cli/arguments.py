@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcexp.errors import RunError, listed, suggest
+from hpcexp.errors import HpcexpError, RunError, listed, suggest
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.records import read_delivered, read_status
 from hpcexp.text import left_out
@@ -20,6 +21,19 @@ def parser(verb: str, summary: str) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog=f"hpcexp {verb}", description=summary)
     p.add_argument("--root", type=Path, default=Path("runs"), help="directory of the runs (default: runs)")
     return p
+
+
+def configured_uri() -> str | None:
+    """`tracking.uri` as the project in this directory configures it for all of its runs; None where it does not."""
+    project = Path.cwd()
+    if not (project / "conf").is_dir():
+        return None
+    from hpcexp.compose.composer import Composer
+
+    with contextlib.suppress(HpcexpError):  # what is wrong with the configuration is no concern of this verb
+        uri = Composer(project).compose([]).config.get("tracking", {}).get("uri")
+        return uri if isinstance(uri, str) else None
+    return None
 
 
 def find_run(root: Path, word: str) -> RunDir:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hpcexp.cli.arguments import RUN_HELP, find_run, parser
+from hpcexp.cli.arguments import RUN_HELP, configured_uri, find_run, parser
 from hpcexp.cli.trust import add_trust, check_trust
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.lineage.manifest import differences, last_record
@@ -72,12 +72,13 @@ def _check(run: RunDir, plan: Plan, *, is_verified: bool) -> None:
 
 def _registered(run: RunDir, plan: Plan, name: str, alias: str | None, *, is_verified: bool) -> tuple[str, str | None]:
     """Number of the version, and of the one that the alias stood for before."""
+    from hpcexp.record.credentials import Named
     from hpcexp.record.delivery import Delivery
     from hpcexp.record.shipment import alone_in_turn
     from hpcexp.record.shipper import sync
     from hpcexp.record.store import Stores, problem_of
 
-    stores = Stores()
+    stores = Stores(Named(lambda: [configured_uri()]))
     if (problem := sync(run.path, stores)) is not None:
         raise RunError(f"MLflow does not have the run: {problem}\nFix: see to that, then give this again.")
     known = read_delivered(run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from hpcexp.cli.arguments import RUN_HELP, find_run, parser
+from hpcexp.cli.arguments import RUN_HELP, configured_uri, find_run, parser
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.record.alive import current_state, is_driven
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, find_runs, find_sweeps
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def sync(argv: Sequence[str]) -> int:
     """Exit status 0 when MLflow has everything, 1 when something could not be delivered."""
+    from hpcexp.record.credentials import Named
     from hpcexp.record.parent import members
     from hpcexp.record.store import Stores
 
@@ -30,7 +31,8 @@ def sync(argv: Sequence[str]) -> int:
     runs = [find_run(a.root, word) for word in a.runs] or list(find_runs(root))
     if not runs:
         raise RunError(f"There are no runs in {root}.\nFix: hpcexp train, or --root DIR.")
-    stores, wanted = Stores(), {run.path for run in runs}
+    stores, wanted = Stores(Named(lambda: [configured_uri()])), {run.path for run in runs}
+    stores.name(a.uri)
     places = {s: {run.path.resolve(): place for run, place in members(s)} for s in find_sweeps(root)}
     if a.uri is not None or a.experiment is not None:
         _redirect(runs if a.runs else [], a.uri, a.experiment)

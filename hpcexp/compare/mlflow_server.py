@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlencode, urlsplit
 from hpcexp.compare.stored import Stored, series_of
 from hpcexp.errors import RunError
 from hpcexp.masking import without_password
+from hpcexp.record.credentials import opener
 from hpcexp.record.series import Series
 
 _TIMEOUT_S = 10.0
@@ -64,7 +65,7 @@ class MlflowServer:
 
     def _answer(self, request: urllib.request.Request) -> dict[str, Any]:
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310
+            with opener().open(request, timeout=_TIMEOUT_S) as response:
                 answer: dict[str, Any] = json.load(response)
         except urllib.error.HTTPError as e:
             e.close()

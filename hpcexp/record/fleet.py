@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from hpcexp.record.credentials import Named
 from hpcexp.record.follower import Entry, Follower, Key, key_of
 from hpcexp.record.servers import Servers
 from hpcexp.record.shipment import POLL_S, say, settle
@@ -72,7 +73,7 @@ class Fleet:
 
     def __init__(self, sweep: SweepDir, inbox: Inbox) -> None:
         self._inbox = inbox
-        self._stores = Stores()
+        self._stores = Stores(Named(lambda: ()))
         self._servers = Servers()
         self._above = SweepRun(sweep, self._stores, self._servers)
         self._waiting: deque[Entry] = deque()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,14 @@ _EXPORTED = "hpcexp.exported"
 
 
 class Registry:
-    """The registry of one store. What is done twice is as done once."""
+    """The registry of one store. What is done twice is as done once.
 
-    def __init__(self, client: MlflowClient) -> None:
+    `send`: sends the files in a directory to a LoggedModel.
+    """
+
+    def __init__(self, client: MlflowClient, send: Callable[[str, Path], object]) -> None:
         self._client = client
+        self._send = send
 
     def is_loadable(self, model_id: str) -> bool:
         """Whether MLflow's tools can load the LoggedModel, as it was trained: it has more than a checkpoint."""
@@ -24,7 +28,7 @@ class Registry:
 
     def make_loadable(self, model_id: str, directory: Path, edited: Sequence[str]) -> None:
         """Give the LoggedModel the files of an MLflow model; `edited`: code of it that is not that of the training."""
-        self._client.log_model_artifacts(model_id, str(directory))
+        self._send(model_id, directory)
         self._client.set_logged_model_tags(model_id, {_EXPORTED: f"edited: {', '.join(edited)}" if edited else "true"})
 
     def register(self, name: str, description: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from msgspec.structs import replace as set_fields
 
 from hpcexp.errors import InUseError, RunError
 from hpcexp.files import folders_problem, open_append
+from hpcexp.plan import load_plan
 from hpcexp.record.alive import supervisor_alive
 from hpcexp.record.delivery import Delivery
 from hpcexp.record.destination import destined
@@ -34,18 +35,21 @@ _NICENESS = 10
 class Shipment:
     """A run that this process alone delivers. RunError where its plan cannot be read.
 
-    `is_logged`: whether what fails is also a line of the shipper's log.
+    `is_own`: whether it is of the command that this process serves. That names the run's server, and what fails is also
+    a line of the shipper's log.
     """
 
-    def __init__(self, run: RunDir, stores: Stores, sweep: Membership | None = None, *, is_logged: bool = True) -> None:
+    def __init__(self, run: RunDir, stores: Stores, sweep: Membership | None = None, *, is_own: bool = True) -> None:
         self.run = run
         if (problem := folders_problem(run.path, [run.logs.name, run.plots.name, run.lineage.name])) is not None:
             raise RunError(problem)
         self.plan = destined(run)
+        if is_own:
+            stores.name(load_plan(run.plan).tracking_uri)
         self._delivery = None if self.plan.tracking_uri is None else Delivery(run, self.plan, stores, sweep)
         self._has_pictures = bool(self.plan.config["run"].get("pictures", True))
         self._is_drawn = False
-        self._is_logged = is_logged
+        self._is_own = is_own
         self.is_refused = False
         """Whether the server's accounts stand against the last that was tried."""
 
@@ -124,7 +128,7 @@ class Shipment:
     def failed(self, error: BaseException) -> str:
         """Keep in the run's directory, and tell, why something could not be delivered."""
         problem, self.is_refused = problem_of(error, self.plan.tracking_uri or ""), is_refusal(error)
-        if self._is_logged:
+        if self._is_own:
             say(f"{self.plan.name}: {problem}")
         if self._delivery is not None:
             self._delivery.failed(problem)

@@ -18,6 +18,7 @@ from pathlib import Path
 from hpcexp.errors import HpcexpError, RunError
 from hpcexp.plan import load_plan
 from hpcexp.record.alive import is_driven
+from hpcexp.record.credentials import Named
 from hpcexp.record.parent import Parent, members
 from hpcexp.record.servers import backoff
 from hpcexp.record.shipment import POLL_S, SHARE, Shipment, alone, alone_in_turn, end_if_abandoned, say, settle
@@ -34,7 +35,7 @@ def sync(path: Path, stores: Stores | None = None, sweep: Membership | None = No
     run = RunDir(path)
     load_plan(run.plan)
     with alone_in_turn(run):
-        shipment = Shipment(run, stores or Stores(), sweep, is_logged=False)
+        shipment = Shipment(run, stores or Stores(), sweep, is_own=False)
         if shipment.is_complete:
             return None
         shipment.has_ended(is_orphan=False)
@@ -67,7 +68,7 @@ def follow(path: Path) -> str | None:
     """Deliver the run in `path` while it goes on and once it has ended; what hindered the last of it, or None."""
     run = RunDir(path)
     with alone(run, math.inf):
-        shipment = Shipment(run, Stores())
+        shipment = Shipment(run, Stores(Named(lambda: ())))
         _accompany(shipment)
         shipment.attempt(shipment.deliver)
         shipment.draw()
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     run_dir = arguments.run_dir.absolute()
     try:
         if arguments.once:
-            problem = sync(run_dir)
+            problem = sync(run_dir, Stores(Named(lambda: ())))
         else:
             load_plan(RunDir(run_dir).plan)
             settle(RunDir(run_dir))
@@ -105,7 +106,7 @@ def _go_with_any_run(parent: Parent, sweep: SweepDir, stores: Stores) -> None:
     """Have a sweep go where its runs go, of which no shipper could tell."""
     for run, place in members(sweep):
         with contextlib.suppress(RunError):
-            shipment = Shipment(run, stores, place)
+            shipment = Shipment(run, stores, place, is_own=False)
             if shipment.uri is not None:
                 parent.go_with(shipment.plan, shipment.uri)
                 return

@@ -13,10 +13,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
 
 from hpcexp.errors import RunError
 from hpcexp.masking import masked_text, without_password
+from hpcexp.record.credentials import Named, Withheld, check_artifacts, of_artifacts, origin, withheld
 from hpcexp.record.journal import Point
 from hpcexp.record.registry import Registry
 from hpcexp.record.schemas import have_store
@@ -27,6 +29,7 @@ from hpcexp.record.views import results_view
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
     from hpcexp.record.describe import DataSet
 
@@ -41,6 +44,8 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Certificates, and what ~/.netrc has for every host, would go along to another server.
+    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",
     # The address that it prints at a run's end has the password.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -76,8 +81,21 @@ class Model:
 class Store:
     """One MLflow store, reached with its client. All but `create_run` may be called again with the same result."""
 
-    def __init__(self, client: MlflowClient, artifacts: Path | None, tables: MetricTables | None = None) -> None:
+    def __init__(
+        self,
+        client: MlflowClient,
+        artifacts: Path | None,
+        tables: MetricTables | None = None,
+        *,
+        uri: str = "",
+        is_named: bool = True,
+        is_known: bool = True,
+    ) -> None:
         self._client = client
+        self._uri = uri
+        self._is_named = is_named
+        self._is_known = is_known
+        self._places: dict[str, str] = {}
         self._artifacts = artifacts
         self._tables = tables
         self._experiments: dict[str, str] = {}
@@ -150,7 +168,8 @@ class Store:
 
     def log_artifact(self, run_id: str, file: Path, folder: str | None = None) -> None:
         """A file, kept with the run under its name in `folder`. Links are followed: `uploads` sees to what it is."""
-        self._client.log_artifact(run_id, str(file), folder)
+        with self._sending(self._place_of_run(run_id)) as artifacts:
+            artifacts.log_artifact(str(file), folder)  # type: ignore[no-untyped-call]
 
     def set_running(self, run_id: str) -> None:
         """The run goes on."""
@@ -167,7 +186,10 @@ class Store:
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """A text, kept with the run under `name`."""
-        self._client.log_text(run_id, text, name)
+        with TemporaryDirectory(prefix="hpcexp-") as place:
+            file = Path(place, name)
+            file.write_text(text)
+            self.log_artifact(run_id, file)
 
     def model(self, run_id: str, experiment_id: str, model: Model, *, is_new: bool) -> str:
         """Id of the run's LoggedModel, made where there is none. `is_new`: the run is, so that it cannot have one."""
@@ -185,13 +207,41 @@ class Store:
         """Give the LoggedModel its results and files; it is ready then."""
         metrics = [_metric(value, model_id, run_id, model.dataset) for value in _values(model.results)]
         self._client.log_batch(run_id, metrics=metrics, synchronous=True)
-        for file in files:
-            self._client.log_model_artifact(model_id, str(file))
+        with self._sending(self._place_of_model(model_id)) as artifacts:
+            for file in files:
+                artifacts.log_artifact(str(file))  # type: ignore[no-untyped-call]
         self._client.finalize_logged_model(model_id, "READY")
 
     def registry(self) -> Registry:
         """Where its models are had by name."""
-        return Registry(self._client)
+
+        def send(model_id: str, directory: Path) -> None:
+            with self._sending(self._place_of_model(model_id)) as artifacts:
+                artifacts.log_artifacts(str(directory))  # type: ignore[no-untyped-call]
+
+        return Registry(self._client, send)
+
+    def _place_of_run(self, run_id: str) -> str:
+        """Where the store wants the run's artifacts."""
+        if run_id not in self._places:
+            self._places[run_id] = str(self._client.get_run(run_id).info.artifact_uri)
+        return self._places[run_id]
+
+    def _place_of_model(self, model_id: str) -> str:
+        return str(self._client.get_logged_model(model_id).artifact_location)
+
+    @contextmanager
+    def _sending(self, place: str) -> Iterator[ArtifactRepository]:
+        """What takes files for a place; it has no credentials where that is not on the store's server.
+
+        Not the client's own, which asks for the place once more, and keeps it by the run's id for all servers.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        check_artifacts(place, self._uri, is_known=self._is_known)
+        is_on_server = of_artifacts(place, self._uri) in (None, origin(self._uri))
+        with nullcontext() if is_on_server and self._is_named else withheld():
+            yield get_artifact_repository(place, tracking_uri=self._client.tracking_uri)
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -232,25 +282,41 @@ class Store:
 
 
 class Stores:
-    """The stores that several deliveries have in common, each connected to once."""
+    """The stores that several deliveries have in common, each connected to once.
 
-    def __init__(self) -> None:
+    `named`: the servers that get credentials; without, all do: whoever calls has chosen them.
+    """
+
+    def __init__(self, named: Named | None = None) -> None:
+        self._named = named
         self._open: dict[tuple[str, Path], Store] = {}
 
     def at(self, uri: str, artifacts: Path) -> Store:
         """The store at `uri`. `artifacts`: where the files of a database store go; a server keeps them itself."""
         key = uri, artifacts
         if key not in self._open:
-            self._open[key] = connect(uri, artifacts)
+            is_named = self._named is None or self._named.has(uri)
+            if self._named is not None and not is_named:
+                self._named.warn(uri)
+            is_known = self._named is None or self._named.is_known(uri)
+            self._open[key] = connect(uri, artifacts, is_named=is_named, is_known=is_known)
         return self._open[key]
+
+    def name(self, uri: str | None) -> None:
+        """The command itself names this store."""
+        if self._named is not None:
+            self._named.add(uri)
 
     def forget(self, uri: str) -> None:
         """Connect anew next time."""
         self._open = {key: store for key, store in self._open.items() if key[0] != uri}
 
 
-def connect(uri: str, artifacts: Path) -> Store:
-    """The store at `uri`. `artifacts`: where the files of a database store go; a server keeps them itself."""
+def connect(uri: str, artifacts: Path, *, is_named: bool = True, is_known: bool = True) -> Store:
+    """The store at `uri`. `artifacts`: where the files of a database store go; a server keeps them itself.
+
+    `is_named`: whether it gets the user's credentials. `is_known`: whether it may have artifacts put into a directory.
+    """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with nullcontext() if "mlflow" in sys.modules else _for_good():
@@ -259,11 +325,15 @@ def connect(uri: str, artifacts: Path) -> Store:
         # MLflow logs a traceback for an error that it raises as well.
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         path = sqlite_path(uri)
-        have_store(uri, artifacts.as_uri())
-        server = with_password(uri, os.environ)
-        client = MlflowClient(tracking_uri=server, registry_uri=server)
+        server = with_password(uri, os.environ) if is_named else uri
+        with nullcontext() if is_named else withheld():
+            have_store(uri, artifacts.as_uri())
+            client = MlflowClient(tracking_uri=server, registry_uri=server)
+        if not is_named:
+            client = cast("MlflowClient", Withheld(client))
     is_server = uri.startswith(("http://", "https://"))
-    return Store(client, None if is_server else artifacts, None if path is None else metric_tables(path))
+    tables = None if path is None else metric_tables(path)
+    return Store(client, None if is_server else artifacts, tables, uri=uri, is_named=is_named, is_known=is_known)
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from urllib.parse import quote, unquote, urlsplit
 from hpcexp.errors import listed, suggest
 from hpcexp.masking import masked_text, without_password
 
-_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_SCHEMES = (*_PORTS, "sqlite")
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""Scheme → port of a server whose address has none."""
+_SCHEMES = (*PORTS, "sqlite")
 _EXAMPLES = "tracking.uri=sqlite:////data/mlflow.db, or tracking.uri=http://host:5000"
 _DRIVERS = {
     "postgresql": {"": "psycopg", "psycopg": "psycopg", "psycopg2": "psycopg2"},
@@ -187,7 +188,7 @@ def _driver_problem(uri: str, setting: str) -> str | None:
 def _host_and_port(uri: str) -> tuple[str, int] | None:
     try:
         parts = urlsplit(uri)
-        port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
+        port = parts.port or PORTS.get(parts.scheme.partition("+")[0])
     except ValueError:
         return None
     return (parts.hostname, port) if parts.hostname and port else None
@@ -211,13 +212,15 @@ def _status(uri: str, user: str, password: str, authority: str | None, timeout_s
     import urllib.request
     from base64 import b64encode
 
+    from hpcexp.record.credentials import opener
+
     scheme, _, rest = uri.partition("://")
     request = urllib.request.Request(f"{scheme}://{rest.rpartition('@')[2].rstrip('/')}{_WHO_AM_I}")  # noqa: S310
     if user:
         request.add_header("Authorization", "Basic " + b64encode(f"{user}:{password}".encode()).decode())
     try:
         trusted = ssl.create_default_context(cafile=authority) if scheme == "https" else None
-        with urllib.request.urlopen(request, timeout=timeout_s, context=trusted) as response:  # noqa: S310
+        with opener(trusted).open(request, timeout=timeout_s) as response:
             return int(response.status)
     except urllib.error.HTTPError as e:
         e.close()
