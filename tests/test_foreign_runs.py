@@ -25,8 +25,10 @@ from record_support import finish, make_run
 from hpcexp.backup.manifest import Entry, load, save
 from hpcexp.backup.snapshots import snapshots
 from hpcexp.files import UnusableFileError, open_below
+from hpcexp.lineage.manifest import differences, seal
 from hpcexp.record.journal import Journal, read_points
 from hpcexp.rundir import RunDir, write_json
+from hpcexp.runs.records import read_status
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""
@@ -427,3 +429,21 @@ def test_a_folder_that_another_user_swaps_for_a_link_leads_nowhere(tmp_path_fact
     finally:
         shutil.rmtree(place)
     assert {"mine", "refused"} == {*outcomes}
+
+
+def test_a_seal_follows_no_link(run: RunDir, secret: Path) -> None:
+    """One that was there is known by where it leads; one that came in the place of a file, or anew, is reported."""
+    (run.path / "mine").symlink_to(secret / "id_rsa")
+    seal(run, read_status(run))
+    assert [] == differences(run)
+    (secret / "id_rsa").unlink()
+    assert [] == differences(run)
+    os.mkfifo(secret / "id_rsa")  # hashing it would never end
+    run.confusion.unlink()
+    run.confusion.symlink_to(secret / "id_rsa")
+    (run.path / "mine").unlink()
+    (run.path / "mine").symlink_to("/etc/passwd")
+    (run.path / "new").symlink_to(secret)
+    assert [("changed", "confusion.json: it is a link"), ("changed", "mine: it is a link"), ("added", "new")] == (
+        differences(run)
+    )

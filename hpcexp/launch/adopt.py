@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpcexp.errors import RunError
+from hpcexp.files import create, open_regular
 from hpcexp.lineage.signature import signature
 from hpcexp.plan import Plan, load_plan
 from hpcexp.record.alive import current_state
@@ -64,7 +66,8 @@ def adopt(found: Origin, run: RunDir) -> None:
     if found.best_step is not None:
         second_name(found.run.best_of(found.best_step), run.best_of(found.best_step))
         second_name(run.best_of(found.best_step), run.best)
-    shutil.copyfile(found.run.journal, run.journal)
+    with open_regular(found.run.journal) as theirs, os.fdopen(create(run.journal), "wb") as ours:
+        shutil.copyfileobj(theirs, ours)
     second_name(found.checkpoint, run.last)
 
 

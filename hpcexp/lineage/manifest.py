@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hpcexp.documents import decode, plain
 from hpcexp.errors import RunError
-from hpcexp.files import read_text
-from hpcexp.rundir import FINAL_STATES, RunDir, sha256, write_atomic
+from hpcexp.files import read_text, sha256_of
+from hpcexp.rundir import FINAL_STATES, RunDir, write_atomic
 from hpcexp.runs.records import RunState, Seal, SealedFile, Status, read_or_none, read_summary
 from hpcexp.seal import checksum, is_intact, read_checksum, read_note
 
@@ -42,10 +43,16 @@ def seal(run: RunDir, status: Status, without: Iterable[Path] = ()) -> str:
 
 
 def digest_of(path: Path, run: RunDir) -> dict[str, Any]:
-    """Size and SHA-256 of a file; of a big checkpoint the CRC-32 that was worked out when it was written."""
+    """Size and SHA-256 of a file; of a big checkpoint the CRC-32 that was worked out when it was written.
+
+    Of a link, which is not followed, those of where it leads.
+    """
+    if path.is_symlink():
+        target = os.fsencode(os.readlink(path))  # noqa: PTH115 - as it is written
+        return {"bytes": len(target), "sha256": hashlib.sha256(b"link to " + target).hexdigest()}
     size = path.stat().st_size
     if size <= _READ_LIMIT or run.checkpoints not in path.parents:
-        return {"bytes": size, "sha256": sha256(path)}
+        return {"bytes": size, "sha256": sha256_of(path)}
     best = read_summary(run).best
     if path == run.best and best and best.sha256 and best.bytes == size:
         return {"bytes": size, "sha256": best.sha256}
@@ -56,7 +63,7 @@ def digest_of(path: Path, run: RunDir) -> dict[str, Any]:
         beside = note.beside if note else {}
         if (name := str(path.relative_to(run.checkpoints))) in beside:
             return {"bytes": size, "crc32": beside[name][1], "is_part": True}
-    return {"bytes": size, "sha256": sha256(path)}
+    return {"bytes": size, "sha256": sha256_of(path)}
 
 
 def differences(run: RunDir) -> list[tuple[str, str]]:
@@ -96,17 +103,19 @@ def _of_files(run: RunDir, recorded: Mapping[str, SealedFile]) -> Iterator[tuple
             yield "removed", name
         elif name not in recorded:
             yield "added", name
-        elif told := _differs(present[name], recorded[name]):
+        elif told := _differs(present[name], recorded[name], run):
             yield "changed", f"{name}: {told}"
 
 
-def _differs(path: Path, recorded: SealedFile) -> str:
+def _differs(path: Path, recorded: SealedFile, run: RunDir) -> str:
     """How a file differs from what was recorded; empty where it does not."""
+    if path.is_symlink():
+        return "" if digest_of(path, run)["sha256"] == recorded.sha256 else "it is a link"
     size = path.stat().st_size
     if size != recorded.bytes:
         return f"{recorded.bytes:,} → {size:,} bytes"
     if recorded.sha256 is not None:
-        now = sha256(path)
+        now = sha256_of(path)
         return "" if now == recorded.sha256 else f"SHA-256 {recorded.sha256[:12]} → {now[:12]}"
     if recorded.is_part:
         return "" if checksum(path, size) == recorded.crc32 else "its checksum differs"
@@ -158,7 +167,7 @@ def _files(run: RunDir) -> Iterator[Path]:
     for path in sorted(run.path.rglob("*")):
         name = str(path.relative_to(run.path))
         is_ours = not name.startswith(_NOT_OURS) and not any(part.startswith(".") for part in Path(name).parts)
-        if is_ours and path.is_file():
+        if is_ours and (path.is_symlink() or path.is_file()):
             yield path
 
 
