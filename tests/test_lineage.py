@@ -242,7 +242,7 @@ def test_a_run_that_begins_with_another_names_it(project: Path, train: Callable[
     asked = (*FAST, "hardware=cpu", "checkpoint.every_steps=1", "callbacks.fall._target_=fall.Fall")
     assert 1 == train(*asked).status
     run = only_run(project)
-    assert 0 == train(*asked, "hardware.devices=2", f"run.resume_from={run.path.name[-8:]}").status
+    assert 0 == train(*asked, "hardware.devices=2", f"run.resume_from='{run.path.name[-8:]}'").status
     [other] = [r for r in find_runs(project / "runs") if r != run]
     begun = lineage(other, "origin")["initialised_from"]
     assert (str(run.last), 3) == (begun["checkpoint"], begun["step"])
