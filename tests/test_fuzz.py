@@ -122,12 +122,16 @@ def tried(original: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     shutil.move(kept, original.path)
 
 
+class Late(BaseException):
+    """No OSError, as TimeoutError is: what is tried again after one would not end."""
+
+
 @contextmanager
 def within(seconds: int) -> Iterator[None]:
-    """TimeoutError where the block has not ended by then, wherever it is."""
+    """Late where the block has not ended by then, wherever it is."""
 
     def late(_number: int, _frame: FrameType | None) -> None:
-        raise TimeoutError(f"still at it after {seconds} s")
+        raise Late(f"still at it after {seconds} s")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)

@@ -61,6 +61,7 @@ FOUND = (
     ("server", "secret", "a FIFO", "serve again"),
     ("server", "users.db", "random bytes", "serve again"),
     ("server", "users.db", "a FIFO", "serve again"),
+    ("server", "mlflow.db", "a FIFO", "backup"),
     ("runs/sweeps/*", "study.jsonl", "a FIFO", "search"),
     ("runs/sweeps/*", "study.jsonl", "all numbers", "search"),
 )
@@ -128,6 +129,7 @@ def cases() -> list[Case]:
         for file in files
         for damage in DAMAGES
         for verb in verbs
+        if (place, damage, verb) != ("server", "a terabyte of nothing", "backup")  # it copies that, for hours
     ]
 
 

@@ -87,6 +87,7 @@ class Copier:
 
     def sqlite(self, source: Path, name: str) -> None:
         """A SQLite database as of one transaction, while others write to it."""
+        open_regular(source.resolve()).close()  # SQLite would wait for the writer of a FIFO
         target = self.made(name)
         with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
             connection.execute("VACUUM INTO ?", (str(target),))
