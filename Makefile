@@ -47,7 +47,7 @@ ui: $(READY) ## MLflow's interface on runs/
 	$(BIN)/hpcexp ui
 
 docs: $(READY) ## write docs/config/ anew from the schema and conf/
-	$(BIN)/python -m hpcexp.docs docs/config
+	$(BIN)/python -m hpcexp.config_reference docs/config
 
 clean: ## remove the environment and everything built; runs/ stays
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

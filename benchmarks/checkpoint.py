@@ -41,7 +41,7 @@ def rows(pairs: int, scratch: Path) -> list[Row]:
 def _waits(checkpoint: Mapping[str, Any], pairs: int, scratch: Path) -> list[Row]:
     from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
-    from hpcexp.train.checkpoint import plain, write_checkpoint
+    from hpcexp.train.checkpointing.checkpoint_io import plain, write_checkpoint
 
     content = os.urandom(1_000_000) * MEGABYTES
     stock = TorchCheckpointIO()
@@ -64,9 +64,9 @@ def _waits(checkpoint: Mapping[str, Any], pairs: int, scratch: Path) -> list[Row
 
 def _stall(checkpoint: Mapping[str, Any], path: Path) -> Callable[[], float]:
     """Seconds until training goes on; the write is waited for after it."""
-    from hpcexp.train.checkpoint import write_checkpoint
-    from hpcexp.train.staging import Staging
-    from hpcexp.train.writer import Writer
+    from hpcexp.train.checkpointing.checkpoint_io import write_checkpoint
+    from hpcexp.train.checkpointing.staging import Staging
+    from hpcexp.train.checkpointing.writer import Writer
 
     staging, writer = Staging(), Writer()
 
@@ -86,8 +86,8 @@ def _step(checkpoint: Mapping[str, Any], pairs: int, scratch: Path) -> Row:
     """Seconds of a step while a checkpoint is being written, and while none is."""
     import torch
 
-    from hpcexp.train.checkpoint import write_checkpoint
-    from hpcexp.train.writer import Writer
+    from hpcexp.train.checkpointing.checkpoint_io import write_checkpoint
+    from hpcexp.train.checkpointing.writer import Writer
 
     model, inputs = torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(8))), torch.randn(32, 64)
     optimizer, writer = torch.optim.Adam(model.parameters(), fused=True), Writer()

@@ -17,9 +17,9 @@ from hydra.types import RunMode
 from benchmarks.measure import Row, cpu_seconds, interleaved
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.many import Many
-from hpcexp.once import Once
+from hpcexp.memo import Once
 from hpcexp.plan import Plan, save_plan
-from hpcexp.prepare import prepare
+from hpcexp.planner import prepare
 from hpcexp.rundir import RunDir, write_json
 
 PAIRS = 5

@@ -58,7 +58,7 @@ def rows(pairs: int, scratch: Path) -> list[Row]:
 def _steps(name: str, model: Sequence[str], pairs: int, scratch: Path) -> list[Row]:
     from hpcexp.compose.composer import Composer
     from hpcexp.plan import save_plan
-    from hpcexp.prepare import prepare
+    from hpcexp.planner import prepare
 
     with tempfile.TemporaryDirectory(dir=scratch) as directory:
         plan = prepare(Composer(scratch).compose([*TWO_RANKS, *model]), scratch, ["hpcexp", "train"])

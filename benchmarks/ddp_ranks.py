@@ -28,17 +28,17 @@ from benchmarks.ends import STEPS, read, step_s
 from benchmarks.measure import interleaved
 from benchmarks.stock import Classifier
 from benchmarks.stock_ddp import trainer
-from hpcexp.build.instantiate import fill, instantiate
 from hpcexp.data.source import Tensors
 from hpcexp.plan import Plan, load_plan
 from hpcexp.rundir import RunDir
-from hpcexp.train.control import Signals
-from hpcexp.train.datamodule import SourceData
-from hpcexp.train.experiment import Rank, make_data
-from hpcexp.train.fit import train
-from hpcexp.train.loader import BatchOrder, Shard
-from hpcexp.train.quiet import quiet
-from hpcexp.train.seeds import seed_everything
+from hpcexp.targets.instantiate import fill, instantiate
+from hpcexp.train.data.datamodule import SourceData
+from hpcexp.train.data.loaders import DistributedBatchSampler, Shard
+from hpcexp.train.engine.builders import Rank, make_data
+from hpcexp.train.engine.fit import train
+from hpcexp.train.engine.interrupts import Signals
+from hpcexp.train.runtime.log_filters import quiet
+from hpcexp.train.runtime.seeds import seed_everything
 
 
 def main() -> None:
@@ -181,12 +181,12 @@ def _data(plan: Plan) -> Tensors:
     return samples
 
 
-def _order(plan: Plan) -> BatchOrder:
+def _order(plan: Plan) -> DistributedBatchSampler:
     assert plan.batch is not None
     assert plan.data is not None
     rank = _rank(plan)
     shard, seed = Shard(rank.rank, rank.world_size), plan.config["seed"]
-    return BatchOrder(plan.data.num_train, plan.batch.per_rank, shuffle=True, seed=seed, shard=shard)
+    return DistributedBatchSampler(plan.data.num_train, plan.batch.per_rank, shuffle=True, seed=seed, shard=shard)
 
 
 def _model(plan: Plan) -> nn.Module:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from benchmarks import MEMORY_FILE
-from hpcexp.train.lean import LeanCallback
+from hpcexp.train.runtime.fast_hooks import LeanCallback
 
 
 class Memory(LeanCallback):

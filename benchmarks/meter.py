@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from benchmarks import METER_FILE
-from hpcexp.train.lean import LeanCallback
+from hpcexp.train.runtime.fast_hooks import LeanCallback
 
 
 class Meter(LeanCallback):

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from benchmarks import ends
 from benchmarks.measure import Row, cpu_seconds, interleaved, megabytes
-from hpcexp.record.journal import Journal
 from hpcexp.rundir import RunDir, find_runs
+from hpcexp.runs.journal import Journal
 
 PAIRS = 5
 ALONE_GOAL, SHARED_GOAL = 1 / 0.97, 1 / 0.88

@@ -28,14 +28,14 @@ USUAL = ("model.hidden=[512,512]", "data.global_batch_size=256", "trainer.max_ep
 
 def rows(pairs: int, scratch: Path) -> Iterator[Row]:
     """The table's lines."""
-    from hpcexp.train.quiet import import_lightning
+    from hpcexp.train.runtime.log_filters import import_lightning
 
     import_lightning(is_rank=False)
     import torch
 
     from benchmarks.step import METER, ONE_THREAD, hpcexp_step
     from hpcexp.compose.composer import Composer
-    from hpcexp.prepare import prepare
+    from hpcexp.planner import prepare
 
     torch.set_num_threads(1)
 
@@ -60,8 +60,8 @@ def _row(what: str, step: Callable[[], float], pairs: int) -> Row:
 @contextmanager
 def _nothing_kept() -> Generator[None, None, None]:
     """Jobs without `Control` and `Resume`."""
-    from hpcexp.train import fit
-    from hpcexp.train.lean import LeanCallback
+    from hpcexp.train.engine import fit
+    from hpcexp.train.runtime.fast_hooks import LeanCallback
 
     def nothing(*_args: Any, **_kwargs: Any) -> LeanCallback:
         return LeanCallback()

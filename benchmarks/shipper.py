@@ -57,7 +57,7 @@ def shipper_seconds(directory: Path) -> float:
 
 def single_seconds(run: RunDir, scratch: Path) -> float:
     """Of a process that delivers one finished run."""
-    return cpu_seconds(["-m", "hpcexp.record.shipper", str(run.path)], scratch)
+    return cpu_seconds(["-m", "hpcexp.tracking.sync.run_process", str(run.path)], scratch)
 
 
 def fleet_seconds(runs: list[RunDir], scratch: Path, number: int) -> float:
@@ -67,7 +67,7 @@ def fleet_seconds(runs: list[RunDir], scratch: Path, number: int) -> float:
     write_json(sweep.status, {"state": "finished", "started": 1.0, "ended": 2.0})
     told = [{"run": str(run.path), "axes": {"copy": run.path.name}} for run in runs]
     lines = "".join(json.dumps(line) + "\n" for line in [*told, {"end": True}])
-    return cpu_seconds(["-m", "hpcexp.record.fleet", str(sweep.path)], scratch, lines) / len(runs)
+    return cpu_seconds(["-m", "hpcexp.tracking.sync.sweep_process", str(sweep.path)], scratch, lines) / len(runs)
 
 
 def _copied(run: RunDir, name: str) -> RunDir:
@@ -82,7 +82,7 @@ def _shipper_now(command: int) -> float:
     """CPU time so far of the shipper below the process `command`, and of what it waited for."""
     try:
         for child in psutil.Process(command).children():
-            if "hpcexp.record.shipper" in child.cmdline():
+            if "hpcexp.tracking.sync.run_process" in child.cmdline():
                 return float(sum(child.cpu_times()[:4]))
     except psutil.NoSuchProcess:
         pass

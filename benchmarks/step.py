@@ -1,6 +1,6 @@
 """CPU time of a training step: one whole `fit` on one thread, divided by its steps; all in one process, interleaved.
 
-`hpcexp` is the composed experiment run by `hpcexp.train.fit`, as a job does: a validation every epoch, every step's
+`hpcexp` is the composed experiment run by `hpcexp.train.engine.fit`, as a job does: a validation every epoch, every step's
 loss and rate in the journal, best weights held, both checkpoints written and synced, signals heard, progress down a
 pipe that another process reads. `bare` is optimizer, DataLoader(shuffle) and loop, and nothing else: no validation, no
 record. The peers are stock Lightning over the same DataLoader, without validation and checkpoints. Not counted for
@@ -44,7 +44,7 @@ LONG = (
 
 def rows(pairs: int, scratch: Path) -> list[Row]:
     """The table's lines."""
-    from hpcexp.train.quiet import import_lightning
+    from hpcexp.train.runtime.log_filters import import_lightning
 
     import_lightning(is_rank=False)
     import torch
@@ -80,7 +80,7 @@ def bare_step(plan: Plan, *, own: bool = False) -> float:
     import torch
 
     from benchmarks.stock import loader
-    from hpcexp.build.instantiate import instantiate
+    from hpcexp.targets.instantiate import instantiate
 
     config = plan.config
     model, loss_of = _model(plan), instantiate(config["task"]["loss"], path="task.loss")
@@ -104,9 +104,9 @@ def hpcexp_step(plan: Plan, scratch: Path) -> float:
     import torch
 
     from hpcexp.rundir import RunDir
-    from hpcexp.train.control import Signals
-    from hpcexp.train.experiment import Rank
-    from hpcexp.train.fit import train
+    from hpcexp.train.engine.builders import Rank
+    from hpcexp.train.engine.fit import train
+    from hpcexp.train.engine.interrupts import Signals
 
     rank = Rank(0, 1, torch.device("cpu"))
     with tempfile.TemporaryDirectory(dir=scratch) as directory, _drained_pipe() as pipe, _own_signals():
@@ -117,7 +117,7 @@ def hpcexp_step(plan: Plan, scratch: Path) -> float:
 def stock_step(plan: Plan, scratch: Path, make_logger: Callable[[Path], Any] | None = None) -> float:
     """Seconds of CPU a step of stock Lightning; with a logger every step's loss is logged."""
     from benchmarks.stock import Classifier, loader, trainer
-    from hpcexp.build.instantiate import instantiate
+    from hpcexp.targets.instantiate import instantiate
 
     loss = instantiate(plan.config["task"]["loss"], path="task.loss")
     module = Classifier(_model(plan), loss, plan.config["optimizer"]["lr"], logs=make_logger is not None)
@@ -143,13 +143,13 @@ def _loggers(scratch: Path) -> dict[str, Callable[[Path], Any]]:
 
 def _plan(scratch: Path, *overrides: str) -> Plan:
     from hpcexp.compose.composer import Composer
-    from hpcexp.prepare import prepare
+    from hpcexp.planner import prepare
 
     return prepare(Composer(scratch).compose([*overrides, *ONE_THREAD, METER]), scratch, ["hpcexp", "train"])
 
 
 def _model(plan: Plan) -> Any:
-    from hpcexp.build.instantiate import fill, instantiate
+    from hpcexp.targets.instantiate import fill, instantiate
 
     assert plan.data is not None
     known = {"in_shape": plan.data.input_shape, "num_classes": plan.data.num_classes}

@@ -36,7 +36,7 @@ MEMORY = "callbacks.memory._target_=benchmarks.memory.Memory"
 MAKE_STORE = """
 import sys
 from pathlib import Path
-from hpcexp.record.store import connect
+from hpcexp.tracking.mlflow.store import connect
 connect(sys.argv[1], Path("artifacts").absolute())
 """
 

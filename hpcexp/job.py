@@ -18,15 +18,15 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcexp.checks.machine import take_cores
 from hpcexp.errors import ConfigError, DataError, HpcexpError
-from hpcexp.files import open_append
+from hpcexp.files.untrusted import open_append
+from hpcexp.hardware.machine import take_cores
 from hpcexp.lineage.imported import note_job
 from hpcexp.plan import Plan, load_whole
 from hpcexp.rundir import RunDir
 
 if TYPE_CHECKING:
-    from hpcexp.train.experiment import Rank
+    from hpcexp.train.engine.builders import Rank
 
 _STDERR = 2
 
@@ -57,13 +57,13 @@ def main(argv: list[str] | None = None) -> int:
 def _run(run: RunDir) -> int:
     started = time.time() - time.process_time()
     plan = load_whole(run)
-    from hpcexp.train.quiet import import_lightning
+    from hpcexp.train.runtime.log_filters import import_lightning
 
     import_lightning()
-    from hpcexp.train.control import Interrupted, Pruned, Signals
-    from hpcexp.train.fit import train
-    from hpcexp.train.limit import Reached, last_step
-    from hpcexp.train.pruning import judged
+    from hpcexp.train.engine.fit import train
+    from hpcexp.train.engine.interrupts import Interrupted, Pruned, Signals
+    from hpcexp.train.engine.pruning import judged
+    from hpcexp.train.engine.step_limit import StepLimitReached, last_step
 
     signals = Signals()
     signals.install()
@@ -79,7 +79,7 @@ def _run(run: RunDir) -> int:
             judged=judged(os.environ),
             last_step=last_step(os.environ),
         )
-    except (Pruned, Reached):
+    except (Pruned, StepLimitReached):
         pass  # the summary tells
     except Interrupted as e:
         _say(stopped=int(e.signum))
@@ -94,7 +94,7 @@ def _run(run: RunDir) -> int:
 def _this_rank(plan: Plan) -> Rank:
     import torch
 
-    from hpcexp.train.experiment import Rank
+    from hpcexp.train.engine.builders import Rank
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or plan.topology.threads_per_rank))
     local = int(os.environ.get("LOCAL_RANK", "0"))

@@ -14,10 +14,10 @@ import yaml
 from msgspec import defstruct
 
 from hpcexp import schema
-from hpcexp.documents import convert, parse_yaml
 from hpcexp.errors import RunError, listed
-from hpcexp.files import UnusableFileError, lines_of, open_regular, read_bytes
-from hpcexp.masking import filled
+from hpcexp.files.documents import convert, parse_yaml
+from hpcexp.files.untrusted import UnusableFileError, lines_of, open_regular, read_bytes
+from hpcexp.redaction import filled
 from hpcexp.rundir import RunDir, write_atomic
 from hpcexp.runs.records import read_plain
 

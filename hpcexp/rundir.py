@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import InUseError
-from hpcexp.files import open_lock, open_regular, read_text
+from hpcexp.files.untrusted import open_lock, open_regular, read_text
 
 _MAX_HOLDER_BYTES = 4096
 """Of a lock: the name of the process that has it."""

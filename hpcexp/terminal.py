@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
-from hpcexp.text import shown
+from hpcexp.formatting import shown
 
 
 class Guarded:

@@ -15,12 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hpcexp.clock import started_now
 from hpcexp.compose.composer import Composer
-from hpcexp.owner import Owner
 from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, save_plan
-from hpcexp.record.journal import Journal, read_points
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, write_json
+from hpcexp.runs.clock import started_now
+from hpcexp.runs.journal import Journal, read_points
+from hpcexp.runs.owner import Owner
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -123,7 +123,7 @@ def set_state(run: RecordDir, state: str, pid: int | None = None) -> None:
 @contextmanager
 def shipping(run: RunDir) -> Iterator[subprocess.Popen[bytes]]:
     """The real process beside a run, with the pipe that launch gives it; killed if it is still there afterwards."""
-    command = [sys.executable, "-m", "hpcexp.record.shipper", str(run.path)]
+    command = [sys.executable, "-m", "hpcexp.tracking.sync.run_process", str(run.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=REPOSITORY) as shipper:
         try:
             yield shipper

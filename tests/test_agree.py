@@ -14,11 +14,11 @@ from helpers import FAST, ended, start
 from record_support import free_port
 
 from hpcexp.compose.composer import Composed
-from hpcexp.launch import agree
-from hpcexp.launch.agree import Board, await_leader, difference
-from hpcexp.launch.watch import Outcome
+from hpcexp.launch.launchers import rendezvous
+from hpcexp.launch.launchers.rendezvous import Rendezvous, await_leader, difference
+from hpcexp.launch.supervisor.watch import Outcome
 from hpcexp.plan import Plan
-from hpcexp.prepare import prepare
+from hpcexp.planner import prepare
 
 
 @pytest.fixture
@@ -85,12 +85,12 @@ def test_other_code_is_named(asked: Callable[..., Plan]) -> None:
 def test_both_machines_are_told(asked: Callable[..., Plan]) -> None:
     """The one that leads, in the words of the other."""
     led, other = asked(), asked("optimizer.lr=0.02")
-    board = Board(led)
+    board = Rendezvous(led)
     with board.shown():
         assert None is await_leader(asked("launch.progress=none"), nothing)
         assert None is board.heard()
         outcome = await_leader(other, nothing)
-        board = Board(led)
+        board = Rendezvous(led)
         assert outcome == Outcome("failed", board.heard() or "", 2)
         assert "optimizer.lr: 0.02 (the second command), " in outcome.cause
     assert [] == list(board.path.parent.iterdir())
@@ -100,9 +100,9 @@ def test_a_plan_that_a_killed_command_has_left_is_not_compared_with(
     asked: Callable[..., Plan], listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only while somebody can be reached there; what goes wrong elsewhere ends the wait."""
-    monkeypatch.setattr(agree, "JOIN_S", 0.2)
+    monkeypatch.setattr(rendezvous, "JOIN_S", 0.2)
     with ExitStack() as killed:
-        killed.enter_context(Board(asked()).shown())
+        killed.enter_context(Rendezvous(asked()).shown())
         mine = asked("optimizer.lr=0.02")
         listener.close()
         outcome = await_leader(mine, nothing)
@@ -113,7 +113,7 @@ def test_a_plan_that_a_killed_command_has_left_is_not_compared_with(
 
 def test_somebody_else_at_the_place_is_told(asked: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the machines do not see the same directory of runs."""
-    monkeypatch.setattr(agree, "_UNSEEN_S", 0.0)
+    monkeypatch.setattr(rendezvous, "_UNSEEN_S", 0.0)
     outcome = await_leader(asked(), nothing)
     assert outcome is not None
     assert (2, True) == (outcome.exit, "a run.root that all of them see" in outcome.cause)

@@ -15,14 +15,14 @@ from helpers import Said, command, environment, only_run, python, wait_until, wr
 from training_plans import digits_plan, run_warm, step_of
 
 from hpcexp.errors import RunError
-from hpcexp.launch.resume import Continuation, go_back
+from hpcexp.launch.resume.interrupted import Continuation, go_back
 from hpcexp.rundir import RunDir
+from hpcexp.runs.integrity import is_intact, read_note
 from hpcexp.runs.records import read_plain
-from hpcexp.seal import is_intact, read_note
-from hpcexp.train import staging
-from hpcexp.train.checkpoint import AtomicCheckpointIO, plain, read_checkpoint, write_checkpoint
-from hpcexp.train.staging import Staging
-from hpcexp.train.writer import Writer
+from hpcexp.train.checkpointing import staging
+from hpcexp.train.checkpointing.checkpoint_io import AtomicCheckpointIO, plain, read_checkpoint, write_checkpoint
+from hpcexp.train.checkpointing.staging import Staging
+from hpcexp.train.checkpointing.writer import Writer
 
 MEGABYTE = 1 << 20
 
@@ -80,8 +80,8 @@ def test_a_process_that_ends_finishes_what_it_is_writing(tmp_path: Path) -> None
         import sys, torch
         from functools import partial
         from pathlib import Path
-        from hpcexp.train.checkpoint import write_checkpoint
-        from hpcexp.train.writer import Writer
+        from hpcexp.train.checkpointing.checkpoint_io import write_checkpoint
+        from hpcexp.train.checkpointing.writer import Writer
         path = Path({str(tmp_path / "a.ckpt")!r})
         Writer().begin([partial(write_checkpoint, {{"w": torch.ones(8 << 20)}}, path)], background=True)
         sys.exit(5 if path.exists() else 0)
@@ -100,9 +100,9 @@ from itertools import count
 import torch
 
 from hpcexp.rundir import RunDir
-from hpcexp.train.checkpoint import write_checkpoint
-from hpcexp.train.staging import Staging
-from hpcexp.train.writer import Writer
+from hpcexp.train.checkpointing.checkpoint_io import write_checkpoint
+from hpcexp.train.checkpointing.staging import Staging
+from hpcexp.train.checkpointing.writer import Writer
 from pathlib import Path
 
 run, writer, staging, weights = RunDir(Path(sys.argv[1])), Writer(), Staging(), torch.zeros(8 << 20)
@@ -149,7 +149,7 @@ def test_where_a_file_may_not_grow_the_one_before_stays(tmp_path: Path) -> None:
         import resource, torch
         from pathlib import Path
         from hpcexp.errors import RunError
-        from hpcexp.train.checkpoint import write_checkpoint
+        from hpcexp.train.checkpointing.checkpoint_io import write_checkpoint
         path = Path({str(tmp_path / "a.ckpt")!r})
         write_checkpoint({{"w": torch.ones(10)}}, path)
         for megabytes in (1, 2, 3):

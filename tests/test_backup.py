@@ -22,13 +22,13 @@ from postgres import server_programs, serving_postgres
 from record_support import end_sweep, finish, journalled, make_run, make_sweep, query, stored, wait_until, write_steps
 
 from hpcexp.backup.manifest import load
-from hpcexp.backup.snapshots import Place, snapshots, write_snapshot
-from hpcexp.masking import without_password
-from hpcexp.record.journal import read_points
-from hpcexp.record.shipper import sync, sync_sweep
-from hpcexp.record.store import Stores
+from hpcexp.backup.snapshots import SnapshotDirectory, snapshots, write_snapshot
+from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir, find_runs, find_sweeps, write_atomic
+from hpcexp.runs.journal import read_points
 from hpcexp.runs.records import read_plain
+from hpcexp.tracking.mlflow.store import Stores
+from hpcexp.tracking.sync.run_process import sync, sync_sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""
@@ -254,7 +254,9 @@ def test_what_is_written_meanwhile_is_kept_as_of_one_moment(runs: Path, project:
     try:
         wait_until((run.checkpoints / "b.ckpt").exists, "the run is going")
         for i in range(5):
-            write_snapshot(project / f"s{i}", {"runs": Place(runs, f"sqlite:///{runs}/mlflow.db")}, links=i % 2 == 1)
+            write_snapshot(
+                project / f"s{i}", {"runs": SnapshotDirectory(runs, f"sqlite:///{runs}/mlflow.db")}, links=i % 2 == 1
+            )
     finally:
         stop.set()
         worker.join()

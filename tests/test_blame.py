@@ -10,7 +10,7 @@ import pytest
 from helpers import Said, write_conf
 
 from hpcexp import schema
-from hpcexp.compose.blame import Origin, blame
+from hpcexp.compose.blame import ValueOrigin, blame
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.sources import packaged_conf
 from hpcexp.errors import ConfigError
@@ -24,7 +24,7 @@ def line_of(file: Path, start: str) -> int:
 def test_a_default_of_the_schema_has_its_line(project: Path) -> None:
     """The line of the field itself."""
     line = line_of(Path(schema.__file__), "patience: ")
-    expected = [Origin(f"hpcexp/schema.py:{line} (default)", "null")]
+    expected = [ValueOrigin(f"hpcexp/schema.py:{line} (default)", "null")]
     assert expected == blame(Composer(project), [], "trainer.patience")
 
 
@@ -32,9 +32,11 @@ def test_the_whole_chain_is_told_in_its_order(project: Path) -> None:
     """Group's file, experiment, command line: the last counts."""
     write_conf(project, {"experiment/x.yaml": "# @package _global_\nname: x\noptimizer:\n  lr: 0.5\n"})
     expected = [
-        Origin(f"hpcexp/conf/optimizer/adamw.yaml:{line_of(packaged_conf() / 'optimizer/adamw.yaml', 'lr:')}", "0.003"),
-        Origin("conf/experiment/x.yaml:4 (chosen by experiment=x on the command line)", "0.5"),
-        Origin("command line", "optimizer.lr=0.1"),
+        ValueOrigin(
+            f"hpcexp/conf/optimizer/adamw.yaml:{line_of(packaged_conf() / 'optimizer/adamw.yaml', 'lr:')}", "0.003"
+        ),
+        ValueOrigin("conf/experiment/x.yaml:4 (chosen by experiment=x on the command line)", "0.5"),
+        ValueOrigin("command line", "optimizer.lr=0.1"),
     ]
     assert expected == blame(Composer(project), ["experiment=x", "optimizer.lr=0.1"], "optimizer.lr")
 
@@ -42,7 +44,7 @@ def test_the_whole_chain_is_told_in_its_order(project: Path) -> None:
 def test_a_file_that_shadows_is_the_one_that_is_named(project: Path) -> None:
     """The shadowed one sets nothing, and is named with it."""
     write_conf(project, {"trainer/default.yaml": "max_epochs: 2\nmonitor: val/loss\nmode: min\n"})
-    expected = [Origin("conf/trainer/default.yaml:1 (shadows hpcexp/conf/trainer/default.yaml)", "2")]
+    expected = [ValueOrigin("conf/trainer/default.yaml:1 (shadows hpcexp/conf/trainer/default.yaml)", "2")]
     assert expected == blame(Composer(project), [], "trainer.max_epochs")
 
 
@@ -55,7 +57,7 @@ def test_a_section_lists_everything_that_is_set_in_it(project: Path) -> None:
 def test_an_argument_given_only_on_the_command_line_is_found(project: Path) -> None:
     """With or without its plus."""
     for override in ("model.in_shape=[64]", "+model.in_shape=[64]"):
-        assert [Origin("command line", override)] == blame(Composer(project), [override], "model.in_shape")
+        assert [ValueOrigin("command line", override)] == blame(Composer(project), [override], "model.in_shape")
 
 
 def test_a_key_that_nothing_sets_is_an_error(project: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from training_plans import digits_config
 
-from hpcexp.build.check import check_targets, fits
-from hpcexp.build.instantiate import fill, instantiate
 from hpcexp.errors import ConfigError
+from hpcexp.targets.instantiate import fill, instantiate
+from hpcexp.targets.signature_check import check_targets, fits
 
 
 def test_a_sound_configuration_has_no_problems() -> None:

@@ -10,13 +10,13 @@ import pytest
 
 from hpcexp.checks.batch import batch, steps
 from hpcexp.checks.devices import topology
-from hpcexp.checks.machine import Machine, num_cores, num_gpus
 from hpcexp.checks.paths import root_problems
-from hpcexp.checks.targets import target_nodes, target_problems
 from hpcexp.checks.values import missing_keys, type_problem, value_problems
 from hpcexp.compose.composer import Composed
+from hpcexp.hardware.machine import Machine, num_cores, num_gpus
 from hpcexp.plan import Batch, DataFacts, Steps, Topology
 from hpcexp.schema import OPEN_SECTIONS, Config
+from hpcexp.targets.static_check import target_nodes, target_problems
 
 CPU = Machine("laptop", num_cores=8, num_gpus=0)
 GPUS = Machine("server", num_cores=16, num_gpus=4)

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from hpcexp.errors import RunError
-from hpcexp.record.parent import members
 from hpcexp.rundir import SweepDir, write_json
-from hpcexp.sweep.claims import STALE_S, Claims
-from hpcexp.sweep.ledger import Entry, Ledger
+from hpcexp.sweep.store.claims import STALE_S, Claims
+from hpcexp.sweep.store.ledger import Ledger, LedgerEntry
+from hpcexp.tracking.sync.sweep import members
 
 
 def opened(place: Path) -> Claims:
@@ -26,8 +26,8 @@ def opened(place: Path) -> Claims:
     return claims
 
 
-def entry(*asked: str, job: int = 0, trial: int | None = None) -> Entry:
-    return Entry(job, asked, ("base=1",), trial, "f" * 64, f"/runs/{'-'.join(asked)}")
+def entry(*asked: str, job: int = 0, trial: int | None = None) -> LedgerEntry:
+    return LedgerEntry(job, asked, ("base=1",), trial, "f" * 64, f"/runs/{'-'.join(asked)}")
 
 
 def test_a_job_is_had_by_one_driver(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from hpcexp.sweep.claims import Claims
+from hpcexp.sweep.store.claims import Claims
 place = Path(sys.argv[1])
 claims = Claims(place)
 claims.open()
@@ -158,14 +158,14 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         Ledger(tmp_path, opened(tmp_path)).entries()
 
 
-class Slept(list[Entry]):
+class Slept(list[LedgerEntry]):
     """Jobs over which their driver stands still, until another takes its lock for that of a dead one."""
 
-    def __init__(self, place: Path, *entries: Entry) -> None:
+    def __init__(self, place: Path, *entries: LedgerEntry) -> None:
         super().__init__(entries)
         self._place, self._is_awake = place, False
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[LedgerEntry]:
         if not self._is_awake:
             self._is_awake = True
             (self._place / "claims" / "ledger").unlink()

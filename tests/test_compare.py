@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 from record_support import finish, make_plan, make_run
 
-from hpcexp.compare import directories
 from hpcexp.compare.comparison import Comparison, Metric, compare, default_metrics
 from hpcexp.compare.differences import differences
-from hpcexp.compare.picture import band_of, draw
-from hpcexp.compare.plans import Plans
+from hpcexp.compare.plot import band_of, draw
 from hpcexp.compare.query import parse
 from hpcexp.compare.report import answer, as_csv, as_markdown, labels
-from hpcexp.compare.runs import Run
+from hpcexp.compare.runs import ComparedRun
 from hpcexp.compare.selection import judged_by, recorded, select
+from hpcexp.compare.sources import directories
+from hpcexp.compare.sources.plans import Plans
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.plan import save_plan
-from hpcexp.record.describe import NOT_PARAMS, flatten
-from hpcexp.record.series import Series
 from hpcexp.rundir import write_json
+from hpcexp.runs.series import Series
+from hpcexp.tracking.mlflow.description import NOT_PARAMS, flatten
 
 ACC = Metric("test/acc", "max")
 
@@ -37,10 +37,10 @@ def run(
     config: Mapping[str, str] | None = None,
     facts: Mapping[str, Mapping[str, str]] | None = None,
     **told: Any,
-) -> Run:
+) -> ComparedRun:
     """A finished run, as a reader would tell of it."""
     curve = told.pop("curve", Series())
-    return Run(
+    return ComparedRun(
         **{
             "experiment": "digits",
             "name": f"run-{number}",
@@ -64,7 +64,7 @@ def run(
     )
 
 
-def grid(**told: Any) -> list[Run]:
+def grid(**told: Any) -> list[ComparedRun]:
     """Two rates with three seeds each; 0.01 is better."""
     found = {
         ("0.1", "1"): 0.5,
@@ -77,7 +77,7 @@ def grid(**told: Any) -> list[Run]:
     return [run(i, acc, {"lr": lr, "seed": seed}, **told) for i, ((lr, seed), acc) in enumerate(found.items())]
 
 
-def compared(runs: list[Run], *metrics: Metric, **told: Any) -> Comparison:
+def compared(runs: list[ComparedRun], *metrics: Metric, **told: Any) -> Comparison:
     return compare(runs, metrics or [ACC], **told)
 
 

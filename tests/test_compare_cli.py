@@ -16,7 +16,7 @@ import pytest
 from helpers import HEAVY, LEAN, Said, command, environment, python
 from record_support import free_port, make_run, serving, wait_until
 
-from hpcexp.compare import mlflow_store
+from hpcexp.compare.sources import mlflow_store
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.records import read_plain

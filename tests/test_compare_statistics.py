@@ -10,11 +10,11 @@ from record_support import finish, make_run, write_steps
 
 from hpcexp.compare.metrics import guessed_mode, numbers, value_of
 from hpcexp.compare.statistics import best_first, grouped, half_width, mean, mean_text, paired_p
-from hpcexp.documents import convert
-from hpcexp.record.journal import Journal
-from hpcexp.record.series import MAX_POINTS, read_curve
+from hpcexp.files.documents import convert
 from hpcexp.rundir import RunDir
+from hpcexp.runs.journal import Journal
 from hpcexp.runs.records import Summary, read_summary
+from hpcexp.runs.series import MAX_POINTS, read_curve
 
 OURS = {"1": 0.91, "2": 0.93, "3": 0.92, "4": 0.95}
 THEIRS = {"1": 0.90, "2": 0.91, "3": 0.92, "5": 0.99}

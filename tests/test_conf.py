@@ -13,14 +13,14 @@ import pytest
 import yaml
 from helpers import REPOSITORY, Said, python
 
-from hpcexp.build.instantiate import fill, instantiate, resolve, without
-from hpcexp.checks.targets import target_nodes
 from hpcexp.compose.composer import Composed, Composer
 from hpcexp.compose.sources import packaged_conf
+from hpcexp.config_reference import explain, groups, keys, options, page, sections, write_pages
 from hpcexp.data.digits import Digits
-from hpcexp.docs import explain, groups, keys, options, page, sections, write_pages
-from hpcexp.prepare import prepare
+from hpcexp.planner import prepare
 from hpcexp.schema import OWN_KEYS, Config
+from hpcexp.targets.instantiate import fill, instantiate, resolve, without
+from hpcexp.targets.static_check import target_nodes
 
 CONF = packaged_conf()
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -76,7 +76,7 @@ def test_pictures_are_planned(pictures: Path) -> None:
 
 def test_gpus_are_planned_where_there_are_some(compose: Callable[..., Composed], project: Path) -> None:
     """On a machine that need not be this one."""
-    from hpcexp.checks.machine import Machine
+    from hpcexp.hardware.machine import Machine
 
     plan = prepare(compose("hardware=gpu"), project, [], Machine("server", num_cores=8, num_gpus=2))
     assert (0, 1) == plan.topology.device_ids
@@ -132,9 +132,10 @@ def test_config_pages_are_those_of_the_schema(tmp_path: Path) -> None:
 
 
 def test_the_pages_can_be_written_from_a_shell(tmp_path: Path) -> None:
-    """`python -m hpcexp.docs DIR`, which is what `make docs` does."""
+    """`python -m hpcexp.config_reference DIR`, which is what `make docs` does."""
     said = python(
-        "import runpy, sys; sys.argv[1:] = ['pages']; runpy.run_module('hpcexp.docs', run_name='__main__')", tmp_path
+        "import runpy, sys; sys.argv[1:] = ['pages']; runpy.run_module('hpcexp.config_reference', run_name='__main__')",
+        tmp_path,
     )
     assert (0, "", "") == (said.status, said.out, said.err)
     assert (tmp_path / "pages" / "README.md").exists()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hpcexp.checks.gpus import parse_cpulist
-from hpcexp.checks.machine import cores
-from hpcexp.launch.cpus import Node, cores_text, job_cores, rank_cores, read_nodes
+from hpcexp.hardware.cpus import Node, cores_text, job_cores, rank_cores, read_nodes
+from hpcexp.hardware.gpus import parse_cpulist
+from hpcexp.hardware.machine import cores
 
 ALL = frozenset(range(16))
 SERVER: tuple[Node, ...] = (((0, 8), (1, 9), (2, 10), (3, 11)), ((4, 12), (5, 13), (6, 14), (7, 15)))

@@ -15,20 +15,20 @@ from killing import is_killed_at
 from racers import Racers, racing
 from record_support import finish, make_plan, make_run, query
 
-from hpcexp.cli.use import _named_once_whole
+from hpcexp.cli.model import _named_once_whole
 from hpcexp.errors import RunError
-from hpcexp.launch.local import freeze
-from hpcexp.launch.resume import begins_again
+from hpcexp.files.databases import Schema, have_database, is_current
+from hpcexp.launch.resume.interrupted import begins_again
+from hpcexp.launch.supervisor.lifecycle import freeze
 from hpcexp.plan import load_plan
-from hpcexp.record.accounts import Accounts
-from hpcexp.record.creation import Schema, have_database, is_current
-from hpcexp.record.schemas import mlflow_schema
-from hpcexp.record.shipper import sync
 from hpcexp.rundir import RunDir, SweepDir, find_runs, find_sweeps
-from hpcexp.sweep.claims import Claims
-from hpcexp.sweep.ledger import Entry, Ledger
-from hpcexp.sweep.place import ask
-from hpcexp.sweep.spec import Budget, Choices, Objective, Search, Spec
+from hpcexp.sweep.spec.spec import Budget, Choices, Objective, Search, Spec
+from hpcexp.sweep.store.claims import Claims
+from hpcexp.sweep.store.directory import ask
+from hpcexp.sweep.store.ledger import Ledger, LedgerEntry
+from hpcexp.tracking.mlflow.schemas import mlflow_schema
+from hpcexp.tracking.server.accounts import Accounts
+from hpcexp.tracking.sync.run_process import sync
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""
@@ -390,7 +390,7 @@ def _begin_sweep(root: Path) -> None:
     assert [] == ask(place, spec, root, "hpcexp sweep mine")
     claims = Claims(place.path)
     claims.open()
-    entries = Ledger(place.path, claims).enter([Entry(0, ("optimizer.lr=0.1",), (), None, "a" * 64, "")])
+    entries = Ledger(place.path, claims).enter([LedgerEntry(0, ("optimizer.lr=0.1",), (), None, "a" * 64, "")])
     assert [1] == [entry.job for entry in entries]
     claims.close()
 
@@ -415,10 +415,10 @@ def test_two_drivers_may_begin_a_sweep_at_one_moment(tmp_path: Path, racers: Rac
 
 def kill_over_studies(_: int, __: object, place: Path, storage: str | None) -> int:
     """How often the beginning of a study was killed. The next one begins it."""
-    from hpcexp.sweep import journal
-    from hpcexp.sweep.study import Study
+    from hpcexp.sweep.search import journal_file
+    from hpcexp.sweep.search.study import Study
 
-    journal.GRACE_S = 0.1  # in this process alone
+    journal_file.GRACE_S = 0.1  # in this process alone
 
     def begin(at: str) -> None:
         objectives = (Objective("val/acc", "max"),)

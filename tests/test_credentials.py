@@ -19,14 +19,14 @@ from record_support import end_sweep, finish, make_run, make_sweep
 from requests.utils import get_netrc_auth
 from served import ADA, Served, serving
 
-from hpcexp.compare.mlflow_server import MlflowServer
+from hpcexp.compare.sources.mlflow_server import MlflowServer
 from hpcexp.errors import RunError
-from hpcexp.record.credentials import Named, origin, withheld
-from hpcexp.record.shipper import sync
-from hpcexp.record.store import Stores
-from hpcexp.record.uri import refused
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import read_plain
+from hpcexp.tracking.mlflow.credentials import Named, origin, withheld
+from hpcexp.tracking.mlflow.store import Stores
+from hpcexp.tracking.mlflow.uri import refused
+from hpcexp.tracking.sync.run_process import sync
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""

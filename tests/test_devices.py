@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from hpcexp.checks.devices import topology
-from hpcexp.checks.gpus import Gpu, GpuProcess, Survey, by_load, driver_gpus, survey, visible_gpus
-from hpcexp.checks.machine import Machine, num_gpus
 from hpcexp.cli.doctor import gpu_findings
 from hpcexp.compose.composer import Composed
+from hpcexp.hardware.gpus import Gpu, GpuProcess, Survey, by_load, driver_gpus, survey, visible_gpus
+from hpcexp.hardware.machine import Machine, num_gpus
 from hpcexp.plan import Topology
-from hpcexp.prepare import prepare
+from hpcexp.planner import prepare
 
 GB = 2**30
 IDLE = Gpu(0, "GPU-a", "H100", free=70 * GB, total=80 * GB, utilisation=0, capability=(9, 0))

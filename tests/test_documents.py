@@ -10,8 +10,8 @@ import pytest
 import yaml
 from msgspec import Struct
 
-from hpcexp.documents import check_depth, decode, parse_yaml, read_json
-from hpcexp.files import UnreadableFileError, UnusableFileError, open_regular
+from hpcexp.files.documents import check_depth, decode, parse_yaml, read_json
+from hpcexp.files.untrusted import UnreadableFileError, UnusableFileError, open_regular
 
 
 class Thing(Struct):

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from helpers import Said, ended, start, write_module
 
-from hpcexp.checks.machine import num_cores
-from hpcexp.compare.exact import Check, compared
+from hpcexp.compare.bitwise import Check, compared
 from hpcexp.drill.kills import aims, ways
 from hpcexp.drill.settings import Devices, Preempt, split
 from hpcexp.errors import ConfigError
-from hpcexp.record.journal import Journal
+from hpcexp.hardware.machine import num_cores
 from hpcexp.rundir import RunDir, write_json
+from hpcexp.runs.journal import Journal
 
 SHORT = ("trainer.max_epochs=3", "trainer.limit_train_batches=10", "model.hidden=[16]", "run.pictures=false")
 TWO = ("hardware=cpu", "hardware.devices=2", "strategy=ddp")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpcexp.errors import RunError
-from hpcexp.files import (
+from hpcexp.files.untrusted import (
     UnusableFileError,
     member_path,
     name_problem,

@@ -22,18 +22,18 @@ import pytest
 from helpers import Said
 from record_support import finish, make_run
 
-from hpcexp.backup.manifest import Entry, load, save
+from hpcexp.backup.manifest import SnapshotEntry, load, save
 from hpcexp.backup.snapshots import snapshots
-from hpcexp.files import UnusableFileError, open_below
+from hpcexp.files.untrusted import UnusableFileError, open_below
 from hpcexp.lineage.manifest import differences, seal
-from hpcexp.record.journal import Journal, read_points
 from hpcexp.rundir import RunDir, write_json
+from hpcexp.runs.journal import Journal, read_points
 from hpcexp.runs.records import read_status
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""
 PLAN = "runs/digits_mlp/x/plan.yaml"
-ZEROS = Entry(0, 0, 0o644, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+ZEROS = SnapshotEntry(0, 0, 0o644, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import pytest
 from helpers import wait_until
 from training_plans import digits_plan, run_job, run_warm
 
-from hpcexp.launch.ranks import Ranks
+from hpcexp.launch.supervisor.ranks import Ranks
 from hpcexp.plan import save_plan
-from hpcexp.record.journal import Point, read_points
 from hpcexp.rundir import RunDir
+from hpcexp.runs.journal import Point, read_points
 from hpcexp.runs.records import read_plain
 
 

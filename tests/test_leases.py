@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from helpers import environment
 
-from hpcexp.checks.gpus import Gpu, GpuProcess
-from hpcexp.checks.machine import Machine, cores, take_cores
 from hpcexp.compose.composer import Composed
 from hpcexp.errors import RunError
-from hpcexp.launch import leases, slots
-from hpcexp.launch.leases import Leased, leased, leases_text, would_lease
+from hpcexp.hardware import device_locks, leases
+from hpcexp.hardware.gpus import Gpu, GpuProcess
+from hpcexp.hardware.leases import DeviceLease, leased, leases_text, would_lease
+from hpcexp.hardware.machine import Machine, cores, take_cores
 from hpcexp.plan import Plan, save_plan
-from hpcexp.prepare import prepare
+from hpcexp.planner import prepare
 
 GB = 2**30
 TWO = (
@@ -32,8 +32,8 @@ BUSY = Gpu(0, "GPU-a", "H100", processes=(GpuProcess(17, 3 * GB),))
 HOLD = """
 import sys
 from pathlib import Path
-from hpcexp.checks.gpus import Gpu, GpuProcess
-from hpcexp.launch.leases import leased
+from hpcexp.hardware.gpus import Gpu, GpuProcess
+from hpcexp.hardware.leases import leased
 from hpcexp.plan import load_plan
 
 with leased(load_plan(Path(sys.argv[1])), look=lambda: eval(sys.argv[2])) as got:
@@ -88,7 +88,7 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-def taken(plan: Plan, gpus: tuple[Gpu, ...] = TWO) -> Leased:
+def taken(plan: Plan, gpus: tuple[Gpu, ...] = TWO) -> DeviceLease:
     """What the plan gets, given back at once."""
     with leased(plan, look=lambda: gpus) as got:
         return got
@@ -306,8 +306,8 @@ def test_a_command_that_is_stuck_does_not_hold_up_others_for_ever(
     job: Callable[..., Plan], directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The directory is kept for milliseconds only."""
-    monkeypatch.setattr(slots, "GATE_S", 0.05)
-    with slots.slots(directory):
+    monkeypatch.setattr(device_locks, "GATE_S", 0.05)
+    with device_locks.slots(directory):
         assert "another command has kept it" in refusal(job("hardware=gpu", "hardware.devices=1"))
 
 
@@ -328,13 +328,13 @@ def test_a_rank_takes_the_cores_that_were_leased_for_it() -> None:
     """By its number on this machine; any where none were leased."""
     mine = sorted(cores() or ())
     before = set(mine)
-    got = Leased((0, 1), (frozenset(mine), frozenset(mine[-1:])))
+    got = DeviceLease((0, 1), (frozenset(mine), frozenset(mine[-1:])))
     try:
         for rank, expected in ((0, mine), (1, mine[-1:])):
             take_cores({**got.environment(), "LOCAL_RANK": str(rank)})
             assert expected == sorted(cores() or ())
             os.sched_setaffinity(0, before)
-        take_cores({**Leased((0,), None).environment(), "LOCAL_RANK": "0"})
+        take_cores({**DeviceLease((0,), None).environment(), "LOCAL_RANK": "0"})
         assert mine == sorted(cores() or ())
     finally:
         os.sched_setaffinity(0, before)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from helpers import FAST, LEAN, Said, command, only_run
 
-from hpcexp.launch.ranks import job_environment
-from hpcexp.leftovers import without_leftovers
+from hpcexp.launch.supervisor.ranks import job_environment
 from hpcexp.plan import Topology
+from hpcexp.rank_protocol import without_leftovers
 from hpcexp.rundir import find_runs, write_json
 from hpcexp.runs.records import read_status
 

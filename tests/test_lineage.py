@@ -18,14 +18,14 @@ from helpers import FAST, Said, only_run, write_module
 from hpcexp.data.digits import FILE, NUM_SAMPLES, Digits
 from hpcexp.data.facts import data_facts
 from hpcexp.data.manifest import data_manifest
-from hpcexp.launch import capture
-from hpcexp.launch.capture import Capture
-from hpcexp.launch.origins import override_origins
+from hpcexp.launch.provenance import capture
+from hpcexp.launch.provenance.capture import Capture
+from hpcexp.launch.provenance.origins import override_origins
 from hpcexp.lineage.environment import installed, scheduler, variables
 from hpcexp.lineage.manifest import differences
 from hpcexp.lineage.patch import ALL_LIMIT, FILE_LIMIT, uncommitted
 from hpcexp.plan import JobOf, load_plan
-from hpcexp.prepare import prepare
+from hpcexp.planner import prepare
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.records import read_plain
 
@@ -134,7 +134,7 @@ def test_a_run_says_which_code_it_was(checkout: Path, train: Callable[..., Said]
     assert "net_1.py" in (run.lineage / "changes.patch").read_text()
     digest = hashlib.sha256((checkout / "extra_part_1.py").read_bytes()).hexdigest()
     assert (digest, digest) == (code["files"]["extra_part_1.py"], job["imported"]["extra_part_1.py"])
-    assert "hpcexp/train/fit.py" in job["imported"]
+    assert "hpcexp/train/engine/fit.py" in job["imported"]
     assert not any(name.startswith("torch/") for name in job["imported"])
     assert code["files"].items() >= {k: v for k, v in job["imported"].items() if k.startswith("hpcexp/train/")}.items()
 

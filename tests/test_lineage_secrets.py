@@ -13,7 +13,9 @@ from helpers import FAST, Said, command, only_run, write_module
 from record_support import free_port
 
 from hpcexp.compose.composer import Composed
-from hpcexp.masking import (
+from hpcexp.plan import load_plan, load_whole
+from hpcexp.planner import prepare
+from hpcexp.redaction import (
     filled,
     has_secret,
     is_secret,
@@ -24,10 +26,8 @@ from hpcexp.masking import (
     without_password,
     without_passwords,
 )
-from hpcexp.plan import load_plan, load_whole
-from hpcexp.prepare import prepare
-from hpcexp.record.describe import note, params, tags
 from hpcexp.rundir import RunDir, SweepDir
+from hpcexp.tracking.mlflow.description import note, params, tags
 
 SECRET = "sesame-opens"
 SOURCE = f"""

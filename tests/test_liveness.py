@@ -18,16 +18,16 @@ from helpers import LEAN, Said, command, ended, environment, only_run, start, wa
 from hosts import NEEDS_HOSTS, hosts, lose_power, on_host, start_on  # noqa: F401 - a fixture
 from record_support import make_run, set_state
 
-from hpcexp.beat import Beat, silence
-from hpcexp.clock import ended_now, running_s, started_now
 from hpcexp.errors import InUseError
-from hpcexp.launch.ownership import claimed
-from hpcexp.owner import Owner
+from hpcexp.launch.supervisor.ownership import claimed
 from hpcexp.plan import load_plan
-from hpcexp.record.alive import current_state, elapsed_s
-from hpcexp.record.listing import read_row
 from hpcexp.rundir import RunDir, find_runs, write_json
+from hpcexp.runs.beat import Beat, silence
+from hpcexp.runs.clock import ended_now, running_s, started_now
+from hpcexp.runs.listing import read_row
+from hpcexp.runs.owner import Owner
 from hpcexp.runs.records import RunState, Status, read_plain, read_status
+from hpcexp.runs.state import current_state, elapsed_s
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 NEEDS_FAKETIME = pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime (Debian: faketime)")
@@ -176,7 +176,7 @@ def test_who_may_only_read_does_not_know(foreign: RunDir) -> None:
     age(foreign, 7200)
     code = (
         "import sys; from pathlib import Path; from hpcexp.rundir import RunDir;"
-        "from hpcexp.record.listing import read_row; row = read_row(RunDir(Path(sys.argv[1])));"
+        "from hpcexp.runs.listing import read_row; row = read_row(RunDir(Path(sys.argv[1])));"
         "print(row.state, row.cause)"
     )
     with TemporaryDirectory() as place:  # pytest's own is closed to others

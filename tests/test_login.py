@@ -16,12 +16,12 @@ import pytest
 from served import ADMIN, Answer, Served, basic, send, serving
 from werkzeug.security import generate_password_hash
 
-from hpcexp.compare.mlflow_server import MlflowServer
+from hpcexp.compare.sources.mlflow_server import MlflowServer
 from hpcexp.errors import RunError
-from hpcexp.record.uri import refused
-from hpcexp.record.web import login as login_module
-from hpcexp.record.web.limits import Attempts, Buckets
-from hpcexp.record.web.login import Login, Refusal
+from hpcexp.tracking.mlflow.uri import refused
+from hpcexp.tracking.server.web import login as login_module
+from hpcexp.tracking.server.web.limits import Attempts, Buckets
+from hpcexp.tracking.server.web.login import Login, Refusal
 
 WHO = "/api/2.0/mlflow/users/current"
 PASSWORD = "a-password-of-hers"

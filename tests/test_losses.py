@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpcexp.record.journal import Journal, read_points
-from hpcexp.train.losses import Losses
+from hpcexp.runs.journal import Journal, read_points
+from hpcexp.train.tasks.loss_log import LossLog
 
 
 @pytest.mark.parametrize("every", [1, 2, 10])
 def test_values_do_not_depend_on_how_many_are_written_at_once(tmp_path: Path, every: int) -> None:
     """In float32, also of a float64 model; steps count from where training goes on; batches of one are averaged."""
-    losses = Losses(Journal(tmp_path / "metrics.jsonl"), every)
+    losses = LossLog(Journal(tmp_path / "metrics.jsonl"), every)
     losses.begin(7, world_size=1)
     for batches in ([0.1], [0.2, 0.4], [float("nan")]):
         for number, batch in enumerate(batches):

@@ -19,8 +19,8 @@ from test_engine import BREAKING
 from test_leftovers import ALL
 
 from hpcexp.checks.nodes import nodes_problems
-from hpcexp.record.journal import read_points
 from hpcexp.rundir import find_runs
+from hpcexp.runs.journal import read_points
 from hpcexp.runs.records import read_plain
 
 MACHINES = {"ada": "10.213.7.1", "bob": "10.213.7.2"}

@@ -12,9 +12,9 @@ from hydra.types import RunMode
 
 from hpcexp.compose.composer import Composer
 from hpcexp.errors import ConfigError
-from hpcexp.sweep.axes import task_overrides
-from hpcexp.sweep.optuna_sweeper import as_typed, is_searched, spec_of
-from hpcexp.sweep.spec import Axis, Choices, Interval, Objective, Search, Spec
+from hpcexp.sweep.hydra.optuna_sweeper import as_typed, is_searched, spec_of
+from hpcexp.sweep.spec.axes import task_overrides
+from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Search, Spec
 
 OPTUNA = "hydra/sweeper=optuna"
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from training_plans import digits_plan
 
-from hpcexp.launch.packing import Need, Running, next_to_start, one_by_one
+from hpcexp.sweep.engine.scheduler import Demand, Running, next_to_start, one_by_one
 
 
-def needs(*widths: int) -> list[Need]:
-    return [Need("cuda", width) for width in widths]
+def needs(*widths: int) -> list[Demand]:
+    return [Demand("cuda", width) for width in widths]
 
 
 def running(*jobs: tuple[int, bool]) -> list[Running]:
-    return [Running(Need("cuda", width), has_overtaken) for width, has_overtaken in jobs]
+    return [Running(Demand("cuda", width), has_overtaken) for width, has_overtaken in jobs]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_every_job_of_a_mixed_sweep_gets_its_turn() -> None:
     while waiting or at_work:
         at_work = {job: state for job, state in at_work.items() if state[0] > now}
         while True:
-            jobs = [Running(Need("cuda", lengths[job][0]), overtook) for job, (_, overtook) in at_work.items()]
+            jobs = [Running(Demand("cuda", lengths[job][0]), overtook) for job, (_, overtook) in at_work.items()]
             found = next_to_start(needs(*(lengths[job][0] for job in waiting)), jobs, room)
             if found is None:
                 break

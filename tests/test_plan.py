@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from helpers import Said, only_run, write_conf, write_module
 
-from hpcexp.checks.source_code import imported_roots
 from hpcexp.compose.composer import Composed
 from hpcexp.data.digits import Digits
 from hpcexp.errors import RunError
 from hpcexp.lineage.code import code_digest, code_files, git_commit
-from hpcexp.naming import MAX_LENGTH, run_name
 from hpcexp.plan import Batch, Plan, Steps, load_plan, save_plan
-from hpcexp.prepare import on_path, prepare
+from hpcexp.planner import on_path, prepare
 from hpcexp.rundir import RunDir, find_runs, write_json
+from hpcexp.runs.naming import MAX_LENGTH, run_name
+from hpcexp.targets.source_code import imported_roots
 
 Planned = Callable[..., Plan]
 
@@ -276,6 +276,6 @@ def test_all_jobs_of_a_sweep_are_shown(hpcexp: Callable[..., Said], project: Pat
 
 def test_a_sweep_may_go_over_groups_and_own_options(hpcexp: Callable[..., Said], project: Path) -> None:
     """`model=mlp,cnn` and `glob(*)` over them."""
-    write_conf(project, {"scheduler/own.yaml": "_target_: hpcexp.train.schedules.constant\nwarmup: 0.5\n"})
+    write_conf(project, {"scheduler/own.yaml": "_target_: hpcexp.train.optim.schedules.constant\nwarmup: 0.5\n"})
     assert 4 == hpcexp("plan", "-m", "model=glob(*)").out.count("runs  ")
     assert 6 == hpcexp("plan", "-m", "scheduler=glob(*)").out.count("runs  ")

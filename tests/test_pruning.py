@@ -16,19 +16,19 @@ from training_plans import step_of
 
 from hpcexp.compose.composer import Composed
 from hpcexp.errors import ConfigError
-from hpcexp.launch.display import Silent
-from hpcexp.launch.job import started
-from hpcexp.launch.judge import Judge
-from hpcexp.launch.process import Process, Start, start_fresh
-from hpcexp.launch.terms import Terms
-from hpcexp.launch.turns import alone, signals_caught
+from hpcexp.launch.base.context import LaunchContext
+from hpcexp.launch.base.display import Silent
+from hpcexp.launch.base.polling import alone, signals_caught
+from hpcexp.launch.base.pruner import Pruner
+from hpcexp.launch.base.rank_process import Process, Start, start_fresh
+from hpcexp.launch.dispatch import started
 from hpcexp.plan import Plan
-from hpcexp.prepare import prepare
-from hpcexp.record.journal import read_points
-from hpcexp.record.shipper import sync
+from hpcexp.planner import prepare
 from hpcexp.rundir import RunDir, write_json
+from hpcexp.runs.journal import read_points
 from hpcexp.runs.records import read_plain
-from hpcexp.train.pruning import Question, judged
+from hpcexp.tracking.sync.run_process import sync
+from hpcexp.train.engine.pruning import Question, judged
 
 SMALL = ("trainer.max_epochs=4", "trainer.limit_train_batches=3", "tracking=off", "launch.progress=none")
 TWO = ("strategy=ddp", "hardware=cpu", "hardware.devices=2")
@@ -45,10 +45,10 @@ import json, shutil, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from hpcexp.compose.composer import Composer
-from hpcexp.launch.job import started, starter
-from hpcexp.launch.judge import Judge
-from hpcexp.launch.turns import alone
-from hpcexp.prepare import prepare
+from hpcexp.launch.dispatch import started, starter
+from hpcexp.launch.base.pruner import Pruner
+from hpcexp.launch.base.polling import alone
+from hpcexp.planner import prepare
 from test_pruning import JOBS, SMALL, terms
 
 def launched(name, judge, root):
@@ -61,7 +61,7 @@ def story(name, metric):
     def is_to_end(epoch, value):
         heard.append((epoch, value))
         return epoch >= 2
-    outcomes = [launched(name, Judge(metric, is_to_end), "judged")]
+    outcomes = [launched(name, Pruner(metric, is_to_end), "judged")]
     if outcomes[0]["state"] == "pruned":
         shutil.copytree(f"judged/{{name}}", f"then/{{name}}")
         outcomes += [launched(name, None, root) for root in ("judged", "whole")]
@@ -78,9 +78,9 @@ class NoShipper:
     def end(self, run: RunDir, plan: Plan) -> None: ...
 
 
-def terms(start: Callable[[Start], Process], judge: Judge | None) -> Terms:
+def terms(start: Callable[[Start], Process], judge: Pruner | None) -> LaunchContext:
     """Those of a job that nothing is shown of."""
-    return Terms(start, signals_caught, lambda plan: Silent(), lambda plan, text: None, NoShipper(), judge)
+    return LaunchContext(start, signals_caught, lambda plan: Silent(), lambda plan, text: None, NoShipper(), judge)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def test_trials_on_several_machines_are_not_judged(project: Path, compose: Calla
     """Nobody could be asked there."""
     plan = prepare(compose("launch=nodes", "launch.nodes=2", "launch.rdzv=ada:29400"), project, [])
     with pytest.raises(ConfigError, match=r"Fix: search\.pruner=none"):
-        alone(started(plan, terms(start_fresh, Judge("val/acc", lambda epoch, value: False)), fresh=False))
+        alone(started(plan, terms(start_fresh, Pruner("val/acc", lambda epoch, value: False)), fresh=False))
 
 
 @pytest.fixture
@@ -178,9 +178,9 @@ def pipes() -> Iterator[tuple[int, int, Question]]:
 def test_a_question_takes_its_own_answer(pipes: tuple[int, int, Question], monkeypatch: pytest.MonkeyPatch) -> None:
     """Not one that came too late for the question before; without any, or without a supervisor, training goes on."""
     heard, answer, question = pipes
-    monkeypatch.setattr("hpcexp.train.pruning.ANSWER_S", 0.0)
+    monkeypatch.setattr("hpcexp.train.engine.pruning.ANSWER_S", 0.0)
     assert not question(1, 0.5)
-    monkeypatch.setattr("hpcexp.train.pruning.ANSWER_S", 60.0)
+    monkeypatch.setattr("hpcexp.train.engine.pruning.ANSWER_S", 60.0)
     os.write(answer, b'{"step": 1, "prune": true}\n{"step": 2, "pru')
     os.write(answer, b'ne": false}\n')
     assert not question(2, 0.5)

@@ -17,12 +17,12 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.record.gate import gate
-from hpcexp.record.store import Model, connect
-from hpcexp.sweep.claims import Claims
-from hpcexp.sweep.journal import JournalLock, locked
-from hpcexp.sweep.spec import Axis, Budget, Interval, Objective, Search, Spec
-from hpcexp.sweep.study import Study
+from hpcexp.sweep.search.journal_file import JournalLock, locked
+from hpcexp.sweep.search.study import Study
+from hpcexp.sweep.spec.spec import Axis, Budget, Interval, Objective, Search, Spec
+from hpcexp.sweep.store.claims import Claims
+from hpcexp.tracking.mlflow.gate import gate
+from hpcexp.tracking.mlflow.store import Model, connect
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""

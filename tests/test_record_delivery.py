@@ -34,11 +34,11 @@ from record_support import (
 
 from hpcexp.errors import ConfigError
 from hpcexp.plan import load_plan, save_plan
-from hpcexp.record.destination import check_redirect, destined, direct, redirect
-from hpcexp.record.journal import read_points
-from hpcexp.record.shipper import sync
 from hpcexp.rundir import RunDir, find_runs, holder_of, process_name, write_json
+from hpcexp.runs.journal import read_points
 from hpcexp.runs.records import read_plain
+from hpcexp.tracking.sync.destination import check_redirect, destined, direct, redirect
+from hpcexp.tracking.sync.run_process import sync
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""
@@ -293,7 +293,7 @@ RACE = """
 import os, sys
 from pathlib import Path
 import mlflow.store.tracking.sqlalchemy_store  # once for all, so that they start together
-from hpcexp.record.shipper import sync
+from hpcexp.tracking.sync.run_process import sync
 
 def race(path):
     if child := os.fork():

@@ -32,11 +32,11 @@ from record_support import (
     write_steps,
 )
 
-from hpcexp.record.fleet import Fleet, Inbox
-from hpcexp.record.shipper import sync, sync_sweep
-from hpcexp.record.store import Stores
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, write_json
 from hpcexp.runs.records import read_plain
+from hpcexp.tracking.mlflow.store import Stores
+from hpcexp.tracking.sync.run_process import sync, sync_sweep
+from hpcexp.tracking.sync.sweep_process import Inbox, SweepSyncProcess
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""
@@ -90,7 +90,7 @@ def delivered(sweep: SweepDir, *told: dict[str, Any], ends: bool = True) -> int:
     os.write(write, "".join(json.dumps(line) + "\n" for line in lines).encode())
     os.close(write)
     try:
-        return Fleet(sweep, Inbox(read, sweep)).run()
+        return SweepSyncProcess(sweep, Inbox(read, sweep)).run()
     finally:
         os.close(read)
 
@@ -105,7 +105,7 @@ def finished_run(root: Path, uri: str | None, name: str, steps: int = 5, **track
 @contextmanager
 def fleet(sweep: SweepDir) -> Iterator[subprocess.Popen[bytes]]:
     """The real process, with the pipe that the driver gives it; killed if it is still there afterwards."""
-    command = [sys.executable, "-m", "hpcexp.record.fleet", str(sweep.path)]
+    command = [sys.executable, "-m", "hpcexp.tracking.sync.sweep_process", str(sweep.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0, cwd=REPOSITORY) as process:
         try:
             yield process

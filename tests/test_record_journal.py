@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcexp.record.journal import Journal, last_values, read_points
-from hpcexp.record.series import read_series
+from hpcexp.runs.journal import Journal, last_values, read_points
+from hpcexp.runs.series import read_series
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_full_disk_is_said_once_and_loses_nothing(path: Path, capsys: pytest.C
 def test_every_line_written_before_a_kill_is_there(path: Path) -> None:
     """kill -9 takes nothing that `append` has returned from."""
     code = (
-        "import os, sys; from pathlib import Path; from hpcexp.record.journal import Journal\n"
+        "import os, sys; from pathlib import Path; from hpcexp.runs.journal import Journal\n"
         "journal = Journal(Path(sys.argv[1]))\n"
         "[journal.append([(step, {'a': 1.0})]) for step in range(200)]\n"
         "os.kill(os.getpid(), 9)"
@@ -192,7 +192,7 @@ def test_a_long_curve_is_thinned(path: Path) -> None:
 
 def test_the_lightning_logger_writes_the_journal(path: Path) -> None:
     """`self.log` of a user's module ends up where everything else is; other ranks write nothing."""
-    from hpcexp.record.lightning import JournalLogger
+    from hpcexp.train.engine.journal_logger import JournalLogger
 
     journal = Journal(path)
     logger = JournalLogger(journal, "digits", "lr=0.1", path.parent)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from record_support import finish, make_run, set_state
 
-from hpcexp.record.listing import list_runs, read_row
 from hpcexp.rundir import RunDir
+from hpcexp.runs.listing import list_runs, read_row
 
 
 def dead_pid() -> int:

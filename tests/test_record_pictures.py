@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from record_support import finish, make_run
 
-from hpcexp.record.journal import Journal
-from hpcexp.record.pictures import draw_pictures
-from hpcexp.record.ticks import linear_ticks, log_ticks
 from hpcexp.rundir import RunDir, write_json
+from hpcexp.runs.journal import Journal
+from hpcexp.tracking.plots.axis_ticks import linear_ticks, log_ticks
+from hpcexp.tracking.plots.run_plots import draw_pictures
 
 
 def size(png: Path) -> tuple[int, int]:

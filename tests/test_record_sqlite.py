@@ -12,9 +12,9 @@ import pytest
 from record_support import query
 
 from hpcexp.errors import RunError
-from hpcexp.record.journal import Point
-from hpcexp.record.sqlite import metric_tables
-from hpcexp.record.store import Store, connect
+from hpcexp.runs.journal import Point
+from hpcexp.tracking.mlflow.sqlite_metrics import metric_tables
+from hpcexp.tracking.mlflow.store import Store, connect
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import pytest
 from helpers import LEAN, Said, command, write_module
 
-from hpcexp.record.journal import read_points
 from hpcexp.rundir import RunDir, find_runs
+from hpcexp.runs.integrity import is_intact, read_note
+from hpcexp.runs.journal import read_points
 from hpcexp.runs.records import read_plain
-from hpcexp.seal import is_intact, read_note
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ import torch
 
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import read_plain
-from hpcexp.train.control import Control
+from hpcexp.train.engine.interrupts import Interrupts
 
 
 class Killer(pl.Callback):
@@ -48,7 +48,7 @@ class Killer(pl.Callback):
             while not run.last.exists():
                 time.sleep(0.001)
             os.kill(status["pid"] if whom == "supervisor" else os.getpid(), getattr(signal, number))
-            [control] = [c for c in trainer.callbacks if isinstance(c, Control)]
+            [control] = [c for c in trainer.callbacks if isinstance(c, Interrupts)]
             while control._signals.received is None:  # a supervisor passes it on a little later
                 time.sleep(0.001)
 

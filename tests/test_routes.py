@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from helpers import REPOSITORY, environment
 
-from hpcexp.record.web.graph import FIELDS
-from hpcexp.record.web.routes import access, is_plain, routes
+from hpcexp.tracking.server.web.graph import FIELDS
+from hpcexp.tracking.server.web.routes import access, is_plain, routes
 
 DECIDED = Path(__file__).with_name("mlflow_routes.txt")
 

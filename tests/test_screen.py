@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 from training_plans import digits_plan
 
-from hpcexp.sweep.ledger import Entry
-from hpcexp.sweep.screen import Table
-from hpcexp.sweep.source import Job
+from hpcexp.sweep.report.live_view import Table
+from hpcexp.sweep.store.jobs import Job
+from hpcexp.sweep.store.ledger import LedgerEntry
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -23,7 +23,7 @@ def test_numbers_are_whole_in_a_narrow_terminal(
     table = Table(200)
     try:
         for number in (7, 123):
-            job = Job(Entry(number, (), (), None, plan.signature, plan.run_dir), plan)
+            job = Job(LedgerEntry(number, (), (), None, plan.signature, plan.run_dir), plan)
             table.began(job)
             metrics = {"val/acc": 0.98765, "val/loss": 0.5, "train/loss": 0.4}
             told = {"step": 50, "steps": 200, "epoch": 1, "epochs": 4, "loss": 0.123456, "metrics": metrics}

@@ -15,8 +15,8 @@ from record_support import query
 
 from hpcexp.rundir import find_runs
 from hpcexp.runs.records import read_plain
-from hpcexp.sweep.place import find_sweeps
-from hpcexp.sweep.storage import close_storage, open_storage, storage_uri
+from hpcexp.sweep.search.storage import close_storage, open_storage, storage_uri
+from hpcexp.sweep.store.directory import find_sweeps
 
 pytest.importorskip("optuna", reason="Optuna is not installed (hpcexp[optuna])")
 pytestmark = pytest.mark.slow

@@ -21,13 +21,13 @@ from served import ADA, ADMIN, BOB, Served, serving
 from werkzeug.security import generate_password_hash
 
 from hpcexp.errors import RunError
-from hpcexp.record.accounts import Accounts
-from hpcexp.record.server import Server, prepare, server_environment, settings, unserved
-from hpcexp.record.shipper import sync
-from hpcexp.record.web.listen import port_problem
-from hpcexp.record.web.settings import Settings
 from hpcexp.rundir import find_runs
 from hpcexp.runs.records import read_plain
+from hpcexp.tracking.server.accounts import Accounts
+from hpcexp.tracking.server.group_server import Server, prepare, server_environment, settings, unserved
+from hpcexp.tracking.server.web.listen import port_problem
+from hpcexp.tracking.server.web.settings import Settings
+from hpcexp.tracking.sync.run_process import sync
 
 SMALL = ("trainer.max_epochs=1", "model.hidden=[8]", "tracking.wait_s=120")
 
@@ -242,7 +242,7 @@ def test_a_mistake_is_named_by_the_option_that_mends_it(
 
 def test_accounts_need_their_package(project: Path, hpcexp: Callable[..., Said], monkeypatch: Any) -> None:
     """Which is named with its extra."""
-    monkeypatch.setattr("hpcexp.record.server.find_spec", lambda name: None)
+    monkeypatch.setattr("hpcexp.tracking.server.group_server.find_spec", lambda name: None)
     assert "Fix: pip install 'hpcexp[serve]'" in hpcexp("serve", "data", "--port", str(free_port())).err
 
 

@@ -14,13 +14,13 @@ from test_resume import EXACT, KILLER, flip, result, run_in, values
 from torch import nn
 
 from hpcexp.errors import RunError
-from hpcexp.launch.adopt import adopt, origin
+from hpcexp.launch.resume.checkpoint_transfer import adopt, origin
 from hpcexp.models.vit import ViT
 from hpcexp.plan import Plan, load_plan
 from hpcexp.rundir import RunDir
-from hpcexp.seal import is_intact, read_note
-from hpcexp.train.checkpoint import read_checkpoint
-from hpcexp.train.sharded import blocks
+from hpcexp.runs.integrity import is_intact, read_note
+from hpcexp.train.checkpointing.checkpoint_io import read_checkpoint
+from hpcexp.train.parallel.fsdp import blocks
 
 TWO = ("hardware=cpu", "hardware.devices=2")
 FSDP = ("strategy=fsdp", "strategy.min_params=500")

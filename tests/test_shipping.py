@@ -15,8 +15,8 @@ import pytest
 from record_support import end_sweep, finish, free_port, make_run, make_sweep, query, wait_until
 
 from hpcexp.cli.sync import sync
-from hpcexp.launch import shipping
-from hpcexp.launch.shipping import Fleet, start_shipper
+from hpcexp.launch.supervisor import uploader
+from hpcexp.launch.supervisor.uploader import SweepUploader, start_shipper
 from hpcexp.rundir import RecordDir, RunDir, write_json
 from hpcexp.runs.records import read_plain
 
@@ -48,7 +48,7 @@ def finished_run(root: Path, uri: str, name: str) -> RunDir:
     return run
 
 
-def process_of(fleet: Fleet) -> subprocess.Popen[bytes]:
+def process_of(fleet: SweepUploader) -> subprocess.Popen[bytes]:
     """What is behind it."""
     assert fleet._process is not None
     return fleet._process
@@ -56,10 +56,10 @@ def process_of(fleet: Fleet) -> subprocess.Popen[bytes]:
 
 def test_a_fleet_that_dies_is_started_again(root: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And told of all runs, of those too that the dead one had not delivered."""
-    monkeypatch.setattr(shipping, "_RESTART_S", 0.0)
+    monkeypatch.setattr(uploader, "_RESTART_S", 0.0)
     sweep = make_sweep(root, "restarted")
     running, first = make_run(root, uri, name="restarted-0", steps=5), finished_run(root, uri, "restarted-1")
-    fleet = Fleet(sweep.path)
+    fleet = SweepUploader(sweep.path)
     fleet.add(running, {"seed": "0"})
     fleet.add(first, {"seed": "1"})
     wait_until(lambda: noted(first, "pictured") and noted(running, "offset"), "the first runs are delivered")
@@ -91,7 +91,7 @@ def test_a_driver_never_waits_for_its_fleet(root: Path, uri: str) -> None:
     """Not even where that stands still and the pipe is full; Ctrl-C at the end leaves it alone with the rest."""
     sweep = make_sweep(root, "stopped")
     run = finished_run(root, uri, "stopped-1")
-    fleet = Fleet(sweep.path)
+    fleet = SweepUploader(sweep.path)
     fleet.add(run, {"seed": "1"})
     process_of(fleet).send_signal(signal.SIGSTOP)
     for _ in range(2000):
@@ -115,7 +115,7 @@ def test_what_a_fleet_could_not_deliver_is_said_and_synced(
     dead = f"http://127.0.0.1:{free_port()}"
     run = make_run(place, dead, steps=5, wait_s=1.0)
     finish(run)
-    fleet = Fleet(sweep.path)
+    fleet = SweepUploader(sweep.path)
     fleet.add(run, {"optimizer.lr": "0.1"})
     end_sweep(sweep, best=run)
     fleet.close(60.0, is_tracked=True)

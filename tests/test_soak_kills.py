@@ -21,7 +21,7 @@ import pytest
 from helpers import command, environment, wait_until
 from record_support import journalled, query, stored
 
-from hpcexp.launch.slots import slots
+from hpcexp.hardware.device_locks import slots
 from hpcexp.rundir import RunDir, find_runs, is_half_written
 from hpcexp.runs.records import read_plain
 

@@ -9,15 +9,7 @@ from typing import Any
 import pytest
 from helpers import write_module
 
-from hpcexp.checks.source_code import (
-    UNKNOWN,
-    Missing,
-    Parameters,
-    defining_file,
-    imported_roots,
-    locate,
-    parameters,
-)
+from hpcexp.targets.source_code import UNKNOWN, Missing, Parameters, defining_file, imported_roots, locate, parameters
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from hpcexp.errors import ConfigError
 from hpcexp.plan import load_plan
 from hpcexp.rundir import find_runs
 from hpcexp.runs.records import read_plain
-from hpcexp.sweep import stock
+from hpcexp.sweep.hydra import plugin_launchers
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +129,7 @@ def test_a_signal_ends_all_jobs_with_a_checkpoint(project: Path, launcher: str) 
 
 def test_a_launcher_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the name of the package."""
-    monkeypatch.setitem(stock.PACKAGES, "joblib", ("hydra_no_such_launcher", "hydra-joblib-launcher"))
+    monkeypatch.setitem(plugin_launchers.PACKAGES, "joblib", ("hydra_no_such_launcher", "hydra-joblib-launcher"))
     with pytest.raises(ConfigError, match="Fix: pip install hydra-joblib-launcher"):
-        stock.check_installed(["seed=1,2", "hydra/launcher=joblib"])
-    stock.check_installed(["hydra/launcher=basic", "seed=1"])
+        plugin_launchers.check_installed(["seed=1,2", "hydra/launcher=joblib"])
+    plugin_launchers.check_installed(["hydra/launcher=basic", "seed=1"])

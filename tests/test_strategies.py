@@ -9,7 +9,7 @@ import pytest
 from helpers import Said, write_module
 from test_resume import EXACT, KILLER, result, run_in, values
 
-from hpcexp.record.journal import read_points
+from hpcexp.runs.journal import read_points
 
 TWO = ("hardware=cpu", "hardware.devices=2", "strategy=ddp")
 SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=8", "model.hidden=[64]", "optimizer.lr=0.01")

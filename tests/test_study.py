@@ -17,11 +17,11 @@ from postgres import Server, server_programs, serving_postgres
 pytest.importorskip("optuna", reason="Optuna is not installed")
 
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.sweep.outbox import Outbox
-from hpcexp.sweep.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
-from hpcexp.sweep.study import JOURNAL, Study, Trial
-from hpcexp.sweep.unfit import unfit
-from hpcexp.sweep.values import grid_point, grid_size, typed_value
+from hpcexp.sweep.search.retry_queue import RetryQueue
+from hpcexp.sweep.search.study import JOURNAL, Study, Trial
+from hpcexp.sweep.spec.search_problems import unfit
+from hpcexp.sweep.spec.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
+from hpcexp.sweep.spec.values import grid_point, grid_size, typed_value
 
 ACC = (Objective("val/acc", "max"),)
 BOTH = (Objective("val/acc", "max"), Objective("val/loss", "min"))
@@ -148,7 +148,7 @@ def test_a_trial_whose_driver_died_while_asking_does_not_count(tmp_path: Path, m
     study.optuna.ask().suggest_categorical("model", ("cnn", "mlp"))
     assert [] == study.unfinished()
     assert 1 == study.counts().running
-    monkeypatch.setattr("hpcexp.sweep.study._HALF_ASKED_S", -1.0)
+    monkeypatch.setattr("hpcexp.sweep.search.study._HALF_ASKED_S", -1.0)
     assert [] == study.unfinished()
     assert 0 == study.counts().total
     assert [1, 2] == [trial.number for trial in run(study, 2)]
@@ -367,7 +367,7 @@ def test_pictures_are_of_what_there_is(
     tmp_path: Path, num: int, objectives: tuple[Objective, ...], expected: list[str]
 ) -> None:
     """Nothing that few trials, failed or diverged ones cannot tell."""
-    from hpcexp.sweep.study_pictures import draw_study
+    from hpcexp.sweep.search.plots import draw_study
 
     study = opened(tmp_path, spec_of(trials=12, pruner="median" if len(objectives) == 1 else "none"), objectives)
     for _ in range(num):
@@ -412,7 +412,7 @@ def test_messages_keep_their_order_and_wait_longer_each_time() -> None:
             raise OSError("away")
         sent.append(word)
 
-    outbox = Outbox(lambda: message("probe"), (OSError,), str, clock=lambda: now[0])
+    outbox = RetryQueue(lambda: message("probe"), (OSError,), str, clock=lambda: now[0])
     assert not outbox.put(lambda: message("a"))
     assert not outbox.put(lambda: message("b"))
     assert 1 == tries[0]
@@ -479,7 +479,7 @@ def test_what_fits_has_no_problem(sampler: str) -> None:
 
 def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """With what installs them."""
-    monkeypatch.setattr("hpcexp.sweep.unfit.find_spec", lambda name: None)
+    monkeypatch.setattr("hpcexp.sweep.spec.search_problems.find_spec", lambda name: None)
     assert ["A search needs cmaes, optuna, which is not installed.\nFix: pip install 'hpcexp[optuna]'"] == unfit(
         spec_of("cmaes", FLAT), ACC, 30
     )

@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("optuna")
 
 from hpcexp.errors import RunError
-from hpcexp.sweep.spec import Interval, Objective, Search, Spec
-from hpcexp.sweep.study import JOURNAL, Study
+from hpcexp.sweep.search.study import JOURNAL, Study
+from hpcexp.sweep.spec.spec import Interval, Objective, Search, Spec
 
 OBJECTIVES = (Objective("val/acc", "max"),)
 

@@ -18,7 +18,7 @@ from record_support import query
 
 from hpcexp.rundir import SweepDir, find_runs
 from hpcexp.runs.records import read_plain
-from hpcexp.sweep.place import find_sweeps
+from hpcexp.sweep.store.directory import find_sweeps
 
 pytestmark = pytest.mark.slow
 

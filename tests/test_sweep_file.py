@@ -11,13 +11,13 @@ import pytest
 from helpers import REPOSITORY, Said
 
 from hpcexp.compose.composer import Composer
-from hpcexp.documents import decode
 from hpcexp.errors import ConfigError
+from hpcexp.files.documents import decode
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import SweepRecord
-from hpcexp.sweep.file import quoted, read_sweep, sweep_files
-from hpcexp.sweep.place import ask, changes, spec_of
-from hpcexp.sweep.spec import Budget, Choices, Interval, Objective, Search, Spec, asked_by
+from hpcexp.sweep.spec.spec import Budget, Choices, Interval, Objective, Search, Spec, asked_by
+from hpcexp.sweep.spec.sweep_file import quoted, read_sweep, sweep_files
+from hpcexp.sweep.store.directory import ask, changes, spec_of
 
 GRID = """
 question: Which rate suits which width?

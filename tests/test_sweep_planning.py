@@ -14,15 +14,15 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
-from hpcexp import prepare as preparation
+from hpcexp import planner as preparation
 from hpcexp.compose.composer import Composer, composed
 from hpcexp.compose.many import Many
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.once import Once
+from hpcexp.memo import Once
 from hpcexp.plan import load_head, load_signature, save_plan
-from hpcexp.prepare import on_path, prepare
+from hpcexp.planner import on_path, prepare
 from hpcexp.rundir import RunDir, write_json
-from hpcexp.sweep.axes import job_overrides
+from hpcexp.sweep.spec.axes import job_overrides
 
 NET = "class Net:\n    def __init__(self, in_shape, num_classes, width=1): pass\n"
 

@@ -89,7 +89,7 @@ def test_a_second_fleet_waits_for_what_another_process_delivers(tmp_path: Path, 
     run = finished_run(tmp_path / "runs", uri, "both-1")
     end_sweep(sweep, best=run)
     with delivering(run) as other:
-        command = [sys.executable, "-m", "hpcexp.record.fleet", str(sweep.path)]
+        command = [sys.executable, "-m", "hpcexp.tracking.sync.sweep_process", str(sweep.path)]
         fleet = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=REPOSITORY)
         assert fleet.stdin is not None
         fleet.stdin.write("".join(json.dumps(line) + "\n" for line in (told_of(run, seed="1"), {"end": True})).encode())

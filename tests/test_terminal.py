@@ -17,10 +17,10 @@ import yaml
 from conftest import TrainedRun
 from helpers import Said, command, environment, write_conf, write_module
 
-from hpcexp.launch.display import Bar, Lines
+from hpcexp.formatting import csv_row, markdown_table, pairs, shown, table
+from hpcexp.launch.base.display import Bar, Lines
 from hpcexp.rundir import RunDir
 from hpcexp.terminal import guarded
-from hpcexp.text import csv_row, markdown_table, pairs, shown, table
 
 ORDERS = "\x1b[31m\x1b]52;c;QUJD\x07\x1b]8;;http:x\x1b\\\b\x7f\x9b2J\x85\u202e\u2066\u2028\u200b\ufeff\u3164\ud800"
 """Colour, clipboard, link, bell, backspace, delete, C1, overrides, separators, what is not seen, no character."""
@@ -154,7 +154,7 @@ def test_a_sweep_on_a_terminal_draws_its_table(project: Path) -> None:
         from types import SimpleNamespace as N
         from hpcexp.terminal import guard
         guard()
-        from hpcexp.sweep.screen import Table
+        from hpcexp.sweep.report.live_view import Table
         table = Table(1)
         plan = N(experiment="e", name="n\\x1b]0;title\\x07", config={"trainer": {"monitor": "m"}})
         job = N(entry=N(job=1), plan=plan)

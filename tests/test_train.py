@@ -18,18 +18,18 @@ from training_plans import digits_plan
 
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan, Steps, save_plan
-from hpcexp.record.journal import Point, read_points
 from hpcexp.rundir import RunDir
-from hpcexp.train.checkpoint import read_checkpoint, weights_digest
-from hpcexp.train.control import Signals
-from hpcexp.train.ema import Ema
-from hpcexp.train.experiment import Rank, make_data, with_facts
-from hpcexp.train.fit import train
-from hpcexp.train.metrics import Sums
-from hpcexp.train.optimizers import optimizers_of
-from hpcexp.train.quiet import quiet
-from hpcexp.train.schedules import constant, onecycle, warmup_cosine
-from hpcexp.train.trained import evaluate, load_trained
+from hpcexp.runs.journal import Point, read_points
+from hpcexp.train.checkpointing.checkpoint_io import read_checkpoint, weights_digest
+from hpcexp.train.engine.builders import Rank, make_data, with_facts
+from hpcexp.train.engine.fit import train
+from hpcexp.train.engine.interrupts import Signals
+from hpcexp.train.inference import evaluate, load_trained
+from hpcexp.train.optim.ema import Ema
+from hpcexp.train.optim.optimizers import optimizers_of
+from hpcexp.train.optim.schedules import constant, onecycle, warmup_cosine
+from hpcexp.train.runtime.log_filters import quiet
+from hpcexp.train.tasks.metrics import MetricAccumulator
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -210,7 +210,7 @@ def test_precisions_train(tmp_path: Path, precision: str) -> None:
 def test_sums_are_exact_over_unequal_batches() -> None:
     """The mean is over samples, not over batches."""
     outputs, targets = torch.randn(10, 3), torch.randint(3, (10,))
-    sums = Sums(["acc", "top5"], torch.device("cpu"))
+    sums = MetricAccumulator(["acc", "top5"], torch.device("cpu"))
     for part in (slice(0, 7), slice(7, 10)):
         sums.update(nn.functional.cross_entropy(outputs[part], targets[part]), outputs[part], targets[part])
     means = sums.means()
@@ -346,7 +346,7 @@ def test_a_schedule_by_epochs_is_as_long_as_the_plan(tmp_path: Path) -> None:
 
 def test_a_schedule_by_epochs_finds_its_length_where_the_plan_has_none(tmp_path: Path) -> None:
     """Half a cosine over the two epochs that `max_steps` leaves of thirty."""
-    cosine = {"_target_": "hpcexp.train.schedules.warmup_cosine", "interval": "epoch"}
+    cosine = {"_target_": "hpcexp.train.optim.schedules.warmup_cosine", "interval": "epoch"}
     train_plan(with_own_data(tmp_path, scheduler=cosine, trainer__max_epochs=30, trainer__max_steps=8))
     assert [0.003] * 4 + [0.0015] * 4 == pytest.approx(values_of(tmp_path, "train/lr"))
 
@@ -380,7 +380,7 @@ def test_sums_of_half_precision_are_exact() -> None:
     """Eight bits a value, not eight bits a sum."""
     outputs = torch.randn(1000, 3).bfloat16()
     targets, loss = torch.randn(1000, 3).bfloat16(), torch.tensor(1.0078125, dtype=torch.bfloat16)
-    sums = Sums(["mse", "mae"], torch.device("cpu"))
+    sums = MetricAccumulator(["mse", "mae"], torch.device("cpu"))
     sums.update(loss, outputs, targets)
     means, errors = sums.means(), outputs.double() - targets.double()
     assert means["loss"] == 1.0078125

@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from hpcexp.errors import HpcexpError, RunError
-from hpcexp.train.checkpoint import AtomicCheckpointIO, plain, read_checkpoint, weights_digest, write_checkpoint
+from hpcexp.train.checkpointing.checkpoint_io import (
+    AtomicCheckpointIO,
+    plain,
+    read_checkpoint,
+    weights_digest,
+    write_checkpoint,
+)
 
 
 class Kind(enum.Enum):

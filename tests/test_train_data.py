@@ -12,8 +12,8 @@ from training_plans import digits_plan
 from hpcexp.data.source import Source, Tensors
 from hpcexp.errors import DataError
 from hpcexp.plan import DataFacts
-from hpcexp.train.datamodule import SourceData
-from hpcexp.train.loader import Shard
+from hpcexp.train.data.datamodule import SourceData
+from hpcexp.train.data.loaders import Shard
 
 
 class Given(Source):

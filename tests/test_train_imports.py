@@ -13,7 +13,7 @@ def said(code: str) -> str:
 def test_lightning_comes_without_scipy_and_matplotlib_and_torchmetrics_works_all_the_same() -> None:
     """Metrics, their functions and their plots are loaded when they are asked for."""
     code = """
-from hpcexp.train.imports import lighten
+from hpcexp.train.runtime.lazy_imports import lighten
 lighten()
 import sys, pytorch_lightning
 print(sorted({"scipy", "matplotlib", "torchmetrics.classification"} & set(sys.modules)))

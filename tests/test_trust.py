@@ -21,9 +21,9 @@ from torch import Tensor, ones, zeros
 
 from hpcexp.cli.trust import RUNS_CODE
 from hpcexp.errors import RunError
-from hpcexp.masking import filled
+from hpcexp.redaction import filled
 from hpcexp.rundir import RunDir
-from hpcexp.train.shards import gathered
+from hpcexp.train.checkpointing.shards import gathered
 
 MODEL = """
     import os, pathlib

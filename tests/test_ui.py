@@ -23,7 +23,7 @@ from postgres import server_programs, serving_postgres
 from record_support import free_port
 from served import IS_ROOT, Shown, as_another_user, needs_root, open_place, send, showing
 
-from hpcexp.record.web.routes import Access, routes
+from hpcexp.tracking.server.web.routes import Access, routes
 
 __all__ = ["open_place"]  # a fixture
 
@@ -122,7 +122,7 @@ def test_another_user_of_the_machine_gets_nothing(shown: Shown, trained: Trained
         "    except OSError: pass\n"
     )
     seen = as_another_user(look).stdout
-    assert "hpcexp.record.web" in seen
+    assert "hpcexp.tracking.server.web" in seen
     assert shown.token not in seen
     assert shown.token not in str(psutil.Process(shown.process.pid).cmdline())
     log = trained.project / "runs" / ".ui.log"
@@ -286,7 +286,7 @@ def test_it_ends_at_any_moment(trained: TrainedRun, open_place: Path, signalled:
     assert process.stderr is not None
     assert "Starting MLflow" in process.stderr.readline()
     program = Path(f"/proc/{process.pid}/cmdline")
-    wait_until(lambda: "hpcexp.record.web" in program.read_text(), "Python starts anew")
+    wait_until(lambda: "hpcexp.tracking.server.web" in program.read_text(), "Python starts anew")
     process.send_signal(signalled)
     assert Said(0, "", "") == ended(process)
     assert not (open_place / "ui.sock").exists()

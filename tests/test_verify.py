@@ -16,8 +16,8 @@ from hpcexp.errors import RunError
 from hpcexp.lineage import manifest
 from hpcexp.lineage.manifest import differences, last_record, seal
 from hpcexp.rundir import RunDir, write_json
+from hpcexp.runs.integrity import SealedFile
 from hpcexp.runs.records import RunState, Status, read_plain, write
-from hpcexp.seal import SealedFile
 
 
 @pytest.fixture

@@ -12,16 +12,16 @@ from helpers import LEAN, Said, only_run
 from record_support import query
 from training_plans import digits_plan
 
-from hpcexp.launch.vitals import Vitals
-from hpcexp.record.journal import read_points
+from hpcexp.launch.supervisor.system_metrics import SystemMetrics
 from hpcexp.rundir import RunDir
+from hpcexp.runs.journal import read_points
 
 EVERY_S = 0.1
 
 
 def watched(run: RunDir, plan_dir: Path, samples: int, every_s: float | None = EVERY_S) -> None:
     """Have this process, which is busy, looked at."""
-    vitals = Vitals(run, digits_plan(plan_dir).topology, every_s)
+    vitals = SystemMetrics(run, digits_plan(plan_dir).topology, every_s)
     before = len(read_points(run.system)[0])
     until = time.monotonic() + 20
     while len(read_points(run.system)[0]) < before + samples and time.monotonic() < until:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import FAST, Said, only_run, write_module
 
-from hpcexp.compare import now
+from hpcexp.compare import provenance_diff
 from hpcexp.rundir import RunDir, find_runs, write_json
 
 NET = """
@@ -115,9 +115,9 @@ def test_another_version_of_a_package_is_named(
     run: RunDir, hpcexp: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though it makes no other identity."""
-    versions = {**now.installed(), "numpy": "99.0"}
+    versions = {**provenance_diff.installed(), "numpy": "99.0"}
     del versions["pillow"]
-    monkeypatch.setattr(now, "installed", lambda: versions)
+    monkeypatch.setattr(provenance_diff, "installed", lambda: versions)
     said = hpcexp("why", "last")
     assert 1 == said.status
     assert "is what would run now" in said.out

@@ -19,11 +19,11 @@ from record_support import default_config
 from hpcexp import schema
 from hpcexp.checks.batch import steps
 from hpcexp.data.digits import Digits
-from hpcexp.launch.ranks import Ranks
-from hpcexp.launch.warm import start_warm
+from hpcexp.launch.supervisor.forkserver import start_warm
+from hpcexp.launch.supervisor.ranks import Ranks
 from hpcexp.plan import Batch, Plan, Topology, save_plan
 from hpcexp.rundir import RunDir
-from hpcexp.seal import read_note
+from hpcexp.runs.integrity import read_note
 
 
 def digits_config(**overrides: Any) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def digits_config(**overrides: Any) -> dict[str, Any]:
         "model": {"_target_": "hpcexp.models.mlp.MLP", "hidden": [32]},
         "task": {**default["task"], "loss": {"_target_": "torch.nn.CrossEntropyLoss"}, "metrics": ["acc"]},
         "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.003, "fused": True},
-        "scheduler": {"_target_": "hpcexp.train.schedules.warmup_cosine", "interval": "step", "warmup": 0.1},
+        "scheduler": {"_target_": "hpcexp.train.optim.schedules.warmup_cosine", "interval": "step", "warmup": 0.1},
         "strategy": {"name": "auto"},
         "trainer": {**asdict(schema.Trainer()), "max_epochs": 2, "monitor": "val/acc", "mode": "max"},
         "checkpoint": asdict(schema.Checkpoint()),

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
-from hpcexp.backup.manifest import Entry, Manifest, digest_of, is_as_written
-from hpcexp.beat import is_probe
-from hpcexp.files import UnusableFileError, name_problem, open_below, open_regular, regular_files, safe_mode
+from hpcexp.backup.manifest import Manifest, SnapshotEntry, digest_of, is_as_written
+from hpcexp.files.untrusted import UnusableFileError, name_problem, open_below, open_regular, regular_files, safe_mode
 from hpcexp.rundir import is_half_written
+from hpcexp.runs.beat import is_probe
 
 _CHUNK = 1 << 20
 _TRIES = 20
@@ -118,7 +118,7 @@ class Copier:
         """Take a file that was written to `made` into the manifest."""
         self._enter(name, digest_of(self.snapshot / name))
 
-    def _is_taken_over(self, name: str, before: Entry) -> bool:
+    def _is_taken_over(self, name: str, before: SnapshotEntry) -> bool:
         """Whether this is the file of the previous snapshot now, too."""
         if self.previous is None or not is_as_written(self.previous / name, before):
             return False
@@ -126,7 +126,7 @@ class Copier:
 
     def _enter(self, name: str, digest: str) -> None:
         now = (self.snapshot / name).stat()
-        self.manifest.files[name] = Entry(now.st_size, now.st_mtime_ns, now.st_mode & 0o777, digest)
+        self.manifest.files[name] = SnapshotEntry(now.st_size, now.st_mtime_ns, now.st_mode & 0o777, digest)
 
     def _place(self, name: str) -> Path:
         target = self.snapshot / name
@@ -199,7 +199,7 @@ def _copied(opened: BinaryIO, target: Path, now: os.stat_result) -> str:
     return digest
 
 
-def restored(snapshot: Path, name: str, target: Path, entry: Entry) -> bool:
+def restored(snapshot: Path, name: str, target: Path, entry: SnapshotEntry) -> bool:
     """Copy a file of a snapshot to `target`, where nothing is; whether it is what the manifest says."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from hpcexp.errors import RunError
-from hpcexp.masking import without_password
-from hpcexp.record.uri import with_driver
+from hpcexp.redaction import without_password
+from hpcexp.tracking.mlflow.uri import with_driver
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from hpcexp.documents import convert, decode
 from hpcexp.errors import RunError
-from hpcexp.files import UnusableFileError, kind_problem, names_problem, open_below
+from hpcexp.files.documents import convert, decode
+from hpcexp.files.untrusted import UnusableFileError, kind_problem, names_problem, open_below
 from hpcexp.rundir import write_atomic
 
 NAME = "manifest.json"
@@ -27,7 +27,7 @@ _Mode = Annotated[int, Meta(ge=0, le=0o7777)]
 
 
 @dataclass(frozen=True)
-class Entry:
+class SnapshotEntry:
     """A file of a snapshot."""
 
     size: Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -57,7 +57,7 @@ class Manifest:
     host: str
     trees: dict[str, Tree] = field(default_factory=dict)
     """`runs`, `server` → where that came from."""
-    files: dict[str, Entry] = field(default_factory=dict)
+    files: dict[str, SnapshotEntry] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -141,7 +141,7 @@ def damage(snapshot: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield name, why_unread(e)
 
 
-def is_as_written(file: Path, entry: Entry) -> bool:
+def is_as_written(file: Path, entry: SnapshotEntry) -> bool:
     """Whether size and time of a snapshot's file are those it was written with, and nobody has disowned it."""
     try:
         now = file.lstat()

@@ -10,13 +10,13 @@ from pathlib import Path
 from hpcexp.backup import databases
 from hpcexp.backup.manifest import Tree
 from hpcexp.errors import RunError
-from hpcexp.files import regular_files
-from hpcexp.masking import without_password
+from hpcexp.files.untrusted import regular_files
 from hpcexp.plan import load_plan
-from hpcexp.record.destination import address, send_to
-from hpcexp.record.ui import artifact_root
+from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.records import MAX_LEDGER_BYTES
+from hpcexp.tracking.server.interface import artifact_root
+from hpcexp.tracking.sync.destination import address, send_to
 
 STORE_FILE = "mlflow.db"
 _MOVED = ("mlflow.json", "jobs.jsonl", "sweep.json", "best.json", "table.csv", ".tracking")

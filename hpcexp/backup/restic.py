@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 from msgspec import Struct
 
 from hpcexp.backup.manifest import Manifest
-from hpcexp.backup.snapshots import KINDS, Place, check_apart, choice, write_snapshot
-from hpcexp.documents import Count, decode
+from hpcexp.backup.snapshots import KINDS, SnapshotDirectory, check_apart, choice, write_snapshot
 from hpcexp.errors import RunError
-from hpcexp.files import name_problem
-from hpcexp.masking import without_passwords
+from hpcexp.files.documents import Count, decode
+from hpcexp.files.untrusted import name_problem
+from hpcexp.redaction import without_passwords
 from hpcexp.rundir import held
 
 PREFIX = "restic:"
@@ -36,7 +36,7 @@ class _Node(Struct):
     size: Count = 0
 
 
-def backup(repository: str, places: Mapping[str, Place], left_out: dict[str, str]) -> Manifest:
+def backup(repository: str, places: Mapping[str, SnapshotDirectory], left_out: dict[str, str]) -> Manifest:
     """A new snapshot. It lies beside the runs for that time, by links where these can be.
 
     `left_out` gets what it lacks, and why.

@@ -20,12 +20,12 @@ from hpcexp.backup.copying import Copier, LeftOut, files_below, restored
 from hpcexp.backup.manifest import NAME, Manifest, Tree, damage, load, missing, save
 from hpcexp.backup.moving import STORE_FILE, move, move_artifacts
 from hpcexp.errors import RunError
-from hpcexp.files import safe_mode
-from hpcexp.masking import without_password
-from hpcexp.record.server import unserved
-from hpcexp.record.ui import artifact_root
-from hpcexp.record.uri import sqlite_path
+from hpcexp.files.untrusted import safe_mode
+from hpcexp.redaction import without_password
 from hpcexp.rundir import held
+from hpcexp.tracking.mlflow.uri import sqlite_path
+from hpcexp.tracking.server.group_server import unserved
+from hpcexp.tracking.server.interface import artifact_root
 
 KINDS = ("runs", "server")
 """Trees that a snapshot may have, each in a directory of this name."""
@@ -35,7 +35,7 @@ _STAGE = ".backup"
 
 
 @dataclass(frozen=True)
-class Place:
+class SnapshotDirectory:
     """A directory to keep, and the database that belongs to it."""
 
     root: Path
@@ -47,7 +47,7 @@ class Place:
         return self.root / _STAGE
 
 
-def check_apart(target: Path, places: Mapping[str, Place]) -> None:
+def check_apart(target: Path, places: Mapping[str, SnapshotDirectory]) -> None:
     """RunError where `target` lies in a directory that is to be kept, or that one in it."""
     for root in (place.root for place in places.values()):
         if target.is_relative_to(root):
@@ -58,7 +58,7 @@ def check_apart(target: Path, places: Mapping[str, Place]) -> None:
             raise RunError(f"{root} is in {target}, among the snapshots.\nFix: a directory for snapshots alone.")
 
 
-def backup(target: Path, places: Mapping[str, Place], left_out: dict[str, str]) -> tuple[Path, Manifest]:
+def backup(target: Path, places: Mapping[str, SnapshotDirectory], left_out: dict[str, str]) -> tuple[Path, Manifest]:
     """A new snapshot in `target`, which shares unchanged files with the one before.
 
     RunError, and no trace, where it could not be written. `left_out` gets what it lacks, and why.
@@ -83,7 +83,7 @@ def backup(target: Path, places: Mapping[str, Place], left_out: dict[str, str]) 
 
 def write_snapshot(
     snapshot: Path,
-    places: Mapping[str, Place],
+    places: Mapping[str, SnapshotDirectory],
     previous: Mapping[str, Path] | None = None,
     left_out: dict[str, str] | None = None,
     *,
@@ -153,7 +153,7 @@ def forget(made: Path, keep: int) -> int:
     return len(old)
 
 
-def restore(snapshot: Path, places: Mapping[str, Place], *, force: bool) -> list[str]:
+def restore(snapshot: Path, places: Mapping[str, SnapshotDirectory], *, force: bool) -> list[str]:
     """Bring trees of a snapshot back to `places`, checked; what was put aside for it.
 
     RunError, and everything as it was, where a file is damaged, a place is not empty, or a server at work there.
@@ -178,7 +178,7 @@ def _mode(name: str, root: Path) -> int:
     return 0o700 if name == "server" else root.stat().st_mode & 0o777 | 0o700
 
 
-def _copied(copier: Copier, name: str, place: Place) -> str | None:
+def _copied(copier: Copier, name: str, place: SnapshotDirectory) -> str | None:
     """Copy a tree in the order in which its parts refer to each other; its database's name in the snapshot.
 
     Sweeps before the runs that they start, runs before the database that has at least what they have delivered, the
@@ -216,7 +216,7 @@ def _directories(folder: Path, left_out: LeftOut) -> list[Path]:
     return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
-def _dump(copier: Copier, name: str, place: Place) -> str | None:
+def _dump(copier: Copier, name: str, place: SnapshotDirectory) -> str | None:
     """Copy the database; its name in the snapshot, None where there is none yet."""
     if databases.is_postgres(place.store):
         dumped = f"{name}/{_STORE_DUMP}"
@@ -271,7 +271,7 @@ def _free_name(target: Path) -> str:
     return name if not taken else f"{name}-{max(taken) + 1}"
 
 
-def _check_places(manifest: Manifest, places: Mapping[str, Place], *, force: bool) -> None:
+def _check_places(manifest: Manifest, places: Mapping[str, SnapshotDirectory], *, force: bool) -> None:
     for name, place in places.items():
         if name not in manifest.trees:
             known = " and ".join(manifest.trees)
@@ -290,7 +290,7 @@ def _check_places(manifest: Manifest, places: Mapping[str, Place], *, force: boo
             databases.check_empty(place.store)
 
 
-def _check_files(snapshot: Path, manifest: Manifest, places: Mapping[str, Place]) -> None:
+def _check_files(snapshot: Path, manifest: Manifest, places: Mapping[str, SnapshotDirectory]) -> None:
     """RunError where a file is not there, none that may be restored, or where they do not fit; makes nothing."""
     meant = {name: entry for name, entry in manifest.files.items() if name.partition("/")[0] in places}
     if damaged := missing(snapshot, replace(manifest, files=meant)):
@@ -314,7 +314,7 @@ def _is_empty(root: Path) -> bool:
     return not root.exists() or not any(root.iterdir())
 
 
-def _staged(snapshot: Path, manifest: Manifest, name: str, place: Place) -> Path:
+def _staged(snapshot: Path, manifest: Manifest, name: str, place: SnapshotDirectory) -> Path:
     """The tree beside the place that it is for, with what it says of places changed."""
     stage = place.root.with_name(f".{place.root.name}.restoring")
     shutil.rmtree(stage, ignore_errors=True)
@@ -370,7 +370,7 @@ def _has_whole(snapshot: Path, names: list[str]) -> bool:
     return len(files) == len(names) and not any(damage(snapshot, replace(manifest, files=files)))
 
 
-def _load_database(stage: Path, tree: Tree, place: Place) -> None:
+def _load_database(stage: Path, tree: Tree, place: SnapshotDirectory) -> None:
     """Put a dump into PostgreSQL, or SQLite's file where it is kept outside the directory."""
     if (stage / _STORE_DUMP).exists():
         databases.load(stage / _STORE_DUMP, place.store)

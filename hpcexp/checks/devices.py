@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hpcexp.checks.gpus import BF16_CAPABILITY, Gpu, by_load, can_compute, gpu_text, processes_text
-from hpcexp.checks.machine import Machine
 from hpcexp.checks.nodes import nodes_problems
 from hpcexp.checks.strategies import strategy_problems
+from hpcexp.hardware.gpus import BF16_CAPABILITY, Gpu, by_load, can_compute, gpu_text, processes_text
+from hpcexp.hardware.machine import Machine
 from hpcexp.plan import Topology
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from hpcexp.backup import restic, snapshots
 from hpcexp.backup.databases import is_postgres
 from hpcexp.backup.manifest import Manifest, damage, disown, load
-from hpcexp.backup.snapshots import Place
+from hpcexp.backup.snapshots import SnapshotDirectory
 from hpcexp.cli.arguments import parser
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.masking import without_passwords
-from hpcexp.record.uri import resolve_uri
+from hpcexp.redaction import without_passwords
+from hpcexp.tracking.mlflow.uri import resolve_uri
 
 
 def backup(argv: Sequence[str]) -> int:
@@ -81,7 +81,7 @@ def _add_places(p: argparse.ArgumentParser) -> None:
     p.add_argument("--store", metavar="URI", help="database, if not SQLite there (default: MLFLOW_BACKEND_STORE_URI)")
 
 
-def _places(a: argparse.Namespace) -> dict[str, Place]:
+def _places(a: argparse.Namespace) -> dict[str, SnapshotDirectory]:
     """What is meant, by its name in a snapshot. The store is the server's, if there is one."""
     roots = {"server": a.server, "runs": a.root or (None if a.server else Path("runs"))}
     given = a.store or os.environ.get("MLFLOW_BACKEND_STORE_URI")
@@ -89,7 +89,7 @@ def _places(a: argparse.Namespace) -> dict[str, Place]:
     for name, root in roots.items():
         if root is not None:
             store = given if name == "server" or not a.server else None
-            places[name] = Place(root.resolve(), resolve_uri(store, root.resolve(), {}))
+            places[name] = SnapshotDirectory(root.resolve(), resolve_uri(store, root.resolve(), {}))
     # Runs first: a store has at least what they have delivered.
     return {name: places[name] for name in ("runs", "server") if name in places}
 

@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
-from hpcexp.compare import directories, mlflow_store
 from hpcexp.compare.comparison import Comparison, Metric, default_metrics
 from hpcexp.compare.comparison import compare as compared
 from hpcexp.compare.query import EXAMPLE, Query, parse
 from hpcexp.compare.report import answer, as_csv, as_markdown
 from hpcexp.compare.runs import Found
 from hpcexp.compare.selection import judged_by, select
+from hpcexp.compare.sources import directories, mlflow_store
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.record.parent import members
+from hpcexp.formatting import left_out, near
 from hpcexp.rundir import RunDir, find_sweeps
-from hpcexp.sweep.look import jobs_at, spec_at
-from hpcexp.sweep.place import find_sweep
-from hpcexp.sweep.report import values_of
-from hpcexp.text import left_out, near
+from hpcexp.sweep.report.ranking import values_of
+from hpcexp.sweep.report.status import jobs_at, spec_at
+from hpcexp.sweep.store.directory import find_sweep
+from hpcexp.tracking.sync.sweep import members
 
 _TOP = 20
 _MOST_PROBLEMS = 3
@@ -88,7 +88,7 @@ def _each_once(metrics: Sequence[Metric]) -> list[Metric]:
 
 
 def _drawn(whole: Comparison, file: Path) -> Path:
-    from hpcexp.compare.picture import draw
+    from hpcexp.compare.plot import draw
 
     return draw(whole, file)
 

@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hpcexp import __version__
-from hpcexp.checks.gpus import Gpu, Survey, processes_text, survey
-from hpcexp.checks.machine import cores, this_machine
 from hpcexp.checks.paths import root_problems
 from hpcexp.cli.arguments import parser
 from hpcexp.compose.sources import conf_dirs
-from hpcexp.launch.cpus import Node, cores_text, read_nodes
-from hpcexp.launch.leases import leases_text
+from hpcexp.formatting import pairs
+from hpcexp.hardware.cpus import Node, cores_text, read_nodes
+from hpcexp.hardware.gpus import Gpu, Survey, processes_text, survey
+from hpcexp.hardware.leases import leases_text
+from hpcexp.hardware.machine import cores, this_machine
 from hpcexp.lineage.environment import PACKAGES, installed
-from hpcexp.masking import without_password
-from hpcexp.record.uri import refused, resolve_uri, unreachable, uri_problem
-from hpcexp.text import pairs
+from hpcexp.redaction import without_password
+from hpcexp.tracking.mlflow.uri import refused, resolve_uri, unreachable, uri_problem
 
 _TORCH = "import torch; print(torch.__version__, torch.cuda.is_available(), torch.cuda.device_count())"
 
@@ -97,7 +97,7 @@ def _gpu_text(gpu: Gpu) -> str:
 
 
 def _workers() -> Iterator[Finding]:
-    from hpcexp.launch.warm import idle_memory
+    from hpcexp.launch.supervisor.forkserver import idle_memory
 
     try:
         memory = idle_memory()

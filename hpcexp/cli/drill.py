@@ -9,10 +9,10 @@ from pathlib import Path
 from hpcexp.compose.composer import Composer
 from hpcexp.drill import devices, preempt
 from hpcexp.drill.settings import Devices, Preempt, described, split
-from hpcexp.drill.training import Asked
-from hpcexp.launch.turns import ending_on_signals
-from hpcexp.prepare import on_path
-from hpcexp.text import near, pairs, table
+from hpcexp.drill.training import DrillRequest
+from hpcexp.formatting import near, pairs, table
+from hpcexp.launch.base.polling import ending_on_signals
+from hpcexp.planner import on_path
 
 SUMMARY = """\
 preempt  trains without interruption, then again with kills at random steps, going on each time as `hpcexp train`
@@ -51,7 +51,7 @@ _KINDS: dict[str, Callable[[argparse.Namespace], tuple[bool, str]]] = {"preempt"
 _SETTINGS: dict[str, type] = {"preempt": Preempt, "devices": Devices}
 
 
-def preempt_text(v: preempt.Verdict) -> str:
+def preempt_text(v: preempt.PreemptVerdict) -> str:
     """The kills, what was compared, and the verdict."""
     kills = [
         (
@@ -85,7 +85,7 @@ draws random numbers without a seed; callbacks, models and strategies that hold 
 that are times; means of a LightningModule of your own (self.log(on_epoch=True)), which begin anew within an epoch."""
 
 
-def devices_text(v: devices.Verdict) -> str:
+def devices_text(v: devices.DevicesVerdict) -> str:
     """The trainings beside the first, and the verdict."""
     rows = [
         (str(t.num_devices), str(t.num_losses), "-" if i == 0 else _apart(t), "" if i == 0 else _same(t.is_same))
@@ -110,7 +110,7 @@ looks at the whole batch, or data and loss depend on the rank. Where they part l
 drill.steps=…"""
 
 
-def _apart(t: devices.Trained) -> str:
+def _apart(t: devices.DrilledTraining) -> str:
     return f"{t.apart:.1e}, {t.at[1]} of step {t.at[0]}" if t.at else t.problem
 
 
@@ -122,12 +122,12 @@ def _kept(path: Path | None) -> list[str]:
     return [f"The runs are in {near(path)}"] if path else []
 
 
-def _asked(a: argparse.Namespace, overrides: Sequence[str]) -> Asked:
+def _asked(a: argparse.Namespace, overrides: Sequence[str]) -> DrillRequest:
     project = Path.cwd()
     on_path(project)
     flags = ["--config-name", a.config_name]
     flags += ["--config-dir", str(a.config_dir)] if a.config_dir else []
-    return Asked(Composer(project, a.config_dir, a.config_name), tuple(overrides), tuple(flags))
+    return DrillRequest(Composer(project, a.config_dir, a.config_name), tuple(overrides), tuple(flags))
 
 
 def _tell(text: str) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpcexp.compose.sources import conf_dirs
-from hpcexp.docs import explain as explained
-from hpcexp.docs import groups, options, sections
-from hpcexp.text import pairs
+from hpcexp.config_reference import explain as explained
+from hpcexp.config_reference import groups, options, sections
+from hpcexp.formatting import pairs
 
 
 def explain(argv: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hpcexp import __version__
 from hpcexp.errors import ConfigError, HpcexpError, JobFailed, RunError, listed, suggest
-from hpcexp.masking import masked_text
+from hpcexp.redaction import masked_text
 from hpcexp.terminal import guard, guarded
 
 VERBS = {
@@ -64,7 +64,7 @@ def _more_arguments() -> list[str]:
     file = os.environ.pop("HPCEXP_ARGUMENTS", None)
     if file is None:
         return []
-    from hpcexp.documents import read_json
+    from hpcexp.files.documents import read_json
 
     try:
         return read_json(Path(file), list[str])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from hpcexp.compare.now import Part
-from hpcexp.files import UnusableFileError
-from hpcexp.masking import without_password
+from hpcexp.compare.provenance_diff import Part
+from hpcexp.files.untrusted import UnusableFileError
+from hpcexp.formatting import duration, metric, near, pairs
 from hpcexp.plan import Plan
-from hpcexp.record.ui import ui_link
+from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import read_delivered, read_status, read_summary
-from hpcexp.text import duration, metric, near, pairs
+from hpcexp.tracking.server.interface import ui_link
 
 _SHOWN = 20
 """Differences of a part that are shown."""

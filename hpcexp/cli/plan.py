@@ -11,17 +11,17 @@ from hpcexp.checks.values import typed
 from hpcexp.cli.compose import opened
 from hpcexp.compose.composer import Composer
 from hpcexp.errors import RunError
-from hpcexp.launch.adopt import origin
-from hpcexp.launch.leases import would_lease
-from hpcexp.launch.resume import continuation
-from hpcexp.masking import without_password
+from hpcexp.formatting import metric, near, pairs
+from hpcexp.hardware.leases import would_lease
+from hpcexp.launch.resume.checkpoint_transfer import origin
+from hpcexp.launch.resume.interrupted import continuation
 from hpcexp.plan import Plan
-from hpcexp.prepare import prepare
-from hpcexp.record.alive import current_state, damage, is_done
+from hpcexp.planner import prepare
+from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, read_summary
+from hpcexp.runs.state import current_state, damage, is_done
 from hpcexp.schema import Strategy
-from hpcexp.text import metric, near, pairs
 
 SUMMARY = "Check everything and show what would run, where, how big it is and whether it is done. Starts nothing."
 
@@ -33,7 +33,7 @@ def plan(argv: Sequence[str]) -> int:
         return 0
     overrides = list(arguments.overrides)
     if arguments.multirun:
-        from hpcexp.sweep.multirun import planned
+        from hpcexp.sweep.hydra.multirun import planned
 
         print(jobs_text(planned(composer, overrides, ["hpcexp", "train", *argv])))
         return 0

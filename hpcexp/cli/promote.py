@@ -10,13 +10,13 @@ from tempfile import TemporaryDirectory
 from hpcexp.cli.arguments import RUN_HELP, configured_uri, find_run, parser
 from hpcexp.cli.trust import add_trust, check_trust
 from hpcexp.errors import ConfigError, RunError
+from hpcexp.formatting import pairs
 from hpcexp.lineage.manifest import differences, last_record
 from hpcexp.plan import Plan
-from hpcexp.record.alive import current_state
-from hpcexp.record.destination import address, destined
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import read_delivered
-from hpcexp.text import pairs
+from hpcexp.runs.state import current_state
+from hpcexp.tracking.sync.destination import address, destined
 
 
 def promote(argv: Sequence[str]) -> int:
@@ -72,11 +72,11 @@ def _check(run: RunDir, plan: Plan, *, is_verified: bool) -> None:
 
 def _registered(run: RunDir, plan: Plan, name: str, alias: str | None, *, is_verified: bool) -> tuple[str, str | None]:
     """Number of the version, and of the one that the alias stood for before."""
-    from hpcexp.record.credentials import Named
-    from hpcexp.record.delivery import Delivery
-    from hpcexp.record.shipment import alone_in_turn
-    from hpcexp.record.shipper import sync
-    from hpcexp.record.store import Stores, problem_of
+    from hpcexp.tracking.mlflow.credentials import Named
+    from hpcexp.tracking.mlflow.store import Stores, problem_of
+    from hpcexp.tracking.sync.run import alone_in_turn
+    from hpcexp.tracking.sync.run_process import sync
+    from hpcexp.tracking.sync.upload import RunUpload
 
     stores = Stores(Named(lambda: [configured_uri()]))
     if (problem := sync(run.path, stores)) is not None:
@@ -86,7 +86,7 @@ def _registered(run: RunDir, plan: Plan, name: str, alias: str | None, *, is_ver
         raise RunError("MLflow has no model of this run (tracking.model=never).\nFix: train with tracking.model=auto.")
     try:
         with alone_in_turn(run):
-            delivery = Delivery(run, plan, stores)
+            delivery = RunUpload(run, plan, stores)
             registry = delivery.start().registry()
         if not registry.is_loadable(model_id):
             with TemporaryDirectory() as scratch:
@@ -105,7 +105,7 @@ def _registered(run: RunDir, plan: Plan, name: str, alias: str | None, *, is_ver
 
 def _exported(run: RunDir, plan: Plan, path: Path, *, is_verified: bool) -> list[str]:
     """Export the model; which code of it is not what it was trained with."""
-    from hpcexp.cli.use import edited_since, export_mlflow, trained_of
+    from hpcexp.cli.model import edited_since, export_mlflow, trained_of
 
     trained = trained_of(run)
     if (edited := edited_since(trained)) and is_verified:

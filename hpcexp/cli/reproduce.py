@@ -11,16 +11,16 @@ from pathlib import Path
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
 from hpcexp.cli.output import part_text
 from hpcexp.cli.trust import add_trust, check_trust
-from hpcexp.compare.now import Part
-from hpcexp.launch.turns import ending_on_signals
+from hpcexp.compare.provenance_diff import Part
+from hpcexp.formatting import duration, near, table
+from hpcexp.launch.base.polling import ending_on_signals
 from hpcexp.reproduce.original import Original, opened
-from hpcexp.reproduce.place import Code
-from hpcexp.reproduce.reproduce import Told, Wish
+from hpcexp.reproduce.reproduce import ReproduceReport, ReproduceRequest
 from hpcexp.reproduce.reproduce import reproduce as reproduced
-from hpcexp.reproduce.rerun import Interrupted
+from hpcexp.reproduce.rerun import RerunInterrupted
 from hpcexp.reproduce.verdict import Verdict
+from hpcexp.reproduce.workspace import Code
 from hpcexp.runs.mark import CODE, PACKAGES
-from hpcexp.text import duration, near, table
 
 SUMMARY = """Restore a run's code in a git worktree of its own, look whether data and packages are the same, train its
 frozen plan again on as many ranks, and hold weights and every logged value against the run's. Nothing is recorded, and
@@ -47,8 +47,8 @@ def reproduce(argv: Sequence[str]) -> int:
     began = time.monotonic()
     with ending_on_signals():
         try:
-            told = reproduced(original, Wish(a.env, a.keep, a.as_is, a.rtol), _begin)
-        except Interrupted as e:
+            told = reproduced(original, ReproduceRequest(a.env, a.keep, a.as_is, a.rtol), _begin)
+        except RerunInterrupted as e:
             print("Stopped.", file=sys.stderr)
             return e.status
     print("\n".join(_lines(told, time.monotonic() - began)))
@@ -68,7 +68,7 @@ def _begin(original: Original, code: Code, parts: Sequence[Part], kept: Path | N
         print(f"It stays in {near(kept)}{away}", flush=True)
 
 
-def _lines(told: Told, took_s: float) -> Iterator[str]:
+def _lines(told: ReproduceReport, took_s: float) -> Iterator[str]:
     verdict = told.verdict
     yield ""
     yield table(("compared", "", ""), [(c.what, "same" if c.is_same else "DIFFERS", c.told) for c in verdict.checks])

@@ -12,14 +12,22 @@ from pathlib import Path
 from typing import NoReturn
 
 from hpcexp.errors import ConfigError
-from hpcexp.masking import without_password
-from hpcexp.record.accounts import Accounts
-from hpcexp.record.own import own_files
-from hpcexp.record.server import PERMISSIONS, Server, check, prepare, server_environment, settings, unserved
-from hpcexp.record.ui import ui_link
-from hpcexp.record.uri import resolve_uri
-from hpcexp.record.web.listen import listening
-from hpcexp.record.web.settings import become
+from hpcexp.files.private import own_files
+from hpcexp.redaction import without_password
+from hpcexp.tracking.mlflow.uri import resolve_uri
+from hpcexp.tracking.server.accounts import Accounts
+from hpcexp.tracking.server.group_server import (
+    PERMISSIONS,
+    Server,
+    check,
+    prepare,
+    server_environment,
+    settings,
+    unserved,
+)
+from hpcexp.tracking.server.interface import ui_link
+from hpcexp.tracking.server.web.listen import listening
+from hpcexp.tracking.server.web.settings import become
 
 _LOCAL = ("localhost", "127.0.0.1")
 """How every machine calls itself."""

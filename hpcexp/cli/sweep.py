@@ -10,19 +10,19 @@ from pathlib import Path
 from hpcexp.cli.plan import jobs_text
 from hpcexp.compose.composer import Composer
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.prepare import on_path
-from hpcexp.record.alive import current_state
+from hpcexp.formatting import near, pairs
+from hpcexp.planner import on_path
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import read_status
-from hpcexp.sweep.claims import Claims
-from hpcexp.sweep.driver import Policy
-from hpcexp.sweep.file import read_sweep, sweep_files
-from hpcexp.sweep.look import results_at, spec_at
-from hpcexp.sweep.place import find_sweep, find_sweeps, sweeps_dir
-from hpcexp.sweep.report import answer, counts_text
-from hpcexp.sweep.spec import Spec
+from hpcexp.runs.state import current_state
+from hpcexp.sweep.engine.driver import Policy
+from hpcexp.sweep.report.ranking import answer, counts_text
+from hpcexp.sweep.report.status import results_at, spec_at
+from hpcexp.sweep.spec.spec import Spec
+from hpcexp.sweep.spec.sweep_file import read_sweep, sweep_files
 from hpcexp.sweep.start import planned_jobs, run_sweep
-from hpcexp.text import near, pairs
+from hpcexp.sweep.store.claims import Claims
+from hpcexp.sweep.store.directory import find_sweep, find_sweeps, sweeps_dir
 
 
 def sweep(argv: Sequence[str]) -> int:

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 from hpcexp.cli.arguments import RUN_HELP, configured_uri, find_run, parser
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.record.alive import current_state, is_driven
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, find_runs, find_sweeps
 from hpcexp.runs.records import read_delivered
+from hpcexp.runs.state import current_state, is_driven
 
 if TYPE_CHECKING:
-    from hpcexp.record.store import Stores
     from hpcexp.runs.records import Membership
+    from hpcexp.tracking.mlflow.store import Stores
 
 
 def sync(argv: Sequence[str]) -> int:
     """Exit status 0 when MLflow has everything, 1 when something could not be delivered."""
-    from hpcexp.record.credentials import Named
-    from hpcexp.record.parent import members
-    from hpcexp.record.store import Stores
+    from hpcexp.tracking.mlflow.credentials import Named
+    from hpcexp.tracking.mlflow.store import Stores
+    from hpcexp.tracking.sync.sweep import members
 
     p = parser("sync", "Send MLflow what it lacks of runs and sweeps that have ended. Safe to repeat.")
     p.add_argument("runs", nargs="*", help=f"{RUN_HELP}; without any, all of them")
@@ -52,8 +52,8 @@ def sync(argv: Sequence[str]) -> int:
 
 
 def _redirect(runs: Sequence[RunDir], uri: str | None, experiment: str | None) -> None:
-    from hpcexp.record.destination import check_redirect, redirect
-    from hpcexp.record.shipment import alone_in_turn
+    from hpcexp.tracking.sync.destination import check_redirect, redirect
+    from hpcexp.tracking.sync.run import alone_in_turn
 
     if not runs:
         raise ConfigError("--uri and --experiment are for runs that are named.\nFix: hpcexp sync RUN… --uri …")
@@ -66,19 +66,19 @@ def _redirect(runs: Sequence[RunDir], uri: str | None, experiment: str | None) -
 
 def _redirect_sweep(sweep: SweepDir, run: RunDir, stores: Stores) -> None:
     """One that MLflow does not have yet goes where this run of it goes now."""
-    from hpcexp.record.destination import address, destined
-    from hpcexp.record.parent import Parent
-    from hpcexp.record.shipment import alone_in_turn
+    from hpcexp.tracking.sync.destination import address, destined
+    from hpcexp.tracking.sync.run import alone_in_turn
+    from hpcexp.tracking.sync.sweep import SweepUpload
 
     plan = destined(run)
     with alone_in_turn(sweep):
         if not read_delivered(sweep).delivered:
-            Parent(sweep, stores).go_with(plan, address(run, plan), is_redirected=True)
+            SweepUpload(sweep, stores).go_with(plan, address(run, plan), is_redirected=True)
 
 
 def _synced(run: RunDir, stores: Stores, place: Membership | None) -> str | None:
     """Deliver one run, below its sweep if it has a `place` in one; what hinders it."""
-    from hpcexp.record.shipper import sync as deliver
+    from hpcexp.tracking.sync.run_process import sync as deliver
 
     def delivered() -> str | None:
         return deliver(run.path, stores, None if read_delivered(run).sweep else place)
@@ -87,7 +87,7 @@ def _synced(run: RunDir, stores: Stores, place: Membership | None) -> str | None
 
 
 def _synced_sweep(sweep: SweepDir, stores: Stores) -> str | None:
-    from hpcexp.record.shipper import sync_sweep
+    from hpcexp.tracking.sync.run_process import sync_sweep
 
     return _tried(f"sweeps/{sweep.path.name}", lambda: sync_sweep(sweep.path, stores))
 

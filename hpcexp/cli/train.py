@@ -9,11 +9,11 @@ from pathlib import Path
 from hpcexp.cli.compose import opened
 from hpcexp.cli.output import summary_text
 from hpcexp.errors import ConfigError, JobFailed
-from hpcexp.launch.job import launch
+from hpcexp.launch.dispatch import launch
 from hpcexp.plan import Plan
-from hpcexp.prepare import prepare
-from hpcexp.record.destination import destined
+from hpcexp.planner import prepare
 from hpcexp.rundir import RunDir
+from hpcexp.tracking.sync.destination import destined
 
 SUMMARY = "Check an experiment, run it, and record it. With -m: every combination of comma-separated values."
 
@@ -25,8 +25,8 @@ def train(argv: Sequence[str]) -> int:
         return 0
     command = ["hpcexp", "train", *argv]
     if arguments.multirun:
-        from hpcexp.sweep.driver import Policy
-        from hpcexp.sweep.multirun import multirun
+        from hpcexp.sweep.engine.driver import Policy
+        from hpcexp.sweep.hydra.multirun import multirun
 
         policy = Policy(arguments.fresh, arguments.retry_failed, arguments.fail_fast)
         return multirun(composer, list(arguments.overrides), command, policy)

@@ -14,10 +14,10 @@ from typing import NoReturn
 
 from hpcexp.cli.arguments import parser
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.record.ui import Interface, database_only, ui_environment, ui_link, ui_settings
-from hpcexp.record.uri import resolve_uri, sqlite_path, uri_problem
-from hpcexp.record.web.listen import listening, listening_at
-from hpcexp.record.web.settings import become
+from hpcexp.tracking.mlflow.uri import resolve_uri, sqlite_path, uri_problem
+from hpcexp.tracking.server.interface import Interface, database_only, ui_environment, ui_link, ui_settings
+from hpcexp.tracking.server.web.listen import listening, listening_at
+from hpcexp.tracking.server.web.settings import become
 
 
 def ui(argv: Sequence[str]) -> NoReturn:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
 from hpcexp.errors import RunError
+from hpcexp.formatting import pairs
 from hpcexp.lineage.manifest import differences, last_record
-from hpcexp.record.alive import current_state
 from hpcexp.runs.records import RunState, Seal, read_status
-from hpcexp.text import pairs
+from hpcexp.runs.state import current_state
 
 
 def verify(argv: Sequence[str]) -> int:

@@ -9,13 +9,13 @@ from typing import Any
 
 from hpcexp.cli.arguments import RUN_HELP, find_run, parser
 from hpcexp.cli.output import part_text
-from hpcexp.compare.now import Facts, compared, facts_now, facts_of_run
+from hpcexp.compare.provenance_diff import Facts, compared, facts_now, facts_of_run
 from hpcexp.compose.composer import Composer
-from hpcexp.masking import MASK
-from hpcexp.prepare import on_path, prepare
-from hpcexp.record.alive import current_state
+from hpcexp.planner import on_path, prepare
+from hpcexp.redaction import MASK
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import read_secrets
+from hpcexp.runs.state import current_state
 
 
 def why(argv: Sequence[str]) -> int:

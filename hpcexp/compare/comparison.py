@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from hpcexp.compare.differences import Difference, differences, seeds
-from hpcexp.compare.runs import Run
+from hpcexp.compare.runs import ComparedRun
 from hpcexp.compare.statistics import best_first, grouped, mean, paired_p
 
 _MOST_METRICS = 6
@@ -31,7 +31,7 @@ Row = tuple[int, ...]
 class Comparison:
     """What there is to say of some runs."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[ComparedRun, ...]
     rows: tuple[Row, ...]
     """The best first, by the first metric."""
     columns: tuple[Difference, ...]
@@ -42,7 +42,7 @@ class Comparison:
     """Metric → its value of each run, in order; None where it has none."""
     is_grouped: bool
 
-    def of(self, row: Row) -> list[Run]:
+    def of(self, row: Row) -> list[ComparedRun]:
         """The runs of a row."""
         return [self.runs[i] for i in row]
 
@@ -65,7 +65,7 @@ class Comparison:
         return paired_p(self.numbers(row, metric), self.numbers(self.rows[0], metric))
 
 
-def compare(runs: Sequence[Run], metrics: Sequence[Metric], *, is_grouped: bool = True) -> Comparison:
+def compare(runs: Sequence[ComparedRun], metrics: Sequence[Metric], *, is_grouped: bool = True) -> Comparison:
     """The runs held against each other; of a sweep's jobs the points are what they were asked."""
     found, axes = differences(runs), _axes(runs)
     of_seed = seeds([*axes, *found.found]) if is_grouped else []
@@ -87,7 +87,7 @@ def compare(runs: Sequence[Run], metrics: Sequence[Metric], *, is_grouped: bool 
     return _ranked(whole)
 
 
-def default_metrics(runs: Sequence[Run]) -> list[Metric]:
+def default_metrics(runs: Sequence[ComparedRun]) -> list[Metric]:
     """What was monitored, by most runs first, and test metrics; where there is neither, what else there is."""
     monitored = [name for name, _ in Counter(run.monitor for run in runs).most_common() if name]
     recorded = dict.fromkeys(name for run in runs for name in run.numbers)
@@ -96,12 +96,12 @@ def default_metrics(runs: Sequence[Run]) -> list[Metric]:
     return [Metric(name, mode_of(name, runs)) for name in names]
 
 
-def mode_of(metric: str, runs: Sequence[Run]) -> str:
+def mode_of(metric: str, runs: Sequence[ComparedRun]) -> str:
     """Which way of a metric is better: as the first run says that monitors it, otherwise as its name does."""
     return next((run for run in runs if run.monitor == metric), runs[0]).mode_of(metric)
 
 
-def _axes(runs: Sequence[Run]) -> list[Difference]:
+def _axes(runs: Sequence[ComparedRun]) -> list[Difference]:
     """Axes of the sweep along which the runs differ."""
     found = [
         Difference("config", axis, tuple([run.axes.get(axis) for run in runs]))
@@ -125,5 +125,5 @@ def _follows(difference: Difference, axes: Sequence[Difference]) -> bool:
     return difference.section == "config" and len(pairs) == len(set(points))
 
 
-def _seed(run: Run) -> str:
+def _seed(run: ComparedRun) -> str:
     return run.config.get("seed", run.place)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from hpcexp.compare.runs import SECTIONS, Run
+from hpcexp.compare.runs import SECTIONS, ComparedRun
 from hpcexp.lineage.signature import HOW, WHERE_AND_HOW
-from hpcexp.record.describe import NOT_PARAMS
+from hpcexp.tracking.mlflow.description import NOT_PARAMS
 
 _DEVICES = ("accelerator", "world_size", "strategy")
 """Facts of the environment that a result depends on beyond rounding."""
@@ -44,7 +44,7 @@ class Differences:
     """Section → number of its keys that all runs have in common."""
 
 
-def differences(runs: Sequence[Run]) -> Differences:
+def differences(runs: Sequence[ComparedRun]) -> Differences:
     """In what the runs differ, in the order of their configurations."""
     found: list[Difference] = []
     same = {}
@@ -64,7 +64,7 @@ def seeds(found: Iterable[Difference]) -> list[Difference]:
     return [d for d in found if d.section == "config" and d.key.rpartition(".")[2] == "seed" and d.values == seed]
 
 
-def _without_what_follows(runs: Sequence[Run], found: Sequence[Difference]) -> list[Difference]:
+def _without_what_follows(runs: Sequence[ComparedRun], found: Sequence[Difference]) -> list[Difference]:
     """Where another option of a group was chosen: that, and not the keys that came with it; and no second name."""
     experiments = tuple(run.experiment for run in runs)
     chosen = [Difference("config", "experiment", experiments)] if len(set(experiments)) > 1 else []
@@ -77,7 +77,7 @@ def _without_what_follows(runs: Sequence[Run], found: Sequence[Difference]) -> l
     return [*chosen, *rest]
 
 
-def _choices(runs: Sequence[Run]) -> list[Difference]:
+def _choices(runs: Sequence[ComparedRun]) -> list[Difference]:
     """Config groups of which the runs have chosen differently; none where one does not say what it chose."""
     if not all(run.choices for run in runs):
         return []

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from hpcexp.documents import plain
-from hpcexp.record.series import Series, read_curve
+from hpcexp.files.documents import plain
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import Summary, read_summary
+from hpcexp.runs.series import Series, read_curve
 
 _ERRORS = ("loss", "err", "error", "mse", "rmse", "mae", "nll", "perplexity", "ppl", "wer", "cer")
 _LESS = frozenset((*_ERRORS, "time", "seconds", "durations", "steps", "epochs", "params"))

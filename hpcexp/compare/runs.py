@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hpcexp.compare.metrics import curve_value, guessed_mode
-from hpcexp.record.series import Series
+from hpcexp.runs.series import Series
 
 SECTIONS = ("config", "code", "data", "environment")
 """What runs can differ in."""
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """What is known of one run. Texts are as one types them in an override."""
 
     experiment: str
@@ -69,5 +69,5 @@ class Run:
 class Found:
     """Runs that could be read, and of each other one why it could not, with a way out."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[ComparedRun, ...]
     problems: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from hpcexp.compare.comparison import Metric, mode_of
 from hpcexp.compare.query import Query, Value
-from hpcexp.compare.runs import SECTIONS, Run
+from hpcexp.compare.runs import SECTIONS, ComparedRun
 from hpcexp.errors import ConfigError, listed
 
 _OF_THE_RUN = ("experiment", "run", "state", "sweep")
@@ -19,7 +19,7 @@ _ASKED = 20
 """Runs whose curves are looked at for what a message suggests."""
 
 
-def select(runs: Sequence[Run], query: Query) -> list[Run]:
+def select(runs: Sequence[ComparedRun], query: Query) -> list[ComparedRun]:
     """The runs that the query holds for; ConfigError where there is none, with what none of them has."""
     chosen = [run for run in runs if query.matches(lambda name: recorded(run, name))]  # noqa: B023 - called at once
     if chosen:
@@ -34,7 +34,7 @@ def select(runs: Sequence[Run], query: Query) -> list[Run]:
     )
 
 
-def recorded(run: Run, name: str) -> Value:
+def recorded(run: ComparedRun, name: str) -> Value:
     """What a run has under a name: of itself, its configuration, its code, data and machine, or a metric.
 
     The section may stand before the name: `config.optimizer.lr`, `metrics.test/acc`.
@@ -55,7 +55,7 @@ def recorded(run: Run, name: str) -> Value:
     return run.value(name, run.mode_of(name)) if name in run.numbers or "/" in name else None
 
 
-def judged_by(asked: Sequence[str], runs: Sequence[Run]) -> list[Metric]:
+def judged_by(asked: Sequence[str], runs: Sequence[ComparedRun]) -> list[Metric]:
     """The metrics `NAME` or `NAME=min`, each once; ConfigError for those that no run has."""
     found = list({m.name: m for m in (_metric(text, runs) for text in asked)}.values())
     unknown = [m.name for m in found if all(run.value(m.name, m.mode) is None for run in runs)]
@@ -76,7 +76,7 @@ def _ending(name: str) -> str:
     return name.replace("/", ".").rpartition(".")[2]
 
 
-def _metric(text: str, runs: Sequence[Run]) -> Metric:
+def _metric(text: str, runs: Sequence[ComparedRun]) -> Metric:
     name, equals, mode = text.rpartition("=")
     if not equals:
         return Metric(text, mode_of(text, runs))
@@ -85,11 +85,11 @@ def _metric(text: str, runs: Sequence[Run]) -> Metric:
     return Metric(name, mode)
 
 
-def _is_known(name: str, runs: Iterable[Run]) -> bool:
+def _is_known(name: str, runs: Iterable[ComparedRun]) -> bool:
     return name in _OF_THE_RUN or any(recorded(run, name) is not None for run in runs)
 
 
-def _told(name: str, runs: Iterable[Run]) -> str:
+def _told(name: str, runs: Iterable[ComparedRun]) -> str:
     """`optimizer.lr 0.01, 0.003`: what there is, where that is little."""
     found = dict.fromkeys(recorded(run, name) for run in runs)
     values: dict[str, None] = {}
@@ -101,7 +101,7 @@ def _told(name: str, runs: Iterable[Run]) -> str:
     return f"{name} {', '.join(values) or 'none'}"
 
 
-def _names(runs: Sequence[Run]) -> dict[str, None]:
+def _names(runs: Sequence[ComparedRun]) -> dict[str, None]:
     known = dict.fromkeys(_OF_THE_RUN)
     for run in runs:
         for names in (*run.facts.values(), run.choices):
@@ -109,18 +109,18 @@ def _names(runs: Sequence[Run]) -> dict[str, None]:
     return known | _metrics(runs)
 
 
-def _metrics(runs: Sequence[Run]) -> dict[str, None]:
+def _metrics(runs: Sequence[ComparedRun]) -> dict[str, None]:
     curves = [run.curve_names() for run in itertools.islice(runs, _ASKED)]
     return dict.fromkeys(name for names in (*(run.numbers for run in runs), *curves) for name in names)
 
 
-def _unknown(name: str, runs: Sequence[Run]) -> str:
+def _unknown(name: str, runs: Sequence[ComparedRun]) -> str:
     alike = _near(name.removeprefix("config.").removeprefix("metrics."), _names(runs))
     names = f"names as in `hpcexp show RUN --config`, or {listed(_OF_THE_RUN)}, or metrics"
     return f"--query: no run has '{name}'.\nFix: {' or '.join(alike) or names}; a text stands in quotes: \"{name}\"."
 
 
-def _no_metric(name: str, runs: Sequence[Run]) -> str:
+def _no_metric(name: str, runs: Sequence[ComparedRun]) -> str:
     known = _metrics(runs)
     alike = _near(name, known)
     hint = f"Fix: {' or '.join(f'--metric {other}' for other in alike)}\n" if alike else ""

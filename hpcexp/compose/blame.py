@@ -20,7 +20,7 @@ from hpcexp.errors import ConfigError, suggest
 
 
 @dataclass(frozen=True)
-class Origin:
+class ValueOrigin:
     """One place that sets a key."""
 
     place: str
@@ -28,7 +28,7 @@ class Origin:
     value: str
 
 
-def blame(composer: Composer, overrides: list[str], key: str) -> list[Origin]:
+def blame(composer: Composer, overrides: list[str], key: str) -> list[ValueOrigin]:
     """The origins of `key`, the last of which counts; ConfigError where nothing sets it."""
     defaults = composer.hydra.config_loader.compute_defaults_list(composer.config_name, overrides, RunMode.RUN)
     origins = [*_of_schema(key)]
@@ -64,7 +64,7 @@ def _shadowed(composer: Composer, file: Path) -> str:
     return f" (shadows {describe(hidden, composer.project)})" if owner != packaged and hidden.exists() else ""
 
 
-def _of_schema(key: str) -> Iterator[Origin]:
+def _of_schema(key: str) -> Iterator[ValueOrigin]:
     """The default in the schema, with the line of the field."""
     owner, _, name = key.rpartition(".")
     cls = _section_class(owner)
@@ -77,7 +77,7 @@ def _of_schema(key: str) -> Iterator[Origin]:
         if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
             for item in node.body:
                 if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id == name:
-                    yield Origin(f"hpcexp/schema.py:{item.lineno} (default)", _yaml(default))
+                    yield ValueOrigin(f"hpcexp/schema.py:{item.lineno} (default)", _yaml(default))
 
 
 def _section_class(section: str) -> Any:
@@ -94,11 +94,11 @@ def _schema_keys() -> set[str]:
     return {*top, *below}
 
 
-def _of_node(tree: yaml.Node | None, package: str, key: str, place: str) -> Iterator[Origin]:
+def _of_node(tree: yaml.Node | None, package: str, key: str, place: str) -> Iterator[ValueOrigin]:
     for name, node in _leaves(tree, package):
         if name == key or name.startswith(f"{key}."):
             told = _text(node) if name == key else f"{name}: {_text(node)}"
-            yield Origin(f"{place}:{node.start_mark.line + 1}", told)
+            yield ValueOrigin(f"{place}:{node.start_mark.line + 1}", told)
 
 
 def _keys(tree: yaml.Node | None, package: str) -> set[str]:
@@ -118,11 +118,11 @@ def _leaves(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, yaml.Nod
             yield name, value
 
 
-def _of_overrides(overrides: list[str], key: str) -> Iterator[Origin]:
+def _of_overrides(overrides: list[str], key: str) -> Iterator[ValueOrigin]:
     for override in OverridesParser.create().parse_overrides(overrides):
         sets_all = isinstance(override.value(), dict) and key.startswith(f"{override.key_or_group}.")
         if override.key_or_group == key or sets_all:
-            yield Origin("command line", str(override.input_line))
+            yield ValueOrigin("command line", str(override.input_line))
 
 
 def _choosers(overrides: list[str], config_path: str) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpcexp.errors import DataError, RunError
-from hpcexp.files import read_bytes
+from hpcexp.files.untrusted import read_bytes
 from hpcexp.rundir import write_atomic
 
 _VERSION = "1"

@@ -7,11 +7,11 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from hpcexp.checks.source_code import defining_file, imported_roots
 from hpcexp.data.content import How, with_content
 from hpcexp.data.source import Source
 from hpcexp.errors import DataError
 from hpcexp.plan import DataFacts
+from hpcexp.targets.source_code import defining_file, imported_roots
 
 HEAVY = frozenset({"torch", "pytorch_lightning", "lightning", "numpy", "pandas", "sklearn", "scipy", "PIL", "mlflow"})
 """A data set whose file imports one of these is not asked for its facts before the job runs."""

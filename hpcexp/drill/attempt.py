@@ -8,13 +8,13 @@ import time
 from collections.abc import Collection
 from contextlib import suppress
 
-from hpcexp.drill.kills import Way
+from hpcexp.drill.kills import KillMode
 from hpcexp.drill.processes import freeze, ranks_of, thaw
 from hpcexp.plan import Plan
-from hpcexp.record.journal import read_points
 from hpcexp.rundir import RunDir
+from hpcexp.runs.integrity import read_note
+from hpcexp.runs.journal import read_points
 from hpcexp.runs.records import read_status
-from hpcexp.seal import read_note
 
 _POLL_S = 0.001
 _NEAR = 40
@@ -49,7 +49,7 @@ class Attempt:
             time.sleep(_POLL_S)
         return None
 
-    def kill(self, way: Way) -> None:
+    def kill(self, way: KillMode) -> None:
         """Hit the frozen attempt, and let the rest of it go on."""
         with suppress(ProcessLookupError):
             os.kill(self.supervisor.pid if way.rank is None else self.ranks[way.rank], way.signal)

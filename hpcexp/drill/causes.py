@@ -58,12 +58,12 @@ def _layers(model: Module, is_wanted: Callable[[Module], bool]) -> dict[str, lis
 
 def _model(plan: Plan) -> Module:
     """The module as the job builds it, without memory for its weights where it can do without."""
-    from hpcexp.train.quiet import import_lightning
+    from hpcexp.train.runtime.log_filters import import_lightning
 
     import_lightning(is_rank=False)
     import torch
 
-    from hpcexp.train.experiment import make_module
+    from hpcexp.train.engine.builders import make_module
 
     with suppress(Exception), torch.device("meta"):  # what cannot be built so is built as the job does it
         return make_module(plan, None)
@@ -79,8 +79,8 @@ def _is_batch_norm(layer: Module) -> bool:
 
 def _draws_by_rank(plan: Plan) -> bool:
     """Whether an augmentation is not one of those that draw for the whole global batch."""
-    from hpcexp.build.instantiate import instantiate
     from hpcexp.data.augment import Augmentation
+    from hpcexp.targets.instantiate import instantiate
 
     augment = plan.config["data"].get("augment")
     return bool(augment) and not isinstance(instantiate(augment, path="data.augment"), Augmentation)

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcexp.compare.exact import RTOL, relative
+from hpcexp.compare.bitwise import RTOL, relative
 from hpcexp.drill.causes import causes
 from hpcexp.drill.results import losses
 from hpcexp.drill.settings import Devices
-from hpcexp.drill.training import Asked, SweepDir, Training, given, local_only, place_in
+from hpcexp.drill.training import DrilledSweep, DrillRequest, Training, given, local_only, place_in
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
 
@@ -22,7 +22,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Trained:
+class DrilledTraining:
     """A training on a number of devices, held against the first one."""
 
     num_devices: int
@@ -43,10 +43,10 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DevicesVerdict:
     """What the drill has found."""
 
-    trainings: tuple[Trained, ...]
+    trainings: tuple[DrilledTraining, ...]
     rtol: float
     steps: int
     causes: tuple[str, ...]
@@ -58,7 +58,7 @@ class Verdict:
         return all(training.is_same for training in self.trainings)
 
 
-def devices(asked: Asked, settings: Devices, tell: Tell) -> Verdict:
+def devices(asked: DrillRequest, settings: Devices, tell: Tell) -> DevicesVerdict:
     """Train on each number of devices; compare. ConfigError, before anything starts, for one that cannot be had."""
     plans = _plans(asked, settings)
     root = Path(plans[0].run_dir).parent.parent
@@ -74,10 +74,10 @@ def devices(asked: Asked, settings: Devices, tell: Tell) -> Verdict:
             for number, values in found.items()
         )
         place.is_kept = settings.keep or not all(training.is_same for training in trainings)
-        return Verdict(trainings, rtol, settings.steps, tuple(known), place.path if place.is_kept else None)
+        return DevicesVerdict(trainings, rtol, settings.steps, tuple(known), place.path if place.is_kept else None)
 
 
-def _plans(asked: Asked, settings: Devices) -> list[Plan]:
+def _plans(asked: DrillRequest, settings: Devices) -> list[Plan]:
     plans: list[Plan] = []
     problems: dict[int, list[str]] = {}
     for number in settings.devices:
@@ -114,7 +114,7 @@ def _on(number: int) -> str:
     return f"hardware.devices={number}"
 
 
-def _trained(asked: Asked, settings: Devices, place: SweepDir, tell: Tell) -> dict[int, dict[Loss, float]]:
+def _trained(asked: DrillRequest, settings: Devices, place: DrilledSweep, tell: Tell) -> dict[int, dict[Loss, float]]:
     often = () if given(asked.overrides, "trainer.log_every_n_steps") else ("trainer.log_every_n_steps=1",)
     found = {}
     for number in settings.devices:
@@ -125,13 +125,19 @@ def _trained(asked: Asked, settings: Devices, place: SweepDir, tell: Tell) -> di
     return found
 
 
-def _compared(number: int, first: dict[Loss, float], found: dict[Loss, float], rtol: float, steps: int) -> Trained:
+def _compared(
+    number: int, first: dict[Loss, float], found: dict[Loss, float], rtol: float, steps: int
+) -> DrilledTraining:
     expected, got = ({at: v for at, v in values.items() if at[0] <= steps} for values in (first, found))
     if odd := sorted(expected.keys() ^ got.keys()):
         step, name = odd[0]
-        return Trained(number, len(got), math.inf, None, odd[0], f"{name} of step {step} is in one of them only")
+        return DrilledTraining(
+            number, len(got), math.inf, None, odd[0], f"{name} of step {step} is in one of them only"
+        )
     if not expected:
-        return Trained(number, 0, math.inf, None, None, "nothing was logged whose name ends in `loss`")
+        return DrilledTraining(number, 0, math.inf, None, None, "nothing was logged whose name ends in `loss`")
     apart = {at: relative(expected[at], got[at]) for at in sorted(expected)}
     most = max(apart, key=lambda at: apart[at])
-    return Trained(number, len(got), apart[most], most, next((at for at, a in apart.items() if a > rtol), None), "")
+    return DrilledTraining(
+        number, len(got), apart[most], most, next((at for at, a in apart.items() if a > rtol), None), ""
+    )

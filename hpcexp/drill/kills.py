@@ -11,7 +11,7 @@ MARGIN = 4
 
 
 @dataclass(frozen=True)
-class Way:
+class KillMode:
     """Whom a kill hits, and how."""
 
     signal: signal.Signals
@@ -31,14 +31,14 @@ class Way:
         return 128 + self.signal if self.signal == signal.SIGTERM else -self.signal
 
 
-def ways(rng: random.Random, number: int, world_size: int) -> list[Way]:
+def ways(rng: random.Random, number: int, world_size: int) -> list[KillMode]:
     """As many ways of killing, in random order; of three, each of the three kinds."""
-    found: list[Way] = []
+    found: list[KillMode] = []
     while len(found) < number:
         kinds = [
-            Way(signal.SIGTERM, None),
-            Way(signal.SIGKILL, None),
-            Way(signal.SIGKILL, rng.randrange(world_size)),
+            KillMode(signal.SIGTERM, None),
+            KillMode(signal.SIGKILL, None),
+            KillMode(signal.SIGKILL, rng.randrange(world_size)),
         ]
         rng.shuffle(kinds)
         found += kinds

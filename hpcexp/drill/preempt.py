@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpcexp.compare.exact import Check, compared
+from hpcexp.compare.bitwise import Check, compared
 from hpcexp.drill.attempt import Attempt
-from hpcexp.drill.kills import MARGIN, Way, aims, ways
+from hpcexp.drill.kills import MARGIN, KillMode, aims, ways
 from hpcexp.drill.results import own_store, recorded, steps_of
 from hpcexp.drill.settings import Preempt
-from hpcexp.drill.training import Asked, SweepDir, Training, ended_with_us, given, local_only, place_in
+from hpcexp.drill.training import DrilledSweep, DrillRequest, Training, ended_with_us, given, local_only, place_in
 from hpcexp.errors import ConfigError
-from hpcexp.launch.resume import continuation
+from hpcexp.launch.resume.interrupted import continuation
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import read_delivered
 
@@ -30,13 +30,13 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Hit:
+class Kill:
     """A kill that ended an attempt."""
 
     aim: int
     landed: int
     """The last step that was told of when it fell."""
-    way: Way
+    way: KillMode
     resumed_at: int | None
     """The checkpoint's step from which the next attempt went on; None where there was none yet."""
 
@@ -47,12 +47,12 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PreemptVerdict:
     """What the drill has found."""
 
     seed: int
     steps: int
-    hits: tuple[Hit, ...]
+    hits: tuple[Kill, ...]
     checks: tuple[Check, ...]
     kept: Path | None
     """The drill's runs, where they were kept."""
@@ -67,19 +67,19 @@ class Verdict:
 class _Drill:
     """What is to be done yet, and what was found. A training that ends before its last kill is followed by another."""
 
-    asked: Asked
-    place: SweepDir
+    asked: DrillRequest
+    place: DrilledSweep
     whole: Training
     settled: tuple[str, ...]
     rng: random.Random
     tell: Tell
     steps: int
     patience_s: float
-    hits: list[Hit] = field(default_factory=list)
+    hits: list[Kill] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
 
 
-def preempt(asked: Asked, settings: Preempt, tell: Tell) -> Verdict:
+def preempt(asked: DrillRequest, settings: Preempt, tell: Tell) -> PreemptVerdict:
     """Train whole, then killed; compare. ConfigError for what can be known to be wrong, JobFailed for a failed run."""
     plan = asked.plan()
     local_only(plan)
@@ -91,10 +91,10 @@ def preempt(asked: Asked, settings: Preempt, tell: Tell) -> Verdict:
     with place_in(root) as place:
         verdict = _drilled(asked, settings, place, seed, tell)
         place.is_kept = settings.keep or not verdict.is_same
-        return Verdict(seed, verdict.steps, verdict.hits, verdict.checks, place.path if place.is_kept else None)
+        return PreemptVerdict(seed, verdict.steps, verdict.hits, verdict.checks, place.path if place.is_kept else None)
 
 
-def _drilled(asked: Asked, settings: Preempt, place: SweepDir, seed: int, tell: Tell) -> Verdict:
+def _drilled(asked: DrillRequest, settings: Preempt, place: DrilledSweep, seed: int, tell: Tell) -> PreemptVerdict:
     both = () if given(asked.overrides, "trainer.log_every_n_steps") else ("trainer.log_every_n_steps=1",)
     whole = Training(asked, place, "whole", *both)
     took_s = whole.complete()
@@ -113,10 +113,10 @@ def _drilled(asked: Asked, settings: Preempt, place: SweepDir, seed: int, tell: 
         number += 1
         left = _round(drill, number, left, last)
         last = max(len(left), last * 2 // 3)
-    return Verdict(seed, steps, tuple(drill.hits), tuple(drill.checks), None)
+    return PreemptVerdict(seed, steps, tuple(drill.hits), tuple(drill.checks), None)
 
 
-def _round(drill: _Drill, number: int, left: list[Way], last: int) -> list[Way]:
+def _round(drill: _Drill, number: int, left: list[KillMode], last: int) -> list[KillMode]:
     """Train once with the kills that are left; those that it was too fast for."""
     training = Training(drill.asked, drill.place, f"killed-{number}", *drill.settled)
     done = 0
@@ -136,7 +136,7 @@ def _round(drill: _Drill, number: int, left: list[Way], last: int) -> list[Way]:
     return left[done:]
 
 
-def _attempt(drill: _Drill, training: Training, aim: int, way: Way, earlier: set[int]) -> Hit | None:
+def _attempt(drill: _Drill, training: Training, aim: int, way: KillMode, earlier: set[int]) -> Kill | None:
     """Start or go on with the training and kill it at `aim`; None where it finished all the same."""
     process = training.start()
     with ended_with_us(process):
@@ -156,7 +156,7 @@ def _attempt(drill: _Drill, training: Training, aim: int, way: Way, earlier: set
         after = "" if landed is None else f" after {way.text}, which gives {way.exit_status}"
         raise training.failure(f"ended with status {status}{after}")
     found = continuation(training.plan, verify=False)
-    return Hit(aim, landed, way, found.step if found else None)
+    return Kill(aim, landed, way, found.step if found else None)
 
 
 def _ended(training: Training, process: subprocess.Popen[bytes]) -> int:
@@ -197,6 +197,6 @@ def _check_length(steps: int, kills: int) -> None:
         )
 
 
-def _told(hit: Hit) -> str:
+def _told(hit: Kill) -> str:
     goes_on = "from the start: no checkpoint yet" if hit.resumed_at is None else f"from step {hit.resumed_at}"
     return f"step {hit.landed} (aimed at {hit.aim}): {hit.way.text}, goes on {goes_on}"

@@ -9,11 +9,11 @@ from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
-from hpcexp.compare.exact import Check, Value, journalled, metrics
-from hpcexp.record.journal import read_points
-from hpcexp.record.uri import sqlite_path
+from hpcexp.compare.bitwise import Check, Value, journalled, metrics
 from hpcexp.rundir import RunDir
+from hpcexp.runs.journal import read_points
 from hpcexp.runs.records import read_delivered, read_summary
+from hpcexp.tracking.mlflow.uri import sqlite_path
 
 
 def recorded(uri: str, killed: RunDir, num_trainings: int) -> Check:

@@ -22,7 +22,7 @@ from hpcexp.drill.processes import end_all_in
 from hpcexp.drill.results import own_store
 from hpcexp.errors import ConfigError, JobFailed, RunError
 from hpcexp.plan import Plan
-from hpcexp.prepare import prepare
+from hpcexp.planner import prepare
 from hpcexp.rundir import RunDir, write_atomic
 from hpcexp.runs.records import RunState, read_status
 
@@ -35,7 +35,7 @@ _SPARE_S = 60.0
 
 
 @dataclass(frozen=True)
-class Asked:
+class DrillRequest:
     """What is drilled: the user's command line without the drill's settings."""
 
     composer: Composer
@@ -50,7 +50,7 @@ class Asked:
         return prepare(self.composer.compose(overrides), self.composer.project, command)
 
 
-class SweepDir:
+class DrilledSweep:
     """The drill's own directory: its runs and its MLflow store. It goes when the drill is over, unless it is kept."""
 
     def __init__(self, root: Path) -> None:
@@ -59,9 +59,9 @@ class SweepDir:
 
 
 @contextmanager
-def place_in(root: Path) -> Iterator[SweepDir]:
+def place_in(root: Path) -> Iterator[DrilledSweep]:
     """A new place below the directory of runs. Whatever still runs in it is ended when it is left."""
-    place = SweepDir(root)
+    place = DrilledSweep(root)
     made = [path for path in (place.path, *place.path.parents) if not path.exists()]
     place.path.mkdir(parents=True)
     try:
@@ -81,7 +81,7 @@ def place_in(root: Path) -> Iterator[SweepDir]:
 class Training:
     """One planned training; `start` begins it, and goes on with it after it was interrupted."""
 
-    def __init__(self, asked: Asked, place: SweepDir, name: str, *more: str) -> None:
+    def __init__(self, asked: DrillRequest, place: DrilledSweep, name: str, *more: str) -> None:
         here = [f"run.root='{place.path / name}'", "launch.progress=none", *more]
         self.plan = asked.plan(*here)
         if self.plan.tracking_uri:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import hpcexp
 from hpcexp.lineage.git import git_command
-from hpcexp.masking import masked_text
+from hpcexp.redaction import masked_text
 
 RESULT_CODE = ("build", "data", "models", "train", "job.py")
 """Parts of hpcexp that can change a result; a new command line verb makes no run another one."""

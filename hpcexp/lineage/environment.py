@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hpcexp.masking import masked
+from hpcexp.redaction import masked
 
 PACKAGES = ("hpcexp", "torch", "pytorch-lightning", "hydra-core", "omegaconf", "mlflow", "numpy")
 

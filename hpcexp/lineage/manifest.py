@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpcexp.documents import decode, plain
 from hpcexp.errors import RunError
-from hpcexp.files import read_text, sha256_of
+from hpcexp.files.documents import decode, plain
+from hpcexp.files.untrusted import read_text, sha256_of
 from hpcexp.rundir import FINAL_STATES, RunDir, write_atomic
+from hpcexp.runs.integrity import checksum, is_intact, read_checksum, read_note
 from hpcexp.runs.records import RunState, Seal, SealedFile, Status, read_or_none, read_summary
-from hpcexp.seal import checksum, is_intact, read_checksum, read_note
 
 MANIFEST = "manifest.jsonl"
 _READ_LIMIT = 64 << 20

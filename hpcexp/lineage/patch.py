@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hpcexp.lineage.git import git_command
-from hpcexp.masking import has_secret
+from hpcexp.redaction import has_secret
 
 FILE_LIMIT = 1 << 20
 """Bytes of a file that is kept."""

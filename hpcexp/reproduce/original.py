@@ -9,18 +9,17 @@ from typing import Any
 
 import yaml
 
-from hpcexp.compare.now import Part, part_of
-from hpcexp.documents import parse_yaml
+from hpcexp.compare.provenance_diff import Part, part_of
 from hpcexp.errors import RunError, listed
-from hpcexp.files import UnreadableFileError
+from hpcexp.files.documents import parse_yaml
+from hpcexp.files.untrusted import UnreadableFileError
 from hpcexp.lineage.manifest import last_record
 from hpcexp.lineage.signature import asked, signature
-from hpcexp.masking import MASK
 from hpcexp.plan import Plan, load_whole
-from hpcexp.record.alive import current_state
-from hpcexp.record.describe import flatten
-from hpcexp.record.journal import read_points
+from hpcexp.redaction import MASK
 from hpcexp.rundir import RunDir, sha256
+from hpcexp.runs.integrity import read_checksum
+from hpcexp.runs.journal import read_points
 from hpcexp.runs.records import (
     CheckpointOrigin,
     CodeFacts,
@@ -30,7 +29,8 @@ from hpcexp.runs.records import (
     read_or_none,
     read_summary,
 )
-from hpcexp.seal import read_checksum
+from hpcexp.runs.state import current_state
+from hpcexp.tracking.mlflow.description import flatten
 
 _RESULTS = ("plan.yaml", "metrics.jsonl", "summary.json", "checkpoints/best.ckpt")
 """Files of a run that say what was trained and what came of it."""

@@ -13,11 +13,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from hpcexp.checks.targets import arguments
-from hpcexp.compare.now import facts_now, facts_of_run
+from hpcexp.compare.provenance_diff import facts_now, facts_of_run
 from hpcexp.data.facts import data_facts
 from hpcexp.plan import load_whole
 from hpcexp.rundir import RunDir, sha256
+from hpcexp.targets.static_check import arguments
 
 
 def main() -> None:

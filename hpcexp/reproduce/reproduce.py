@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import hpcexp
-from hpcexp.compare.exact import RTOL
-from hpcexp.compare.now import NOTHING, Facts, Part, compared, facts_of_run, part_of
+from hpcexp.compare.bitwise import RTOL
+from hpcexp.compare.provenance_diff import NOTHING, Facts, Part, compared, facts_of_run, part_of
 from hpcexp.errors import RunError, listed
-from hpcexp.launch.capture import hardware
+from hpcexp.launch.provenance.capture import hardware
 from hpcexp.plan import DataFacts
 from hpcexp.reproduce.environment import built, from_source
 from hpcexp.reproduce.original import Original, changed_since
-from hpcexp.reproduce.place import Code, code_of, scratch
 from hpcexp.reproduce.rerun import check_devices, rerun
 from hpcexp.reproduce.verdict import Verdict, judged
+from hpcexp.reproduce.workspace import Code, code_of, scratch
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import DataRecord, EnvironmentFacts, HardwareFacts, ImportedFacts, read, read_or_none
 
@@ -36,7 +36,7 @@ _PROBE = (
 
 
 @dataclass(frozen=True)
-class Wish:
+class ReproduceRequest:
     """What is asked for beside the run."""
 
     env: bool = False
@@ -48,7 +48,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Told:
+class ReproduceReport:
     """What came of it."""
 
     verdict: Verdict
@@ -60,7 +60,7 @@ Tell = Callable[[Original, Code, Sequence[Part], Path | None], None]
 """Hears what is going to be trained, and where it is kept, if it is."""
 
 
-def reproduce(original: Original, wish: Wish, tell: Tell) -> Told:
+def reproduce(original: Original, wish: ReproduceRequest, tell: Tell) -> ReproduceReport:
     """Train the run again and compare. RunError where that cannot be done."""
     run = original.run
     check_devices(original.plan)
@@ -77,7 +77,7 @@ def reproduce(original: Original, wish: Wish, tell: Tell) -> Told:
         again = rerun(original, code, place, python)
         rtol = RTOL[original.plan.config["trainer"]["precision"]] if wish.rtol is None else wish.rtol
         parts += _imported(run, again)
-        return Told(judged(original, again, rtol), tuple(parts))
+        return ReproduceReport(judged(original, again, rtol), tuple(parts))
 
 
 def _looked(original: Original, code: Code, place: Path, python: str) -> list[Part]:

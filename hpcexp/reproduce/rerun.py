@@ -12,17 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hpcexp.checks.machine import num_cores, num_gpus
 from hpcexp.errors import ConfigError, JobFailed, RunError
-from hpcexp.launch.capture import Capture
-from hpcexp.launch.display import display
-from hpcexp.launch.local import run_job
-from hpcexp.launch.process import Process, Start, start_fresh
-from hpcexp.launch.terms import Terms
-from hpcexp.launch.turns import alone, signals_caught
+from hpcexp.hardware.machine import num_cores, num_gpus
+from hpcexp.launch.base.context import LaunchContext
+from hpcexp.launch.base.display import display
+from hpcexp.launch.base.polling import alone, signals_caught
+from hpcexp.launch.base.rank_process import Process, Start, start_fresh
+from hpcexp.launch.provenance.capture import Capture
+from hpcexp.launch.supervisor.lifecycle import run_job
 from hpcexp.plan import Plan
 from hpcexp.reproduce.original import Original, begun_with
-from hpcexp.reproduce.place import Code
+from hpcexp.reproduce.workspace import Code
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import EnvironmentFacts, read_or_none
 from hpcexp.terminal import say
@@ -56,7 +56,7 @@ class _Nobody:
         """Nothing was recorded."""
 
 
-class Interrupted(Exception):  # noqa: N818 - the name says what happened
+class RerunInterrupted(Exception):  # noqa: N818 - the name says what happened
     """The rerun was stopped by a signal."""
 
     def __init__(self, status: int) -> None:
@@ -85,7 +85,7 @@ def rerun(original: Original, code: Code, place: Path, python: str = sys.executa
     """Train; the finished run. JobFailed where it fails, Interrupted after a signal."""
     plan = plan_of(original, code, place)
     gc.enable()
-    terms = Terms(
+    terms = LaunchContext(
         start=_starter(original, code, python),
         catching=signals_caught,
         display=lambda plan: display(plan.config["launch"]["progress"]),
@@ -98,7 +98,7 @@ def rerun(original: Original, code: Code, place: Path, python: str = sys.executa
     if outcome.state == "finished":
         return run
     if outcome.state == "killed":
-        raise Interrupted(outcome.exit)
+        raise RerunInterrupted(outcome.exit)
     if outcome.exit == 2:
         raise ConfigError(outcome.cause)
     log = run.rank_log(0)
@@ -134,7 +134,7 @@ def _starter(original: Original, code: Code, python: str) -> Callable[[Start], P
     start: Callable[[Start], Process] = partial(start_fresh, python=python)
     is_as_now = then == now and not code.has_hpcexp and python == sys.executable
     if original.plan.config["launch"]["isolation"] == "warm" and is_as_now:
-        from hpcexp.launch.warm import start_warm
+        from hpcexp.launch.supervisor.forkserver import start_warm
 
         start = start_warm
     limit = {} if original.until is None else {"HPCEXP_LAST_STEP": str(original.until)}

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from hpcexp.compare.exact import Check, Difference, Value, compared, differences, journalled, metrics
+from hpcexp.compare.bitwise import Check, Value, ValueDifference, compared, differences, journalled, metrics
 from hpcexp.reproduce.original import Original
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import read_summary
@@ -23,11 +23,11 @@ class Verdict:
     num_values: int
     num_metrics: int
     rtol: float
-    first: Difference | None
+    first: ValueDifference | None
     """The first value that is not the same to the bit."""
-    beyond: Difference | None
+    beyond: ValueDifference | None
     """The first that is further apart than is tolerated."""
-    largest: Difference | None
+    largest: ValueDifference | None
     """The one that is furthest apart."""
 
 

@@ -1,1 +1,1 @@
-"""Runs as their directories record them, without MLflow."""
+"""Runs as their directories record them: state, journal, integrity, listing. No MLflow here."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hpcexp.errors import RunError
-from hpcexp.files import read_bytes
+from hpcexp.files.untrusted import read_bytes
 from hpcexp.rundir import RunDir, write_json
 from hpcexp.runs.records import read_plain
 

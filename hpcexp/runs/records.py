@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta, Struct, field
 
-from hpcexp.documents import Count, Duration, ProcessId, Seconds, check_depth, decode, plain, read_json
-from hpcexp.files import UnusableFileError, read_bytes
+from hpcexp.files.documents import Count, Duration, ProcessId, Seconds, check_depth, decode, plain, read_json
+from hpcexp.files.untrusted import UnusableFileError, read_bytes
 from hpcexp.rundir import RecordDir, RunDir, write_json
 
 R = TypeVar("R", bound=Struct)

@@ -9,14 +9,14 @@ from pathlib import Path
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.many import Many
 from hpcexp.errors import ConfigError, HpcexpError, did_you_mean, listed
-from hpcexp.masking import masked_command
 from hpcexp.plan import Plan
-from hpcexp.sweep.driver import Policy
-from hpcexp.sweep.planning import check_in_worker, planned_all
-from hpcexp.sweep.session import Asked, Session, Setting
-from hpcexp.sweep.spec import Axis, Choices, Objective, Spec, asked_by
-from hpcexp.sweep.unfit import unfit
-from hpcexp.sweep.values import typed_value
+from hpcexp.redaction import masked_command
+from hpcexp.sweep.engine.driver import Policy
+from hpcexp.sweep.engine.planning import check_in_worker, planned_all
+from hpcexp.sweep.engine.session import PlannedJob, Session, Setting
+from hpcexp.sweep.spec.search_problems import unfit
+from hpcexp.sweep.spec.spec import Axis, Choices, Objective, Spec, asked_by
+from hpcexp.sweep.spec.values import typed_value
 
 SETTLE_S = 10.0
 """How long a study's storage is waited for at the end."""
@@ -41,7 +41,7 @@ def run_sweep(
     session = Session(spec, setting, plans[0])
     with session.opened():
         if spec.search is None:
-            session.run_all([Asked(job, plan) for job, plan in zip(asked, plans, strict=True)])
+            session.run_all([PlannedJob(job, plan) for job, plan in zip(asked, plans, strict=True)])
         else:
             _search(Many(composer, shared), session, plans[0], command)
     print(f"\n{session.answer()}", flush=True)
@@ -88,9 +88,9 @@ def _ends(axis: Axis) -> tuple[str, ...]:
 
 def _search(many: Many, session: Session, first: Plan, command: Sequence[str]) -> None:
     """`many`: one for all trials, so that a file that is edited meanwhile changes none."""
-    from hpcexp.sweep.search import Searching
-    from hpcexp.sweep.study import Study
-    from hpcexp.sweep.study_pictures import draw_study
+    from hpcexp.sweep.search.plots import draw_study
+    from hpcexp.sweep.search.study import Study
+    from hpcexp.sweep.search.trial_source import TrialSource
 
     spec, project = session.spec, Path(first.lineage["project"])
 
@@ -105,7 +105,7 @@ def _search(many: Many, session: Session, first: Plan, command: Sequence[str]) -
         session.take_back()
         raise
     try:
-        session.run(Searching(study, session, planned, first, spec.seeds))
+        session.run(TrialSource(study, session, planned, first, spec.seeds))
         if (problem := study.settle(SETTLE_S)) is not None:
             session.say(None, f"The study lacks results, and gets them when the sweep goes on: {problem}")
         try:

@@ -1,1 +1,0 @@
-"""From `_target_` to objects."""

@@ -1,0 +1,1 @@
+"""Runs read from directories, or from MLflow."""

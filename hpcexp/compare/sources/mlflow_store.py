@@ -1,0 +1,145 @@
+"""Runs as an MLflow store tells of them, be it a file or a server.
+
+Neither imports MLflow, which takes two seconds. Whoever lets MLflow record something else finds those runs here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
+
+from hpcexp.compare.runs import ComparedRun, Found
+from hpcexp.compare.sources.mlflow_file import MlflowFile
+from hpcexp.compare.sources.mlflow_server import MlflowServer
+from hpcexp.compare.sources.stored import RunReader, Stored
+from hpcexp.errors import ConfigError, RunError, listed, suggest
+from hpcexp.redaction import without_password
+from hpcexp.runs.naming import SIGNATURE_LENGTH
+from hpcexp.tracking.mlflow.uri import sqlite_path, uri_problem
+
+_STATES = {"SCHEDULED": "planned", "RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
+_OURS = "hpcexp."
+_AXIS = "axis."
+_ENVIRONMENT = ("accelerator", "strategy", "world_size", "host", "user", "platform")
+_MOST_NAMED = 6
+"""Runs that a message lists."""
+
+
+def read_runs(uri: str, words: Sequence[str] = (), sweeps: Sequence[str] = ()) -> Found:
+    """The runs of the store that `words` and `sweeps` name, without either all of them.
+
+    RunError where it cannot be read, or has none of that name.
+    """
+    store = open_store(uri)
+    stored = [run for run in store.runs() if f"{_OURS}sweep_dir" not in run.tags]
+    if not stored:
+        raise RunError(f"There are no runs in {without_password(uri)}.\nFix: hpcexp train, or --uri of another store.")
+    chosen = [_named(word, stored) for word in words]
+    chosen += [run for name in sweeps for run in _of_sweep(name, stored)]
+    meant = {run.id: run for run in chosen or stored}.values()
+    return Found(tuple(_run(run, store, is_of_sweep=bool(sweeps) and not words) for run in meant))
+
+
+def open_store(uri: str) -> RunReader:
+    """The store at `uri`; ConfigError where that is none that can be read."""
+    problem = uri_problem(uri)
+    if problem:
+        raise ConfigError(problem.replace("tracking.uri=", "--uri "))
+    path = sqlite_path(uri)
+    if path is not None:
+        return MlflowFile(path)
+    if uri.startswith(("http://", "https://")):
+        return MlflowServer(uri)
+    raise ConfigError(
+        f"--uri {without_password(uri)} is a database that is not read directly.\n"
+        "Fix: without --uri the run directories are read; or `hpcexp ui --uri …`, and --uri http://127.0.0.1:5000 with "
+        "the token in its address as MLFLOW_TRACKING_TOKEN."
+    )
+
+
+def _run(stored: Stored, store: RunReader, *, is_of_sweep: bool) -> ComparedRun:
+    told = _told(stored.tags)
+    ours = told["ours"]
+    return ComparedRun(
+        experiment=stored.experiment,
+        name=stored.name,
+        id=ours.get("signature", stored.id)[:SIGNATURE_LENGTH],
+        place=stored.id,
+        state=ours.get("state") or _STATES.get(stored.status, stored.status.lower()),
+        started=stored.started_ms / 1000,
+        facts={"config": stored.params, **{section: told[section] for section in ("code", "data", "environment")}},
+        choices=told["choices"],
+        numbers=_numbers(stored.metrics, ours),
+        curve_of=partial(store.curve, stored.id),
+        curve_names=lambda: stored.metrics,
+        sweeps=(ours["sweep"],) if "sweep" in ours else (),
+        axes=told["axes"] if is_of_sweep else {},
+    )
+
+
+def _told(tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """What the tags say, by what it is about."""
+    told: dict[str, dict[str, str]] = {name: {} for name in ("code", "data", "environment", "choices", "axes", "ours")}
+    for tag, value in tags.items():
+        section, name = _place_of(tag)
+        if section:
+            told[section][name] = value
+    return told
+
+
+@lru_cache(maxsize=10_000)
+def _place_of(tag: str) -> tuple[str, str]:
+    """Section and name of what a tag says; an empty section for one that is not ours."""
+    if tag.startswith(_AXIS):
+        return "axes", tag.removeprefix(_AXIS)
+    if not tag.startswith(_OURS):
+        return "", tag
+    name = tag.removeprefix(_OURS)
+    head = name.partition(".")[0]
+    if head == "choices":
+        return "choices", name.removeprefix("choices.")
+    if head in ("git", "code"):
+        return "code", name
+    if head == "data":
+        return "data", name
+    return "environment" if head == "version" or name in _ENVIRONMENT else "ours", name
+
+
+def _numbers(metrics: Mapping[str, float], ours: Mapping[str, str]) -> dict[str, float]:
+    """Last values but of a validation, of which the best counts."""
+    found = {key: value for key, value in metrics.items() if not key.startswith("val")}
+    if "best.monitor" in ours and "best.value" in ours:
+        found[ours["best.monitor"]] = float(ours["best.value"])
+    if "num_params" in ours:
+        found["num_params"] = float(ours["num_params"])
+    return found
+
+
+def _named(word: str, stored: Sequence[Stored]) -> Stored:
+    if word == "last":
+        return max(stored, key=lambda run: run.started_ms)
+    found = [run for run in stored if word in (run.id, run.name, f"{run.experiment}/{run.name}")]
+    found = found or [
+        r for r in stored if r.id.startswith(word) or r.tags.get(f"{_OURS}signature", "").startswith(word)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        shown = [f"{run.name} ({run.id})" for run in found[:_MOST_NAMED]] + ["…"] * (len(found) > _MOST_NAMED)
+        raise RunError(f"'{word}' names {len(found)} runs: {', '.join(shown)}.\nFix: give the id of one.")
+    near = suggest(word, [run.name for run in stored])
+    raise RunError(
+        f"No run in the store is named '{word}'{'; ' + near if near else '.'}\n"
+        "Fix: `hpcexp compare --uri URI --format csv` lists them."
+    )
+
+
+def _of_sweep(name: str, stored: Sequence[Stored]) -> list[Stored]:
+    tag = f"{_OURS}sweep"
+    names = list(dict.fromkeys(run.tags[tag] for run in stored if tag in run.tags))
+    meant = [n for n in names if n == name] or [n for n in names if n.endswith(name)]
+    meant = names[-1:] if name == "last" else meant
+    if len(meant) == 1:
+        return [run for run in stored if run.tags.get(tag) == meant[0]]
+    near = suggest(name, names)
+    raise RunError(f"No sweep in the store is named '{name}'{'; ' + near if near else '.'}\nSweeps: {listed(names)}.")

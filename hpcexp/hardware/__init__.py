@@ -1,0 +1,1 @@
+"""What this machine has, and which part of it a job gets."""

@@ -1,0 +1,296 @@
+"""What of this machine one job gets while it runs: GPUs that no other job is on, and cores for its ranks.
+
+Which GPUs a count comes to is decided here, when the job starts; the plan has said what it would have been by then.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from hpcexp.errors import RunError
+from hpcexp.hardware.cpus import cores_text, job_cores, rank_cores, read_nodes
+from hpcexp.hardware.device_locks import DeviceLocks, LockHolder, has_room, slots, slots_dir
+from hpcexp.hardware.gpus import Gpu, by_load, can_compute, gpu_text, processes_text
+from hpcexp.hardware.machine import cores, gpus_now
+from hpcexp.plan import Plan
+
+SETTLE_S = 3.0
+"""How long a GPU may still show a process that has just ended, before it counts as busy."""
+
+Look = Callable[[], tuple[Gpu, ...]]
+Holders = Mapping[str, Sequence[LockHolder]]
+"""Device → the jobs on it."""
+
+
+@dataclass(frozen=True)
+class DeviceLease:
+    """What a job has got."""
+
+    device_ids: tuple[int, ...]
+    """For `Topology.device_ids`: GPUs counted among the visible ones; 0, 1, … on the CPU."""
+    cores: tuple[frozenset[int], ...] | None
+    """Cores of each rank of this machine; None where they may use all that this process may use."""
+    warnings: tuple[str, ...] = ()
+    """What the user is told before the job starts."""
+
+    def environment(self) -> dict[str, str]:
+        """What the ranks of this machine find in their environment.
+
+        Devices are counted by PCI address, as they were chosen; the cores of each rank by its LOCAL_RANK: `0-3;4-7`
+        for two, empty for any.
+        """
+        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "HPCEXP_CORES": ";".join(map(cores_text, self.cores or ()))}
+
+
+@dataclass(frozen=True)
+class DeviceRequest:
+    """What a job asks of the machine."""
+
+    plan: Plan
+    look: Look
+    is_one_of_many: bool = False
+
+    @property
+    def hardware(self) -> dict[str, Any]:
+        hardware: dict[str, Any] = self.plan.config["hardware"]
+        return hardware
+
+    @property
+    def on_gpus(self) -> bool:
+        return self.plan.topology.accelerator == "cuda"
+
+    @property
+    def share(self) -> int:
+        return self.hardware["share"] or 1
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether each rank keeps to cores of its own."""
+        return self.hardware["share"] is not None
+
+    @property
+    def needs_cores(self) -> bool:
+        """Whether it is refused rather than run without cores of its own."""
+        return not self.on_gpus and self.is_strict
+
+    def holder(self) -> LockHolder:
+        """How this job signs its slots."""
+        user = str(self.plan.lineage.get("user", "unknown"))
+        return LockHolder(os.getpid(), socket.gethostname(), user, self.plan.run_dir, self.share)
+
+
+@dataclass(frozen=True)
+class DeviceConflict:
+    """Why a GPU cannot be taken."""
+
+    text: str
+    is_foreign: bool = False
+    """Processes are on it that nobody has leased it for."""
+
+
+class DevicesBusyError(RunError):
+    """Others are on the devices of a job that can wait for them."""
+
+
+@contextmanager
+def leased(plan: Plan, look: Look = gpus_now, *, is_one_of_many: bool = False) -> Iterator[DeviceLease]:
+    """Hold the devices of a job while it runs; RunError names who is on them where they are taken.
+
+    A job that is one of many is told so at once, as NoRoomError, also where only its cores are taken.
+    """
+    wish = DeviceRequest(plan, look, is_one_of_many)
+    with ExitStack() as held:
+        try:
+            got = _lease(wish, held)
+        except OSError as e:
+            if wish.on_gpus or wish.needs_cores:
+                raise RunError(
+                    f"Devices cannot be leased in {slots_dir()}: {e.strerror}.\nIt keeps two jobs off one device.\n"
+                    "Fix: HPCEXP_SLOTS=DIRECTORY in the environment, one on this machine that all its users may write."
+                ) from e
+            why = f"Cores cannot be leased in {slots_dir()} ({e.strerror}): the job uses any core."
+            got = DeviceLease(plan.topology.device_ids, None, (why,))
+        yield got
+
+
+def would_lease(plan: Plan, look: Look = gpus_now) -> str:
+    """What the job would get now, for people; nothing is taken."""
+    wish = DeviceRequest(plan, look)
+    try:
+        with slots(slots_dir(), create=False) as shared:
+            holders = shared.holders() if shared else {}
+    except OSError as e:
+        return f"unknown: {slots_dir()}: {e.strerror}"
+    if wish.on_gpus:
+        gpus = look()
+        chosen, blocked = choose_gpus(wish, gpus, holders)
+        if blocked:
+            return "\n".join(["not enough GPUs are free", *(obstacle.text for obstacle in blocked)])
+        return ", ".join(gpu_text(p, gpus[p]) for p in chosen)
+    shares = choose_cores(wish, (), holders)
+    if shares is not None:
+        return f"cores {cores_text(frozenset().union(*shares))}"
+    return _crowd(holders) or "not known on this system"
+
+
+def leases_text() -> str:
+    """All jobs of this machine that hold slots, and which, a line each."""
+    try:
+        with slots(slots_dir(), create=False) as shared:
+            holders = shared.holders() if shared else {}
+    except OSError as e:
+        return f"{slots_dir()}: {e.strerror}"
+    jobs: dict[LockHolder, list[str]] = {}
+    for device, on in holders.items():
+        for holder in on:
+            jobs.setdefault(holder, []).append(device)
+    return "\n".join(f"{job}: {_devices_text(devices)}" for job, devices in jobs.items()) or "none"
+
+
+def _devices_text(devices: Sequence[str]) -> str:
+    own = frozenset(int(d.removeprefix("core-")) for d in devices if d.startswith("core-"))
+    gpus = [d.removeprefix("cuda-") for d in devices if d.startswith("cuda-")]
+    named = [f"GPU {gpu}" if gpu.isdigit() else gpu for gpu in gpus]
+    return ", ".join([*named, *([f"cores {cores_text(own)}"] if own else [])])
+
+
+def _lease(wish: DeviceRequest, held: ExitStack) -> DeviceLease:
+    """Take what the job needs; files that hold it are closed by `held`."""
+    topology, deadline = wish.plan.topology, time.monotonic() + SETTLE_S
+    while True:
+        gpus = wish.look() if wish.on_gpus else ()
+        with slots(slots_dir()) as shared:
+            assert shared is not None
+            holders = shared.holders()
+            chosen, blocked = choose_gpus(wish, gpus, holders) if wish.on_gpus else (topology.device_ids, [])
+            if not blocked:
+                on = [gpus[p] for p in chosen] if wish.on_gpus else []
+                return _take(wish, chosen, on, shared, holders, held)
+        if wish.is_one_of_many:
+            raise DevicesBusyError(_taken_text(wish, blocked))
+        if not _is_foreign(blocked) or time.monotonic() > deadline:
+            raise RunError(_taken_text(wish, blocked))
+        time.sleep(0.2)
+
+
+def _take(
+    wish: DeviceRequest,
+    chosen: tuple[int, ...],
+    on: Sequence[Gpu],
+    shared: DeviceLocks,
+    holders: Holders,
+    held: ExitStack,
+) -> DeviceLease:
+    shares = choose_cores(wish, [gpu.cores for gpu in on], holders)
+    if shares is None and wish.is_one_of_many and not wish.on_gpus and (crowd := _crowd(holders)):
+        raise DevicesBusyError(crowd)
+    if shares is None and wish.needs_cores:
+        raise RunError(
+            f"hardware.share={wish.share}: too few cores have room for this job. {_crowd(holders)}.\n"
+            "Fix: wait, hardware.threads_per_rank or hardware.devices with less, or hardware.share=null to run without "
+            "cores of its own."
+        )
+    owned: frozenset[int] = frozenset().union(*shares or ())
+    for slot in [*(gpu.slot for gpu in on), *(f"core-{core}" for core in sorted(owned))]:
+        held.callback(os.close, shared.take(slot, wish.holder()))
+    if shares is not None:
+        return DeviceLease(chosen, shares if wish.is_strict else job_cores(shares, read_nodes(owned)))
+    if wish.on_gpus:
+        return DeviceLease(chosen, _near(on))
+    crowd = _crowd(holders)
+    return DeviceLease(chosen, None, (f"{crowd}: the jobs slow each other down.",) if crowd else ())
+
+
+def choose_gpus(
+    wish: DeviceRequest, gpus: Sequence[Gpu], holders: Holders
+) -> tuple[tuple[int, ...], list[DeviceConflict]]:
+    """The GPUs to take, or what keeps the job off them, or off too many of all."""
+    on = [holders.get(gpu.slot, ()) for gpu in gpus]
+    why = [_obstacle(wish, position, gpu, on[position]) for position, gpu in enumerate(gpus)]
+    if not isinstance(wish.hardware["devices"], int):
+        ids = wish.plan.topology.device_ids
+        met = [
+            why[p] if p < len(gpus) else DeviceConflict(f"GPU {p} is not there (CUDA_VISIBLE_DEVICES counts)")
+            for p in ids
+        ]
+        return ids, [obstacle for obstacle in met if obstacle]
+    number = wish.plan.topology.ranks_per_node
+    free = [p for p in by_load(gpus, list(map(len, on))) if not why[p]]
+    if len(free) >= number:
+        return tuple(sorted(free[:number])), []
+    return (), [obstacle for obstacle in why if obstacle] or [
+        DeviceConflict("no GPU is there (CUDA_VISIBLE_DEVICES counts)")
+    ]
+
+
+def _obstacle(wish: DeviceRequest, position: int, gpu: Gpu, jobs: Sequence[LockHolder]) -> DeviceConflict | None:
+    """None where the GPU can be taken."""
+    precision, named = wish.plan.config["trainer"]["precision"], gpu_text(position, gpu)
+    if not has_room(jobs, wish.share):
+        return DeviceConflict(f"{named} is taken by {', '.join(map(str, jobs))}")
+    if gpu.processes and not jobs and not wish.hardware["force"]:
+        return DeviceConflict(f"{named} is used by {processes_text(gpu)}", is_foreign=True)
+    if not can_compute(gpu, precision):
+        return DeviceConflict(f"{named} cannot do trainer.precision={precision}")
+    return None
+
+
+def _taken_text(wish: DeviceRequest, blocked: Sequence[DeviceConflict]) -> str:
+    devices = wish.hardware["devices"]
+    shown = "[" + ",".join(map(str, devices)) + "]" if isinstance(devices, list) else devices
+    told = "\n".join(f"{obstacle.text}." for obstacle in blocked)
+    force = "; hardware.force=true takes them from those that are not hpcexp's" if _is_foreign(blocked) else ""
+    return (
+        f"hardware.devices={shown}: not enough GPUs are free.\n{told}\n"
+        "A GPU is one job's, unless hardware.share of every job on it says that it bears more.\n"
+        f"Fix: wait, hardware.devices=… with other or fewer GPUs, or hardware.share={wish.share + 1}{force}."
+    )
+
+
+def _is_foreign(blocked: Sequence[DeviceConflict]) -> bool:
+    return any(obstacle.is_foreign for obstacle in blocked)
+
+
+def choose_cores(
+    wish: DeviceRequest, near: Sequence[frozenset[int]], holders: Holders
+) -> tuple[frozenset[int], ...] | None:
+    """Cores for the threads and data workers of each rank; None where too few have room."""
+    allowed = cores()
+    if allowed is None:
+        return None
+    topology = wish.plan.topology
+    ranks = topology.ranks_per_node
+    each = min(max(1, len(allowed) // ranks), topology.threads_per_rank + _workers(wish.plan.config["data"]))
+    free = frozenset(core for core in allowed if has_room(holders.get(f"core-{core}", ()), wish.share))
+    if len(free) < min(len(allowed), each * ranks):
+        return None
+    return rank_cores(free, ranks, each, read_nodes(allowed), near or None)
+
+
+def _workers(data: Mapping[str, Any]) -> int:
+    """Processes that read samples for a rank; they compute on its cores."""
+    number = data.get("num_workers")
+    return number if isinstance(number, int) else 0
+
+
+def _near(gpus: Sequence[Gpu]) -> tuple[frozenset[int], ...] | None:
+    """The cores on the memory node of each GPU, whoever else is on them; None where that is not known."""
+    allowed = cores() or frozenset()
+    shares = tuple(gpu.cores & allowed for gpu in gpus)
+    return shares if all(shares) else None
+
+
+def _crowd(holders: Holders) -> str:
+    """Who has which cores: `cores 0-3 are taken by …`; empty where nobody has any."""
+    allowed = cores() or frozenset()
+    jobs: dict[LockHolder, set[int]] = {}
+    for core in allowed:
+        for holder in holders.get(f"core-{core}", ()):
+            jobs.setdefault(holder, set()).add(core)
+    return ", ".join(f"cores {cores_text(frozenset(own))} are taken by {job}" for job, own in jobs.items())

@@ -1,0 +1,1 @@
+"""What launchers, the supervisor and their callers share."""

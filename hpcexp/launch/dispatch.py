@@ -1,0 +1,65 @@
+"""One planned job, launched where its plan says, unless it is done already."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+from hpcexp.errors import ConfigError
+from hpcexp.launch.base.context import LaunchContext
+from hpcexp.launch.base.display import display
+from hpcexp.launch.base.polling import Turns, alone, signals_caught
+from hpcexp.launch.base.rank_process import Process, Start, start_fresh
+from hpcexp.launch.resume.interrupted import begins_again, continuation
+from hpcexp.launch.supervisor.lifecycle import freeze, run_job, run_on_nodes
+from hpcexp.launch.supervisor.ownership import claimed
+from hpcexp.launch.supervisor.uploader import RunUploader
+from hpcexp.launch.supervisor.watch import Outcome
+from hpcexp.plan import Plan
+from hpcexp.rundir import RunDir
+from hpcexp.runs.state import is_done
+from hpcexp.terminal import say
+
+
+def launch(plan: Plan, *, fresh: bool) -> Outcome:
+    """Run the plan as the one job of this process, or go on with its interrupted run."""
+    gc.enable()
+    terms = LaunchContext(
+        start=starter(plan, many=False),
+        catching=signals_caught,
+        display=lambda plan: display(plan.config["launch"]["progress"]),
+        say=lambda _plan, text: say(text),
+        shipping=RunUploader(),
+    )
+    return alone(started(plan, terms, fresh=fresh))
+
+
+def started(plan: Plan, terms: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
+    """Run the plan, or go on with its interrupted run, taking turns with other jobs of the process.
+
+    `skipped` where the same identity has finished before. With `fresh` neither counts: it starts over.
+    """
+    run = RunDir(Path(plan.run_dir))
+    if not fresh and is_done(plan):
+        return Outcome("skipped", f"{plan.signature[:8]} finished in {run.path}", 0)
+    if plan.config["launch"]["name"] == "dry":
+        with claimed(plan):
+            if fresh or not (begins_again(plan) or continuation(plan, verify=False)):
+                terms.capture.write(plan, freeze(plan))
+        return Outcome("planned", "", 0)
+    if plan.config["launch"]["name"] == "nodes":
+        if terms.judge is not None:
+            raise ConfigError("launch=nodes: trials on several machines cannot be pruned.\nFix: search.pruner=none")
+        return (yield from run_on_nodes(plan, terms, fresh=fresh))
+    return (yield from run_job(plan, terms, fresh=fresh))
+
+
+def starter(plan: Plan, *, many: bool) -> Callable[[Start], Process]:
+    """How ranks are started: a server of warm workers costs more than it saves where there is one job alone."""
+    isolation = plan.config["launch"]["isolation"]
+    if isolation == "process" or (isolation == "auto" and not many):
+        return start_fresh
+    from hpcexp.launch.supervisor.forkserver import start_warm
+
+    return start_warm

@@ -1,0 +1,1 @@
+"""Where a run comes from, written into its directory when it starts."""

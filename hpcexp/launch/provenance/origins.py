@@ -1,0 +1,76 @@
+"""What a run was asked by whom, and what it goes on from."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hpcexp.compose.sources import conf_dirs, describe
+from hpcexp.files.documents import parse_yaml, plain
+from hpcexp.launch.resume.checkpoint_transfer import TransferOrigin
+from hpcexp.launch.resume.interrupted import Continuation
+from hpcexp.plan import Plan
+from hpcexp.redaction import masked_config
+from hpcexp.rundir import RunDir, sha256
+from hpcexp.runs.integrity import read_checksum
+from hpcexp.runs.records import OriginFacts, read, read_delivered
+from hpcexp.tracking.mlflow.description import flatten
+
+
+def parents(found: Continuation | None, begun: TransferOrigin | None) -> dict[str, Any]:
+    """The checkpoint that an attempt goes on from: of the attempt before, or of another run."""
+    if found is not None:
+        return {"continued": {**_checkpoint(found.checkpoint, found.step), "why": found.why}}
+    if begun is not None:
+        noted = read_delivered(begun.run).run_id
+        return {"initialised_from": {**_checkpoint(begun.checkpoint, begun.step), "mlflow_run_id": noted}}
+    return {}
+
+
+def _checkpoint(path: Path, step: int) -> dict[str, Any]:
+    return {"checkpoint": str(path), "step": step, "crc32": read_checksum(path)}
+
+
+def origin_facts(plan: Plan, run: RunDir, attempt: int, parents: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked and by whom, and what the run goes on from."""
+    told = {
+        "attempt": attempt,
+        "command": plan.lineage.get("command"),
+        "overrides": [{"override": o, "from": source} for o, source in override_origins(plan)],
+        "experiment": _experiment(plan),
+        "sweep": plan.job_of and plan.job_of.sweep,
+        "continued": None,
+        "initialised_from": None,
+    }
+    earlier = (read(file, OriginFacts).initialised_from for file in run.lineage.glob("attempt-*/origin.json"))
+    begun = next(filter(None, earlier), None)
+    return {**told, "initialised_from": begun and plain(begun), **parents}
+
+
+def override_origins(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Each override, and where it was given: on the command line, on an axis of a sweep, or in the sweep's file."""
+    typed = shlex.split(plan.lineage.get("command", ""))
+    axes = plan.job_of.asked if plan.job_of else ()
+    keys = {word.lstrip("+").partition("=")[0] for word in typed}
+    for override in plan.overrides:
+        plain = override.lstrip("+")
+        if plain in axes:
+            yield override, "sweep axis"
+        elif override in typed or plain in typed:
+            yield override, "command line"
+        else:
+            yield override, "sweep axis" if plain.partition("=")[0] in keys else "sweep file"
+
+
+def _experiment(plan: Plan) -> dict[str, Any] | None:
+    """The experiment's file and what it sets; None where there is none that is found by its name."""
+    option, project = plan.choices.get("experiment"), Path(plan.lineage["project"])
+    for directory in conf_dirs(project, None) if option else ():
+        file = directory / "experiment" / f"{option}.yaml"
+        if file.is_file():
+            told = parse_yaml(file.read_text(encoding="utf-8")) or {}
+            sets = {key: value for key, value in told.items() if key != "defaults"}
+            return {"file": describe(file, project), "sha256": sha256(file), "sets": flatten(masked_config(sets)[0])}
+    return None

@@ -1,0 +1,1 @@
+"""Whether and from where an interrupted run resumes."""

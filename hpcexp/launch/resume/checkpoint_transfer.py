@@ -1,0 +1,104 @@
+"""`run.resume_from`: an experiment that was begun on other devices goes on in a run of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcexp.errors import RunError
+from hpcexp.files.untrusted import create, open_regular
+from hpcexp.lineage.signature import signature
+from hpcexp.plan import Plan, load_plan
+from hpcexp.rundir import RunDir, find_runs, second_name
+from hpcexp.runs.integrity import is_intact, read_note
+from hpcexp.runs.state import current_state
+
+
+@dataclass(frozen=True)
+class TransferOrigin:
+    """Where a run that has no checkpoint of its own yet begins."""
+
+    run: RunDir
+    checkpoint: Path
+    step: int
+    best_step: int | None
+    beside: tuple[str, ...]
+    """Files with the checkpoint's shards, below the directory it stands in."""
+
+    def text(self, plan: Plan) -> str:
+        """`step 12 of 38 of runs/digits_mlp/…`."""
+        of = f" of {plan.steps.total}" if plan.steps else ""
+        return f"step {self.step}{of} of {self.run.path}"
+
+
+def origin(plan: Plan) -> TransferOrigin | None:
+    """The newest checkpoint of `run.resume_from`; None where that is not set.
+
+    RunError where there is none to begin with, or where it is of an experiment that differs in more than its devices.
+    """
+    given = plan.config["run"].get("resume_from")
+    if not given:
+        return None
+    run = _named(plan, given)
+    if (state := current_state(run)) in ("running", "finished"):
+        raise RunError(f"run.resume_from={given}: that run {_STATES[state]}")
+    _check_same(plan, load_plan(run.plan), given)
+    for path in (run.last, run.previous):
+        note = read_note(path)
+        if note is not None and is_intact(path) and (note.best is None or is_intact(run.best_of(note.best))):
+            return TransferOrigin(run, path, note.step or 0, note.best, tuple(note.beside))
+    raise RunError(
+        f"run.resume_from={given}: that run has no checkpoint that is whole.\nFix: leave it out, to begin anew."
+    )
+
+
+def adopt(found: TransferOrigin, run: RunDir) -> None:
+    """Let a new run's directory be as if it had come to the checkpoint itself: weights, state, journal.
+
+    Checkpoints are never written to again, and so need no copy; a file system without hard links gets one.
+    """
+    for name in found.beside:
+        (run.checkpoints / name).parent.mkdir(parents=True, exist_ok=True)
+        second_name(found.run.checkpoints / name, run.checkpoints / name)
+    run.checkpoints.mkdir(exist_ok=True)
+    if found.best_step is not None:
+        second_name(found.run.best_of(found.best_step), run.best_of(found.best_step))
+        second_name(run.best_of(found.best_step), run.best)
+    with open_regular(found.run.journal) as theirs, os.fdopen(create(run.journal), "wb") as ours:
+        shutil.copyfileobj(theirs, ours)
+    second_name(found.checkpoint, run.last)
+
+
+_STATES = {
+    "running": "is still being trained.\nFix: wait for it, or end it.",
+    "finished": "has finished.\nFix: leave it out; hpcexp test, predict and export work with any devices.",
+}
+
+
+def _named(plan: Plan, given: str) -> RunDir:
+    """The run in the directory `given`, or of that name or signature among those that stand where the plan's does."""
+    place = RunDir(Path(plan.lineage["project"], given))
+    if place.plan.exists():
+        return place
+    found = [r for r in find_runs(Path(plan.run_dir).parent.parent) if r.path.name.endswith(given)]
+    if len(found) == 1:
+        return found[0]
+    what = "several runs are" if found else f"there is no run in {place.path}, and none is"
+    raise RunError(
+        f"run.resume_from={given}: {what} called that.\n"
+        "Fix: the directory of a run, or the eight characters that its name ends in."
+    )
+
+
+def _check_same(plan: Plan, theirs: Plan, given: str) -> None:
+    """Equal but for the devices: what is asked now, on the devices of then, is what was asked then."""
+    code, data = plan.lineage["code.digest"], plan.data.fingerprint if plan.data else ""
+    if theirs.signature == signature(plan.config, theirs.topology, theirs.batch, theirs.steps, code=code, data=data):
+        return
+    raise RunError(
+        f"run.resume_from={given} is another experiment: more than its devices is different.\n"
+        f"Fix: its own overrides, but for hardware.*: {' '.join(theirs.overrides) or 'none'}. "
+        f"What is different: hpcexp why {given} …"
+    )

@@ -1,0 +1,1 @@
+"""One job, from its frozen plan to its final state."""

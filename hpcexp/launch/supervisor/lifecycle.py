@@ -1,0 +1,278 @@
+"""The supervisor: one job on this machine, from its frozen plan to its final state."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from msgspec.structs import replace as set_fields
+
+from hpcexp.errors import RunError
+from hpcexp.files.untrusted import folders_problem
+from hpcexp.hardware.leases import leased
+from hpcexp.launch.base.context import LaunchContext
+from hpcexp.launch.base.polling import Turns
+from hpcexp.launch.launchers.rendezvous import Rendezvous, await_leader
+from hpcexp.launch.launchers.torchrun import JOIN_S, Node, RemoteFailures, is_here, seat
+from hpcexp.launch.provenance.capture import keep_lineage
+from hpcexp.launch.provenance.origins import parents
+from hpcexp.launch.resume.checkpoint_transfer import adopt, origin
+from hpcexp.launch.resume.interrupted import (
+    Continuation,
+    begins_again,
+    clear,
+    continuation,
+    go_back,
+    is_blank,
+    leftovers,
+    tidy,
+)
+from hpcexp.launch.supervisor.ownership import Ownership, claimed
+from hpcexp.launch.supervisor.rank_events import RankEvents
+from hpcexp.launch.supervisor.ranks import Ranks
+from hpcexp.launch.supervisor.system_metrics import SystemMetrics
+from hpcexp.launch.supervisor.watch import Group, Outcome, Watch, stopped_by
+from hpcexp.lineage.manifest import seal
+from hpcexp.plan import Plan, save_plan
+from hpcexp.redaction import without_password
+from hpcexp.rundir import RunDir, write_json
+from hpcexp.runs.clock import ended_now, started_now
+from hpcexp.runs.mark import mark
+from hpcexp.runs.records import RunState, Status, read_status, write
+from hpcexp.tracking.sync.destination import direct
+
+_Supervise = Callable[[RunDir, Sequence[int], Callable[[], None]], Turns[Outcome]]
+"""Has a run's ranks run to their end, or to a signal among those that come, or until another attempt has the run."""
+
+
+def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = False) -> RunDir:
+    """Write the plan into its run directory. An earlier try that came to anything is kept beside.
+
+    Not one that is gone on with, nor one that `is_again` begun: what it has journalled comes again.
+    """
+    run = RunDir(Path(plan.run_dir))
+    if found is None and run.plan.exists() and not (is_again or is_blank(run)):
+        _set_aside(run.path)
+    shown = plan.tracking_uri and without_password(plan.tracking_uri)
+    try:
+        if found is not None:
+            go_back(run, found)
+        elif is_again:
+            clear(run)
+        keep_lineage(run, goes_on=found is not None or is_again)
+        direct(run, plan, goes_on=found is not None or is_again)
+        if plan.secrets:
+            write_json(run.secrets, plan.secrets, mode=0o600)
+        save_plan(replace(plan, tracking_uri=shown), run.plan)
+    except OSError as e:
+        raise RunError(f"{run.path} cannot be written: {e.strerror}.\nFix: run.root=… where there is room.") from e
+    return run
+
+
+def run_job(plan: Plan, terms: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
+    """Run the plan on this machine. NoRoomError where it is to wait for devices."""
+    with claimed(plan, is_sure=terms.is_one_of_many), ExitStack() as devices:
+        plan, told = _on_devices(plan, devices, terms)
+
+        def supervise(run: RunDir, stop: Sequence[int], check: Callable[[], None]) -> Turns[Outcome]:
+            if stop:  # before there was anything to end
+                return stopped_by(stop[0])
+            with devices:  # free again before the shipper is waited for
+                judge = terms.judge
+                ranks = Ranks(plan, terms.start, told, judge.metric if judge else None)
+                reported = judge.answering(ranks.answer) if judge else None
+                return (yield from _supervise(plan, run, ranks, terms, stop, reported=reported, check=check))
+
+        return (yield from _lead(plan, terms, fresh=fresh, supervise=supervise))
+
+
+def run_on_nodes(plan: Plan, terms: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
+    """Run this machine's part of the plan. The host of `launch.rdzv` leads: it freezes the plan and keeps its state."""
+    elsewhere, board = RemoteFailures(RunDir(Path(plan.run_dir))), Rendezvous(plan)
+
+    with ExitStack() as stack:
+        leads = _leads(plan, board, stack)
+        devices = stack.enter_context(ExitStack())
+        plan, told = _on_devices(plan, devices, terms)
+        where = plan.config["launch"]["rdzv"]
+        terms.say(plan, f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most")
+
+        def take_part(run: RunDir) -> Turns[Outcome]:
+            with devices, terms.catching() as stop:
+                node = Node(plan, told, leads=False)
+                return elsewhere.agreed(
+                    (yield from _supervise(plan, run, node, terms, stop, lambda _: elsewhere(), leads=False))
+                )
+
+        def lead(run: RunDir, stop: Sequence[int], check: Callable[[], None]) -> Turns[Outcome]:
+            def trouble(ears: RankEvents) -> str | None:
+                # A machine that comes once ranks have begun has nothing to say to them.
+                return elsewhere() or (None if ears.pids else board.heard())
+
+            with devices, board.shown():
+                node = Node(plan, told, leads=True)
+                outcome = elsewhere.agreed((yield from _supervise(plan, run, node, terms, stop, trouble, check=check)))
+            return replace(outcome, exit=2) if board.refused else outcome
+
+        if leads:
+            elsewhere.forget()
+            return (yield from _lead(plan, terms, fresh=fresh, supervise=lead))
+        stack.enter_context(seat(plan))
+        refused = await_leader(plan, elsewhere)
+        return refused or (yield from take_part(RunDir(Path(plan.run_dir))))
+
+
+def _on_devices(plan: Plan, stack: ExitStack, terms: LaunchContext) -> tuple[Plan, Mapping[str, str]]:
+    """The plan with the devices that the job holds until `stack` ends, and what its ranks are told of them."""
+    got = stack.enter_context(leased(plan, is_one_of_many=terms.is_one_of_many))
+    for warning in got.warnings:
+        terms.say(plan, warning)
+    topology = replace(plan.topology, device_ids=got.device_ids)
+    return replace(plan, topology=topology), got.environment()
+
+
+def _leads(plan: Plan, board: Rendezvous, stack: ExitStack) -> bool:
+    """Whether this command is the first on the host of `launch.rdzv`; it then has the run directory."""
+    if not is_here(plan.config["launch"]["rdzv"]):
+        return False
+    try:
+        stack.enter_context(board.lead())
+    except RunError:
+        return False
+    stack.enter_context(claimed(plan))
+    return True
+
+
+def _lead(plan: Plan, terms: LaunchContext, *, fresh: bool, supervise: _Supervise) -> Turns[Outcome]:
+    """Freeze the plan, have its ranks run, and leave a final state behind whatever happens.
+
+    An interrupted run is gone on with, in its directory and its MLflow run, unless `fresh`. One that has no checkpoint
+    yet begins with that of `run.resume_from`, where that is set.
+    """
+    if not fresh:
+        _check_folders(RunDir(Path(plan.run_dir)))
+    found = None if fresh else continuation(plan, verify=True)
+    begun = origin(plan) if found is None else None
+    if found is not None:
+        terms.say(plan, f"Continuing from {found.text(plan)} (--fresh starts over)")
+    is_again = found is None and not fresh and begins_again(plan)
+    own = Ownership(RunDir(Path(plan.run_dir)), plan.config["launch"]["beat_timeout_s"])
+    with ExitStack() as catching:  # whatever asks it to end, the state that it leaves is final
+        stop = catching.enter_context(terms.catching())
+        attempt = (read_status(RunDir(Path(plan.run_dir))).attempt or 0) + 1 if is_again else 1
+        catching.callback(own.end)
+        if found is not None or is_again:  # one that stood still notices before anything of it is changed
+            _begin(own)
+        run = freeze(plan, found, is_again=is_again)
+        _begin(own)
+        attempt = found.attempt if found else attempt
+        for warning in terms.capture.begin(plan, run, attempt, parents(found, begun)):
+            terms.say(plan, warning)
+        mark(run)
+        if begun is not None:
+            terms.say(plan, f"Going on from {begun.text(plan)}")
+            adopt(begun, run)
+        status = Status(state=RunState.RUNNING, attempt=attempt, **started_now(), **own.owner.told())
+        write(run.status, status)
+        terms.shipping.begin(run, plan)
+        outcome = Outcome("failed", "the supervisor itself failed", 1)
+        try:
+            outcome = yield from supervise(run, stop, own.check)
+        except GeneratorExit:
+            outcome = Outcome("killed", "the command that ran it let go of it", 1)
+            raise
+        finally:
+            if not own.is_lost():  # otherwise whatever is written belongs to another attempt
+                told = {"state": RunState(outcome.state), "cause": outcome.cause, "exit": outcome.exit}
+                told["signal"] = outcome.signal or None
+                ended = set_fields(status, **ended_now(status.started_boot_s), **told)
+                _finish(plan, run, ended, terms, own, catching)
+        return outcome
+
+
+def _check_folders(run: RunDir) -> None:
+    """RunError where an attempt would write its files to where a link in the run's directory leads."""
+    own = (run.checkpoints, run.logs, run.lineage, run.plots, run.beat.parent)
+    if (problem := folders_problem(run.path, [folder.name for folder in own])) is not None:
+        raise RunError(problem)
+
+
+def _begin(own: Ownership) -> None:
+    try:
+        own.begin()
+    except OSError as e:
+        raise RunError(f"{e.filename} cannot be written: {e.strerror}.\nFix: run.root=… where there is room.") from e
+
+
+def _finish(plan: Plan, run: RunDir, status: Status, terms: LaunchContext, own: Ownership, catching: ExitStack) -> None:
+    """Leave lineage, seal and final state behind, and have what is there delivered."""
+    terms.capture.end(run)
+    # Before the state is final: what has been written by then is delivered.
+    _seal(run, status)
+    if _end(run, status):
+        if status.state is RunState.FINISHED:
+            tidy(run)
+        own.end()
+        catching.close()  # Ctrl-C no longer ends the job, but the waiting
+        terms.shipping.end(run, plan)
+
+
+def _seal(run: RunDir, status: Status) -> None:
+    """Keep the digests of all that the attempt leaves, but for what is tidied away once its state is final."""
+    try:
+        seal(run, status, leftovers(run) if status.state is RunState.FINISHED else ())
+    except (OSError, RunError) as e:
+        why = f"{run.lineage} cannot be written: {e.strerror}" if isinstance(e, OSError) else str(e).partition("\n")[0]
+        print(f"{why.removesuffix('.')}. `hpcexp verify` cannot tell of {run.path}.", file=sys.stderr)
+
+
+def _end(run: RunDir, status: Status) -> bool:
+    """Leave the final state; whether that could be done.
+
+    On a full disk it stays `running` there: readers see that nobody runs it, the shipper once this command has ended.
+    """
+    try:
+        write(run.status, status)
+    except OSError as e:
+        print(f"{run.status} cannot be written: {e.strerror}. The run {status.state}.", file=sys.stderr)
+        return False
+    return True
+
+
+def _supervise(
+    plan: Plan,
+    run: RunDir,
+    group: Group,
+    terms: LaunchContext,
+    stop: Sequence[int],
+    elsewhere: Callable[[RankEvents], str | None] = lambda _: None,
+    reported: Callable[[int, float], None] | None = None,
+    *,
+    leads: bool = True,
+    check: Callable[[], None] = lambda: None,
+) -> Turns[Outcome]:
+    launch, every_s = plan.config["launch"], plan.config["tracking"]["system_every_s"]
+    vitals = SystemMetrics(run, plan.topology, every_s if leads else None)
+    try:
+        shown = terms.display(plan)
+        try:
+            ears = RankEvents(group.progress_fd, run.rank_log(0), shown, reported)
+            trouble = partial(elsewhere, ears)
+            watch = Watch(group, ears, run, launch["grace_s"], launch["hang_s"], stop, vitals, trouble, check)
+            return (yield from watch.until_end())
+        finally:
+            shown.close()
+            vitals.close()
+    finally:
+        group.close()
+
+
+def _set_aside(path: Path) -> None:
+    number = 1
+    while (aside := path.with_name(f"{path.name}~{number}")).exists():
+        number += 1
+    path.rename(aside)

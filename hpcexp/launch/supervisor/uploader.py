@@ -1,0 +1,187 @@
+"""The shipper beside a job or a sweep: started with it, given some time at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpcexp.files.untrusted import UnusableFileError, open_append
+from hpcexp.plan import Plan
+from hpcexp.rundir import RecordDir, RunDir, SweepDir, holder_of, process_name
+from hpcexp.runs.records import read_delivered
+from hpcexp.terminal import say
+
+PATIENCE_S = 5.0
+"""After which the command says what it is still waiting for."""
+_RESTART_S = 10.0
+"""A fleet that has died is started again as often."""
+
+
+class RunUploader:
+    """A shipper for the one run of a command, which waits for it."""
+
+    def begin(self, run: RunDir, plan: Plan) -> None:
+        """Start it."""
+        self._process = start_shipper(run) if has_work(plan) else None
+
+    def end(self, run: RunDir, plan: Plan) -> None:
+        """Give it `tracking.wait_s`."""
+        if self._process is None:
+            return
+        is_tracked = plan.tracking_uri is not None
+        try:
+            await_shipper(self._process, run, plan.config["tracking"]["wait_s"], is_tracked=is_tracked)
+        finally:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+
+
+def has_work(plan: Plan) -> bool:
+    """Whether there is anything for a shipper to do."""
+    return plan.tracking_uri is not None or bool(plan.config["run"]["pictures"])
+
+
+def start_shipper(run: RunDir) -> subprocess.Popen[bytes]:
+    """A process that outlives this one, and takes its end for the job's."""
+    return _started("hpcexp.tracking.sync.run_process", run)
+
+
+def await_shipper(shipper: subprocess.Popen[bytes], record: RecordDir, wait_s: float, *, is_tracked: bool) -> None:
+    """Give the shipper its time; it goes on by itself where that is not enough, or where no server answers."""
+    deadline = time.monotonic() + wait_s
+    told = False
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                shipper.wait(timeout=min(left, PATIENCE_S))
+                return
+            except subprocess.TimeoutExpired:
+                if _is_unreachable(record):
+                    return
+            if not told:
+                told = True
+                other = holder_of(record.delivery_lock)
+                is_other = other not in (None, process_name(shipper.pid))
+                what = "Sending MLflow the rest" if is_tracked else "Drawing the pictures"
+                what = f"Waiting for {other}, which delivers it already" if is_other else what
+                then = "leaves it to `hpcexp sync`" if is_tracked else "does without"
+                say(f"{what}, {left:.0f} s at most. Ctrl-C {then}.")
+    except KeyboardInterrupt:
+        return
+
+
+def _is_unreachable(record: RecordDir) -> bool:
+    """Whether no server has taken anything of the record, and why is noted."""
+    try:
+        known = read_delivered(record)
+    except UnusableFileError:
+        return False  # what belongs below it is delivered all the same
+    return bool(known.problem) and not known.run_id
+
+
+def _problem(record: RecordDir) -> str | None:
+    """Why MLflow lacks something of the record, as far as that is noted."""
+    try:
+        return read_delivered(record).problem
+    except UnusableFileError as e:
+        return str(e).partition("\n")[0].removesuffix(".")
+
+
+class SweepUploader:
+    """The one process that delivers all runs of a sweep: started with the first, and again where it has died."""
+
+    def __init__(self, sweep_dir: Path) -> None:
+        self._sweep = SweepDir(sweep_dir)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._next_start = 0.0
+        self._lines: list[bytes] = []
+        """All that a process is to be told, from its start."""
+        self._untold = b""
+        """What the present one is still to be told."""
+
+    def add(self, run: RunDir, axes: Mapping[str, str]) -> None:
+        """Have a run delivered, as it goes on or as it is. `axes`: its value on each axis, as typed. Never waits."""
+        self._tell({"run": str(run.path.absolute()), "axes": dict(axes)})
+
+    def tend(self) -> None:
+        """Start the process where there is none, and tell it what it does not know. Never waits."""
+        if self._lines and self._is_dead and time.monotonic() >= self._next_start:
+            self._start()
+        self._write()
+
+    def close(self, wait_s: float, *, is_tracked: bool) -> None:
+        """Give it the time to deliver the rest; it goes on by itself where that is not enough, or no server answers."""
+        if not self._lines:
+            return
+        self._next_start = 0.0
+        self._tell({"end": True})
+        deadline = time.monotonic() + wait_s
+        try:
+            while self._untold and not self._is_dead and time.monotonic() < deadline:
+                select.select([], [self._pipe], [], 0.1)
+                self._write()
+        except KeyboardInterrupt:
+            deadline = 0.0
+        if self._process is None:
+            return
+        self._let_go()
+        await_shipper(self._process, self._sweep, deadline - time.monotonic(), is_tracked=is_tracked)
+        status, problem = self._process.poll(), _problem(self._sweep)
+        # One that no server answers is not waited for, and tries on for a while by itself.
+        if status not in (None, 0) or (status is None and problem):
+            why = problem or f"{self._sweep.logs / 'shipper.log'} says why"
+            print(f"MLflow lacks some of it ({why}): `hpcexp sync` sends it.", flush=True)
+
+    @property
+    def _is_dead(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    @property
+    def _pipe(self) -> int:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        return self._process.stdin.fileno()
+
+    def _tell(self, what: Mapping[str, Any]) -> None:
+        line = json.dumps(what).encode() + b"\n"
+        self._lines.append(line)
+        self._untold += line
+        self.tend()
+
+    def _start(self) -> None:
+        self._next_start = time.monotonic() + _RESTART_S
+        self._let_go()
+        with contextlib.suppress(OSError):  # no memory or no disk for it now; the runs' directories keep everything
+            self._process = _started("hpcexp.tracking.sync.sweep_process", self._sweep)
+            os.set_blocking(self._pipe, False)
+            self._untold = b"".join(self._lines)
+
+    def _write(self) -> None:
+        if not self._is_dead and self._untold:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                self._untold = self._untold[os.write(self._pipe, self._untold) :]
+
+    def _let_go(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+
+
+def _started(module: str, record: RecordDir) -> subprocess.Popen[bytes]:
+    record.logs.mkdir(exist_ok=True)
+    with os.fdopen(open_append(record.logs / "shipper.log"), "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", module, str(record.path)],
+            stdin=subprocess.PIPE,
+            bufsize=0,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )

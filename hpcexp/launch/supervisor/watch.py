@@ -1,0 +1,195 @@
+"""Watching a job's ranks to their end: signals, the first failure, a hang; and what became of the job."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hpcexp.launch.base.polling import Turns
+from hpcexp.launch.supervisor.oom import oom_kills
+from hpcexp.launch.supervisor.rank_events import RankEvents
+from hpcexp.launch.supervisor.stack_dumps import stacks
+from hpcexp.launch.supervisor.system_metrics import SystemMetrics
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import read_summary
+
+START_S = 600.0
+"""At least so long may a rank import, read its data and make its first step."""
+CRASHES = tuple(getattr(signal, name) for name in ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS"))
+"""Signals that a process gets for what it does itself; others come from outside."""
+_KILLED_WORKER = re.compile(r"DataLoader worker \(pid \d+\) is killed by signal: Killed")
+"""torch's words where a rank has lost a worker to SIGKILL."""
+MISTAKES = ("config", "data")
+"""Kinds of errors in a rank that the user can mend in what was asked for."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    state: str
+    """finished, pruned, failed or killed; skipped or planned where nothing ran."""
+    cause: str
+    """Why it did not finish, in the words of the rank that failed first; empty where it did."""
+    exit: int
+    """Exit status for the command: 0, 2 for a mistake the user can mend, 1 for a failure, 128 + n for a signal."""
+    signal: int = 0
+    """What killed a rank from outside (`kill -9`, no memory), where the job failed of that: it may be repeated."""
+
+
+class Group(Protocol):
+    """The processes of a job on this machine."""
+
+    progress_fd: int
+
+    def failures(self) -> dict[int, int]:
+        """Rank → exit status of those that ended badly; negative ones are signals."""
+
+    def left(self) -> list[int]:
+        """Ranks that ended as if all were well."""
+
+    def trouble(self) -> str | None:
+        """Why they were ended or never began, where none of them could say."""
+
+    def are_done(self) -> bool:
+        """Whether none runs any more."""
+
+    def signal(self, number: int) -> None:
+        """Signal all that still run."""
+
+    def close(self) -> None:
+        """End whatever still runs."""
+
+
+@dataclass
+class Watch:
+    """One job's ranks, and how long they are waited for."""
+
+    ranks: Group
+    ears: RankEvents
+    run: RunDir
+    grace_s: float
+    hang_s: float | None
+    stop: Sequence[int]
+    """Signals that ask the job to end, as they come; at a second one its ranks are killed."""
+    vitals: SystemMetrics
+    elsewhere: Callable[[], str | None] = lambda: None
+    """What has ended the job on another machine."""
+    check: Callable[[], None] = lambda: None
+    """TakenOverError where the run belongs to another command by now."""
+
+    def until_end(self) -> Turns[Outcome]:
+        """Watch until no rank runs any more."""
+        oom_before = oom_kills()
+        trouble, failures = yield from self._until_end()
+        if trouble:
+            return Outcome("failed", trouble, 1)
+        if not failures and self.run.summary.exists():
+            return _complete(self.run)
+        if number := self.stop[0] if self.stop else self._stopped_by(failures):
+            return stopped_by(number)
+        if not failures:
+            cause = "its ranks ended before the run was complete: something called exit."
+            return Outcome("failed", f"{cause}\nIts log: {self.run.rank_log(0)}", 1)
+        return self._failed(failures, oom_kills() > oom_before)
+
+    def _until_end(self) -> Turns[tuple[str | None, dict[int, int]]]:
+        """What the ranks cannot tell themselves; and the first that failed, with their exit codes."""
+        deadline: float | None = None
+        is_killing = False
+        failures: dict[int, int] = {}
+        while not self.ranks.are_done():
+            yield self.ears.fd
+            self.check()  # before anything is written: this process may have stood still for long
+            self.ears.listen()
+            self.vitals.look(self.ears.pids.values())
+            failures = failures if is_killing else self._failures(failures)
+            is_ending = bool(self.stop or failures or self.ears.stopped)
+            if not is_ending and (trouble := self._hang() or self.elsewhere()):
+                return trouble, {}
+            if deadline is None and (self.stop or failures):
+                self.ranks.signal(signal.SIGTERM)
+                deadline = time.monotonic() + self.grace_s
+            elif deadline is not None and (time.monotonic() > deadline or len(self.stop) > 1):
+                is_killing = True
+                self.ranks.signal(signal.SIGKILL)
+        self.ears.listen()
+        trouble = None if self.stop or self.ears.stopped else self.elsewhere() or self.ranks.trouble()
+        return trouble, failures or self.ranks.failures()
+
+    def _failures(self, before: dict[int, int]) -> dict[int, int]:
+        """Those that ended badly first, and who was killed: one that lost its connection to it may be seen before."""
+        now = self.ranks.failures()
+        return before | {rank: code for rank, code in now.items() if not before or code == -signal.SIGKILL}
+
+    def _hang(self) -> str | None:
+        """What each rank is in, where none has given a sign of life for `launch.hang_s`."""
+        if self.hang_s is None:
+            return None
+        patience_s = self.hang_s if self.ears.steps else max(self.hang_s, START_S)
+        if self.ears.silent_s() < patience_s:
+            return None
+        where = stacks(self.ears.pids, self.run)
+        told = "\n".join(f"rank {rank}{self._step(rank)}: {place}" for rank, place in where.items())
+        return (
+            f"no rank has got any further for {patience_s:g} s (launch.hang_s).\n{told}\n"
+            f"All threads of every rank: {self.run.rank_log(0).parent}\n"
+            "Fix: mend what it hangs in; for steps or data that take longer, launch.hang_s=…, or null for ever."
+        )
+
+    def _step(self, rank: int) -> str:
+        return f" after step {self.ears.steps[rank]}" if rank in self.ears.steps else ""
+
+    def _stopped_by(self, failures: dict[int, int]) -> int | None:
+        """The signal that somebody else sent to a rank, which then stopped as it should."""
+        is_orderly = not self.ears.errors and set(failures) <= set(self.ears.stopped)
+        return next(iter(self.ears.stopped.values()), None) if is_orderly else None
+
+    def _failed(self, failures: dict[int, int], is_short_of_memory: bool) -> Outcome:
+        """In the words of the rank that failed first.
+
+        One that said nothing died of itself: the others complain of the connection that it left. Otherwise the one that
+        complained first counts.
+        """
+        if left := [rank for rank in self.ranks.left() if rank not in self.ears.done]:
+            rank = left[0]
+            cause = f"rank {rank} left with status 0 before the run was complete: something in it called exit."
+            return Outcome("failed", f"{cause}\nIts log: {self.run.rank_log(rank)}", 1)
+        errors = self.ears.errors
+        silent = [rank for rank in failures if rank not in errors]
+        silent.sort(key=lambda rank: not from_outside(failures[rank]))  # others may have aborted for it
+        rank = next(iter(silent or errors))
+        code = failures.get(rank) or self.ranks.failures().get(rank) or 1
+        said = errors.get(rank, {})
+        if said.get("kind") in MISTAKES:
+            return Outcome("failed", str(said["message"]), 2)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        what = f": {said['message']}" if said else ""
+        number = from_outside(code) or (signal.SIGKILL if _KILLED_WORKER.search(what) else 0)
+        if number == signal.SIGKILL and is_short_of_memory:
+            what += (
+                ": this machine ran out of memory, or what the job may take of it (the kernel has killed a process for "
+                "it).\n"
+                "Fix: data.global_batch_size, data.num_workers, a smaller model, or fewer jobs at once"
+            )
+        return Outcome("failed", f"rank {rank} {how}{what}\nIts log: {self.run.rank_log(rank)}", 1, number)
+
+
+def from_outside(code: int) -> int:
+    """The signal by which something else ended a process of this exit code; 0 where it ended or crashed by itself."""
+    return -code if code < 0 and -code not in CRASHES else 0
+
+
+def stopped_by(number: int) -> Outcome:
+    """Of a job that a signal ended."""
+    return Outcome("killed", f"stopped by {signal.Signals(number).name}", 128 + number)
+
+
+def _complete(run: RunDir) -> Outcome:
+    """Of a run that has ended as it should, by its summary."""
+    epoch = read_summary(run).pruned
+    return Outcome("finished", "", 0) if epoch is None else Outcome("pruned", f"pruned at epoch {epoch}", 0)

@@ -1,0 +1,276 @@
+"""From a composed configuration to a frozen plan. All that can be known to be wrong is said here, at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hpcexp.checks.batch import batch, steps
+from hpcexp.checks.data import data_problems, metric_problems
+from hpcexp.checks.devices import topology
+from hpcexp.checks.paths import root_problems
+from hpcexp.checks.strategies import strategy_warnings
+from hpcexp.checks.values import missing_keys, subject, value_problems
+from hpcexp.compose.composer import Composed
+from hpcexp.data.facts import data_facts
+from hpcexp.errors import ConfigError, RunError, did_you_mean, listed
+from hpcexp.hardware.machine import Machine, this_machine
+from hpcexp.lineage.code import code_digest, code_files, git_commit
+from hpcexp.lineage.environment import environment
+from hpcexp.lineage.signature import signature
+from hpcexp.memo import Once
+from hpcexp.models.sizes import num_params
+from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, load_signature
+from hpcexp.redaction import masked_command, masked_config, masked_override, without_password
+from hpcexp.rundir import RunDir
+from hpcexp.runs.naming import SIGNATURE_LENGTH, run_name
+from hpcexp.schema import MISSING
+from hpcexp.targets.source_code import Found, defining_file, imported_roots, parameters
+from hpcexp.targets.static_check import arguments, node_problems, target_nodes, target_problems
+from hpcexp.tracking.mlflow.uri import refused, resolve_uri, unreachable, uri_problem
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a job is spread out, and what is known of its length."""
+
+    topology: Topology
+    batch: Batch | None
+    steps: Steps | None
+
+
+def prepare(
+    composed: Composed,
+    project: Path,
+    command: Sequence[str],
+    machine: Machine | None = None,
+    once: Once | None = None,
+) -> Plan:
+    """The plan of one job; ConfigError with every mistake in it. `once`: what jobs that are planned together share."""
+    config, look = composed.config, once or Once()
+    root = project / config["run"]["root"]
+    uri = _tracking_uri(config, root)
+
+    def parameters_of(target: str) -> Found:
+        return look(("parameters", target), lambda: parameters(target))
+
+    facts, fact_problems = _data_facts(config, parameters_of, look)
+    wrong = value_problems(config)
+    refused = {subject(problem) for problem in wrong}
+    shape, shape_problems = _shape(config, machine or look("machine", this_machine), facts, refused)
+    problems = [
+        *composed.problems,
+        *wrong,
+        *(problem for problem in target_problems(config, parameters_of) if subject(problem) not in refused),
+        *(_guarded(lambda: look(("root", root), lambda: root_problems(root))) or []),
+        *_uri_problems(config, uri),
+        *fact_problems,
+        *shape_problems,
+        *_task_problems(config, facts, shape),
+    ]
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    assert shape is not None
+    return _planned(composed, project, command, uri, facts, shape, look)
+
+
+def _planned(
+    composed: Composed,
+    project: Path,
+    command: Sequence[str],
+    uri: str | None,
+    facts: DataFacts | None,
+    shape: Shape,
+    once: Once,
+) -> Plan:
+    """The plan, now that nothing is wrong with it."""
+    config, secrets = masked_config(composed.config)
+    secrets.pop("tracking.uri", None)  # no job needs it
+    public = _without_secret(composed.config["tracking"]["uri"])
+    overrides = tuple(public(masked_override(override)) for override in composed.overrides)
+    sources, code = _code(project, config, once)
+    fingerprint = facts.fingerprint if facts else ""
+    identity = signature(config, shape.topology, shape.batch, shape.steps, code=code["code.digest"], data=fingerprint)
+    name = run_name(overrides, config["seed"], identity, config["run"]["label"])
+    directory = _directory(project / config["run"]["root"] / config["name"], name, identity, once)
+    lineage = {
+        **code,
+        **once("environment", environment),
+        "command": public(masked_command(command)),
+        "project": str(project),
+    }
+    return Plan(
+        version=VERSION,
+        name=directory.name,
+        experiment=config["name"],
+        run_dir=str(directory),
+        signature=identity,
+        config=config,
+        overrides=overrides,
+        choices=composed.choices,
+        topology=shape.topology,
+        batch=shape.batch,
+        steps=shape.steps,
+        data=facts,
+        num_params=_num_params(composed.config["model"], facts),
+        tracking_uri=uri,
+        lineage=lineage,
+        warnings=_warnings(config, uri, shape, facts),
+        secrets=secrets,
+        sources=sources,
+    )
+
+
+def _shape(
+    config: dict[str, Any], machine: Machine, facts: DataFacts | None, refused: Set[str]
+) -> tuple[Shape | None, list[str]]:
+    """How the job is spread out, and what stands against that. Of keys that are `refused` enough has been said."""
+    if any(key.startswith("hardware.") for key in refused):
+        return None, []  # from a device count of -1 follows nothing
+    ranks, problems = _guarded(lambda: topology(config, machine)) or (None, [])
+    if ranks is None:
+        return None, [problem for problem in problems if subject(problem) not in refused]
+    divided, more = _guarded(lambda: batch(config, ranks)) or (None, [])
+    length, most = _guarded(lambda: steps(config, divided, facts)) or (None, [])
+    return Shape(ranks, divided, length), [*problems, *more, *most]
+
+
+def _guarded(check: Callable[[], _T]) -> _T | None:
+    """The check's answer; None where values it needs are missing, wrong or zero, which is reported elsewhere."""
+    try:
+        return check()
+    except (TypeError, KeyError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _data_facts(
+    config: dict[str, Any], parameters_of: Callable[[str], Found], once: Once
+) -> tuple[DataFacts | None, list[str]]:
+    """What is known of the data; nothing where its arguments are wrong, which is reported elsewhere."""
+    target, given = config["data"].get("_target_"), arguments("data", config["data"])
+    if not isinstance(target, str) or [*missing_keys(given), *node_problems("data", config["data"], parameters_of)]:
+        return None, []
+    how = config["data"].get("fingerprint", "auto")
+    question = ("data", target, how, json.dumps(given, default=repr))
+    return once(question, lambda: data_facts(target, given, how))
+
+
+def _tracking_uri(config: dict[str, Any], root: Path) -> str | None:
+    tracking = config["tracking"]
+    return resolve_uri(tracking["uri"], root, os.environ) if tracking["enabled"] is True else None
+
+
+def _uri_problems(config: dict[str, Any], uri: str | None) -> list[str]:
+    problem = uri_problem(uri) if uri else None
+    if problem is None:
+        return []
+    by_environment = config["tracking"]["uri"] is None
+    return [problem.replace("tracking.uri=", "MLFLOW_TRACKING_URI=", 1) if by_environment else problem]
+
+
+def _without_secret(uri: str | None) -> Callable[[str], str]:
+    """Gives a text without the password that `uri` has."""
+    public = without_password(uri) if uri else ""
+    return lambda text: text.replace(uri, public) if uri else text
+
+
+def _task_problems(config: dict[str, Any], facts: DataFacts | None, shape: Shape | None) -> list[str]:
+    problems = _guarded(lambda: [*metric_problems(config), *_monitor_problems(config)]) or []
+    if facts is None or shape is None:
+        return problems
+    if shape.batch is None and "global_batch_size" not in config["data"]:
+        problems.append("data.global_batch_size: it is needed.\nFix: data.global_batch_size=64")
+    return [*problems, *(_guarded(lambda: data_problems(config, facts, shape.topology.world_size)) or [])]
+
+
+def _monitor_problems(config: dict[str, Any]) -> list[str]:
+    """A monitor that hpcexp's own module will not give; what a user's LightningModule gives is known only to it."""
+    known = ["train/loss", "val/loss", *(f"val/{name}" for name in config["task"]["metrics"])]
+    monitor = str(config["trainer"]["monitor"])
+    if not str(config["model"].get("_target_")).startswith("hpcexp.models.") or monitor in (*known, MISSING):
+        return []
+    fix = f"{did_you_mean(monitor, known)}It gives {listed(known)}; task.metrics adds more."
+    return [f"trainer.monitor={monitor}: a validation does not give it.\nFix: {fix}"]
+
+
+def _num_params(model: dict[str, Any], facts: DataFacts | None) -> int | None:
+    if facts is None:
+        return None
+    given = {k: v for k, v in model.items() if k != "_target_"}
+    in_shape = given.pop("in_shape", facts.input_shape)
+    num_classes = given.pop("num_classes", facts.num_classes or 1)
+    return num_params(model["_target_"], in_shape, num_classes, **given)
+
+
+def _code(project: Path, config: dict[str, Any], once: Once) -> tuple[dict[str, str], dict[str, Any]]:
+    """The files that make the result, and what is to be said of them."""
+    targets = sorted({node["_target_"] for _, node in target_nodes(config)})
+    files = tuple(f for f in (once(("file", t), partial(defining_file, t)) for t in targets) if f is not None)
+    commit = once(("commit", project), lambda: git_commit(project))
+    git = {"git.commit": commit.commit, "git.dirty": commit.dirty, "git.remote": commit.remote} if commit else {}
+    sources = once(("sources", project, files), lambda: code_files(files, project, imported_roots))
+    return sources, {**git, "code.digest": once(("code", project, files), lambda: code_digest(sources))}
+
+
+def _directory(parent: Path, name: str, identity: str, once: Once) -> Path:
+    """The run's directory: where this identity has run before, under whatever name, or a new one."""
+    ending = identity[:SIGNATURE_LENGTH]
+    for found in once(("runs", parent), lambda: _by_ending(parent)).get(ending, []):
+        if (found / "plan.yaml").exists() and _is_of(RunDir(found), identity):
+            return found
+    return parent / name
+
+
+def _is_of(run: RunDir, identity: str) -> bool:
+    try:
+        return load_signature(run.plan) == identity
+    except RunError:
+        return True  # damaged: by its name it is, and whoever goes to run it tells
+
+
+def _by_ending(parent: Path) -> dict[str, list[Path]]:
+    """Directories in `parent`, in order, by what follows the last hyphen in their names."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(parent.glob("*-*")):
+        found.setdefault(path.name.rpartition("-")[2], []).append(path)
+    return found
+
+
+def _warnings(config: dict[str, Any], uri: str | None, shape: Shape, facts: DataFacts | None) -> tuple[str, ...]:
+    """What is legal and yet may not be what was meant."""
+    data, topology = config["data"], shape.topology
+    found = [_silent(uri)] if uri else []
+    found += strategy_warnings(config["strategy"], topology, shape.steps)
+    if topology.accelerator == "cpu" and topology.ranks_per_node > 1 and config["strategy"]["name"] == "auto":
+        found.append(
+            f"{topology.ranks_per_node} processes share one CPU: one process with all cores is often faster "
+            "(hardware.devices=1)."
+        )
+    if data.get("num_workers") and data.get("loader") != "map":
+        found.append(f"data.num_workers={data['num_workers']} counts with data.loader=map only.")
+    if facts is None:
+        found.append(
+            "The data tells nothing before the job loads it: a change in it does not make another run "
+            "(--fresh runs again), and its size and shape are checked in the job."
+        )
+    return tuple(w for w in found if w)
+
+
+@cache
+def _silent(uri: str) -> str | None:
+    """Why the server will not take the runs, asked once for all jobs of a command."""
+    return unreachable(uri) or refused(uri, os.environ)
+
+
+def on_path(project: Path) -> None:
+    """Let `_target_`s name modules of the project, as `python -m` in it would."""
+    if str(project) not in sys.path:
+        sys.path.insert(0, str(project))

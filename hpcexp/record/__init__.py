@@ -1,1 +1,0 @@
-"""What a run says, first in its directory and from there in MLflow."""

@@ -1,0 +1,161 @@
+"""Signs of life: a file that the owner of a directory touches, for those who cannot see its process.
+
+A beat is as old as the file server says: its time is held against that of a file touched just now beside it. So the
+clocks of the machines that share a directory need not agree, and may be set at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcexp.errors import RunError
+from hpcexp.files.documents import decode
+from hpcexp.files.untrusted import open_regular, read_bytes
+from hpcexp.rundir import write_json
+
+TIMEOUT_S = 60.0
+"""An owner that has not touched its file for so long is dead, unless the file says otherwise."""
+_EVERY_S = 5.0
+_BOUNDS_S = (1.0, 86400.0)
+"""Within which a file may say otherwise."""
+_MAX_BYTES = 65536
+_PROBE = ".now."
+
+
+class Beat:
+    """Touches a file every few seconds, from a thread, while this process lives and is not stopped.
+
+    From a thread, as what the owner does beside may take minutes: hash data, copy a checkpoint, seal a directory.
+    """
+
+    def __init__(self, file: Path, timeout_s: float = TIMEOUT_S) -> None:
+        self.file, self.timeout_s = file, timeout_s
+        self.every_s = min(_EVERY_S, timeout_s / 6)
+        self._is_over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, told: Mapping[str, Any]) -> None:
+        """Write the file with what it tells, and keep it young. OSError where that cannot be done."""
+        write_json(self.file, {**told, "timeout_s": self.timeout_s})
+        _drop_probes(self.file.parent)
+        self._is_over.clear()
+        self._thread = threading.Thread(target=self._go_on, name=f"beat {self.file}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Touch it no more."""
+        self._is_over.set()
+        if self._thread is not None:
+            self._thread.join(timeout=1.0)  # a file server that is away may hold it for longer
+            self._thread = None
+
+    def _go_on(self) -> None:
+        while not self._is_over.wait(self.every_s):
+            with contextlib.suppress(OSError):  # takes no room on a full disk; what else hinders it may pass
+                _touch(self.file)
+
+
+def _touch(file: Path) -> None:
+    """Have the file server stamp a file with its time."""
+    fd = os.open(file, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.utime(fd)
+        # Stamped again, as libfaketime has utime(2) write the time that it fakes. Not all file systems stamp this one.
+        os.ftruncate(fd, os.fstat(fd).st_size)
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True)
+class Silence:
+    """How long ago a beat was."""
+
+    seconds: float
+    timeout_s: float
+    is_certain: bool
+    """Whether by the clock of the file server; otherwise by this machine's, where nothing can be written there."""
+
+    @property
+    def confirm_s(self) -> float:
+        """Two beats and some more."""
+        return self.timeout_s / 2.5
+
+    @property
+    def is_alive(self) -> bool | None:
+        """None where that is not known.
+
+        A time in the future is no sign of life either: who lives touches its file again after the clock was set back.
+        """
+        if abs(self.seconds) <= self.timeout_s:
+            return True
+        return False if self.is_certain else None
+
+
+def is_probe(path: Path) -> bool:
+    """Whether this is what a reader of a beat makes beside it for a moment."""
+    return path.name.startswith(_PROBE)
+
+
+def told_in(file: Path) -> dict[str, Any]:
+    """What the owner of a beat tells; empty where there is none, or it is damaged."""
+    try:
+        return _parsed(read_bytes(file, _MAX_BYTES))
+    except (FileNotFoundError, NotADirectoryError, RunError):
+        return {}
+
+
+def silence(file: Path) -> Silence | None:
+    """How long the owner of a beat has been silent; None where there is no beat."""
+    try:
+        with open_regular(file) as opened:  # which has NFS fetch its time; stat alone may answer from a cache
+            told, touched = opened.read(_MAX_BYTES), os.fstat(opened.fileno()).st_mtime
+    except (OSError, RunError):
+        return None
+    now = _now(file.parent)
+    return Silence((time.time() if now is None else now) - touched, _timeout_s(told), now is not None)
+
+
+def _now(directory: Path) -> float | None:
+    """The time of day by the clock that stamps the files of a directory; None where it cannot be written."""
+    probe = directory / f"{_PROBE}{os.getpid()}.{secrets.token_hex(4)}"
+    try:
+        fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
+    try:
+        return os.fstat(fd).st_mtime
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+        probe.unlink(missing_ok=True)
+
+
+def _drop_probes(directory: Path) -> None:
+    """Remove those of readers that were killed."""
+    for probe in directory.glob(f"{_PROBE}*"):
+        probe.unlink(missing_ok=True)
+
+
+def _timeout_s(told: bytes) -> float:
+    """Within which time the owner has promised to touch the file again."""
+    least, most = _BOUNDS_S
+    seconds = _parsed(told).get("timeout_s")
+    if not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124 - NaN is not itself
+        return TIMEOUT_S
+    return float(min(max(seconds, least), most))
+
+
+def _parsed(told: bytes) -> dict[str, Any]:
+    try:
+        return decode(told.decode(), dict[str, Any])
+    except ValueError:
+        return {}

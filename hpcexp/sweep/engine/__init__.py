@@ -1,0 +1,1 @@
+"""The driver of a sweep: which jobs run when, on which devices."""

@@ -1,0 +1,357 @@
+"""The driver of a sweep: one process that has jobs run side by side on what devices there are, and counts them."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from hpcexp.errors import HpcexpError, InUseError
+from hpcexp.hardware.leases import DevicesBusyError
+from hpcexp.hardware.machine import Machine
+from hpcexp.launch.base.context import LaunchContext
+from hpcexp.launch.base.display import Display
+from hpcexp.launch.base.polling import Turns, wait
+from hpcexp.launch.base.pruner import Pruner
+from hpcexp.launch.base.repeats import Repeats
+from hpcexp.launch.dispatch import started, starter
+from hpcexp.launch.supervisor.ownership import TakenOverError
+from hpcexp.launch.supervisor.watch import Outcome
+from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
+from hpcexp.runs.clock import boottime
+from hpcexp.runs.records import Status, read_status
+from hpcexp.runs.state import current_state, doubt_s, is_done
+from hpcexp.sweep.engine.scheduler import Demand, Running, need_of, next_to_start, room_of
+from hpcexp.sweep.store.claims import Claims
+from hpcexp.sweep.store.jobs import Job, Source
+
+FAILED_FAST = "a job failed (fail_fast)"
+LOOK_EVERY_S = 1.0
+"""How often the driver looks for what files tell it: a wish to cancel, jobs of other drivers, devices that got free."""
+
+
+class SweepView(Protocol):
+    """Shows a sweep at work."""
+
+    def began(self, job: Job) -> None:
+        """A job was started."""
+
+    def display(self, job: Job) -> Display:
+        """What shows a job's progress."""
+
+    def say(self, job: Job | None, text: str) -> None:
+        """Tell something, of a job or of the sweep."""
+
+    def ended(self, job: Job, outcome: Outcome, *, is_old: bool) -> None:
+        """A job has ended. `is_old`: before this driver began, so that it need not run."""
+
+    def refresh(self, waiting: int, why: str) -> None:
+        """Time has passed. `why`: what the next job waits for."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a sweep is driven."""
+
+    fresh: bool = False
+    """Whether finished jobs are run again."""
+    retries_failed: bool = False
+    """Whether jobs that failed before are run again."""
+    is_fail_fast: bool = False
+    max_jobs: int | None = None
+    """Jobs at once."""
+    retries: int = 0
+    """`launch.retries`."""
+
+
+@dataclass
+class _Running:
+    job: Job
+    turns: Turns[Outcome]
+    fd: int | None
+    need: Demand
+    since: float
+    has_overtaken: bool
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """That a job found too few devices, although no job of this driver is on them."""
+
+    width: int
+    why: str
+    until: float
+    """By the monotonic clock: when to try again. Until then narrower jobs may go first."""
+
+
+@dataclass
+class Driver:
+    """Runs the jobs of a source. What files hold survives it: started again, it goes on."""
+
+    claims: Claims
+    machine: Machine
+    terms: LaunchContext
+    screen: SweepView
+    policy: Policy
+    is_spent: Callable[[float, float], str]
+    """Why the budget is used up by core and GPU seconds of this driver; empty while it is not."""
+    stop: list[int] = field(default_factory=list)
+    """Signals that ended the sweep; the same list as in `terms`."""
+    why_stopped: str = ""
+    _waiting: list[Job] = field(default_factory=list)
+    _running: list[_Running] = field(default_factory=list)
+    _elsewhere: list[Job] = field(default_factory=list)
+    _first_seen: dict[int, object] = field(default_factory=dict)
+    """By job: the attempt that its directory told of when this driver first looked."""
+    _repeats: dict[int, Repeats] = field(default_factory=dict)
+    """By job: those that were killed since this driver began."""
+    _silent_since: dict[int, float] = field(default_factory=dict)
+    """By job: since when its driver elsewhere has seemed dead, by `boottime`."""
+    _next_look: float = 0.0
+    _taken: dict[str, _Taken] = field(default_factory=dict)
+    """By kind of device."""
+    _core_s: float = 0.0
+    _gpu_s: float = 0.0
+
+    def run(self, source: Source) -> None:
+        """Run all that comes from `source`, until it has no more or the sweep is stopped."""
+        try:
+            while self._goes_on(source):
+                self._start(source)
+                wait([one.fd for one in self._running] or [])
+                self._advance(source)
+                self._look(source)
+        finally:
+            for one in self._running:
+                one.turns.close()
+                self.claims.release(str(one.job.entry.job))
+
+    def _goes_on(self, source: Source) -> bool:
+        if self._running:
+            return True
+        if self.stop or self.why_stopped:
+            return False
+        return bool(self._waiting or self._elsewhere or not source.is_over())
+
+    def _start(self, source: Source) -> None:
+        """Start what fits."""
+        while not self.stop and not self.why_stopped:
+            if self.policy.max_jobs is not None and len(self._running) >= self.policy.max_jobs:
+                return
+            self._fetch(source)
+            position = self._position()
+            if position is None or self.why_stopped:
+                return
+            self.why_stopped = self.is_spent(self._core_s, self._gpu_s)
+            if self.why_stopped:  # what runs may end
+                return
+            self._begin(self._waiting.pop(position), source, has_overtaken=position > 0)
+
+    def _fetch(self, source: Source) -> None:
+        """Have jobs in the row: all that are known; of a search the next one, once it could start."""
+        while source.is_known or (not self._waiting and self._has_free()):
+            job = source.next()
+            if job is None:
+                return
+            if (before := self._before(job)) is None:
+                self._waiting.append(job)
+            else:
+                self._over(job, before, source, is_old=not job.problem)
+
+    def _has_free(self) -> bool:
+        """Whether there are devices of the newest job's kind that no job of this driver is on."""
+        if not self._running:
+            return True
+        newest = self._running[-1]
+        return self._free(newest.need.kind, room_of(newest.job.plan, self.machine)) > 0
+
+    def _free(self, kind: str, room: int) -> int:
+        return room - sum(one.need.width for one in self._running if one.need.kind == kind)
+
+    def _position(self) -> int | None:
+        """In the row, of the job to start now."""
+        needs = [need_of(job.plan) for job in self._waiting]
+        for kind in dict.fromkeys(need.kind for need in needs):
+            most = self._most(kind)
+            row = [i for i, need in enumerate(needs) if need.kind == kind and need.width <= most]
+            if not row:
+                continue
+            room = room_of(self._waiting[row[0]].plan, self.machine)
+            running = [Running(one.need, one.has_overtaken) for one in self._running if one.need.kind == kind]
+            found = next_to_start([needs[i] for i in row], running, room)
+            if found is not None:
+                return row[found]
+        return None
+
+    def _most(self, kind: str) -> float:
+        """The widest job that may find room."""
+        taken = self._taken.get(kind)
+        return taken.width - 1 if taken and time.monotonic() < taken.until else math.inf
+
+    def _begin(self, job: Job, source: Source, *, has_overtaken: bool) -> None:
+        name = str(job.entry.job)
+        if self.claims.take(name) is not None:
+            self._elsewhere.append(job)
+        elif (before := self._before(job)) is not None:  # by another driver, since it is in the row
+            self.claims.release(name)
+            self._over(job, before, source, is_old=True)
+        else:
+            self._run(job, source, has_overtaken=has_overtaken)
+
+    def _run(self, job: Job, source: Source, *, has_overtaken: bool) -> None:
+        if not has_overtaken:
+            for other in self._running:  # they have overtaken nobody that still waits
+                other.has_overtaken = False
+        is_fresh = self.policy.fresh and job.entry.job not in self._repeats
+        turns = started(job.plan, self._terms(job, source.judge(job)), fresh=is_fresh)
+        one = _Running(job, turns, None, need_of(job.plan), time.monotonic(), has_overtaken)
+        try:
+            one.fd = next(turns)
+        except StopIteration as e:
+            self._finish(one, e.value, source)
+        except DevicesBusyError as e:
+            self._put_back(job, str(e))
+        except InUseError:
+            self.claims.release(str(job.entry.job))
+            self._elsewhere.append(job)
+        except HpcexpError as e:
+            self._finish(one, Outcome("failed", str(e), 2), source)
+        else:
+            self._taken.pop(one.need.kind, None)
+            self._running.append(one)
+            self.screen.began(job)
+
+    def _terms(self, job: Job, judge: Pruner | None) -> LaunchContext:
+        return replace(
+            self.terms,
+            judge=judge,
+            start=starter(job.plan, many=True),
+            display=lambda _plan: self.screen.display(job),
+            say=lambda _plan, text: self.screen.say(job, text),
+        )
+
+    def _put_back(self, job: Job, why: str) -> None:
+        """To where it was in the row, as others are on its devices."""
+        self.claims.release(str(job.entry.job))
+        need = need_of(job.plan)
+        self._taken[need.kind] = _Taken(need.width, why, time.monotonic() + LOOK_EVERY_S)
+        self._wait(job)
+
+    def _wait(self, job: Job) -> None:
+        """Have a job wait in its place of the row."""
+        bisect.insort(self._waiting, job, key=lambda other: other.entry.job)
+
+    def _before(self, job: Job) -> Outcome | None:
+        """What became of the job already; None where it is to run."""
+        if job.problem:
+            return Outcome("failed", job.problem, 2)
+        run = RunDir(Path(job.plan.run_dir))
+        status = read_status(run)
+        state, cause = current_state(run, status), status.cause or ""
+        is_old = self._is_old(job, status)
+        if state == "finished" and not (self.policy.fresh and is_old) and is_done(job.plan):
+            return Outcome("skipped", "", 0)
+        is_tried_again = status.signal or ((self.policy.fresh or self.policy.retries_failed) and is_old)
+        if state == "failed" and not is_tried_again:
+            return Outcome("failed", cause, status.exit or 1)
+        if state == "pruned" and not (self.policy.fresh and is_old):
+            return Outcome("pruned", cause, 0)
+        return None
+
+    def _is_old(self, job: Job, status: Status) -> bool:
+        """Whether a job's directory still tells of the attempt that it told of when this driver first looked."""
+        attempt = (status.token, status.attempt, status.state in FINAL_STATES)
+        return self._first_seen.setdefault(job.entry.job, attempt) == attempt
+
+    def _advance(self, source: Source) -> None:
+        """Have every job that runs take its turn."""
+        for one in list(self._running):
+            try:
+                one.fd = next(one.turns)
+            except StopIteration as e:
+                self._finish(one, e.value, source)
+            except TakenOverError:
+                self._leave(one)
+            except HpcexpError as e:
+                self._finish(one, Outcome("failed", str(e), 2), source)
+
+    def _finish(self, one: _Running, outcome: Outcome, source: Source) -> None:
+        if one in self._running:
+            self._running.remove(one)
+            spent = (time.monotonic() - one.since) * one.need.width
+            self._gpu_s += spent if one.need.kind == "cuda" else 0.0
+            self._core_s += spent if one.need.kind == "cpu" else 0.0
+        self.claims.release(str(one.job.entry.job))
+        if outcome.signal and not self.stop and not self.why_stopped:
+            resumes, outcome = self._repeats_of(one.job).count(one.job.plan, outcome)
+            if resumes:
+                self.screen.say(one.job, outcome.cause)
+                self._wait(one.job)
+                return
+        self._over(one.job, outcome, source)
+
+    def _repeats_of(self, job: Job) -> Repeats:
+        return self._repeats.setdefault(job.entry.job, Repeats(self.policy.retries))
+
+    def _over(self, job: Job, outcome: Outcome, source: Source, *, is_old: bool = False) -> None:
+        source.ended(job, outcome)
+        self.screen.ended(job, outcome, is_old=is_old)
+        if outcome.state == "failed" and self.policy.is_fail_fast and not self.why_stopped:
+            self._halt(FAILED_FAST)
+
+    def _halt(self, why: str) -> None:
+        """Start nothing more, and have what runs write a checkpoint and end."""
+        self.why_stopped = why
+        self.screen.say(None, f"stopping: {why}")
+        if not self.stop:
+            self.stop.append(signal.SIGTERM)
+
+    def _look(self, source: Source) -> None:
+        """What files and the clock tell."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_EVERY_S
+        for name in self.claims.beat():
+            self._lost(name)
+        if not self.why_stopped and not self.stop and SweepDir(self.claims.place).cancel.exists():
+            self._halt("cancelled")
+        for job in list(self._elsewhere):
+            self._look_elsewhere(job, source)
+        why = next((taken.why for taken in self._taken.values()), "")
+        self.screen.refresh(len(self._waiting), why)
+
+    def _look_elsewhere(self, job: Job, source: Source) -> None:
+        """Count a job that another process has ended; take back one that it has let go."""
+        number, run = job.entry.job, RunDir(Path(job.plan.run_dir))
+        status = read_status(run)
+        state = current_state(run, status)
+        if self.claims.holder(str(number)) is not None or state == "running":
+            self._silent_since.pop(number, None)
+            return
+        # By its beat alone, one that lives seems dead for a moment after the file server's clock was set.
+        if boottime() < self._silent_since.setdefault(number, boottime()) + doubt_s(run, status):
+            return
+        self._silent_since.pop(number, None)
+        is_final = status.state in FINAL_STATES and not self._is_old(job, status)
+        self._elsewhere.remove(job)
+        if is_final and state != "killed" and not status.signal:
+            self._over(job, Outcome(state, status.cause or "", status.exit or 0), source)
+        else:
+            self._wait(job)
+
+    def _lost(self, name: str) -> None:
+        """Leave a job to the driver that has taken it over while this one slept."""
+        for one in [one for one in self._running if str(one.job.entry.job) == name]:
+            one.turns.close()
+            self._leave(one)
+
+    def _leave(self, one: _Running) -> None:
+        self._running.remove(one)
+        self.claims.release(str(one.job.entry.job))
+        self._elsewhere.append(one.job)
+        self.screen.say(one.job, "taken over by another driver while this one stood still")

@@ -1,0 +1,1 @@
+"""What a sweep shows: its status, a live view, its ranking."""

@@ -1,0 +1,40 @@
+"""A sweep as its directory tells of it, whoever is at work on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hpcexp.files.documents import read_json
+from hpcexp.rundir import SweepDir
+from hpcexp.runs.records import SweepRecord
+from hpcexp.sweep.spec.spec import Spec, asked_by, is_open
+from hpcexp.sweep.store.claims import Claims
+from hpcexp.sweep.store.directory import spec_of
+from hpcexp.sweep.store.ledger import Ledger, LedgerEntry
+from hpcexp.sweep.store.results import Result, read_result
+
+
+def spec_at(place: SweepDir) -> Spec:
+    """What was asked last."""
+    return spec_of(read_json(place.asked, SweepRecord))
+
+
+def results_at(place: SweepDir, spec: Spec) -> tuple[list[Result], list[LedgerEntry]]:
+    """The jobs that are asked for, and those that were before."""
+    claims = Claims(place.path)
+    active, dropped = jobs_at(place, spec)
+    results = []
+    for entry in active:
+        result = read_result(entry, spec.objectives)
+        if result.state in ("waiting", "killed") and claims.holder(str(entry.job)) is not None:
+            result = replace(result, state="running")
+        results.append(result)
+    return results, dropped
+
+
+def jobs_at(place: SweepDir, spec: Spec) -> tuple[list[LedgerEntry], list[LedgerEntry]]:
+    """The jobs of the ledger that are asked for, and those that were before, without a look at their runs."""
+    entries = sorted(Ledger(place.path, Claims(place.path)).entries().values(), key=lambda entry: entry.job)
+    asked = set() if is_open(spec) else set(asked_by(spec))
+    active = [entry for entry in entries if is_open(spec) or entry.asked in asked]
+    return active, [entry for entry in entries if entry not in active]

@@ -1,0 +1,119 @@
+"""Jobs that a study asks for: one at a time, once devices are free, and without waiting for those before."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from hpcexp.errors import ConfigError
+from hpcexp.launch.base.pruner import Pruner
+from hpcexp.launch.supervisor.watch import Outcome
+from hpcexp.plan import Plan
+from hpcexp.sweep.engine.session import PlannedJob, Session
+from hpcexp.sweep.search.study import Study, Trial
+from hpcexp.sweep.store.jobs import Job
+from hpcexp.sweep.store.results import read_result
+
+Planner = Callable[[tuple[str, ...]], Plan]
+"""The plan of a job by what it is asked; ConfigError where there is none."""
+
+
+@dataclass
+class TrialSource:
+    """A source of jobs: of each trial one, or one for each seed."""
+
+    study: Study
+    session: Session
+    plan: Planner
+    first: Plan
+    """Of any job, for those that cannot be planned."""
+    seeds: Sequence[int]
+    is_known: bool = False
+    _left: list[Trial] = field(default_factory=list)
+    """Trials that a driver has left unfinished."""
+    _waiting: list[Job] = field(default_factory=list)
+    _trials: dict[int, int] = field(default_factory=dict)
+    """Job number → its trial."""
+    _ended: dict[int, dict[int, Outcome]] = field(default_factory=dict)
+    """Trial → how those of its jobs ended that have."""
+    _is_exhausted: bool = False
+
+    def __post_init__(self) -> None:
+        self._left = self.study.unfinished()
+
+    def next(self) -> Job | None:
+        """A job of the trial at hand, of one that was left unfinished, or of a new one."""
+        while not self._waiting:
+            trial = self._next_trial()
+            if trial is None:
+                return None
+            self._waiting = self._jobs(trial)
+        return self._waiting.pop(0)
+
+    def is_over(self) -> bool:
+        return not self._waiting and not self._left and self._is_exhausted
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """Tell the study, once the last job of a trial has ended."""
+        trial = self._trials[job.entry.job]
+        ended = self._ended[trial]
+        ended[job.entry.job] = outcome
+        if len(ended) < len(self.seeds or (0,)) or any(_is_unfinished(o) for o in ended.values()):
+            return
+        states = {_state(o) for o in ended.values()}
+        state = next(s for s in ("finished", "pruned", "failed") if s in states)
+        self.study.tell(trial, state, self._means(ended) if state == "finished" else ())
+
+    def judge(self, job: Job) -> Pruner | None:
+        """The study, where it prunes."""
+        if self.session.spec.search is None or self.session.spec.search.pruner == "none":
+            return None
+        return Pruner(self.session.objectives[0].metric, partial(self.study.report, self._trials[job.entry.job]))
+
+    def _next_trial(self) -> Trial | None:
+        while self._left:
+            trial = self._left.pop(0)
+            if trial.job is None or not self.session.is_held(trial.job):
+                return trial
+        if not self._is_exhausted and self.study.is_exhausted():
+            self._is_exhausted = True
+            self._left = [t for t in self.study.unfinished() if t.number not in self._ended]
+            return self._next_trial()
+        return None if self._is_exhausted else self.study.ask()
+
+    def _jobs(self, trial: Trial) -> list[Job]:
+        seeds: list[list[str]] = [[f"seed={seed}"] for seed in self.seeds] or [[]]
+        entered = self.session.entered([self._asked((*trial.overrides, *seed), trial.number) for seed in seeds])
+        self._ended[trial.number] = {}
+        for job in entered:
+            self._trials[job.entry.job] = trial.number
+            self.study.note_job(trial.number, job.entry.job)
+        return entered
+
+    def _asked(self, asked: tuple[str, ...], trial: int) -> PlannedJob:
+        try:
+            return PlannedJob(asked, self.plan(asked), trial)
+        except ConfigError as e:
+            return PlannedJob(asked, self.first, trial, problem=str(e))
+
+    def _means(self, ended: dict[int, Outcome]) -> list[float | None]:
+        """Of the objectives over the jobs that finished; None for one that has no value."""
+        entries = self.session.entries
+        rows = [
+            read_result(entries[number], self.session.objectives).values
+            for number, outcome in ended.items()
+            if _state(outcome) == "finished"
+        ]
+        columns = [[value for value in column if value is not None] for column in zip(*rows, strict=True)]
+        return [statistics.fmean(column) if column else None for column in columns]
+
+
+def _is_unfinished(outcome: Outcome) -> bool:
+    """Whether the next command has the job run on."""
+    return outcome.state in ("killed", "not run") or bool(outcome.signal)
+
+
+def _state(outcome: Outcome) -> str:
+    return "finished" if outcome.state == "skipped" else outcome.state

@@ -1,0 +1,1 @@
+"""What a sweep asks: its file, axes and values, and what is wrong with them."""

@@ -1,0 +1,154 @@
+"""Where sweeps are, `<run.root>/sweeps/NAME`, and what their directories hold of what was asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from msgspec import to_builtins
+
+from hpcexp.errors import RunError, listed, suggest
+from hpcexp.files.documents import decode, read_json
+from hpcexp.redaction import masked_override, without_passwords
+from hpcexp.rundir import SweepDir, is_half_written, write_atomic
+from hpcexp.runs.records import AxisRecord, SweepRecord, read_status
+from hpcexp.sweep.spec.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
+
+_NOT_ASKED = ("hydra", "tracking", "launch", "run", "checkpoint", "notes")
+"""Sections whose values make no other sweep."""
+
+
+def sweep_name(experiment: str, words: Sequence[str], given: Sequence[str]) -> str:
+    """Of the sweep that these overrides ask for, in whatever order they are typed."""
+    asked = [o for o in given if re.split(r"[./=]", o.lstrip("+~"), maxsplit=1)[0] not in _NOT_ASKED]
+    digest = hashlib.sha256("\n".join(sorted(asked)).encode()).hexdigest()[:8]
+    return f"{'-'.join([experiment, *words])[:80]}-{digest}"
+
+
+def sweeps_dir(root: Path) -> Path:
+    """The directory of all sweeps beside the runs in `root`."""
+    return root / "sweeps"
+
+
+def find_sweeps(root: Path) -> list[SweepDir]:
+    """Every sweep beside the runs in `root`, the one that was begun last at the end."""
+    places = [SweepDir(path.parent) for path in sweeps_dir(root).glob("*/sweep.json")]
+    return sorted(places, key=lambda place: (_started(place), place.path))
+
+
+def _started(place: SweepDir) -> float:
+    try:
+        return read_status(place).started or 0.0
+    except RunError:  # damaged, which matters to who asks for this one
+        return 0.0
+
+
+def find_sweep(root: Path, name: str) -> SweepDir:
+    """The sweep of that name, or `last`; RunError where there is none."""
+    found = find_sweeps(root)
+    if name == "last" and found:
+        return found[-1]
+    named = [place for place in found if place.path.name == name] or [
+        place for place in found if place.path.name.endswith(name)
+    ]
+    if len(named) == 1:
+        return named[0]
+    names = [place.path.name for place in found]
+    near = suggest(name, names)
+    raise RunError(
+        f"No sweep in {sweeps_dir(root)} is named '{name}'{'; ' + near if near else '.'}\nSweeps: {listed(names)}."
+    )
+
+
+def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
+    """Leave in the directory what is asked; how that differs from what was asked there before.
+
+    RunError where the directory belongs to something else.
+    """
+    if place.path.exists() and not place.path.is_dir():
+        raise RunError(f"{place.path} is no directory.\nFix: move it away, or give the sweep another name (--as NAME).")
+    # In this order: another driver that begins at the same moment writes what is asked first of all.
+    there = [path for path in place.path.glob("*") if not is_half_written(path)]
+    before = _record_at(place)
+    if there and before is None and not place.jobs.exists():
+        raise RunError(
+            f"{place.path} is there and holds no sweep.\nFix: move it away, or give the sweep another name (--as NAME)."
+        )
+    other = (before and before.project) or str(project)
+    if other != str(project) and Path(other).exists():  # else it has been moved here
+        raise RunError(
+            f"{place.path} holds a sweep of the project {other}, and this is {project}.\nFix: run.root=…, or --as NAME."
+        )
+    base = list(map(masked_override, spec.base))
+    content = json.dumps({**asdict(spec), "base": base, "project": str(project), "command": command})
+    now = decode(without_passwords(content), SweepRecord)
+    try:
+        if now != before:
+            text = json.dumps(to_builtins(now), indent=2, ensure_ascii=False)
+            write_atomic(place.asked, f"{text}\n")  # not sorted: axes keep their order
+    except OSError as e:
+        raise RunError(f"{place.path} cannot be written: {e.strerror}.\nFix: run.root=… where there is room.") from e
+    return changes(before, now) if before else []
+
+
+def _record_at(place: SweepDir) -> SweepRecord | None:
+    """What was asked before; None where nothing was."""
+    try:
+        return read_json(place.asked, SweepRecord)
+    except FileNotFoundError:
+        return None
+
+
+def changes(before: SweepRecord, now: SweepRecord) -> list[str]:
+    """What was edited, a line each."""
+    lines = [f"base: without {' '.join(gone)}" for gone in [[o for o in before.base if o not in now.base]] if gone]
+    lines += [f"base: with {' '.join(new)}" for new in [[o for o in now.base if o not in before.base]] if new]
+    for key in dict.fromkeys([*before.axes, *now.axes]):
+        old, new = before.axes.get(key), now.axes.get(key)
+        if old != new:
+            lines.append(f"axis {key}: {_shown(to_builtins(old))} → {_shown(to_builtins(new))}")
+    for key in ("seeds", "objectives", "search", "budget"):
+        was, is_now = to_builtins(getattr(before, key)), to_builtins(getattr(now, key))
+        if was != is_now:
+            lines.append(f"{key}: {_shown(was)} → {_shown(is_now)}")
+    return lines
+
+
+def spec_of(record: SweepRecord) -> Spec:
+    """The sweep that a `sweep.json` asks for."""
+    search, budget = record.search, record.budget
+    return Spec(
+        name=record.name,
+        question=record.question,
+        base=tuple(record.base),
+        axes={key: _axis(axis) for key, axis in record.axes.items()},
+        points=tuple(map(tuple, record.points)),
+        seeds=tuple(record.seeds),
+        objectives=tuple(Objective(objective.metric, objective.mode) for objective in record.objectives),
+        search=Search(**to_builtins(search)) if search else None,
+        budget=Budget(**to_builtins(budget)),
+        is_fail_fast=record.is_fail_fast,
+    )
+
+
+def _axis(record: AxisRecord) -> Axis:
+    if record.values is not None:
+        return Choices(tuple(record.values))
+    assert record.low is not None
+    assert record.high is not None
+    return Interval(record.low, record.high, record.is_log, record.is_int, record.step)
+
+
+def _shown(value: Any) -> str:
+    if value in (None, [], {}) or (isinstance(value, Mapping) and not any(value.values())):
+        return "none"
+    if isinstance(value, Mapping) and value.get("values") is not None:
+        return ",".join(value["values"])
+    if isinstance(value, Mapping):
+        return " ".join(f"{k}={_shown(v)}" for k, v in value.items() if v not in (None, False))
+    return ",".join(map(_shown, value)) if isinstance(value, list) else str(value)

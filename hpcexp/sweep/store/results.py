@@ -1,0 +1,93 @@
+"""What the jobs of a sweep came to: their states, the values they are ranked by, and points over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcexp.compare.metrics import numbers, value_of
+from hpcexp.compare.statistics import best_first, grouped, mean
+from hpcexp.errors import RunError, did_you_mean, listed
+from hpcexp.rundir import FINAL_STATES, RunDir
+from hpcexp.runs.records import Status, read_status, read_summary
+from hpcexp.runs.series import read_series
+from hpcexp.runs.state import current_state
+from hpcexp.sweep.spec.spec import Objective
+from hpcexp.sweep.store.ledger import LedgerEntry
+
+
+@dataclass(frozen=True)
+class Result:
+    """A job and what is known of it."""
+
+    entry: LedgerEntry
+    state: str
+    """`waiting`, `running`, `finished`, `pruned`, `failed`, `killed`, or `not run`."""
+    values: tuple[float | None, ...] = ()
+    """Of the objectives, in their order; None where the run has not recorded it."""
+    cause: str = ""
+    """Why it failed."""
+    seconds: float | None = None
+
+    @property
+    def run(self) -> RunDir:
+        return RunDir(Path(self.entry.run))
+
+
+@dataclass(frozen=True)
+class Point:
+    """The jobs that differ in nothing but their seed."""
+
+    asked: tuple[str, ...]
+    results: tuple[Result, ...]
+
+    def mean(self, objective: int = 0) -> float | None:
+        """Over those jobs that have a value; None where none has."""
+        return mean(self.found(objective))
+
+    def found(self, objective: int = 0) -> list[float]:
+        """Values of the finished jobs."""
+        return [
+            v for r in self.results if r.state == "finished" and (v := (r.values or (None,))[objective]) is not None
+        ]
+
+
+def read_result(entry: LedgerEntry, objectives: Sequence[Objective]) -> Result:
+    """What a job's run directory tells; one that is damaged has failed."""
+    try:
+        return _result(entry, objectives)
+    except RunError as e:
+        return Result(entry, "failed", (None,) * len(objectives), str(e))
+
+
+def _result(entry: LedgerEntry, objectives: Sequence[Objective]) -> Result:
+    run = RunDir(Path(entry.run))
+    status = read_status(run) if entry.run else Status()
+    state = current_state(run, status)
+    seconds = status.seconds if state in FINAL_STATES else None
+    values = tuple(value_of(run, o.metric, o.mode) for o in objectives) if state in ("finished", "pruned") else ()
+    return Result(entry, "waiting" if state == "planned" else state, values, status.cause or "", seconds)
+
+
+def not_recorded(run: RunDir, objectives: Iterable[Objective]) -> str:
+    """That a finished run knows nothing of what it is to be ranked by; empty where it does."""
+    summary = read_summary(run)
+    recorded = read_series(run.journal).keys() | set(summary.test)
+    known = recorded | numbers(summary).keys()
+    for metric in (objective.metric for objective in objectives):
+        if metric not in known:
+            near = did_you_mean(metric, sorted(recorded))
+            return f"{metric} is not recorded, only {listed(sorted(recorded))}.\nFix: {near}metric: one of these"
+    return ""
+
+
+def ranked(results: Iterable[Result], objectives: Sequence[Objective]) -> list[Point]:
+    """Points, the best first: by the first objective. Those without a value come last, in the order of their jobs."""
+    points = [Point(asked, jobs) for asked, jobs in grouped(results, lambda result: point_of(result.entry)).items()]
+    return best_first(points, Point.mean, objectives[0].mode if objectives else "min")
+
+
+def point_of(entry: LedgerEntry) -> tuple[str, ...]:
+    """What was asked, without the seed."""
+    return tuple(asked for asked in entry.asked if not asked.startswith("seed="))

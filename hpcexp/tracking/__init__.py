@@ -1,0 +1,1 @@
+"""MLflow: the view of runs. The only importer of MLflow."""

@@ -1,0 +1,1 @@
+"""MLflow's store, registry, addresses and views."""

@@ -1,0 +1,1 @@
+"""MLflow's interface for one user, and its server for a group."""

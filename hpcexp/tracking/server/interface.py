@@ -1,0 +1,107 @@
+"""MLflow's web interface on a store of runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from socket import gethostname
+
+from hpcexp.errors import ConfigError
+from hpcexp.redaction import without_password
+from hpcexp.tracking.mlflow.uri import with_driver
+from hpcexp.tracking.server.web.environment import environment
+from hpcexp.tracking.server.web.settings import Settings
+
+_WORKFLOW = "workflowType=machine_learning"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def artifact_root(root: Path) -> Path:
+    """Where artifacts of a database store lie."""
+    return root.absolute() / "mlartifacts"
+
+
+@dataclass(frozen=True)
+class Interface:
+    """Which store's runs are shown, and where."""
+
+    store: str
+    """URI of MLflow's database."""
+    root: Path
+    """Directory of runs."""
+    host: str
+    port: int
+    socket: Path | None = None
+    """A Unix socket in the place of host and port."""
+    may_write: bool = False
+
+    @property
+    def address(self) -> str:
+        """Where a browser on this machine finds it."""
+        if self.socket is not None:
+            return "http://localhost"
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{self.port}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether other machines cannot reach it."""
+        return self.socket is not None or self.host in _LOOPBACK
+
+    @property
+    def log(self) -> Path | None:
+        """The file for what MLflow has to say; None where there is no place for it."""
+        root = self.root.absolute()
+        return root / ".ui.log" if root.is_dir() and os.access(root, os.W_OK) else None
+
+
+def database_only(uri: str) -> None:
+    """ConfigError where `uri` is a server itself."""
+    if uri.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"tracking.uri={without_password(uri)} is an MLflow server, which has the UI already.\n"
+            f"Fix: open {ui_link(without_password(uri))}."
+        )
+
+
+def ui_settings(interface: Interface, socket: int, token: str, told: str) -> Settings:
+    """How it is served at the socket of this descriptor; `told` is printed once it answers."""
+    return Settings(
+        socket=socket,
+        port=interface.port,
+        names=tuple(dict.fromkeys((*_LOOPBACK, gethostname(), interface.host))),
+        any_address=not interface.is_local,
+        told=told,
+        token=token,
+        is_read_only=not interface.may_write,
+        artifacts=str(artifact_root(interface.root)),
+        log=str(interface.log or ""),
+        remove=str(interface.socket or ""),
+    )
+
+
+def ui_environment(interface: Interface, environ: Mapping[str, str]) -> dict[str, str]:
+    """MLflow's own settings for it. The store's password is here, as everybody may read a command line."""
+    return environment(
+        environ,
+        with_driver(interface.store),
+        "*",  # which names may be used is decided before MLflow
+        _MLFLOW_SERVER_ARTIFACT_ROOT=artifact_root(interface.root).as_uri(),
+    )
+
+
+def page(experiment_id: str, *, run_id: str = "", model_id: str = "", view: str = "", charts: bool = False) -> str:
+    """Link, within the UI, to a run, a model or a saved view of an experiment's runs."""
+    place = f"models/{model_id}" if model_id else f"runs/{run_id}" if run_id else "runs"
+    more = f"&viewStateShareKey={view}" * bool(view) + "&compareRunsMode=CHART" * charts
+    return f"#/experiments/{experiment_id}/{place}?{_WORKFLOW}{more}"
+
+
+def ui_link(base: str, experiment_id: str | None = None, run_id: str | None = None) -> str:
+    """Address of the UI at `base`, of an experiment or of a run in it. It opens in GenAI mode without the query."""
+    if experiment_id is not None and run_id is not None:
+        return f"{base.rstrip('/')}/{page(experiment_id, run_id=run_id)}"
+    place = "experiments" + (f"/{experiment_id}" if experiment_id is not None else "")
+    return f"{base.rstrip('/')}/#/{place}?{_WORKFLOW}"

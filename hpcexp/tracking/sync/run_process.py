@@ -1,0 +1,178 @@
+"""The process beside a run that delivers its directory to MLflow.
+
+`python -m hpcexp.tracking.sync.run_process RUN_DIR [--once]`; `sync` does the latter from within a process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import select
+import stat
+import sys
+import time
+from pathlib import Path
+
+from hpcexp.errors import HpcexpError, RunError
+from hpcexp.plan import load_plan
+from hpcexp.rundir import RunDir, SweepDir
+from hpcexp.runs.records import Membership
+from hpcexp.runs.state import is_driven
+from hpcexp.tracking.mlflow.credentials import Named
+from hpcexp.tracking.mlflow.store import Stores
+from hpcexp.tracking.sync.run import POLL_S, SHARE, RunSync, alone, alone_in_turn, end_if_abandoned, say, settle
+from hpcexp.tracking.sync.sweep import SweepUpload, members
+from hpcexp.tracking.sync.unreachable_servers import backoff
+
+
+def sync(path: Path, stores: Stores | None = None, sweep: Membership | None = None) -> str | None:
+    """Deliver what MLflow lacks of the run in `path`; what hinders it, or None. Any number of times, same result.
+
+    RunError where there is no run. Waits for another process that delivers it, and says so.
+    """
+    run = RunDir(path)
+    load_plan(run.plan)
+    with alone_in_turn(run):
+        shipment = RunSync(run, stores or Stores(), sweep, is_own=False)
+        if shipment.is_complete:
+            return None
+        shipment.has_ended(is_orphan=False)
+        return shipment.attempt(shipment.complete)
+
+
+def sync_sweep(path: Path, stores: Stores) -> str | None:
+    """Deliver what MLflow lacks of the sweep in `path`, but not its runs; what hinders it, or None.
+
+    Waits for another process that delivers it, and says so.
+    """
+    sweep = SweepDir(path)
+    with alone_in_turn(sweep):
+        if not is_driven(sweep):
+            end_if_abandoned(sweep, "sweep", is_orphan=False)
+        parent = SweepUpload(sweep, stores)
+        if parent.uri is None:
+            _go_with_any_run(parent, sweep, stores)
+        if parent.uri is None or parent.is_complete:
+            return None
+        try:
+            parent.start()
+            parent.finish()
+        except Exception as e:  # noqa: BLE001 - as above
+            return parent.failed(e)
+    return None
+
+
+def follow(path: Path) -> str | None:
+    """Deliver the run in `path` while it goes on and once it has ended; what hindered the last of it, or None."""
+    run = RunDir(path)
+    with alone(run, math.inf):
+        shipment = RunSync(run, Stores(Named(lambda: ())))
+        _accompany(shipment)
+        shipment.attempt(shipment.deliver)
+        shipment.draw()
+        return _insist(shipment)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0: delivered; 1: not everything; 2: there is nothing to deliver from."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hpcexp.tracking.sync.run_process", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--once", action="store_true", help="deliver what is there, then end")
+    arguments = parser.parse_args(argv)
+    run_dir = arguments.run_dir.absolute()
+    try:
+        if arguments.once:
+            problem = sync(run_dir, Stores(Named(lambda: ())))
+        else:
+            load_plan(RunDir(run_dir).plan)
+            settle(RunDir(run_dir))
+            # The directory itself, as launch may give its path to a new try while this one is still delivered.
+            os.chdir(run_dir)
+            problem = follow(Path())
+    except HpcexpError as e:
+        print(e, file=sys.stderr)
+        return 2
+    if problem is not None:
+        say(f"not delivered: {problem}")
+        return 1
+    return 0
+
+
+def _go_with_any_run(parent: SweepUpload, sweep: SweepDir, stores: Stores) -> None:
+    """Have a sweep go where its runs go, of which no shipper could tell."""
+    for run, place in members(sweep):
+        with contextlib.suppress(RunError):
+            shipment = RunSync(run, stores, place, is_own=False)
+            if shipment.uri is not None:
+                parent.go_with(shipment.plan, shipment.uri)
+                return
+
+
+def _accompany(shipment: RunSync) -> None:
+    """Send metrics until the run has ended or has lost its supervisor."""
+    pipe = _stdin_pipe()
+    next_s, failures = 0.0, 0
+    while not shipment.has_ended(is_orphan=pipe is not None and pipe.is_closed):
+        if time.monotonic() >= next_s:
+            spent = _sent(shipment)
+            failures = failures + 1 if spent is None else 0
+            next_s = time.monotonic() + max(SHARE * (spent or 0.0), backoff(failures))
+        _wait(pipe)
+
+
+def _sent(shipment: RunSync) -> float | None:
+    """Seconds that the next metrics took; None where they could not be sent."""
+    try:
+        return shipment.send()
+    except Exception as e:  # noqa: BLE001 - whatever a server or a database does must not reach the run
+        shipment.failed(e)
+        return None
+
+
+def _insist(shipment: RunSync) -> str | None:
+    """Deliver the rest, trying again for `tracking.wait_s` unless the server's accounts stand against it."""
+    deadline = time.monotonic() + float(shipment.plan.config["tracking"]["wait_s"])
+    failures = 0
+    while (problem := shipment.attempt(shipment.complete)) is not None:
+        failures += 1
+        pause = backoff(failures)
+        if shipment.is_refused or time.monotonic() + pause > deadline:
+            return problem
+        time.sleep(pause)
+    return None
+
+
+class _Pipe:
+    """The end of a pipe that the supervisor holds open while it lives."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.is_closed = False
+
+    def wait(self, timeout_s: float) -> None:
+        """Return after `timeout_s`, or as soon as the supervisor has let go."""
+        readable, _, _ = select.select([self._fd], [], [], timeout_s)
+        if readable and not os.read(self._fd, 4096):
+            self.is_closed = True
+
+
+def _stdin_pipe() -> _Pipe | None:
+    try:
+        return _Pipe(0) if stat.S_ISFIFO(os.fstat(0).st_mode) else None
+    except OSError:
+        return None
+
+
+def _wait(pipe: _Pipe | None) -> None:
+    if pipe is None or pipe.is_closed:
+        time.sleep(POLL_S)
+    else:
+        pipe.wait(POLL_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

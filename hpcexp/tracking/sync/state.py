@@ -1,0 +1,72 @@
+"""What a directory remembers of its MLflow run, in `mlflow.json`: enough to go on after any crash with the same run."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+from hpcexp.runs.records import Delivered, read, write
+from hpcexp.tracking.mlflow.store import Store
+
+OFFSETS = ("offset", "system_offset")
+"""How far a run's journals have been sent: that of its metrics, and that of its machine."""
+
+
+class SyncState:
+    """The content of an `mlflow.json`, changed in memory and saved now and then."""
+
+    def __init__(self, path: Path) -> None:
+        """UnusableFileError where the file is damaged."""
+        self._path = path
+        self.known = read(path, Delivered)
+        self._saved = copy(self.known)
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the file has the same content."""
+        return self.known == self._saved
+
+    def save(self, **news: Any) -> None:
+        """Take `news`, and write the file if that changes anything in it."""
+        self.update(**news)
+        if not self.is_saved:
+            write(self._path, self.known)
+            self._saved = copy(self.known)
+
+    def update(self, **news: Any) -> None:
+        """Take `news`, to be saved later."""
+        for name, value in news.items():
+            setattr(self.known, name, value)
+
+    def clear(self) -> None:
+        """Know nothing any more."""
+        self.known = Delivered()
+
+    def forget_offsets(self) -> None:
+        """Have all journals sent from their beginning."""
+        self.update(**dict.fromkeys(OFFSETS, 0))
+
+
+def have_run(note: SyncState, store: Store, experiment: str, start_ms: int, tags: Mapping[str, str]) -> bool:
+    """Have the noted run in MLflow, the same one however often this is broken off; whether it was made just now.
+
+    It carries a token that stands in the note before: so one is found again whose id was not noted any more. One that
+    is gone from MLflow is made anew, and nothing has been sent to it.
+    """
+    known, token = note.known.run_id, note.known.token
+    if known is not None and store.has_run(known):
+        return False
+    is_first = known is not None or token is None
+    if is_first or token is None:
+        token = uuid.uuid4().hex
+        note.forget_offsets()
+        note.save(token=token, run_id=None)
+    experiment_id = store.experiment(experiment)
+    found = None if is_first else store.find_run(experiment_id, "hpcexp.token", token)
+    run_id = found or store.create_run(experiment_id, tags["mlflow.runName"], start_ms, {"hpcexp.token": token, **tags})
+    note.forget_offsets()
+    note.save(experiment_id=experiment_id, run_id=run_id)
+    return found is None

@@ -1,0 +1,1 @@
+"""Checkpoints: written, sharded, verified, resumed from."""

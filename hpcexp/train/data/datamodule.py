@@ -1,0 +1,161 @@
+"""A Source as Lightning wants it, and a user's own LightningDataModule as it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import Subset
+
+from hpcexp.data.source import Samples, Source, Split, Tensors, as_tensors
+from hpcexp.errors import DataError
+from hpcexp.plan import Batch
+from hpcexp.train.data.loaders import DistributedBatchSampler, MapLoader, ResidentLoader, Shard
+
+RESIDENT_SHARE = 0.25
+"""A set is held as tensors by `loader=auto` where it takes at most this share of the device's free memory, of which
+the ranks of a node have equal parts on the CPU."""
+EVAL_BATCH_BYTES = 64 << 20
+"""Inputs in an evaluation batch where `data.eval_batch_size` does not say how many samples it has."""
+
+
+class SourceData(pl.LightningDataModule):
+    """Loaders of a Source's splits: resident or map-style, sharded over ranks by themselves."""
+
+    def __init__(
+        self,
+        source: Source,
+        batch: Batch,
+        config: Mapping[str, Any],
+        *,
+        shard: Shard,
+        device: torch.device,
+        ranks_per_node: int = 1,
+    ) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.source, self.batch, self.shard = source, batch, shard
+        self._device = device
+        self._ranks_per_node = int(os.environ.get("LOCAL_WORLD_SIZE") or ranks_per_node)
+        self._data, self._seed = config["data"], config["seed"]
+        self._overfit = config["trainer"].get("overfit_batches") or 0
+        self._loaders: dict[Split, Any] = {}
+
+    def train_dataloader(self) -> Any:
+        """Shuffled global batches, whole ones only."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> Any:
+        """Every sample once."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> Any:
+        """Every sample once."""
+        return self._loader("test")
+
+    @cached_property
+    def resident(self) -> bool:
+        """Whether the set is held as tensors: decided once, before the first split takes memory."""
+        loader = self._data.get("loader", "auto")
+        if loader != "auto":
+            return bool(loader == "resident")
+        free = free_memory(self._device) // (self._ranks_per_node if self._device.type == "cpu" else 1)
+        return self.source.resident_bytes() <= RESIDENT_SHARE * free
+
+    def _loader(self, split: Split) -> Any:
+        if split not in self._loaders:
+            self._loaders[split] = self._make_loader(split)
+        return self._loaders[split]
+
+    def _make_loader(self, split: Split) -> Any:
+        samples = self._samples(split)
+        order = DistributedBatchSampler(
+            len(samples),
+            self.batch.per_rank if split == "train" else self._eval_batch(samples),
+            shuffle=split == "train",
+            seed=self._seed,
+            shard=self.shard,
+            accumulate=self.batch.accumulate if split == "train" else 1,
+        )
+        if self.resident:
+            held = as_tensors(samples)
+            return ResidentLoader(held.inputs, held.targets, order, self._device)
+        workers = self._data.get("num_workers", 0)
+        return MapLoader(samples, order, num_workers=workers, pin_memory=self._device.type == "cuda")  # type: ignore[arg-type]
+
+    def _samples(self, split: Split) -> Tensors | Samples:
+        if not self._overfit or split == "test":
+            return self._loaded(split)
+        samples = self._loaded("train")
+        return _first(samples, min(len(samples), self._overfit * self.batch.global_size))
+
+    def _loaded(self, split: Split) -> Tensors | Samples:
+        """A split as its source gives it; DataError where that is not what its facts say."""
+        samples, facts = self.source.load(split), self.source.facts()
+        expected = {"train": facts.num_train, "val": facts.num_val, "test": facts.num_test}[split]
+        if problem := _contradiction(samples, expected, facts.input_shape):
+            name = f"{type(self.source).__module__}.{type(self.source).__qualname__}"
+            raise DataError(f"{name}.load({split!r}) gives {problem}.\nFix: let load() and facts() say the same.")
+        return samples
+
+    def _eval_batch(self, samples: Tensors | Samples) -> int:
+        if size := self._data.get("eval_batch_size"):
+            return int(size)
+        bytes_each = samples[0][0].numel() * 4 if len(samples) else 1
+        return int(max(1, min(len(samples), EVAL_BATCH_BYTES // max(1, bytes_each))))
+
+
+def _contradiction(samples: Tensors | Samples, expected: int, input_shape: tuple[int, ...]) -> str | None:
+    """What `samples` are, where they are not `expected` many of that shape."""
+    if not hasattr(samples, "__len__") or not hasattr(samples, "__getitem__"):
+        return f"a {type(samples).__name__}, neither Tensors nor a data set with a length"
+    if isinstance(samples, Tensors) and len(samples.inputs) != len(samples.targets):
+        return f"{len(samples.inputs)} inputs and {len(samples.targets)} targets"
+    if len(samples) != expected:
+        return f"{len(samples)} samples, where facts() says {expected}"
+    shape = tuple(samples[0][0].shape) if expected else input_shape
+    return None if shape == tuple(input_shape) else f"inputs of shape {shape}, where facts() says {tuple(input_shape)}"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that the device has left; of the CPU, what the machine and the job's cgroup have left."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min([_available(), *_cgroup_rooms()])
+
+
+def _available(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """What the machine can give without swapping, caches included."""
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _cgroup_rooms(cgroup: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Room below the limit of this process's cgroup (version 2) and of each above it that has one."""
+    try:
+        own = next(line[3:] for line in cgroup.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return []
+    here = root / own.lstrip("/")
+    return [room for place in (here, *here.parents) if (room := _room(place)) is not None]
+
+
+def _room(cgroup: Path) -> int | None:
+    try:
+        return max(0, int((cgroup / "memory.max").read_text()) - int((cgroup / "memory.current").read_text()))
+    except (OSError, ValueError):  # no such file, or `max`
+        return None
+
+
+def _first(samples: Tensors | Samples, count: int) -> Tensors | Samples:
+    if isinstance(samples, Tensors):
+        return Tensors(samples.inputs[:count], samples.targets[:count])
+    return Subset(samples, range(count))  # type: ignore[arg-type]

@@ -1,0 +1,209 @@
+"""Batches of a data set: sharded over ranks, shuffled by seed and epoch alone, resumable in mid-epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hpcexp.train.runtime.seeds import seed_everything
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of a data set a rank sees."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+class DistributedBatchSampler:
+    """Indices of this rank's batches, epoch by epoch.
+
+    Training (`shuffle`): the permutation comes from seed and epoch, is the same on every rank, and is cut into global
+    batches of `batch_size × accumulate × world_size`, of which each rank takes its contiguous share; the incomplete
+    last one is dropped. The same samples are thus in the same optimizer step whatever the number of ranks.
+    Evaluation: every sample once, in order, split evenly over ranks without padding.
+
+    It starts at the position that `load_state_dict` set, once; otherwise at the beginning, at the start of iteration.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        shard: Shard | None = None,
+        accumulate: int = 1,
+    ) -> None:
+        self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
+        self.shard, self.accumulate = shard or Shard(), accumulate
+        self.epoch = 0
+        self.position = 0
+        self._resume_at = 0
+
+    @property
+    def sampler(self) -> DistributedBatchSampler:
+        """Itself: where Lightning looks in a batch sampler for `set_epoch`."""
+        return self
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return self.size // (self.batch_size * self.accumulate * self.shard.world_size) * self.accumulate
+        return math.ceil(len(self._own_range()) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches():
+            yield batch.tolist()
+
+    def batches(self) -> Iterator[Tensor]:
+        """Index tensors (int64, on the CPU) of this epoch's remaining batches."""
+        self.position, self._resume_at = self._resume_at, 0
+        indices = self._indices()
+        for start in range(self.position * self.batch_size, len(indices), self.batch_size):
+            self.position += 1
+            yield indices[start : start + self.batch_size]
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch whose order the next iteration takes."""
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, and batches of it that were handed out."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration go on where `state` was taken."""
+        self.epoch = state["epoch"]
+        self._resume_at = state["position"] % max(len(self), 1)
+
+    def _indices(self) -> Tensor:
+        """Samples that this rank sees in the epoch, in order."""
+        if not self.shuffle:
+            own = self._own_range()
+            return torch.arange(own.start, own.stop)
+        generator = torch.Generator().manual_seed(_mixed(self.seed, self.epoch))
+        order = torch.randperm(self.size, generator=generator)
+        share = self.batch_size * self.accumulate
+        whole = order[: len(self) * self.batch_size * self.shard.world_size]
+        return whole.view(-1, self.shard.world_size, share)[:, self.shard.rank].reshape(-1)
+
+    def _own_range(self) -> range:
+        rank, world = self.shard.rank, self.shard.world_size
+        return range(self.size * rank // world, self.size * (rank + 1) // world)
+
+
+class ResidentLoader:
+    """Batches by index from tensors that stay on `device`."""
+
+    def __init__(
+        self, inputs: Tensor, targets: Tensor, order: DistributedBatchSampler, device: torch.device | None = None
+    ) -> None:
+        self.device = device or inputs.device
+        self.inputs, self.targets = inputs.to(self.device), targets.to(self.device)
+        self.sampler = self.batch_sampler = order
+        """Where Lightning looks for `set_epoch`, and whether the order is a sequential one."""
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for index in self.sampler.batches():
+            if self.sampler.shuffle:
+                where = index.to(self.device, non_blocking=True)
+                yield self.inputs.index_select(0, where), self.targets.index_select(0, where)
+            else:
+                start, stop = int(index[0]), int(index[-1]) + 1
+                yield self.inputs[start:stop], self.targets[start:stop]
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch whose order the next iteration takes."""
+        self.sampler.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """Position in the data, see `BatchOrder`."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state` was taken."""
+        self.sampler.load_state_dict(state)
+
+
+class MapLoader(DataLoader[Any]):
+    """Samples of a map-style data set read through `num_workers` processes, in the same order as a `ResidentLoader`."""
+
+    def __init__(
+        self, dataset: Dataset[Any], order: DistributedBatchSampler, *, num_workers: int = 0, pin_memory: bool = False
+    ) -> None:
+        self.order = order
+        self._consumed = 0
+        super().__init__(
+            _SeededInWorkers(dataset) if num_workers else dataset,
+            batch_sampler=_WithSeeds(order) if num_workers else order,  # type: ignore[arg-type]
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            # Its own: an iterator would draw from the process's random numbers, and a continued run makes one more.
+            generator=torch.Generator().manual_seed(order.seed),
+        )
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self._consumed = self.order._resume_at
+        for batch in super().__iter__():
+            self._consumed += 1
+            yield batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch whose order the next iteration takes."""
+        self.order.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """Position in the data: batches that were handed out, not those that workers have read ahead."""
+        return {"epoch": self.order.epoch, "position": self._consumed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state` was taken."""
+        self.order.load_state_dict(state)
+
+
+class _WithSeeds:
+    """Batches of an order, each as `(seed, indices)`: the seed is the same whenever and by whomever it is read."""
+
+    def __init__(self, order: DistributedBatchSampler) -> None:
+        self.sampler = order
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        order = self.sampler
+        base = _mixed(order.seed, order.epoch, order.shard.rank)
+        for indices in order:
+            yield _mixed(base, order.position) % 2**32, indices
+
+
+class _SeededInWorkers(Dataset[Any]):
+    """Seeds the worker before each batch, so that random transforms can be done again from inside an epoch."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitems__(self, seeded: tuple[int, list[int]]) -> list[Any]:
+        seed, indices = seeded
+        seed_everything(seed)
+        return [self.dataset[index] for index in indices]
+
+
+def _mixed(seed: int, epoch: int, rank: int = 0) -> int:
+    """One seed of all, so that neighbouring seeds do not share the orders of neighbouring epochs."""
+    return (seed * 1_000_003 + epoch * 7_919 + rank * 104_729_017) % 2**63

@@ -1,0 +1,150 @@
+"""Everything a job trains with, built from its plan."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping
+
+from hpcexp.checks.batch import steps
+from hpcexp.checks.data import data_problems
+from hpcexp.data.source import Source
+from hpcexp.errors import ConfigError
+from hpcexp.plan import Plan
+from hpcexp.runs.journal import Journal
+from hpcexp.schema import OWN_KEYS
+from hpcexp.targets.instantiate import fill, instantiate, resolve, without
+from hpcexp.targets.signature_check import targets
+from hpcexp.train.checkpointing.best_and_last import Checkpointing
+from hpcexp.train.data.datamodule import SourceData
+from hpcexp.train.data.loaders import Shard
+from hpcexp.train.optim.ema import Ema
+from hpcexp.train.optim.optimizers import clip_gradients, optimizers_of
+from hpcexp.train.tasks.metrics import METRICS
+from hpcexp.train.tasks.supervised import Supervised
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Which rank this process is, and its device."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+def make_module(plan: Plan, journal: Journal | None) -> pl.LightningModule:
+    """The user's own LightningModule, or `Supervised` around the model."""
+    config, facts = plan.config, plan.data
+    known: dict[str, Any] = {}
+    if facts is not None:
+        known = {"in_shape": facts.input_shape, "num_classes": facts.num_classes or 1}
+    model = instantiate(fill(config["model"], "model", **known), path="model")
+    if not isinstance(model, torch.nn.Module):
+        target = config["model"]["_target_"]
+        raise ConfigError(
+            f"model._target_={target} gives a {type(model).__name__}, which is no torch.nn.Module.\n"
+            "Fix: let it inherit from torch.nn.Module or LightningModule."
+        )
+    optimizers = partial(optimizers_of, config=config, steps=plan.steps)
+    if config["trainer"]["compile"]:
+        model.compile()
+    if isinstance(model, pl.LightningModule):
+        if type(model).configure_optimizers is pl.LightningModule.configure_optimizers:
+            model.configure_optimizers = partial(optimizers, model)  # type: ignore[method-assign,assignment]
+        if type(model).configure_gradient_clipping is pl.LightningModule.configure_gradient_clipping:
+            model.configure_gradient_clipping = partial(clip_gradients, model)  # type: ignore[method-assign]
+        return _sharded(model, plan)
+    task = config["task"]
+    if unknown := [name for name in task["metrics"] if name not in METRICS]:
+        raise ConfigError(f"task.metrics: {', '.join(unknown)} unknown.\nThere are: {', '.join(METRICS)}.")
+    augment = config["data"].get("augment")
+    module = Supervised(
+        model,
+        instantiate(task["loss"], path="task.loss"),
+        task["metrics"],
+        optimizers,
+        journal=journal,
+        log_every=config["trainer"]["log_every_n_steps"],
+        augment=instantiate(augment, path="data.augment") if augment else None,
+        seed=config["seed"],
+        num_classes=facts.num_classes if facts else None,
+    )
+    return _sharded(module, plan)
+
+
+def _sharded(module: pl.LightningModule, plan: Plan) -> pl.LightningModule:
+    """The module, made to be sharded where the strategy does that and it says nothing of it itself."""
+    if plan.topology.strategy == "fsdp" and type(module).configure_model is pl.LightningModule.configure_model:
+        from hpcexp.train.parallel.fsdp import check_shardable, shard_model
+
+        check_shardable(module)
+        precision = plan.config["trainer"]["precision"]
+        module.configure_model = partial(shard_model, module, precision)  # type: ignore[method-assign]
+    return module
+
+
+def make_data(plan: Plan, rank: Rank) -> pl.LightningDataModule:
+    """The user's own LightningDataModule, or loaders of the Source."""
+    config = plan.config
+    node = without(config["data"], OWN_KEYS["data"])
+    target = resolve(node["_target_"], "data")
+    taken = inspect.signature(target).parameters
+    node |= {k: v for k, v in config["data"].items() if k in OWN_KEYS["data"] and k in taken}
+    known: dict[str, Any] = {"batch_size": plan.batch.per_rank} if plan.batch else {}
+    # A Source's own default stays: planning has read its facts with it.
+    if not _is_source(target) or ("seed" in taken and taken["seed"].default is inspect.Parameter.empty):
+        known["seed"] = config["seed"]
+    data = instantiate(fill(node, "data", **known), path="data")
+    if isinstance(data, pl.LightningDataModule):
+        return data
+    if not isinstance(data, Source):
+        raise ConfigError(
+            f"data._target_={node['_target_']} is neither a hpcexp.data.source.Source nor a LightningDataModule.\n"
+            "Fix: let it inherit from one of them."
+        )
+    if plan.batch is None:
+        raise ConfigError(
+            f"data.global_batch_size is not set, and {node['_target_']} is read in batches.\n"
+            "Fix: data.global_batch_size=64"
+        )
+    shard, share = Shard(rank.rank, rank.world_size), plan.topology.ranks_per_node
+    return SourceData(data, plan.batch, config, shard=shard, device=rank.device, ranks_per_node=share)
+
+
+def with_facts(plan: Plan, data: pl.LightningDataModule) -> Plan:
+    """The plan with what its data set tells, where planning could not ask it without heavy imports.
+
+    ConfigError where that does not fit the task, the batch or the ranks: what planning says of other data sets.
+    """
+    if plan.data is not None or not isinstance(data, SourceData):
+        return plan
+    facts = data.source.facts()
+    planned, problems = steps(plan.config, plan.batch, facts)
+    if problems := [*problems, *data_problems(plan.config, facts, plan.topology.world_size)]:
+        raise ConfigError(problems)
+    return replace(plan, data=facts, steps=planned)
+
+
+def _is_source(target: Any) -> bool:
+    return isinstance(target, type) and issubclass(target, Source)
+
+
+def make_callbacks(plan: Plan, keeper: Checkpointing) -> list[pl.Callback]:
+    """The keeper first: it must see the averaged weights that Ema takes out of the model after it."""
+    trainer = plan.config["trainer"]
+    callbacks: list[pl.Callback] = [keeper]
+    if trainer.get("ema_decay") is not None:
+        callbacks.append(Ema(trainer["ema_decay"]))
+    if trainer.get("patience") is not None:
+        settings = {k: trainer[k] for k in ("monitor", "mode", "patience", "min_delta")}
+        callbacks.append(EarlyStopping(**settings, check_finite=False, verbose=False))
+    own = plan.config.get("callbacks") or {}
+    return callbacks + [
+        instantiate(node, path=path) for path, node in targets(own, "callbacks") if path.count(".") == 1
+    ]

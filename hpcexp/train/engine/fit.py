@@ -1,0 +1,206 @@
+"""The way of a job: check, build, fit, test with the best weights, summarise."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from hpcexp.errors import ConfigError
+from hpcexp.plan import Plan
+from hpcexp.rundir import RunDir, sha256, write_json
+from hpcexp.runs.clock import boottime
+from hpcexp.runs.integrity import read_note
+from hpcexp.runs.journal import Journal
+from hpcexp.targets.signature_check import check_targets
+from hpcexp.train.checkpointing.best_and_last import Checkpointing, check_monitor
+from hpcexp.train.checkpointing.checkpoint_io import read_checkpoint, weights_digest
+from hpcexp.train.checkpointing.exact_resume import Resume
+from hpcexp.train.data.datamodule import SourceData
+from hpcexp.train.engine.builders import Rank, make_callbacks, make_data, make_module, with_facts
+from hpcexp.train.engine.interrupts import Interrupts, Pruned, Signals
+from hpcexp.train.engine.journal_logger import JournalLogger
+from hpcexp.train.engine.progress import Progress
+from hpcexp.train.engine.pruning import OBJECTIVE, Judged, Pruning
+from hpcexp.train.engine.step_limit import StepLimit, StepLimitReached
+from hpcexp.train.engine.trainer import make_trainer
+from hpcexp.train.parallel.process_group import join, leave, world_size
+from hpcexp.train.parallel.strategies import load_whole_weights, whole_weights
+from hpcexp.train.runtime.fast_hooks import LeanCallback
+from hpcexp.train.runtime.seeds import seed_everything, seed_rank
+from hpcexp.train.tasks.supervised import Supervised
+
+
+class Clock(LeanCallback):
+    """When the first step was done, and how long training took."""
+
+    def __init__(self, started: float) -> None:
+        """`started`: the beginning of the job in unix seconds."""
+        self._began = boottime() - max(0.0, time.time() - started)
+        self.until_first_step_s: float | None = None
+        self.fit_s: float | None = None
+        self._fit_at = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the beginning."""
+        self._fit_at = boottime()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Note the first step, then be called no more: Lightning passes over a hook that is None."""
+        self.until_first_step_s = boottime() - self._began
+        self.on_train_batch_end = None  # type: ignore[method-assign,assignment]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the end."""
+        self.fit_s = boottime() - self._fit_at
+
+
+def train(
+    plan: Plan,
+    run: RunDir,
+    rank: Rank,
+    signals: Signals,
+    *,
+    started: float,
+    progress_fd: int | None = None,
+    judged: Judged | None = None,
+    last_step: int | None = None,
+) -> dict[str, Any]:
+    """Train and test on this rank; the summary, which rank 0 also writes. ConfigError before the first step.
+
+    Pruned, with a summary of what there is and without a test, where it is `judged` not worth going on with; likewise
+    Reached after `last_step`.
+    """
+    if problems := check_targets(plan.config):
+        raise ConfigError(problems)
+    note = read_note(run.last)
+    journal = Journal(run.journal, redone_from=(note and note.step) or 0) if rank.rank == 0 else None
+    try:
+        return _train(plan, run, rank, signals, journal, Clock(started), progress_fd, judged, last_step=last_step)
+    finally:
+        if journal is not None:
+            journal.close()
+
+
+def _train(
+    plan: Plan,
+    run: RunDir,
+    rank: Rank,
+    signals: Signals,
+    journal: Journal | None,
+    clock: Clock,
+    progress_fd: int | None,
+    judged: Judged | None,
+    *,
+    last_step: int | None,
+) -> dict[str, Any]:
+    seed = plan.config["seed"]
+    if rank.world_size > 1:
+        join(plan, rank)
+    seed_everything(seed)
+    data = make_data(plan, rank)
+    plan = with_facts(plan, data)
+    module = make_module(plan, journal)
+    _check_metrics(plan, module, judged)
+    seed_rank(seed, rank.rank)
+    if isinstance(module, Supervised):
+        module.plain_batches = isinstance(data, SourceData)
+    keeper = Checkpointing(plan, run, write=rank.rank == 0)
+    control = Interrupts(signals, keeper, rank=rank.rank)
+    callbacks = [*make_callbacks(plan, keeper), control, clock, *_reporting(plan, rank, control, progress_fd, judged)]
+    adopted = bool((plan.config.get("run") or {}).get("resume_from"))
+    if last_step is not None:
+        callbacks.append(StepLimit(last_step))
+    callbacks.append(Resume(keeper.best_step, plan.signature, seed, adopted=adopted))
+    logger = JournalLogger(journal, plan.experiment, plan.name, run.path)
+    trainer = make_trainer(plan, run, callbacks=callbacks, logger=logger)
+    goes_on_from = run.last if run.last.is_file() else None
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=goes_on_from, weights_only=True)
+    except Pruned as e:
+        _end(rank, run, {**_summary(plan, run, trainer, keeper, clock), "test": {}, "pruned": e.epoch})
+        raise
+    except StepLimitReached:
+        _end(rank, run, {**_summary(plan, run, trainer, keeper, clock), "test": {}, "ended_at": last_step})
+        raise
+    if keeper.best is not None:
+        load_whole_weights(trainer, read_checkpoint(run.best)["state_dict"])
+    tested = {} if plan.data and not plan.data.num_test else _test(trainer, module, data)
+    digest = weights_digest(whole_weights(trainer))
+    summary = {**_summary(plan, run, trainer, keeper, clock), "weights_sha256": digest, "test": tested}
+    if rank.rank == 0 and isinstance(module, Supervised) and module.confusion is not None and plan.data is not None:
+        write_json(run.confusion, {"labels": list(plan.data.class_names), "matrix": module.confusion})
+    _end(rank, run, summary)
+    return summary
+
+
+def _check_metrics(plan: Plan, module: pl.LightningModule, judged: Judged | None) -> None:
+    if not isinstance(module, Supervised):
+        return
+    check_monitor(plan.config["trainer"]["monitor"], module.monitors())
+    if judged is not None:
+        check_monitor(judged.metric, module.monitors(), what=OBJECTIVE)
+
+
+def _reporting(
+    plan: Plan, rank: Rank, control: Interrupts, progress_fd: int | None, judged: Judged | None
+) -> Iterator[pl.Callback]:
+    """What tells the supervisor of training."""
+    if judged is not None:
+        yield Pruning(judged, control)
+    if progress_fd is not None:
+        steps, epochs = (plan.steps.total, plan.steps.epochs) if plan.steps else (None, None)
+        yield Progress(progress_fd, epochs or plan.config["trainer"]["max_epochs"], steps, rank=rank.rank)
+
+
+def _end(rank: Rank, run: RunDir, summary: dict[str, Any]) -> None:
+    """Leave the summary, which says that the run is complete, and the group."""
+    if rank.rank == 0:
+        write_json(run.summary, summary)
+    if rank.world_size > 1:
+        leave()
+
+
+def _test(trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> dict[str, float]:
+    """Test metrics of the weights that are in the module; empty where there is nothing to test with."""
+    if not (is_overridden("test_dataloader", data) and is_overridden("test_step", module)):
+        return {}
+    trainer.test(module, datamodule=data, verbose=False)
+    values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test")}
+    # Those that are no numbers stand in the journal; JSON has no word for them.
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _summary(plan: Plan, run: RunDir, trainer: pl.Trainer, keeper: Checkpointing, clock: Clock) -> dict[str, Any]:
+    module = trainer.lightning_module
+    best = {k: v for k, v in keeper.best_facts().items() if k != "signature"}
+    if best and not math.isfinite(best["value"]):
+        best["value"] = None  # JSON has no word for it
+    if run.best.is_file():
+        best |= {
+            "path": str(run.best.relative_to(run.path)),
+            "sha256": sha256(run.best),
+            "bytes": run.best.stat().st_size,
+        }
+    return {
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "best": best or None,
+        "diverged": module.losses.diverged if isinstance(module, Supervised) else False,
+        "durations": {"until_first_step_s": clock.until_first_step_s, "fit_s": clock.fit_s},
+        "num_params": sum(p.numel() for p in module.parameters()),
+        "signature": plan.signature,
+        "world_size": world_size(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "pytorch-lightning": version("pytorch-lightning"),
+        },
+    }

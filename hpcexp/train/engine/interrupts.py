@@ -1,0 +1,156 @@
+"""Signals and checkpoints in mid-training, at a step that all ranks agree on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from hpcexp.train.checkpointing.best_and_last import Checkpointing
+from hpcexp.train.checkpointing.exact_resume import can_save, is_resumable
+from hpcexp.train.runtime.fast_hooks import LeanCallback
+
+NOTHING, CHECKPOINT, PRUNE, STOP, FAIL = range(5)
+
+
+class Interrupted(Exception):  # noqa: N818 - the name says what happened
+    """Training was ended by a signal, after a whole step and a checkpoint."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+        super().__init__(f"ended by {signal.Signals(signum).name}")
+
+
+class Pruned(Exception):  # noqa: N818 - as above
+    """Training was ended by a search that knows better trials, with a checkpoint."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        """From 1: the one whose validation decided it."""
+        super().__init__(f"pruned at epoch {epoch}")
+
+
+class Signals:
+    """Remembers that the process was asked to end; a second time, the default action follows."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def install(self) -> None:
+        """Take SIGTERM and SIGINT; only the main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._note)
+            signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+        self.received = signum
+
+
+class Interrupts(LeanCallback):
+    """Ends training after a step when a signal came, and saves when a checkpoint is due.
+
+    Training also ends where rank 0 cannot write a checkpoint and `checkpoint.on_error` says so, and where it is pruned.
+
+    Signals and checkpoints wait for a step from whose end training can go on exactly, or for the start of the next
+    epoch. Where the data cannot go on from inside an epoch, a signal ends training at once, and the run goes on from
+    the last checkpoint.
+
+    Under more than one rank the decision is the highest of all ranks' wishes, by an all-reduce of one number over the
+    CPU that runs beside the next step, so that no rank leaves the others waiting in a collective. It takes the place of
+    the broadcast that Lightning makes at every step, which does not hear signals that reach other ranks than 0.
+    """
+
+    def __init__(self, signals: Signals, keeper: Checkpointing, *, rank: int) -> None:
+        self._signals, self._keeper, self._leads = signals, keeper, rank == 0
+        self._group: Any = None
+        self._pending: tuple[Any, torch.Tensor] | None = None
+        self._decided = NOTHING
+        self._pruned_at = 0
+
+    def prune(self, epoch: int, *, is_wished: bool) -> None:
+        """End training on all ranks where one of them wishes it, once a checkpoint can be taken.
+
+        All must call it, after the validation of `epoch`. At the end of the last epoch there is nothing left to end.
+        """
+        if self._group is not None:
+            wishes = torch.tensor([int(is_wished)])
+            torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX, group=self._group)
+            is_wished = bool(wishes.item())
+        if is_wished:
+            self._decided, self._pruned_at = max(self._decided, PRUNE), epoch
+            self._keeper.is_wanted = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals back from Lightning's own handler."""
+        self._signals.install()
+        if trainer.world_size > 1:
+            self._group = torch.distributed.new_group(backend="gloo")
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Act on what is wished."""
+        wish = self._wish(trainer.global_step)
+        if self._group is not None:
+            wish = self._agreed(wish)
+        self._decided = max(self._decided, wish)
+        if self._decided == NOTHING:
+            return
+        if self._decided == FAIL:
+            self._keeper.raise_failure(trainer)
+        if can_save(trainer):
+            self._keeper.save(trainer)
+            self._done(trainer)
+        elif self._decided == STOP and not is_resumable(trainer):
+            self._done(trainer)
+        else:
+            self._keeper.is_wanted = True
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The keeper, which comes before, has saved what was wanted."""
+        self._done(trainer)
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Leave the test of a single rank: training has saved its end. A validation is finished first."""
+        if self._signals.received is not None and self._group is None:
+            raise Interrupted(self._signals.received)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Have no all-reduce under way when the process group goes."""
+        if self._pending is not None:
+            self._pending[0].wait()
+            self._pending = None
+
+    def _wish(self, step: int) -> int:
+        if self._signals.received is not None:
+            return STOP
+        if self._keeper.has_failed():
+            return FAIL
+        return CHECKPOINT if self._leads and self._keeper.is_due(step) else NOTHING
+
+    def _agreed(self, wish: int) -> int:
+        """What was agreed at the step before; starts the agreement on `wish`."""
+        before = NOTHING
+        if self._pending is not None:
+            work, value = self._pending
+            work.wait()
+            before = int(value.item())
+        mine = torch.tensor([wish if before == self._decided == NOTHING else NOTHING])
+        op = torch.distributed.ReduceOp.MAX
+        self._pending = (torch.distributed.all_reduce(mine, op=op, group=self._group, async_op=True), mine)
+        return before
+
+    def _done(self, trainer: pl.Trainer) -> None:
+        decided, self._decided = self._decided, NOTHING
+        if decided == STOP:
+            self._keeper.settle(trainer)
+            raise Interrupted(self._signals.received or signal.SIGTERM)
+        if decided == PRUNE:
+            self._keeper.settle(trainer)
+            raise Pruned(self._pruned_at)

@@ -1,0 +1,89 @@
+"""What the supervisor shows of a running job: JSON lines down a pipe that is never waited for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+
+from hpcexp.train.runtime.fast_hooks import LeanCallback
+from hpcexp.train.tasks.supervised import Supervised
+
+INTERVAL_S = 0.25
+LIFE_S = 2.0
+
+
+class Progress(LeanCallback):
+    """At most four lines a second: `{"rank", "phase", "epoch", "epochs", "step", "steps", "loss", "metrics"}`.
+
+    Of ranks other than 0 one in two seconds: `{"rank", "step"}`, a sign of life.
+    """
+
+    def __init__(self, fd: int, epochs: int, steps: int | None, *, rank: int = 0) -> None:
+        self._fd, self._epochs, self._steps, self._rank = fd, epochs, steps, rank
+        self._next = 0.0
+        self._epoch = 1
+        os.set_blocking(fd, False)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the epoch: one that goes on in its middle has no start of its own."""
+        self._epoch = trainer.current_epoch + 1
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the epoch: Lightning has counted further when training ends."""
+        self._epoch = trainer.current_epoch + 1
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Say where training is."""
+        if time.monotonic() >= self._next:
+            loss = pl_module.losses.last() if isinstance(pl_module, Supervised) and not self._rank else None
+            self._say(trainer, "train", loss=loss)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what the validation gave."""
+        if time.monotonic() >= self._next:
+            self._say(trainer, "validate")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say the end, whatever the time."""
+        self._say(trainer, "train")
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """A sign of life."""
+        if time.monotonic() >= self._next:
+            self._say(trainer, "validate")
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """A sign of life."""
+        if time.monotonic() >= self._next:
+            self._say(trainer, "test")
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say that the test begins."""
+        self._say(trainer, "test")
+
+    def _say(self, trainer: pl.Trainer, phase: str, loss: float | None = None) -> None:
+        if self._rank:
+            self._next = time.monotonic() + LIFE_S
+            self._write({"rank": self._rank, "step": trainer.global_step})
+            return
+        self._next = time.monotonic() + INTERVAL_S
+        line = {
+            "rank": 0,
+            "phase": phase,
+            "epoch": min(self._epoch, self._epochs),
+            "epochs": self._epochs,
+            "step": trainer.global_step,
+            "steps": self._steps,
+            "loss": loss,
+            "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
+        }
+        self._write(line)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._fd, (json.dumps(line) + "\n").encode())

@@ -1,0 +1,181 @@
+"""Lightning's Trainer as a plan asks for it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+
+from hpcexp.errors import ConfigError, suggest
+from hpcexp.plan import Plan
+from hpcexp.rundir import RunDir
+from hpcexp.train.checkpointing.checkpoint_io import AtomicCheckpointIO
+from hpcexp.train.parallel.strategies import make_strategy
+
+_PROFILERS: dict[str, type[Profiler]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
+
+
+def make_trainer(plan: Plan, run: RunDir, *, callbacks: list[pl.Callback], logger: Any) -> pl.Trainer:
+    """The Trainer; ConfigError where `trainer.extra` has something that it does not take or that hpcexp sets itself."""
+    config = plan.config["trainer"]
+    settings = {**_settings(plan, run), "callbacks": callbacks, "logger": logger}
+    settings["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
+    extra = config.get("extra") or {}
+    if problems := extra_problems(extra, settings):
+        raise ConfigError(problems)
+    try:
+        _detect_no_launcher()
+        return pl.Trainer(**settings, **extra)
+    except (MisconfigurationException, TypeError, ValueError) as e:
+        if not extra:
+            raise
+        given = ", ".join(f"trainer.extra.{name}={value}" for name, value in extra.items())
+        raise ConfigError(
+            f"pytorch_lightning.Trainer refuses {given}: {e}\nFix: change or leave out what it names."
+        ) from e
+
+
+def extra_problems(extra: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """What is wrong with `trainer.extra`."""
+    known = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self"]
+    problems = []
+    for name in extra:
+        if name in settings:
+            problems.append(
+                f"trainer.extra.{name}: hpcexp sets this argument of the Trainer itself.\n"
+                "Fix: leave it out; `hpcexp help trainer` and `hpcexp help hardware` show the settings it follows from."
+            )
+        elif name not in known:
+            near = suggest(name, known)
+            problems.append(
+                f"trainer.extra.{name} is no argument of pytorch_lightning.Trainer{f'; {near}' if near else ''}."
+            )
+    return problems
+
+
+def _detect_no_launcher() -> None:
+    """Have Lightning look for no Slurm.
+
+    It does so when it is to fit without a checkpoint, whatever environment it was given: with `srun` installed it tells
+    every rank to use it, and inside an allocation it resumes from any `hpc_ckpt_*` that it finds.
+    """
+    SLURMEnvironment.detect = staticmethod(RankEnvironment.detect)  # type: ignore[method-assign]
+
+
+class RankEnvironment(ClusterEnvironment):
+    """Ranks as the launcher started them: everything stands in the environment, Lightning starts no process."""
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Host of rank 0."""
+        return os.environ.get("MASTER_ADDR", "127.0.0.1")
+
+    @property
+    def main_port(self) -> int:
+        """Port of the rendezvous."""
+        return int(os.environ.get("MASTER_PORT", "0"))
+
+    @staticmethod
+    def detect() -> bool:
+        """Never: it is given to the Trainer by name."""
+        return False
+
+    def world_size(self) -> int:
+        """All ranks of all nodes."""
+        return int(os.environ.get("WORLD_SIZE", "1"))
+
+    def set_world_size(self, size: int) -> None:
+        """The launcher knows."""
+
+    def global_rank(self) -> int:
+        """Rank among all."""
+        return int(os.environ.get("RANK", "0"))
+
+    def set_global_rank(self, rank: int) -> None:
+        """The launcher knows."""
+
+    def local_rank(self) -> int:
+        """Rank on this node."""
+        return int(os.environ.get("LOCAL_RANK", "0"))
+
+    def node_rank(self) -> int:
+        """Number of this node."""
+        return int(os.environ.get("NODE_RANK", "0"))
+
+
+class NoProfiler(Profiler):
+    """Lightning wraps some forty calls a step in profiler contexts; these cost nothing."""
+
+    def start(self, action_name: str) -> None:
+        """Nothing."""
+
+    def stop(self, action_name: str) -> None:
+        """Nothing."""
+
+    @contextlib.contextmanager
+    def profile(self, action_name: str) -> Generator[str, None, None]:
+        """Replaced in `__init__` by one context that does nothing."""
+        yield action_name
+
+    def __init__(self) -> None:
+        super().__init__()
+        nothing = contextlib.nullcontext()
+        self.profile = lambda action_name: nothing  # type: ignore[method-assign,assignment,return-value]
+
+
+def _settings(plan: Plan, run: RunDir) -> dict[str, Any]:
+    config, topology = plan.config["trainer"], plan.topology
+    accumulate = plan.batch.accumulate if plan.batch else config["accumulate_grad_batches"]
+    limit = config.get("limit_train_batches")
+    limits = {
+        "limit_train_batches": limit and limit * accumulate,
+        "limit_val_batches": config.get("limit_eval_batches"),
+        "limit_test_batches": config.get("limit_eval_batches"),
+    }
+    return {
+        **limits,
+        "accelerator": "gpu" if topology.accelerator == "cuda" else "cpu",
+        "devices": topology.ranks_per_node,
+        "num_nodes": topology.num_nodes,
+        "strategy": make_strategy(plan),
+        "precision": config["precision"],
+        "max_epochs": config["max_epochs"],
+        "max_steps": config.get("max_steps") or -1,
+        "accumulate_grad_batches": accumulate,
+        "gradient_clip_val": config.get("gradient_clip_val"),
+        "check_val_every_n_epoch": config["val_every_epochs"],
+        "log_every_n_steps": config["log_every_n_steps"],
+        "deterministic": config["deterministic"],
+        "profiler": _profiler(config.get("profiler"), run.path),
+        "plugins": [RankEnvironment(), AtomicCheckpointIO(run)],
+        "default_root_dir": str(run.path),
+        "use_distributed_sampler": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+
+
+def _profiler(name: str | None, directory: Path) -> Profiler:
+    if name is None:
+        return NoProfiler()
+    return _PROFILERS[name](dirpath=str(directory), filename="profile")

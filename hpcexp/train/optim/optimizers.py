@@ -1,0 +1,77 @@
+"""Optimizer and schedule of a run, as `configure_optimizers` returns them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from hpcexp.errors import ConfigError
+from hpcexp.plan import Steps
+from hpcexp.schema import OWN_KEYS
+from hpcexp.targets.instantiate import TARGET, fill, instantiate, without
+
+
+def optimizers_of(module: pl.LightningModule, config: Mapping[str, Any], steps: Steps | None) -> dict[str, Any]:
+    """The optimizer over the parameters that are trained, and the schedule where there is one.
+
+    `steps` None: as many as Lightning makes them once it has the loaders.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    optimizer = instantiate(_unfused(config), trained, path="optimizer")
+    node = config.get("scheduler") or {}
+    if TARGET not in node:
+        return {"optimizer": optimizer}
+    interval = node.get("interval", "step")
+    total, epochs = (steps.total, steps.epochs) if steps else _estimated(module.trainer)
+    length = total if interval == "step" else epochs
+    own = fill(without(node, OWN_KEYS["scheduler"]), "scheduler", total_steps=length, mode=config["trainer"]["mode"])
+    scheduler = instantiate(own, optimizer, path="scheduler")
+    entry: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
+    if isinstance(scheduler, ReduceLROnPlateau):
+        if node.get("interval") == "step":
+            raise ConfigError(
+                f"scheduler.interval=step: {node[TARGET]} looks at trainer.monitor, which only a validation gives.\n"
+                "Fix: scheduler.interval=epoch"
+            )
+        entry |= {"monitor": config["trainer"]["monitor"], "interval": "epoch", "reduce_on_plateau": True}
+        entry |= {"frequency": config["trainer"]["val_every_epochs"]}
+    return {"optimizer": optimizer, "lr_scheduler": entry}
+
+
+def clip_gradients(
+    module: pl.LightningModule,
+    optimizer: Optimizer,
+    gradient_clip_val: float | None = None,
+    gradient_clip_algorithm: str | None = None,
+) -> None:
+    """As Lightning does, which refuses fused optimizers under mixed precision even where nothing scales gradients."""
+    precision = module.trainer.precision_plugin
+    if not isinstance(precision, MixedPrecision) or precision.scaler is not None:
+        module.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+    elif gradient_clip_val and gradient_clip_algorithm == "value":
+        torch.nn.utils.clip_grad_value_(precision.main_params(optimizer), gradient_clip_val)
+    elif gradient_clip_val:
+        torch.nn.utils.clip_grad_norm_(precision.main_params(optimizer), gradient_clip_val)
+
+
+def _unfused(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The optimizer's node: a fused kernel takes the scale off the gradients itself, after they would be clipped."""
+    node, trainer = config["optimizer"], config["trainer"]
+    scaled = trainer["precision"] == "16-mixed" and trainer.get("gradient_clip_val") is not None
+    return {**node, "fused": False} if scaled and node.get("fused") else node
+
+
+def _estimated(trainer: pl.Trainer) -> tuple[int, int]:
+    """Steps and epochs that Lightning is going to make."""
+    total = int(trainer.estimated_stepping_batches)
+    batches = trainer.num_training_batches
+    if math.isinf(batches):
+        return total, int(trainer.max_epochs or 1)
+    return total, math.ceil(total / math.ceil(batches / trainer.accumulate_grad_batches))

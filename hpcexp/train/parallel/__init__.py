@@ -1,0 +1,1 @@
+"""Strategies: how the ranks of a job work together."""

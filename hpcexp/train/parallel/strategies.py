@@ -1,0 +1,156 @@
+"""What holds the ranks of a job together: nothing, DDP with its options, or the user's own strategy."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.nn.parallel import DistributedDataParallel
+
+from hpcexp.plan import Plan
+from hpcexp.schema import OWN_KEYS
+from hpcexp.targets.instantiate import TARGET, fill, instantiate, without
+
+_MEMORY = ("error_dict", "p_memory_dict", "q_memory_dict")
+_COUNTS = ("iter", "total_numel_before_compression", "total_numel_after_compression", "next_stats_report")
+
+
+def make_strategy(plan: Plan) -> Any:
+    """Lightning's single device, DDP, or the strategy that the configuration names."""
+    node = without(plan.config.get("strategy") or {}, OWN_KEYS["strategy"])
+    if plan.topology.world_size == 1 and plan.topology.strategy != "custom":
+        return "auto"
+    if TARGET not in node:
+        return Ddp(process_group_backend=plan.topology.backend)
+    return instantiate(fill(node, "strategy", process_group_backend=plan.topology.backend), path="strategy")
+
+
+def whole_weights(trainer: pl.Trainer) -> Mapping[str, Tensor]:
+    """The weights by name. Sharded ones are put together on rank 0, for which all ranks must call it."""
+    if not isinstance(trainer.strategy, ModelParallelStrategy):
+        return trainer.strategy.lightning_module_state_dict()
+    from hpcexp.train.parallel.fsdp import put_together
+
+    return put_together(trainer.strategy)
+
+
+def load_whole_weights(trainer: pl.Trainer, weights: dict[str, Tensor]) -> None:
+    """Put weights by name into the module, or each rank's part of them into a sharded one."""
+    if not isinstance(trainer.strategy, ModelParallelStrategy):
+        trainer.lightning_module.load_state_dict(weights)
+        return
+    from hpcexp.train.parallel.fsdp import put_in
+
+    put_in(trainer.strategy, weights)
+
+
+def placed_as(value: Tensor, like: Any) -> Tensor:
+    """`value`, sharded as the tensor `like` is."""
+    if not hasattr(like, "device_mesh") or hasattr(value, "device_mesh"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    # Every rank has the whole, and takes its part of it.
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+class Ddp(DDPStrategy):
+    """Lightning's DDP with the same buckets in every attempt, and with compression also on the CPU."""
+
+    def __init__(
+        self,
+        bucket_cap_mb: float = 25,
+        find_unused_parameters: bool = False,
+        gradient_as_bucket_view: bool = True,
+        static_graph: bool = False,
+        compression: str = "none",
+        powersgd_rank: int = 1,
+        powersgd_start: int = 1000,
+        process_group_backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            process_group_backend=process_group_backend,
+            bucket_cap_mb=bucket_cap_mb,
+            find_unused_parameters=find_unused_parameters,
+            gradient_as_bucket_view=gradient_as_bucket_view,
+            static_graph=static_graph,
+        )
+        self._ddp_comm_hook, self._ddp_comm_state = _hook(compression, powersgd_rank, powersgd_start)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this rank's compression carries on from step to step, as plain data; empty without any."""
+        state: Any = self._ddp_comm_state
+        if state is None:
+            return {}
+        name, keys, *rest = state.rng.get_state()
+        memory = {slot: dict(getattr(state, slot)) for slot in _MEMORY}
+        counts = {slot: getattr(state, slot) for slot in _COUNTS}
+        return {**memory, **counts, "rng": [name, keys.tolist(), *rest]}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on compressing where `state_dict` was taken."""
+        state: Any = self._ddp_comm_state
+        for slot in _MEMORY:
+            setattr(state, slot, {bucket: value.to(self.root_device) for bucket, value in saved[slot].items()})
+        for slot in _COUNTS:
+            setattr(state, slot, saved[slot])
+        state.rng.set_state(tuple(saved["rng"]))
+
+    def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
+        device_ids = self.determine_ddp_device_ids()
+        # As Lightning does: on a stream of its own, gradients' accumulation can be captured in a CUDA graph.
+        side: Any = torch.cuda.Stream() if device_ids else None  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(side) if device_ids else contextlib.nullcontext():
+            return FixedBuckets(model, device_ids=device_ids, **self._ddp_kwargs)
+
+    def _register_ddp_hooks(self) -> None:
+        """Lightning's passes over hooks on the CPU without a word."""
+        if self._ddp_comm_hook is not None:
+            assert isinstance(self.model, DistributedDataParallel)
+            self.model.register_comm_hook(self._ddp_comm_state, self._ddp_comm_hook)
+
+
+class FixedBuckets(DistributedDataParallel):
+    """DDP whose buckets are from the first step on what they stay.
+
+    DDP sends the first step's gradients in one bucket and then makes others, in the order in which gradients came. A
+    run that is continued would thus add up its first step's gradients in another order than an uninterrupted one, and
+    compression would find other buckets than those that it remembers. Here they are made before the first step, in the
+    order in which gradients come where modules are used in the order of their definition: the same as DDP's.
+    """
+
+    def __init__(self, module: nn.Module, **options: Any) -> None:
+        self._is_fixed = bool(options.get("static_graph")) or not options.get("find_unused_parameters")
+        super().__init__(module, **options)
+        if self._is_fixed:
+            self.reducer._push_all_rebuilt_params()
+            self.reducer._rebuild_buckets()
+
+    def _build_params_for_reducer(self) -> tuple[list[nn.Parameter], list[bool]]:
+        parameters, are_sparse = super()._build_params_for_reducer()  # type: ignore[no-untyped-call]
+        if self._is_fixed:
+            # New buckets take the parameters in this order; the last ones have their gradients first.
+            return parameters[::-1], are_sparse[::-1]
+        return parameters, are_sparse
+
+
+def _hook(compression: str, rank: int, start: int) -> tuple[Callable[..., Any] | None, Any]:
+    """DDP's communication hook and what it carries on from step to step."""
+    if compression == "powersgd":
+        from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as powersgd
+
+        return powersgd.powerSGD_hook, powersgd.PowerSGDState(
+            None, matrix_approximation_rank=rank, start_powerSGD_iter=start
+        )
+    hooks: dict[str, Callable[..., Any] | None] = {
+        "none": None,
+        "fp16": default_hooks.fp16_compress_hook,
+        "bf16": default_hooks.bf16_compress_hook,
+    }
+    return hooks[compression], None

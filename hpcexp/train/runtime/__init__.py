@@ -1,0 +1,1 @@
+"""What a training process sets up before it trains."""

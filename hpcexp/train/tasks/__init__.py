@@ -1,0 +1,1 @@
+"""The Lightning module of packaged tasks, its metrics and losses."""
