@@ -1,4 +1,7 @@
-"""Reference pages of the configuration, written from the schema and the config files: `python -m hpcexp.config_reference DIR`."""
+"""Reference pages of the configuration, from the schema and the config files.
+
+`python -m hpcexp.config_reference DIRECTORY` writes them.
+"""
 
 from __future__ import annotations
 

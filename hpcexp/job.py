@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import json
 import os
 import signal
 import sys
@@ -15,14 +14,16 @@ import sysconfig
 import threading
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from hpcexp.errors import ConfigError, DataError, HpcexpError
 from hpcexp.files.untrusted import open_append
 from hpcexp.hardware.machine import take_cores
 from hpcexp.lineage.imported import note_job
 from hpcexp.plan import Plan, load_whole
+from hpcexp.rank_protocol import Done, Event, Failed, RankEnv, Started, Stopped, send
 from hpcexp.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -34,27 +35,29 @@ _STDERR = 2
 def main(argv: list[str] | None = None) -> int:
     """Run the job of the run directory in `argv`; the exit status."""
     run = RunDir(Path((argv or sys.argv[1:])[0]))
-    take_cores()
-    _open_by_path()
-    if os.environ.get("HPCEXP_LOG_BY_RANK"):
-        _log_by_rank(run)
-    _die_with_supervisor()
+    env = _opened(RankEnv.from_environ())
+    rank = env.rank or 0
+    take_cores(env.cores, env.local_rank or 0)
+    if env.log_by_rank:
+        _log_by_rank(run, rank)
+    _die_with_supervisor(env)
     _write_stacks()
-    _say(pid=os.getpid())
+    _report(env, Started(rank, os.getpid()))
     try:
-        return _run(run)
+        return _run(run, env)
     except HpcexpError as e:
-        kind = "config" if isinstance(e, ConfigError) else "data" if isinstance(e, DataError) else "run"
-        _say(error={"kind": kind, "message": str(e)})
+        kind: Literal["config", "data", "run"] = "run"
+        kind = "config" if isinstance(e, ConfigError) else "data" if isinstance(e, DataError) else kind
+        _report(env, Failed(rank, kind, str(e)))
         print(e, file=sys.stderr)
         return 2
     except Exception as e:  # noqa: BLE001 - the traceback goes to the log, the cause to the launcher
-        _say(error={"kind": "crash", "message": f"{type(e).__name__}: {e}{_place(e)}"})
+        _report(env, Failed(rank, "crash", f"{type(e).__name__}: {e}{_place(e)}"))
         traceback.print_exc()
         return 1
 
 
-def _run(run: RunDir) -> int:
+def _run(run: RunDir, env: RankEnv) -> int:
     started = time.time() - time.process_time()
     plan = load_whole(run)
     from hpcexp.train.runtime.log_filters import import_lightning
@@ -63,11 +66,11 @@ def _run(run: RunDir) -> int:
     from hpcexp.train.engine.fit import train
     from hpcexp.train.engine.interrupts import Interrupted, Pruned, Signals
     from hpcexp.train.engine.pruning import judged
-    from hpcexp.train.engine.step_limit import StepLimitReached, last_step
+    from hpcexp.train.engine.step_limit import StepLimitReached
 
     signals = Signals()
     signals.install()
-    rank, progress_fd = _this_rank(plan), _fd("HPCEXP_PROGRESS_FD")
+    rank = _this_rank(plan, env)
     try:
         train(
             plan,
@@ -75,57 +78,53 @@ def _run(run: RunDir) -> int:
             rank,
             signals,
             started=started,
-            progress_fd=progress_fd,
-            judged=judged(os.environ),
-            last_step=last_step(os.environ),
+            progress_fd=env.events_fd,
+            judged=judged(env),
+            last_step=env.last_step,
         )
     except (Pruned, StepLimitReached):
         pass  # the summary tells
     except Interrupted as e:
-        _say(stopped=int(e.signum))
+        _report(env, Stopped(rank.rank, int(e.signum)))
         return 128 + e.signum
     finally:
         if rank.rank == 0:
             note_job(run, started)
-    _say(done=True)
+    _report(env, Done(rank.rank))
     return 0
 
 
-def _this_rank(plan: Plan) -> Rank:
+def _this_rank(plan: Plan, env: RankEnv) -> Rank:
     import torch
 
     from hpcexp.train.engine.builders import Rank
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or plan.topology.threads_per_rank))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local) if plan.topology.accelerator == "cuda" else torch.device("cpu")
-    return Rank(int(os.environ.get("RANK", "0")), plan.topology.world_size, device)
+    cuda = plan.topology.accelerator == "cuda"
+    device = torch.device("cuda", env.local_rank or 0) if cuda else torch.device("cpu")
+    return Rank(env.rank or 0, plan.topology.world_size, device)
 
 
-def _fd(name: str) -> int | None:
-    value = os.environ.get(name)
-    return int(value) if value else None
-
-
-def _open_by_path() -> None:
+def _opened(env: RankEnv) -> RankEnv:
     """Open the supervisor's pipes where they could not be inherited; a supervisor that is gone has none."""
-    for name, mode in (("HPCEXP_PARENT", os.O_RDONLY), ("HPCEXP_PROGRESS", os.O_WRONLY)):
-        if path := os.environ.pop(f"{name}_PATH", None):
-            os.environ[f"{name}_FD"] = str(os.open(path, mode))
+    if env.supervisor_path is None or env.events_path is None:
+        return env
+    supervisor_fd, events_fd = os.open(env.supervisor_path, os.O_RDONLY), os.open(env.events_path, os.O_WRONLY)
+    return replace(env, supervisor_fd=supervisor_fd, events_fd=events_fd)
 
 
-def _log_by_rank(run: RunDir) -> None:
+def _log_by_rank(run: RunDir, rank: int) -> None:
     """Write into this rank's log, which nobody could name before all machines had met."""
-    log = open_append(run.rank_log(int(os.environ["RANK"])))
+    log = open_append(run.rank_log(rank))
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
 
 
-def _die_with_supervisor() -> None:
+def _die_with_supervisor(env: RankEnv) -> None:
     """Wait in a thread for the end of the pipe that only the supervisor holds open."""
-    if (fd := _fd("HPCEXP_PARENT_FD")) is not None:
-        threading.Thread(target=_wait_for_end, args=(fd,), daemon=True).start()
+    if env.supervisor_fd is not None:
+        threading.Thread(target=_wait_for_end, args=(env.supervisor_fd,), daemon=True).start()
 
 
 def _write_stacks() -> None:
@@ -141,11 +140,11 @@ def _wait_for_end(fd: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _say(**what: Any) -> None:
-    """Tell the supervisor, which tells the user: a full disk may have no room for the log."""
-    if (fd := _fd("HPCEXP_PROGRESS_FD")) is not None:
+def _report(env: RankEnv, event: Event) -> None:
+    """Send an event to the supervisor, which shows it to the user: a full disk may have no room for the log."""
+    if env.events_fd is not None:
         with contextlib.suppress(OSError):
-            os.write(fd, (json.dumps({"rank": int(os.environ.get("RANK", "0")), **what}) + "\n").encode())
+            send(env.events_fd, event)
 
 
 def _place(error: BaseException) -> str:

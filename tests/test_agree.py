@@ -14,9 +14,9 @@ from helpers import FAST, ended, start
 from record_support import free_port
 
 from hpcexp.compose.composer import Composed
+from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.launchers import rendezvous
 from hpcexp.launch.launchers.rendezvous import Rendezvous, await_leader, difference
-from hpcexp.launch.supervisor.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.planner import prepare
 

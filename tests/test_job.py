@@ -32,7 +32,7 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_plan(digits_plan(run_dir), run_dir / "plan.yaml")
     reader, writer = os.pipe()
     command = [sys.executable, "-W", "error", "-m", "hpcexp.job", str(run_dir)]
-    environment = {**os.environ, "HPCEXP_PROGRESS_FD": str(writer)}
+    environment = {**os.environ, "HPCEXP_EVENTS_FD": str(writer)}
     done = subprocess.run(command, pass_fds=[writer], env=environment, capture_output=True, text=True, check=False)
     os.close(writer)
     with os.fdopen(reader) as pipe:
@@ -89,7 +89,7 @@ def test_mistakes_end_it_before_the_first_step(tmp_path: Path) -> None:
     ended = run_warm(digits_plan(tmp_path, **overrides))
     assert [2] == ended.statuses
     assert "Traceback" not in ended.outputs[0]
-    [error] = [event["error"] for event in ended.told if "error" in event]
+    [error] = [event for event in ended.told if event["event"] == "failed"]
     assert error["kind"] == "config"
     for word in ("torch.optim.SDG", "'SGD'", "model.hiden", "'hidden'"):
         assert word in ended.outputs[0]
@@ -115,7 +115,7 @@ def test_sigterm_ends_all_ranks_after_a_step_with_a_checkpoint(tmp_path: Path, w
 def test_progress_comes_down_the_pipe(one_rank: Path) -> None:
     """A reader that never reads does not stop it; one that does sees the last step."""
     *_, last, end = map(json.loads, (one_rank.parent / "progress.jsonl").read_text().splitlines())
-    assert {"rank": 0, "done": True} == end
+    assert {"event": "done", "rank": 0} == end
     assert (38, 38, 2) == (last["step"], last["steps"], last["epochs"])
 
 
@@ -136,7 +136,7 @@ def test_a_job_dies_with_its_supervisor(tmp_path: Path) -> None:
     job = subprocess.Popen(
         [sys.executable, "-m", "hpcexp.job", str(tmp_path)],
         pass_fds=[reader],
-        env={**os.environ, "HPCEXP_PARENT_FD": str(reader)},
+        env={**os.environ, "HPCEXP_SUPERVISOR_FD": str(reader)},
     )
     os.close(reader)
     os.close(writer)

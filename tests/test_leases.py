@@ -21,6 +21,7 @@ from hpcexp.hardware.leases import DeviceLease, leased, leases_text, would_lease
 from hpcexp.hardware.machine import Machine, cores, take_cores
 from hpcexp.plan import Plan, save_plan
 from hpcexp.planner import prepare
+from hpcexp.rank_protocol import RankEnv
 
 GB = 2**30
 TWO = (
@@ -34,6 +35,7 @@ import sys
 from pathlib import Path
 from hpcexp.hardware.gpus import Gpu, GpuProcess
 from hpcexp.hardware.leases import leased
+from hpcexp.rank_protocol import RankEnv
 from hpcexp.plan import load_plan
 
 with leased(load_plan(Path(sys.argv[1])), look=lambda: eval(sys.argv[2])) as got:
@@ -74,7 +76,7 @@ def holding(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         )
         started.append(process)
         if await_it:
-            assert "Leased" in first_line(process)
+            assert "DeviceLease" in first_line(process)
         return process
 
     yield hold
@@ -331,10 +333,10 @@ def test_a_rank_takes_the_cores_that_were_leased_for_it() -> None:
     got = DeviceLease((0, 1), (frozenset(mine), frozenset(mine[-1:])))
     try:
         for rank, expected in ((0, mine), (1, mine[-1:])):
-            take_cores({**got.environment(), "LOCAL_RANK": str(rank)})
+            take_cores(RankEnv.from_environ(got.environment()).cores, rank)
             assert expected == sorted(cores() or ())
             os.sched_setaffinity(0, before)
-        take_cores({**DeviceLease((0,), None).environment(), "LOCAL_RANK": "0"})
+        take_cores(RankEnv.from_environ(DeviceLease((0,), None).environment()).cores, 0)
         assert mine == sorted(cores() or ())
     finally:
         os.sched_setaffinity(0, before)

@@ -11,7 +11,7 @@ from helpers import FAST, LEAN, Said, command, only_run
 
 from hpcexp.launch.supervisor.ranks import job_environment
 from hpcexp.plan import Topology
-from hpcexp.rank_protocol import without_leftovers
+from hpcexp.rank_protocol import RankEnv, without_foreign
 from hpcexp.rundir import find_runs, write_json
 from hpcexp.runs.records import read_status
 
@@ -48,7 +48,7 @@ LSF = {
     "JSM_NAMESPACE_SIZE": "2",
 }
 LIGHTNING = {"PL_GLOBAL_SEED": "none", "PL_TRAINER_FAST_DEV_RUN": "1", "PL_TRAINER_MAX_TIME": "none"}
-OURS = {"HPCEXP_MEETING_FD": "99", "HPCEXP_PARENT_PATH": "/nowhere", "HPCEXP_LOG_BY_RANK": "1", "HPCEXP_LAST_STEP": "1"}
+OURS = RankEnv(store_fd=99, supervisor_path="/nowhere", log_by_rank=True, last_step=1).to_environ()
 ALL = {**SRUN, **TORCHRUN, **KUBEFLOW, **MPI, **LSF, **LIGHTNING, **OURS}
 TWO_RANKS = ("hardware=cpu", "hardware.devices=2", "hardware.threads_per_rank=1", "trainer.deterministic=true")
 
@@ -115,7 +115,7 @@ def test_lightning_looks_for_no_slurm(
 def test_what_describes_an_allocation_stays() -> None:
     """Users' code may want it, and lineage records it."""
     kept = {"SLURM_JOB_ID": "1", "LSB_JOBID": "1", "OMPI_MCA_btl": "tcp", "NCCL_SOCKET_IFNAME": "ib0", "PATH": "/bin"}
-    assert kept.items() <= without_leftovers({**ALL, **kept}).items()
+    assert kept.items() <= without_foreign({**ALL, **kept}).items()
     env = job_environment(Topology("cpu", (0,), 1, 1, "single", None), Path("/p"), {**ALL, **kept})
     assert not {name for name in env if name in {*TORCHRUN, *MPI, *LIGHTNING, *OURS, "SLURM_PROCID", "SLURM_NTASKS"}}
     assert kept.items() <= env.items()

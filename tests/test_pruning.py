@@ -24,6 +24,7 @@ from hpcexp.launch.base.rank_process import Process, Start, start_fresh
 from hpcexp.launch.dispatch import started
 from hpcexp.plan import Plan
 from hpcexp.planner import prepare
+from hpcexp.rank_protocol import RankEnv
 from hpcexp.rundir import RunDir, write_json
 from hpcexp.runs.journal import read_points
 from hpcexp.runs.records import read_plain
@@ -181,12 +182,12 @@ def test_a_question_takes_its_own_answer(pipes: tuple[int, int, Question], monke
     monkeypatch.setattr("hpcexp.train.engine.pruning.ANSWER_S", 0.0)
     assert not question(1, 0.5)
     monkeypatch.setattr("hpcexp.train.engine.pruning.ANSWER_S", 60.0)
-    os.write(answer, b'{"step": 1, "prune": true}\n{"step": 2, "pru')
+    os.write(answer, b'{"epoch": 1, "prune": true}\n{"epoch": 2, "pru')
     os.write(answer, b'ne": false}\n')
     assert not question(2, 0.5)
-    os.write(answer, b'{"step": 3, "prune": true}\n')
+    os.write(answer, b'{"epoch": 3, "prune": true}\n')
     assert question(3, float("nan"))
-    told = [json.loads(line)["report"]["step"] for line in os.read(heard, 4096).splitlines()]
+    told = [json.loads(line)["epoch"] for line in os.read(heard, 4096).splitlines()]
     assert [1, 2, 3] == told
     os.close(answer)
     assert not question(4, 0.5)
@@ -194,11 +195,11 @@ def test_a_question_takes_its_own_answer(pipes: tuple[int, int, Question], monke
 
 def test_only_rank_0_of_a_judged_job_asks() -> None:
     """The others know that they are judged."""
-    assert judged({"HPCEXP_PROGRESS_FD": "3"}) is None
-    other = judged({"HPCEXP_JUDGED": "val/acc", "HPCEXP_PROGRESS_FD": "3"})
+    assert judged(RankEnv(events_fd=3)) is None
+    other = judged(RankEnv(pruning_metric="val/acc", events_fd=3))
     assert other is not None
     assert ("val/acc", None) == (other.metric, other.ask)
-    first = judged({"HPCEXP_JUDGED": "val/acc", "HPCEXP_PROGRESS_FD": "3", "HPCEXP_ANSWER_FD": "4"})
+    first = judged(RankEnv(pruning_metric="val/acc", events_fd=3, verdicts_fd=4))
     assert first is not None
     assert first.ask is not None
 

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from training_plans import digits_plan
 
+from hpcexp.rank_protocol import Progress
 from hpcexp.sweep.report.live_view import Table
 from hpcexp.sweep.store.jobs import Job
 from hpcexp.sweep.store.ledger import LedgerEntry
@@ -26,7 +27,7 @@ def test_numbers_are_whole_in_a_narrow_terminal(
             job = Job(LedgerEntry(number, (), (), None, plan.signature, plan.run_dir), plan)
             table.began(job)
             metrics = {"val/acc": 0.98765, "val/loss": 0.5, "train/loss": 0.4}
-            told = {"step": 50, "steps": 200, "epoch": 1, "epochs": 4, "loss": 0.123456, "metrics": metrics}
+            told = Progress(0, 50, 200, "train", 1, 4, 0.123456, metrics)
             table.running[number].job.plan.__dict__["name"] = f"lr=0.01,hidden={number}-" + "long" * 30
             table.running[number].progress(told)
         console = Console(width=width)

@@ -130,7 +130,7 @@ def run_warm(plan: Plan, meanwhile: Callable[[Ranks], None] = lambda ranks: None
     try:
         meanwhile(ranks)
         wait_until(ranks.are_done, "the end of all ranks")
-        told = os.read(ranks.progress_fd, 1 << 16).splitlines()
+        told = os.read(ranks.events_fd, 1 << 16).splitlines()
         outputs = [run.rank_log(rank).read_text() for rank in range(len(ranks.processes))]
         return Ended([process.poll() for process in ranks.processes], outputs, [json.loads(line) for line in told])
     finally:

@@ -19,6 +19,7 @@ from hpcexp.hardware.device_locks import DeviceLocks, LockHolder, has_room, slot
 from hpcexp.hardware.gpus import Gpu, by_load, can_compute, gpu_text, processes_text
 from hpcexp.hardware.machine import cores, gpus_now
 from hpcexp.plan import Plan
+from hpcexp.rank_protocol import RankEnv
 
 SETTLE_S = 3.0
 """How long a GPU may still show a process that has just ended, before it counts as busy."""
@@ -45,7 +46,8 @@ class DeviceLease:
         Devices are counted by PCI address, as they were chosen; the cores of each rank by its LOCAL_RANK: `0-3;4-7`
         for two, empty for any.
         """
-        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "HPCEXP_CORES": ";".join(map(cores_text, self.cores or ()))}
+        shares = ";".join(map(cores_text, self.cores or ()))
+        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **RankEnv(cores=shares).to_environ()}
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class DevicesBusyError(RunError):
 def leased(plan: Plan, look: Look = gpus_now, *, is_one_of_many: bool = False) -> Iterator[DeviceLease]:
     """Hold the devices of a job while it runs; RunError names who is on them where they are taken.
 
-    A job that is one of many is told so at once, as NoRoomError, also where only its cores are taken.
+    A job that is one of many is told so at once, as DevicesBusyError, also where only its cores are taken.
     """
     wish = DeviceRequest(plan, look, is_one_of_many)
     with ExitStack() as held:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -50,10 +50,10 @@ def cores() -> frozenset[int] | None:
     return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
-def take_cores(environment: Mapping[str, str] = os.environ) -> None:
-    """Keep this process, a rank, and what it starts on the cores that HPCEXP_CORES gives its LOCAL_RANK."""
-    if shares := environment.get("HPCEXP_CORES"):
-        os.sched_setaffinity(0, parse_cpulist(shares.split(";")[int(environment["LOCAL_RANK"])]))
+def take_cores(shares: str | None, local_rank: int) -> None:
+    """Keep this process, a rank, and what it starts on its share of the node's cores, as `DeviceLease` spells them."""
+    if shares:
+        os.sched_setaffinity(0, parse_cpulist(shares.split(";")[local_rank]))
 
 
 def num_cores() -> int:

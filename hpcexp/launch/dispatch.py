@@ -9,13 +9,13 @@ from pathlib import Path
 from hpcexp.errors import ConfigError
 from hpcexp.launch.base.context import LaunchContext
 from hpcexp.launch.base.display import display
+from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.polling import Turns, alone, signals_caught
 from hpcexp.launch.base.rank_process import Process, Start, start_fresh
 from hpcexp.launch.resume.interrupted import begins_again, continuation
 from hpcexp.launch.supervisor.lifecycle import freeze, run_job, run_on_nodes
 from hpcexp.launch.supervisor.ownership import claimed
 from hpcexp.launch.supervisor.uploader import RunUploader
-from hpcexp.launch.supervisor.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.state import is_done

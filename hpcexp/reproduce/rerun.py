@@ -21,6 +21,7 @@ from hpcexp.launch.base.rank_process import Process, Start, start_fresh
 from hpcexp.launch.provenance.capture import Capture
 from hpcexp.launch.supervisor.lifecycle import run_job
 from hpcexp.plan import Plan
+from hpcexp.rank_protocol import RankEnv
 from hpcexp.reproduce.original import Original, begun_with
 from hpcexp.reproduce.workspace import Code
 from hpcexp.rundir import RunDir
@@ -137,7 +138,7 @@ def _starter(original: Original, code: Code, python: str) -> Callable[[Start], P
         from hpcexp.launch.supervisor.forkserver import start_warm
 
         start = start_warm
-    limit = {} if original.until is None else {"HPCEXP_LAST_STEP": str(original.until)}
+    limit = RankEnv(last_step=original.until).to_environ()
 
     def begin(asked: Start) -> Process:
         env = {name: value for name, value in asked.env.items() if name in then or name not in now}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any, Protocol
 
 from hpcexp.formatting import in_line
+from hpcexp.rank_protocol import Progress
 from hpcexp.terminal import beneath, pass_on, say
 
 LINE_EVERY_S = 5.0
@@ -15,7 +17,7 @@ LINE_EVERY_S = 5.0
 class Display(Protocol):
     """Shows progress events of rank 0 and what it prints."""
 
-    def progress(self, event: dict[str, Any]) -> None: ...
+    def progress(self, event: Progress) -> None: ...
 
     def line(self, text: str) -> None: ...
 
@@ -30,16 +32,16 @@ def display(kind: str) -> Display:
     return kinds[kind]()
 
 
-def metrics_text(event: dict[str, Any]) -> str:
+def metrics_text(event: Progress) -> str:
     """`loss 0.123  val/acc 0.981`."""
-    loss = {"loss": event["loss"]} if event.get("loss") is not None else {}
-    return "  ".join(f"{k} {float(v):.4g}" for k, v in {**loss, **event.get("metrics", {})}.items())
+    loss = {} if event.loss is None else {"loss": event.loss}
+    return "  ".join(f"{k} {math.nan if v is None else v:.4g}" for k, v in {**loss, **event.metrics}.items())
 
 
 class Silent:
     """Shows only what the job prints."""
 
-    def progress(self, event: dict[str, Any]) -> None:
+    def progress(self, event: Progress) -> None:
         """Progress is not shown."""
 
     def line(self, text: str) -> None:
@@ -56,14 +58,14 @@ class Lines(Silent):
         self._next = 0.0
         self._shown = ""
 
-    def progress(self, event: dict[str, Any]) -> None:
-        is_last = event["steps"] and event["step"] >= event["steps"]
+    def progress(self, event: Progress) -> None:
+        is_last = event.steps and event.step >= event.steps
         if time.monotonic() < self._next and not is_last:
             return
         self._next = time.monotonic() + LINE_EVERY_S
-        of = f"/{event['steps']}" if event["steps"] else ""
-        epochs = f"/{event['epochs']}" if event["epochs"] else ""
-        text = f"epoch {event['epoch']}{epochs}  step {event['step']}{of}  {metrics_text(event)}".rstrip()
+        of = f"/{event.steps}" if event.steps else ""
+        epochs = f"/{event.epochs}" if event.epochs else ""
+        text = f"epoch {event.epoch}{epochs}  step {event.step}{of}  {metrics_text(event)}".rstrip()
         if not self._shown.startswith(text):
             say(text)
         self._shown = text
@@ -85,11 +87,11 @@ class Bar:
             file=beneath(sys.stderr),
         )
 
-    def progress(self, event: dict[str, Any]) -> None:
-        self._bar.total = event["steps"]
-        self._bar.n = event["step"]
-        epochs = f"/{event['epochs']}" if event["epochs"] else ""
-        self._bar.set_description_str(f"epoch {event['epoch']}{epochs}", refresh=False)
+    def progress(self, event: Progress) -> None:
+        self._bar.total = event.steps
+        self._bar.n = event.step
+        epochs = f"/{event.epochs}" if event.epochs else ""
+        self._bar.set_description_str(f"epoch {event.epoch}{epochs}", refresh=False)
         self._bar.set_postfix_str(in_line(metrics_text(event)), refresh=True)
 
     def line(self, text: str) -> None:

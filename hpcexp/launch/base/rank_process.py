@@ -25,7 +25,7 @@ class Start:
     project: Path
     """Its working directory, whose modules it can import."""
     fds: Mapping[str, int]
-    """Environment variable → open file whose number there the rank finds in it."""
+    """Environment variable (of `RankEnv`) → open file; the rank's own number of it is the variable's value."""
 
 
 class Process(Protocol):

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcexp.errors import RunError
+from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.launchers.torchrun import JOIN_S, host_and_port
-from hpcexp.launch.supervisor.watch import Outcome
 from hpcexp.lineage.signature import asked
 from hpcexp.plan import Plan, digest, load_plan, save_plan
 from hpcexp.rundir import held

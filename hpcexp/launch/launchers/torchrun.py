@@ -21,10 +21,11 @@ from typing import Any
 
 from hpcexp.errors import RunError
 from hpcexp.files.untrusted import open_append
+from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.rank_process import signal_one
 from hpcexp.launch.supervisor.ranks import job_environment
-from hpcexp.launch.supervisor.watch import Outcome
 from hpcexp.plan import Plan
+from hpcexp.rank_protocol import RankEnv
 from hpcexp.rundir import RunDir, held
 from hpcexp.runs.records import RemoteFailure, read_or_none, write
 
@@ -47,9 +48,9 @@ class Node:
         self._path = logs / f"node-{socket.gethostname()}-{os.getpid()}.log"
         self._log = os.fdopen(open_append(self._path), "ab+")
         alive_read, self._alive_write = os.pipe()
-        self.progress_fd, progress_write = os.pipe()
-        os.set_blocking(self.progress_fd, False)
-        self._ends = (alive_read, progress_write)
+        self.events_fd, events_write = os.pipe()
+        os.set_blocking(self.events_fd, False)
+        self._ends = (alive_read, events_write)
         self._agent = self._start(plan, {**self._environment(plan), **devices}, leads=leads)
 
     def failures(self) -> dict[int, int]:
@@ -88,7 +89,7 @@ class Node:
         """End whatever still runs."""
         signal_one(self._agent.pid, signal.SIGKILL)
         self._agent.wait()
-        for fd in (self._alive_write, self.progress_fd, *self._ends):
+        for fd in (self._alive_write, self.events_fd, *self._ends):
             os.close(fd)
         self._log.close()
 
@@ -97,9 +98,9 @@ class Node:
         here = f"/proc/{os.getpid()}/fd"
         env = {
             **job_environment(plan.topology, Path(plan.lineage["project"]), os.environ),
-            "HPCEXP_PARENT_PATH": f"{here}/{self._ends[0]}",
-            "HPCEXP_PROGRESS_PATH": f"{here}/{self._ends[1]}",
-            "HPCEXP_LOG_BY_RANK": "1",
+            **RankEnv(
+                supervisor_path=f"{here}/{self._ends[0]}", events_path=f"{here}/{self._ends[1]}", log_by_rank=True
+            ).to_environ(),
         }
         if interface := interface_of(own_address(plan.config["launch"]["rdzv"])):
             env.setdefault("GLOO_SOCKET_IFNAME", interface)

@@ -1,7 +1,8 @@
 """Warm workers: ranks forked from a server that has imported everything a job needs, so that each starts at once.
 
-The server is multiprocessing's own forkserver. It imports `hpcexp.launch.supervisor.preload` and nothing of the user's; a rank is forked
-from it into a session of its own, and a crash stays in the rank. The server ends with the last process that uses it.
+The server is multiprocessing's own forkserver. It imports `hpcexp.launch.supervisor.preload` and nothing of the user's;
+a rank is forked from it into a session of its own, and a crash stays in the rank. The server ends with the last process
+that uses it.
 """
 
 from __future__ import annotations

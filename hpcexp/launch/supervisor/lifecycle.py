@@ -15,6 +15,7 @@ from hpcexp.errors import RunError
 from hpcexp.files.untrusted import folders_problem
 from hpcexp.hardware.leases import leased
 from hpcexp.launch.base.context import LaunchContext
+from hpcexp.launch.base.outcome import Outcome, stopped_by
 from hpcexp.launch.base.polling import Turns
 from hpcexp.launch.launchers.rendezvous import Rendezvous, await_leader
 from hpcexp.launch.launchers.torchrun import JOIN_S, Node, RemoteFailures, is_here, seat
@@ -35,7 +36,7 @@ from hpcexp.launch.supervisor.ownership import Ownership, claimed
 from hpcexp.launch.supervisor.rank_events import RankEvents
 from hpcexp.launch.supervisor.ranks import Ranks
 from hpcexp.launch.supervisor.system_metrics import SystemMetrics
-from hpcexp.launch.supervisor.watch import Group, Outcome, Watch, stopped_by
+from hpcexp.launch.supervisor.watch import Group, Watch
 from hpcexp.lineage.manifest import seal
 from hpcexp.plan import Plan, save_plan
 from hpcexp.redaction import without_password
@@ -74,7 +75,7 @@ def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = Fa
 
 
 def run_job(plan: Plan, terms: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
-    """Run the plan on this machine. NoRoomError where it is to wait for devices."""
+    """Run the plan on this machine. DevicesBusyError where it is to wait for devices."""
     with claimed(plan, is_sure=terms.is_one_of_many), ExitStack() as devices:
         plan, told = _on_devices(plan, devices, terms)
 
@@ -260,7 +261,7 @@ def _supervise(
     try:
         shown = terms.display(plan)
         try:
-            ears = RankEvents(group.progress_fd, run.rank_log(0), shown, reported)
+            ears = RankEvents(group.events_fd, run.rank_log(0), shown, reported)
             trouble = partial(elsewhere, ears)
             watch = Watch(group, ears, run, launch["grace_s"], launch["hang_s"], stop, vitals, trouble, check)
             return (yield from watch.until_end())

@@ -16,7 +16,7 @@ import pkgutil
 with contextlib.suppress(PermissionError):  # it leads a group already
     os.setsid()
 # Lightning reads its rank when it is imported.
-importlib.import_module("hpcexp.rank_protocol").forget_leftovers(os.environ)
+importlib.import_module("hpcexp.rank_protocol").remove_foreign(os.environ)
 # torch then counts GPUs without the CUDA runtime.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 

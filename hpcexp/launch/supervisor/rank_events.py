@@ -1,16 +1,16 @@
-"""What a supervisor hears of its ranks: progress and errors down a pipe, and the first one's log."""
+"""The events of a job's ranks as its supervisor keeps and shows them, and the first rank's log."""
 
 from __future__ import annotations
 
-import json
-import os
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from hpcexp.files.untrusted import open_regular
 from hpcexp.launch.base.display import Display
+from hpcexp.rank_protocol import Done, Event, Failed, Progress, Report, Started, Stopped, event_reader
 
 
 class RankEvents:
@@ -19,8 +19,8 @@ class RankEvents:
     def __init__(
         self, fd: int, log: Path, shown: Display, reported: Callable[[int, float], None] | None = None
     ) -> None:
-        self.errors: dict[int, dict[str, Any]] = {}
-        """Rank → kind and message of what it failed of."""
+        self.errors: dict[int, Failed] = {}
+        """Rank → the error that ended it."""
         self.stopped: dict[int, int] = {}
         """Rank → the signal on which it has stopped as it should."""
         self.done: set[int] = set()
@@ -30,9 +30,7 @@ class RankEvents:
         self.steps: dict[int, int] = {}
         """Rank → the newest optimizer step that it has told of."""
         self._heard_at = time.monotonic()
-        self._fd, self._log, self._shown, self._reported = fd, log, shown, reported
-        self._rest = b""
-        self._is_open = True
+        self._reader, self._log, self._shown, self._reported = event_reader(fd), log, shown, reported
         self._is_shown = True
         self._offset = log.stat().st_size if log.exists() else 0
 
@@ -43,45 +41,38 @@ class RankEvents:
     @property
     def fd(self) -> int | None:
         """The file on which ranks may be heard; None once all have closed it."""
-        return self._fd if self._is_open else None
+        return self._reader.fd if self._reader.is_open else None
 
     def listen(self) -> None:
         """Show what has come since."""
         for event in self._events():
             self._heard_at = time.monotonic()
-            if event.get("rank") == 0 and "steps" in event:
-                self._shown.progress(event)
             self._keep(event)
         for line in self._lines():
             self._shown.line(line)
 
-    def _keep(self, event: dict[str, Any]) -> None:
-        rank = event["rank"]
+    def _keep(self, event: Event) -> None:
         match event:
-            case {"error": error}:
-                self.errors.setdefault(rank, error)
-            case {"stopped": number}:
+            case Failed(rank=rank):
+                self.errors.setdefault(rank, event)
+            case Stopped(rank=rank, signal=number):
                 self.stopped.setdefault(rank, number)
-            case {"done": True}:
+            case Done(rank=rank):
                 self.done.add(rank)
-            case {"pid": pid}:
+            case Started(rank=rank, pid=pid):
                 self.pids[rank] = pid
-            case {"report": {"step": step, "value": value}} if self._reported is not None:
-                self._reported(step, value)
-                self._heard_at = time.monotonic()  # the answer may have taken its time
-            case {"step": step}:
+            case Report(epoch=epoch, value=value) if self._reported is not None:
+                self._reported(epoch, math.nan if value is None else value)
+                self._heard_at = time.monotonic()  # the verdict may have taken its time
+            case Progress(rank=rank, step=step, phase=phase):
                 self.steps[rank] = step
+                if phase is not None:
+                    self._shown.progress(event)
 
-    def _events(self) -> list[dict[str, Any]]:
-        while self._is_open:
-            try:
-                chunk = os.read(self._fd, 65536)
-            except BlockingIOError:
-                break
-            self._rest += chunk
-            self._is_open = bool(chunk)
-        *lines, self._rest = self._rest.split(b"\n")
-        return [event for line in lines if (event := _parsed(line)) is not None]
+    def _events(self) -> Iterator[Event]:
+        with suppress(BlockingIOError):
+            while self._reader.is_open:
+                yield from self._reader.read()
 
     def _lines(self) -> list[str]:
         """Whole new lines of the log. Not those that a failing rank writes last: the outcome tells what it says."""
@@ -95,12 +86,3 @@ class RankEvents:
         shown, crash, _ = data[:end].partition(b"Fatal Python error: ")
         self._is_shown = not crash
         return shown.decode(errors="replace").splitlines()
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """An event; None where two ranks wrote at once and longer than a pipe keeps whole."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) else None

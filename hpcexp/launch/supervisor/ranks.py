@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from hpcexp.launch.base.rank_process import Process, Start, signal_one, signal_session
 from hpcexp.plan import Plan, Topology
-from hpcexp.rank_protocol import without_leftovers
+from hpcexp.rank_protocol import VARIABLES, RankEnv, Verdict, send, without_foreign
 from hpcexp.rundir import RunDir
 
 _BACKLOG = 4096
@@ -21,7 +20,7 @@ _BACKLOG = 4096
 
 def job_environment(topology: Topology, project: Path, inherited: Mapping[str, str]) -> dict[str, str]:
     """What the environments of all ranks on this machine have in common."""
-    env = without_leftovers(inherited)
+    env = without_foreign(inherited)
     path = [str(project), *filter(None, [env.get("PYTHONPATH")])]
     threads = str(topology.threads_per_rank)
     # Threads that wait by spinning take the core that the shipper or another job needs: on two busy cores the digits
@@ -39,15 +38,15 @@ def job_environment(topology: Topology, project: Path, inherited: Mapping[str, s
 
 def rank_environment(topology: Topology, rank: int, port: int) -> dict[str, str]:
     """What a rank of a job on one machine has of its own."""
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "NODE_RANK": "0",
-        "WORLD_SIZE": str(topology.world_size),
-        "LOCAL_WORLD_SIZE": str(topology.ranks_per_node),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    return RankEnv(
+        rank=rank,
+        local_rank=rank,
+        node_rank=0,
+        world_size=topology.world_size,
+        local_world_size=topology.ranks_per_node,
+        master_addr="127.0.0.1",
+        master_port=port,
+    ).to_environ()
 
 
 def visible_devices(topology: Topology, outer: str | None) -> str:
@@ -64,33 +63,33 @@ class Ranks:
     def __init__(
         self, plan: Plan, start: Callable[[Start], Process], devices: Mapping[str, str], judged: str | None = None
     ) -> None:
-        """Start them. `judged`: the metric that rank 0 reports after each validation, and waits for an `answer`."""
+        """Start them. `judged`: the metric that rank 0 reports after each validation, and waits for a verdict."""
         run, project = RunDir(Path(plan.run_dir)), Path(plan.lineage["project"])
         run.logs.mkdir(parents=True, exist_ok=True)
         alive_read, self._alive_write = os.pipe()
-        self.progress_fd, progress_write = os.pipe()
-        os.set_blocking(self.progress_fd, False)
-        answer_read, self._answer_write = os.pipe()
-        os.set_blocking(self._answer_write, False)
+        self.events_fd, events_write = os.pipe()
+        os.set_blocking(self.events_fd, False)
+        verdicts_read, self._verdicts_write = os.pipe()
+        os.set_blocking(self._verdicts_write, False)
         self.processes: list[Process] = []
         with socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG) as meeting:
             try:
-                shared = {**job_environment(plan.topology, project, os.environ), **devices}
-                if judged is not None:
-                    shared["HPCEXP_JUDGED"] = judged
+                pruning = RankEnv(pruning_metric=judged).to_environ()
+                shared = {**job_environment(plan.topology, project, os.environ), **devices, **pruning}
                 for rank in range(plan.topology.world_size):
                     env = {**shared, **rank_environment(plan.topology, rank, meeting.getsockname()[1])}
-                    fds = {"HPCEXP_PARENT_FD": alive_read, "HPCEXP_PROGRESS_FD": progress_write}
+                    fds = {"supervisor_fd": alive_read, "events_fd": events_write}
                     if rank == 0 and plan.topology.world_size > 1:
-                        fds["HPCEXP_MEETING_FD"] = meeting.fileno()
+                        fds["store_fd"] = meeting.fileno()
                     if rank == 0 and judged is not None:
-                        fds["HPCEXP_ANSWER_FD"] = answer_read
-                    self.processes.append(start(Start(plan.run_dir, env, run.rank_log(rank), project, fds)))
+                        fds["verdicts_fd"] = verdicts_read
+                    named = {VARIABLES[field]: fd for field, fd in fds.items()}
+                    self.processes.append(start(Start(plan.run_dir, env, run.rank_log(rank), project, named)))
             except BaseException:
                 self.close()
                 raise
             finally:
-                for fd in (progress_write, alive_read, answer_read):
+                for fd in (events_write, alive_read, verdicts_read):
                     os.close(fd)
 
     def failures(self) -> dict[int, int]:
@@ -102,9 +101,9 @@ class Ranks:
         return [rank for rank, process in enumerate(self.processes) if process.poll() == 0]
 
     def answer(self, epoch: int, is_to_end: bool) -> None:
-        """Tell rank 0 whether the job is to end, which it has asked after `epoch`."""
+        """Send rank 0 the verdict on its report of `epoch`."""
         with contextlib.suppress(OSError):  # it does not wait any more
-            os.write(self._answer_write, (json.dumps({"step": epoch, "prune": is_to_end}) + "\n").encode())
+            send(self._verdicts_write, Verdict(epoch=epoch, prune=is_to_end))
 
     def trouble(self) -> str | None:
         """Nothing stands between these and their supervisor."""
@@ -129,5 +128,5 @@ class Ranks:
         self.signal(signal.SIGKILL)
         for process in self.processes:
             process.wait()
-        for fd in (self.progress_fd, self._alive_write, self._answer_write):
+        for fd in (self.events_fd, self._alive_write, self._verdicts_write):
             os.close(fd)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hpcexp.launch.base.outcome import Outcome, stopped_by
 from hpcexp.launch.base.polling import Turns
 from hpcexp.launch.supervisor.oom import oom_kills
 from hpcexp.launch.supervisor.rank_events import RankEvents
@@ -27,24 +28,10 @@ MISTAKES = ("config", "data")
 """Kinds of errors in a rank that the user can mend in what was asked for."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended."""
-
-    state: str
-    """finished, pruned, failed or killed; skipped or planned where nothing ran."""
-    cause: str
-    """Why it did not finish, in the words of the rank that failed first; empty where it did."""
-    exit: int
-    """Exit status for the command: 0, 2 for a mistake the user can mend, 1 for a failure, 128 + n for a signal."""
-    signal: int = 0
-    """What killed a rank from outside (`kill -9`, no memory), where the job failed of that: it may be repeated."""
-
-
 class Group(Protocol):
     """The processes of a job on this machine."""
 
-    progress_fd: int
+    events_fd: int
 
     def failures(self) -> dict[int, int]:
         """Rank → exit status of those that ended badly; negative ones are signals."""
@@ -70,7 +57,7 @@ class Watch:
     """One job's ranks, and how long they are waited for."""
 
     ranks: Group
-    ears: RankEvents
+    events: RankEvents
     run: RunDir
     grace_s: float
     hang_s: float | None
@@ -103,12 +90,12 @@ class Watch:
         is_killing = False
         failures: dict[int, int] = {}
         while not self.ranks.are_done():
-            yield self.ears.fd
+            yield self.events.fd
             self.check()  # before anything is written: this process may have stood still for long
-            self.ears.listen()
-            self.vitals.look(self.ears.pids.values())
+            self.events.listen()
+            self.vitals.look(self.events.pids.values())
             failures = failures if is_killing else self._failures(failures)
-            is_ending = bool(self.stop or failures or self.ears.stopped)
+            is_ending = bool(self.stop or failures or self.events.stopped)
             if not is_ending and (trouble := self._hang() or self.elsewhere()):
                 return trouble, {}
             if deadline is None and (self.stop or failures):
@@ -117,8 +104,8 @@ class Watch:
             elif deadline is not None and (time.monotonic() > deadline or len(self.stop) > 1):
                 is_killing = True
                 self.ranks.signal(signal.SIGKILL)
-        self.ears.listen()
-        trouble = None if self.stop or self.ears.stopped else self.elsewhere() or self.ranks.trouble()
+        self.events.listen()
+        trouble = None if self.stop or self.events.stopped else self.elsewhere() or self.ranks.trouble()
         return trouble, failures or self.ranks.failures()
 
     def _failures(self, before: dict[int, int]) -> dict[int, int]:
@@ -130,10 +117,10 @@ class Watch:
         """What each rank is in, where none has given a sign of life for `launch.hang_s`."""
         if self.hang_s is None:
             return None
-        patience_s = self.hang_s if self.ears.steps else max(self.hang_s, START_S)
-        if self.ears.silent_s() < patience_s:
+        patience_s = self.hang_s if self.events.steps else max(self.hang_s, START_S)
+        if self.events.silent_s() < patience_s:
             return None
-        where = stacks(self.ears.pids, self.run)
+        where = stacks(self.events.pids, self.run)
         told = "\n".join(f"rank {rank}{self._step(rank)}: {place}" for rank, place in where.items())
         return (
             f"no rank has got any further for {patience_s:g} s (launch.hang_s).\n{told}\n"
@@ -142,12 +129,12 @@ class Watch:
         )
 
     def _step(self, rank: int) -> str:
-        return f" after step {self.ears.steps[rank]}" if rank in self.ears.steps else ""
+        return f" after step {self.events.steps[rank]}" if rank in self.events.steps else ""
 
     def _stopped_by(self, failures: dict[int, int]) -> int | None:
         """The signal that somebody else sent to a rank, which then stopped as it should."""
-        is_orderly = not self.ears.errors and set(failures) <= set(self.ears.stopped)
-        return next(iter(self.ears.stopped.values()), None) if is_orderly else None
+        is_orderly = not self.events.errors and set(failures) <= set(self.events.stopped)
+        return next(iter(self.events.stopped.values()), None) if is_orderly else None
 
     def _failed(self, failures: dict[int, int], is_short_of_memory: bool) -> Outcome:
         """In the words of the rank that failed first.
@@ -155,20 +142,20 @@ class Watch:
         One that said nothing died of itself: the others complain of the connection that it left. Otherwise the one that
         complained first counts.
         """
-        if left := [rank for rank in self.ranks.left() if rank not in self.ears.done]:
+        if left := [rank for rank in self.ranks.left() if rank not in self.events.done]:
             rank = left[0]
             cause = f"rank {rank} left with status 0 before the run was complete: something in it called exit."
             return Outcome("failed", f"{cause}\nIts log: {self.run.rank_log(rank)}", 1)
-        errors = self.ears.errors
+        errors = self.events.errors
         silent = [rank for rank in failures if rank not in errors]
         silent.sort(key=lambda rank: not from_outside(failures[rank]))  # others may have aborted for it
         rank = next(iter(silent or errors))
         code = failures.get(rank) or self.ranks.failures().get(rank) or 1
-        said = errors.get(rank, {})
-        if said.get("kind") in MISTAKES:
-            return Outcome("failed", str(said["message"]), 2)
+        said = errors.get(rank)
+        if said and said.kind in MISTAKES:
+            return Outcome("failed", said.message, 2)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        what = f": {said['message']}" if said else ""
+        what = f": {said.message}" if said else ""
         number = from_outside(code) or (signal.SIGKILL if _KILLED_WORKER.search(what) else 0)
         if number == signal.SIGKILL and is_short_of_memory:
             what += (
@@ -182,11 +169,6 @@ class Watch:
 def from_outside(code: int) -> int:
     """The signal by which something else ended a process of this exit code; 0 where it ended or crashed by itself."""
     return -code if code < 0 and -code not in CRASHES else 0
-
-
-def stopped_by(number: int) -> Outcome:
-    """Of a job that a signal ended."""
-    return Outcome("killed", f"stopped by {signal.Signals(number).name}", 128 + number)
 
 
 def _complete(run: RunDir) -> Outcome:

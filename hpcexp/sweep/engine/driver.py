@@ -16,12 +16,12 @@ from hpcexp.hardware.leases import DevicesBusyError
 from hpcexp.hardware.machine import Machine
 from hpcexp.launch.base.context import LaunchContext
 from hpcexp.launch.base.display import Display
+from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.polling import Turns, wait
 from hpcexp.launch.base.pruner import Pruner
-from hpcexp.launch.base.repeats import Repeats
 from hpcexp.launch.dispatch import started, starter
+from hpcexp.launch.resume.repeats import Repeats
 from hpcexp.launch.supervisor.ownership import TakenOverError
-from hpcexp.launch.supervisor.watch import Outcome
 from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
 from hpcexp.runs.clock import boottime
 from hpcexp.runs.records import Status, read_status

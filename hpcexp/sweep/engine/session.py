@@ -15,11 +15,11 @@ from hpcexp.files.untrusted import UnusableFileError
 from hpcexp.hardware.machine import this_machine
 from hpcexp.launch.base.context import LaunchContext
 from hpcexp.launch.base.display import Display, Silent
+from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.polling import signals_caught
 from hpcexp.launch.base.rank_process import start_fresh
 from hpcexp.launch.resume.interrupted import as_begun
 from hpcexp.launch.supervisor.uploader import SweepUploader, has_work
-from hpcexp.launch.supervisor.watch import Outcome
 from hpcexp.plan import JobOf, Plan
 from hpcexp.redaction import masked_override
 from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, write_atomic

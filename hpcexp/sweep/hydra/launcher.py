@@ -11,7 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hpcexp.errors import JobFailed
-from hpcexp.launch.supervisor.watch import Outcome
+from hpcexp.launch.base.outcome import Outcome
 from hpcexp.plan import Plan
 from hpcexp.sweep.engine.session import PlannedJob, Session
 from hpcexp.sweep.hydra.task import Stopped, best_value

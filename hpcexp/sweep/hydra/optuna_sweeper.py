@@ -26,7 +26,7 @@ from hpcexp.checks.values import schema_problems
 from hpcexp.compare.metrics import value_of
 from hpcexp.compose.composer import as_given
 from hpcexp.errors import ConfigError, JobFailed
-from hpcexp.launch.supervisor.watch import Outcome
+from hpcexp.launch.base.outcome import Outcome
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.sweep.hydra.task import Task

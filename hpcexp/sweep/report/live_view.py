@@ -11,7 +11,8 @@ from typing import Any
 
 from hpcexp.formatting import in_line, shown
 from hpcexp.launch.base.display import Display
-from hpcexp.launch.supervisor.watch import Outcome
+from hpcexp.launch.base.outcome import Outcome
+from hpcexp.rank_protocol import Progress
 from hpcexp.sweep.store.jobs import Job
 from hpcexp.terminal import beneath, guard, pass_on
 
@@ -28,14 +29,14 @@ class JobProgress:
     job: Job
     owner: Lines
     began: float = field(default_factory=time.monotonic)
-    event: dict[str, Any] = field(default_factory=dict)
+    event: Progress | None = None
     _first: tuple[float, int] | None = None
 
-    def progress(self, event: dict[str, Any]) -> None:
+    def progress(self, event: Progress) -> None:
         """Keep the newest."""
         self.event = event
         if self._first is None:
-            self._first = (time.monotonic(), event["step"])
+            self._first = (time.monotonic(), event.step)
 
     def line(self, text: str) -> None:
         """What the job prints, with its number before it."""
@@ -46,15 +47,16 @@ class JobProgress:
 
     def speed(self) -> float | None:
         """Steps in a second since the first that was told."""
-        if self._first is None or not self.event:
+        if self._first is None or self.event is None:
             return None
         since, step = self._first
         seconds = time.monotonic() - since
-        return (self.event["step"] - step) / seconds if seconds > 0 and self.event["step"] > step else None
+        return (self.event.step - step) / seconds if seconds > 0 and self.event.step > step else None
 
     def seconds_left(self) -> float | None:
-        speed, steps = self.speed(), self.event.get("steps")
-        return (steps - self.event["step"]) / speed if speed and steps else None
+        if (speed := self.speed()) is None or self.event is None or self.event.steps is None:
+            return None
+        return (self.event.steps - self.event.step) / speed
 
 
 class Lines:
@@ -184,13 +186,13 @@ class Quiet(Lines):
 
 def _cells(gauge: JobProgress) -> tuple[str, ...]:
     event = gauge.event
-    if not event:
+    if event is None:
         return ("starting",)
     speed, left = gauge.speed(), gauge.seconds_left()
-    done = f"{100 * event['step'] / event['steps']:.0f} %" if event["steps"] else f"step {event['step']}"
+    done = f"{100 * event.step / event.steps:.0f} %" if event.steps else f"step {event.step}"
     return (
         done,
-        f"{event['loss']:.4g}" if event.get("loss") is not None else "",
+        f"{event.loss:.4g}" if event.loss is not None else "",
         _monitored(gauge),
         f"{speed:.0f}" if speed else "",
         time.strftime("%H:%M:%S", time.gmtime(left)) if left is not None else "",
@@ -200,8 +202,8 @@ def _cells(gauge: JobProgress) -> tuple[str, ...]:
 def _monitored(gauge: JobProgress) -> str:
     """`val/acc 0.981`: what best is told by."""
     name = gauge.job.plan.config["trainer"]["monitor"]
-    value = gauge.event.get("metrics", {}).get(name)
-    return f"{name} {float(value):.4g}" if value is not None else ""
+    value = gauge.event.metrics.get(name) if gauge.event else None
+    return f"{name} {value:.4g}" if value is not None else ""
 
 
 def _widths(rows: Sequence[Sequence[str]], width: int) -> list[int]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from hpcexp.errors import ConfigError
+from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.pruner import Pruner
-from hpcexp.launch.supervisor.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.sweep.engine.session import PlannedJob, Session
 from hpcexp.sweep.search.study import Study, Trial

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.pruner import Pruner
-from hpcexp.launch.supervisor.watch import Outcome
 from hpcexp.plan import Plan
 from hpcexp.sweep.store.ledger import LedgerEntry
 

@@ -1,15 +1,15 @@
-"""What the supervisor shows of a running job: JSON lines down a pipe that is never waited for."""
+"""What the supervisor shows of a running job: progress events, down a pipe that is never waited for."""
 
 from __future__ import annotations
 
-import contextlib
-import json
+import math
 import os
 import time
 from typing import Any
 
 import pytorch_lightning as pl
 
+from hpcexp import rank_protocol
 from hpcexp.train.runtime.fast_hooks import LeanCallback
 from hpcexp.train.tasks.supervised import Supervised
 
@@ -18,10 +18,7 @@ LIFE_S = 2.0
 
 
 class Progress(LeanCallback):
-    """At most four lines a second: `{"rank", "phase", "epoch", "epochs", "step", "steps", "loss", "metrics"}`.
-
-    Of ranks other than 0 one in two seconds: `{"rank", "step"}`, a sign of life.
-    """
+    """At most four events a second; of ranks other than 0 a sign of life every two seconds."""
 
     def __init__(self, fd: int, epochs: int, steps: int | None, *, rank: int = 0) -> None:
         self._fd, self._epochs, self._steps, self._rank = fd, epochs, steps, rank
@@ -69,21 +66,21 @@ class Progress(LeanCallback):
     def _say(self, trainer: pl.Trainer, phase: str, loss: float | None = None) -> None:
         if self._rank:
             self._next = time.monotonic() + LIFE_S
-            self._write({"rank": self._rank, "step": trainer.global_step})
+            rank_protocol.send(self._fd, rank_protocol.Progress(self._rank, trainer.global_step))
             return
         self._next = time.monotonic() + INTERVAL_S
-        line = {
-            "rank": 0,
-            "phase": phase,
-            "epoch": min(self._epoch, self._epochs),
-            "epochs": self._epochs,
-            "step": trainer.global_step,
-            "steps": self._steps,
-            "loss": loss,
-            "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
-        }
-        self._write(line)
+        event = rank_protocol.Progress(
+            rank=0,
+            step=trainer.global_step,
+            steps=self._steps,
+            phase=phase,
+            epoch=min(self._epoch, self._epochs),
+            epochs=self._epochs,
+            loss=_finite(loss),
+            metrics={k: _finite(float(v)) for k, v in trainer.callback_metrics.items()},
+        )
+        rank_protocol.send(self._fd, event)
 
-    def _write(self, line: dict[str, Any]) -> None:
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            os.write(self._fd, (json.dumps(line) + "\n").encode())
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
+import math
 import select
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytorch_lightning as pl
 
+from hpcexp.rank_protocol import RankEnv, Report, send, verdict_reader
 from hpcexp.train.checkpointing.best_and_last import monitored
 from hpcexp.train.engine.interrupts import Interrupts
 from hpcexp.train.runtime.fast_hooks import LeanCallback
@@ -23,31 +23,27 @@ ANSWER_S = 30.0
 
 
 class Question:
-    """Asks the supervisor, up the pipe on which it hears of progress; the answer comes down another."""
+    """Reports to the supervisor and waits for its verdict."""
 
-    def __init__(self, progress_fd: int, answer_fd: int) -> None:
-        self._progress_fd, self._answer_fd = progress_fd, answer_fd
-        self._rest = b""
+    def __init__(self, events_fd: int, verdicts_fd: int) -> None:
+        self._events_fd, self._verdicts = events_fd, verdict_reader(verdicts_fd)
 
     def __call__(self, epoch: int, value: float) -> bool:
-        """Whether training is to end; not so where nobody hears or answers."""
-        line = json.dumps({"rank": 0, "report": {"step": epoch, "value": value}})
+        """Whether training ends here; False where nobody answers."""
         with contextlib.suppress(OSError):
-            os.write(self._progress_fd, f"{line}\n".encode())
+            send(self._events_fd, Report(rank=0, epoch=epoch, value=value if math.isfinite(value) else None))
             return self._answer(epoch)
         return False
 
     def _answer(self, epoch: int) -> bool:
-        """Passes over answers to earlier questions, which came too late."""
+        """Passes over verdicts on earlier epochs, which came too late."""
         deadline = time.monotonic() + ANSWER_S
-        while (left_s := deadline - time.monotonic()) > 0 and select.select([self._answer_fd], [], [], left_s)[0]:
-            chunk = os.read(self._answer_fd, 4096)
-            if not chunk:
+        while (left_s := deadline - time.monotonic()) > 0 and select.select([self._verdicts.fd], [], [], left_s)[0]:
+            for verdict in self._verdicts.read():
+                if verdict.epoch == epoch:
+                    return verdict.prune
+            if not self._verdicts.is_open:
                 return False
-            *lines, self._rest = (self._rest + chunk).split(b"\n")
-            for answer in map(json.loads, lines):
-                if answer["step"] == epoch:
-                    return bool(answer["prune"])
         return False
 
 
@@ -60,12 +56,13 @@ class Judged:
     """On rank 0."""
 
 
-def judged(environ: Mapping[str, str]) -> Judged | None:
-    """As the supervisor has told this rank; None where the job is not judged."""
-    if (metric := environ.get("HPCEXP_JUDGED")) is None:
+def judged(env: RankEnv) -> Judged | None:
+    """The part of this rank; None where the job is not judged."""
+    if env.pruning_metric is None:
         return None
-    fds = [environ.get(name) for name in ("HPCEXP_PROGRESS_FD", "HPCEXP_ANSWER_FD")]
-    return Judged(metric, Question(*(int(fd) for fd in fds if fd)) if all(fds) else None)
+    if env.events_fd is None or env.verdicts_fd is None:
+        return Judged(env.pruning_metric, None)
+    return Judged(env.pruning_metric, Question(env.events_fd, env.verdicts_fd))
 
 
 class Pruning(LeanCallback):

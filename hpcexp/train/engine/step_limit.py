@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,12 +14,6 @@ class StepLimitReached(Exception):  # noqa: N818 - the name says what happened
     """The last step that is asked for was made, with all that belongs to it."""
 
 
-def last_step(environ: Mapping[str, str]) -> int | None:
-    """As the supervisor has told this rank; None where training goes to its end."""
-    step = environ.get("HPCEXP_LAST_STEP")
-    return None if step is None else int(step)
-
-
 class StepLimit(LeanCallback):
     """Ends training on all ranks where the step after `step` would begin: a validation that is due comes before."""
 
@@ -28,7 +21,7 @@ class StepLimit(LeanCallback):
         self._step = step
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Journal what is kept, and raise Reached."""
+        """Journal what is kept, and raise StepLimitReached."""
         if trainer.global_step < self._step:
             return
         if isinstance(pl_module, Supervised):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch.distributed as dist
 
 from hpcexp.errors import RunError
 from hpcexp.plan import Plan, digest
+from hpcexp.rank_protocol import RankEnv
 from hpcexp.train.engine.builders import Rank
 
 _LATER = timedelta(minutes=1)
@@ -52,16 +52,18 @@ def leave() -> None:
 
 def _store(rank: Rank, timeout: timedelta) -> Any:
     """Where the ranks meet. Rank 0 listens on a socket of its supervisor, so that nobody can take the port."""
-    if listening := os.environ.get("HPCEXP_MEETING_FD"):
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    env = RankEnv.from_environ()
+    if env.store_fd is not None:
+        assert env.master_addr is not None
+        assert env.master_port is not None
         return dist.TCPStore(  # type: ignore[attr-defined]
-            address,
-            port,
+            env.master_addr,
+            env.master_port,
             rank.world_size,
             is_master=True,
             timeout=timeout,
             wait_for_workers=False,
-            master_listen_fd=int(listening),
+            master_listen_fd=env.store_fd,
         )
     store, _, _ = next(dist.rendezvous("env://", rank.rank, rank.world_size, timeout=timeout))  # type: ignore[attr-defined]
     return store

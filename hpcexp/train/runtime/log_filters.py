@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 
-from hpcexp.rank_protocol import forget_leftovers
+from hpcexp.rank_protocol import remove_foreign
 from hpcexp.train.runtime.lazy_imports import lighten
 
 _WARNINGS: tuple[tuple[str, str], ...] = (
@@ -14,7 +14,7 @@ _WARNINGS: tuple[tuple[str, str], ...] = (
     (r".*does not have many workers", "pytorch_lightning"),
     # The journal holds every step's values whatever the interval of its writes.
     (r"The number of training batches .* is smaller than the logging interval", "pytorch_lightning"),
-    # Best and last are written by our Keeper into a directory that may exist: the run's own.
+    # Best and last are written by our Checkpointing into a directory that may exist: the run's own.
     (r"Checkpoint directory .* exists and is not empty", "pytorch_lightning"),
     # Our job sets the schedule's length and order itself; Lightning steps it after the optimizer.
     (r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`", "torch"),
@@ -44,7 +44,7 @@ def import_lightning(*, is_rank: bool = True) -> None:
     `is_rank`: this process was started as a rank, and its environment says which one.
     """
     if not is_rank:
-        forget_leftovers(os.environ)
+        remove_foreign(os.environ)
     lighten()
     import pytorch_lightning  # noqa: F401
 
