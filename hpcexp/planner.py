@@ -21,6 +21,7 @@ from hpcexp.compose.composer import Composed
 from hpcexp.data.facts import data_facts
 from hpcexp.errors import ConfigError, RunError, did_you_mean, listed
 from hpcexp.hardware.machine import Machine, this_machine
+from hpcexp.launch.base.launcher import Launcher, launcher_of
 from hpcexp.lineage.code import code_digest, code_files, git_commit
 from hpcexp.lineage.environment import environment
 from hpcexp.lineage.signature import signature
@@ -65,14 +66,18 @@ def prepare(
     facts, fact_problems = _data_facts(config, parameters_of, look)
     wrong = value_problems(config)
     refused = {subject(problem) for problem in wrong}
-    shape, shape_problems = _shape(config, machine or look("machine", this_machine), facts, refused)
+    targets_wrong = [p for p in target_problems(config, parameters_of) if subject(p) not in refused]
+    launcher, launch_problems = _launcher(config, refused | {subject(problem) for problem in targets_wrong})
+    machine = machine or (launcher.machine(config) if launcher else this_machine())
+    shape, shape_problems = _shape(config, machine, facts, refused)
     problems = [
         *composed.problems,
         *wrong,
-        *(problem for problem in target_problems(config, parameters_of) if subject(problem) not in refused),
+        *targets_wrong,
         *(_guarded(lambda: look(("root", root), lambda: root_problems(root))) or []),
         *_uri_problems(config, uri),
         *fact_problems,
+        *launch_problems,
         *shape_problems,
         *_task_problems(config, facts, shape),
     ]
@@ -141,6 +146,17 @@ def _shape(
     divided, more = _guarded(lambda: batch(config, ranks)) or (None, [])
     length, most = _guarded(lambda: steps(config, divided, facts)) or (None, [])
     return Shape(ranks, divided, length), [*problems, *more, *most]
+
+
+def _launcher(config: dict[str, Any], wrong: Set[str]) -> tuple[Launcher | None, list[str]]:
+    """The job's launcher, and what it cannot do; None where it cannot be made, or a key of `launch` is `wrong`."""
+    if any(key.startswith("launch.") for key in wrong):
+        return None, []
+    try:
+        launcher = launcher_of(config)
+    except ConfigError as e:
+        return None, e.problems
+    return launcher, _guarded(lambda: launcher.problems(config)) or []
 
 
 def _guarded(check: Callable[[], _T]) -> _T | None:
@@ -212,7 +228,9 @@ def _num_params(model: dict[str, Any], facts: DataFacts | None) -> int | None:
 
 def _code(project: Path, config: dict[str, Any], once: Once) -> tuple[dict[str, str], dict[str, Any]]:
     """The files that make the result, and what is to be said of them."""
-    targets = sorted({node["_target_"] for _, node in target_nodes(config)})
+    # Where a job runs is no part of what it is: not the launcher's code.
+    made = {name: section for name, section in config.items() if name != "launch"}
+    targets = sorted({node["_target_"] for _, node in target_nodes(made)})
     files = tuple(f for f in (once(("file", t), partial(defining_file, t)) for t in targets) if f is not None)
     commit = once(("commit", project), lambda: git_commit(project))
     git = {"git.commit": commit.commit, "git.dirty": commit.dirty, "git.remote": commit.remote} if commit else {}

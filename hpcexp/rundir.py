@@ -111,6 +111,11 @@ class RunDir(RecordDir):
         return self.path / "launch" / "beat"
 
     @property
+    def cancel(self) -> Path:
+        """Asks the supervisor of the attempt that is running to end it."""
+        return self.path / "launch" / "cancel"
+
+    @property
     def secrets(self) -> Path:
         """What is masked in the plan, for its owner alone; none where nothing is."""
         return self.path / ".secrets"

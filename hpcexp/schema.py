@@ -1,13 +1,13 @@
 """The typed configuration: every key hpcexp reads, its type, default and range.
 
 The docstring under a field is its documentation, on the command line (`hpcexp help KEY`) and in `docs/config/`.
-`model`, `data`, `optimizer`, `scheduler`, `strategy` and `callbacks` carry a `_target_` and its arguments; the keys
-that hpcexp itself reads there are the classes below named after them.
+`model`, `data`, `optimizer`, `scheduler`, `strategy`, `launch` and `callbacks` carry a `_target_` and its arguments;
+the keys that hpcexp itself reads there are the classes below named after them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 MISSING: Any = "???"
@@ -220,15 +220,10 @@ class Tracking:
 
 @dataclass(eq=False, repr=False)
 class Launch:
-    """Where a job runs."""
+    """What hpcexp reads of every launcher beside the arguments of its `_target_`."""
 
-    name: str = choice(MISSING, "local", "nodes", "dry")
-    """`local`: on this machine; `nodes`: on several, on each of which the command is given; `dry`: freeze the plan and
-    start nothing."""
     nodes: int = number(1, least=1)
-    """Machines on which the command is given, with `launch=nodes`."""
-    rdzv: str | None = None
-    """`HOST:PORT` where they find each other: one of them, which leads, and a port that is free there."""
+    """Machines that the job runs on, each with `hardware.devices`."""
     beat_timeout_s: float = number(60.0, least=5, most=86400)
     """Seconds without a sign of life after which other machines consider the command that runs a job or drives a sweep
     dead, and repeat its jobs. On the machine itself its process decides."""
@@ -268,6 +263,11 @@ class Run:
     The result is that of a run of its own up to rounding and, with dropout and augmentation, other random numbers."""
 
 
+def defaults(section: type) -> dict[str, Any]:
+    """Key → default of a section's class."""
+    return {field.name: field.default for field in fields(section)}
+
+
 @dataclass(eq=False, repr=False)
 class Config:
     """The whole experiment."""
@@ -290,7 +290,7 @@ class Config:
     callbacks: dict[str, Any] = field(default_factory=dict)
     """Lightning callbacks by a name of your own, each with its `_target_`."""
     tracking: Tracking = field(default_factory=Tracking)
-    launch: Launch = field(default_factory=Launch)
+    launch: dict[str, Any] = field(default_factory=lambda: defaults(Launch))
     run: Run = field(default_factory=Run)
 
 
@@ -359,6 +359,7 @@ OPEN_SECTIONS: dict[str, type] = {
     "optimizer": Optimizer,
     "scheduler": Scheduler,
     "strategy": Strategy,
+    "launch": Launch,
 }
 """Sections that take the arguments of their `_target_`, and the class of the keys hpcexp reads or checks in each."""
 
@@ -366,6 +367,7 @@ OWN_KEYS: dict[str, frozenset[str]] = {
     "data": frozenset(Data.__dataclass_fields__),
     "scheduler": frozenset({"interval"}),
     "strategy": frozenset({"name"}),
+    "launch": frozenset(Launch.__dataclass_fields__),
 }
 """Keys beside a `_target_` that are hpcexp's own and are not given to the target."""
 

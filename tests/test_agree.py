@@ -34,7 +34,7 @@ def asked(compose: Callable[..., Composed], project: Path, listener: socket.sock
 
     def plan(*overrides: str, **lineage: Any) -> Plan:
         rdzv = f"launch.rdzv=127.0.0.1:{listener.getsockname()[1]}"
-        made = prepare(compose("launch=nodes", "launch.nodes=2", rdzv, "hardware=cpu", *overrides), project, [])
+        made = prepare(compose("launch=torchrun", "launch.nodes=2", rdzv, "hardware=cpu", *overrides), project, [])
         return replace(made, lineage={**made.lineage, "command": "hpcexp train …", **lineage})
 
     return plan
@@ -122,7 +122,14 @@ def test_somebody_else_at_the_place_is_told(asked: Callable[..., Plan], monkeypa
 @pytest.mark.slow
 def test_two_commands_that_differ_both_end_at_once(project: Path) -> None:
     """With exit status 2 and the same words; no rank has started."""
-    asked = ("train", *FAST, "hardware=cpu", "launch=nodes", "launch.nodes=2", f"launch.rdzv=127.0.0.1:{free_port()}")
+    asked = (
+        "train",
+        *FAST,
+        "hardware=cpu",
+        "launch=torchrun",
+        "launch.nodes=2",
+        f"launch.rdzv=127.0.0.1:{free_port()}",
+    )
     both = [start(*asked, f"optimizer.lr={lr}", cwd=project) for lr in (0.01, 0.02)]
     said = [ended(process) for process in both]
     assert [2, 2] == [s.status for s in said], said

@@ -31,7 +31,7 @@ COMPANIONS = {
     "data=synthetic": [],
     "scheduler=onecycle": ["optimizer=sgd"],
     "task=regression": ["data=synthetic", "data.num_classes=null", "trainer.monitor=val/mae", "trainer.mode=min"],
-    "launch=nodes": ["launch.nodes=2", "launch.rdzv=ada:29400"],
+    "launch=torchrun": ["launch.nodes=2", "launch.rdzv=ada:29400"],
     "strategy=ddp": ["hardware=cpu", "hardware.devices=[0,1]"],
 }
 """What an option needs beside it, as the head of its file says."""

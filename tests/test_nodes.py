@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ from record_support import free_port
 from test_engine import BREAKING
 from test_leftovers import ALL
 
-from hpcexp.checks.nodes import nodes_problems
+from hpcexp.launch.base.launcher import launcher_of
 from hpcexp.rundir import find_runs
 from hpcexp.runs.journal import read_points
 from hpcexp.runs.records import read_plain
@@ -65,7 +66,7 @@ def machines() -> Iterator[None]:
 
 def start_on(machine: str, project: Path, *overrides: str, rdzv: str = RDZV) -> subprocess.Popen[str]:
     """The command as it is given on one of two machines."""
-    asked = ("launch=nodes", "launch.nodes=2", f"launch.rdzv={rdzv}", *overrides)
+    asked = ("launch=torchrun", "launch.nodes=2", f"launch.rdzv={rdzv}", *overrides)
     hpcexp = [sys.executable, "-m", "hpcexp", "train", *asked]
     with_name = ["unshare", "--uts", "sh", "-c", f'hostname {machine}; exec "$@"', "sh", *hpcexp]
     return subprocess.Popen(
@@ -148,19 +149,21 @@ def test_a_signal_on_one_machine_stops_both_and_the_same_commands_go_on(machines
 def test_what_is_wrong_with_nodes_is_said_before_anything_starts() -> None:
     """Where the ranks would start here only, and where they could not meet."""
 
-    def problems(name: str, num_nodes: int = 2, nodes: int = 2, rdzv: str | None = "ada:29400") -> list[str]:
-        launch = {"name": name, "nodes": nodes, "rdzv": rdzv}
-        return nodes_problems({"hardware": {"num_nodes": num_nodes}, "launch": launch})
+    def problems(rdzv: Any = "ada:29400", *, num_nodes: int = 2, is_local: bool = False) -> list[str]:
+        target = "local.Local" if is_local else "torchrun.Torchrun"
+        launch = {"_target_": f"hpcexp.launch.launchers.{target}", "nodes": 2, **({} if is_local else {"rdzv": rdzv})}
+        config = {"hardware": {"num_nodes": num_nodes}, "launch": launch}
+        return launcher_of(config).problems(config)
 
-    assert [] == problems("nodes")
-    assert [] == problems("nodes", rdzv="[::1]:29400")
-    assert [] == problems("local", num_nodes=1)
-    [local] = problems("local")
-    assert "launch=nodes launch.nodes=2" in local
-    [differ] = problems("nodes", num_nodes=3)
+    assert [] == problems()
+    assert [] == problems("[::1]:29400")
+    assert [] == problems(num_nodes=1, is_local=True)
+    [local] = problems(is_local=True)
+    assert "launch=torchrun launch.nodes=2" in local
+    [differ] = problems(num_nodes=3)
     assert "leave hardware.num_nodes out" in differ
     for wrong in (None, "ada", "ada:0", "ada:99999", "ada:x", ":29400", "http://ada:29400"):
-        [told] = problems("nodes", rdzv=wrong)
+        [told] = problems(wrong)
         assert f"launch.rdzv={wrong}: not HOST:PORT" in told
 
 
@@ -168,7 +171,7 @@ def test_what_is_wrong_with_nodes_is_said_before_anything_starts() -> None:
 def test_a_host_that_cannot_be_reached_is_named(project: Path) -> None:
     """Before the machine waits for anybody."""
     said = command(
-        "train", *SHORT, "launch=nodes", "launch.nodes=2", "launch.rdzv=no.such.host.invalid:29400", cwd=project
+        "train", *SHORT, "launch=torchrun", "launch.nodes=2", "launch.rdzv=no.such.host.invalid:29400", cwd=project
     )
     assert 2 == said.status
     assert "launch.rdzv=no.such.host.invalid:29400" in said.err
@@ -178,7 +181,7 @@ def test_a_host_that_cannot_be_reached_is_named(project: Path) -> None:
 @pytest.mark.slow
 def test_two_agents_on_one_machine(project: Path) -> None:
     """The first of two commands leads, whatever other launchers have left in the environment."""
-    asked = (*SHORT, "launch=nodes", "launch.nodes=2", f"launch.rdzv=127.0.0.1:{free_port()}")
+    asked = (*SHORT, "launch=torchrun", "launch.nodes=2", f"launch.rdzv=127.0.0.1:{free_port()}")
     hpcexp = [sys.executable, "-m", "hpcexp", "train", *asked]
     both = [
         subprocess.Popen(

@@ -162,7 +162,7 @@ def test_a_metric_that_no_validation_gives_is_refused_before_training(jobs: Judg
 
 def test_trials_on_several_machines_are_not_judged(project: Path, compose: Callable[..., Composed]) -> None:
     """Nobody could be asked there."""
-    plan = prepare(compose("launch=nodes", "launch.nodes=2", "launch.rdzv=ada:29400"), project, [])
+    plan = prepare(compose("launch=torchrun", "launch.nodes=2", "launch.rdzv=ada:29400"), project, [])
     with pytest.raises(ConfigError, match=r"Fix: search\.pruner=none"):
         alone(started(plan, terms(start_fresh, Pruner("val/acc", lambda epoch, value: False)), fresh=False))
 

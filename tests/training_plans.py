@@ -41,7 +41,7 @@ def digits_config(**overrides: Any) -> dict[str, Any]:
         "strategy": {"name": "auto"},
         "trainer": {**asdict(schema.Trainer()), "max_epochs": 2, "monitor": "val/acc", "mode": "max"},
         "checkpoint": asdict(schema.Checkpoint()),
-        "launch": {**asdict(schema.Launch()), "name": "local"},
+        "launch": {**schema.defaults(schema.Launch), "_target_": "hpcexp.launch.launchers.local.Local"},
         "callbacks": {},
     }
     for name, value in overrides.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hpcexp.checks.nodes import nodes_problems
 from hpcexp.checks.strategies import strategy_problems
 from hpcexp.hardware.gpus import BF16_CAPABILITY, Gpu, by_load, can_compute, gpu_text, processes_text
 from hpcexp.hardware.machine import Machine
@@ -27,7 +26,6 @@ def topology(config: dict[str, Any], machine: Machine) -> tuple[Topology | None,
     strategy, more = _strategy(config["strategy"]["name"], num_ranks)
     problems += [*more, *strategy_problems(config, strategy, accelerator)]
     problems += _thread_problems(hardware, len(ids), machine)
-    problems += nodes_problems(config)
     if problems:
         return None, problems
     # A job on some of the GPUs leaves the others' jobs their cores.

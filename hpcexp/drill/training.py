@@ -21,6 +21,7 @@ from hpcexp.compose.composer import Composer
 from hpcexp.drill.processes import end_all_in
 from hpcexp.drill.results import own_store
 from hpcexp.errors import ConfigError, JobFailed, RunError
+from hpcexp.launch.base.launcher import launcher_of
 from hpcexp.plan import Plan
 from hpcexp.planner import prepare
 from hpcexp.rundir import RunDir, write_atomic
@@ -156,8 +157,8 @@ def ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 def local_only(plan: Plan) -> None:
     """ConfigError where the plan would not run on this machine now."""
-    if plan.config["launch"]["name"] != "local":
-        name = plan.config["launch"]["name"]
+    if not launcher_of(plan.config).is_here:
+        name = plan.choices.get("launch", plan.config["launch"]["_target_"])
         raise ConfigError(f"launch={name}: a drill kills processes of this machine.\nFix: launch=local")
 
 

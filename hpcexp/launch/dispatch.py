@@ -6,15 +6,12 @@ import gc
 from collections.abc import Callable
 from pathlib import Path
 
-from hpcexp.errors import ConfigError
 from hpcexp.launch.base.context import LaunchContext
 from hpcexp.launch.base.display import display
+from hpcexp.launch.base.launcher import launcher_of
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.polling import Turns, alone, signals_caught
 from hpcexp.launch.base.rank_process import Process, Start, start_fresh
-from hpcexp.launch.resume.interrupted import begins_again, continuation
-from hpcexp.launch.supervisor.lifecycle import freeze, run_job, run_on_nodes
-from hpcexp.launch.supervisor.ownership import claimed
 from hpcexp.launch.supervisor.uploader import RunUploader
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
@@ -43,16 +40,7 @@ def started(plan: Plan, terms: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
     run = RunDir(Path(plan.run_dir))
     if not fresh and is_done(plan):
         return Outcome("skipped", f"{plan.signature[:8]} finished in {run.path}", 0)
-    if plan.config["launch"]["name"] == "dry":
-        with claimed(plan):
-            if fresh or not (begins_again(plan) or continuation(plan, verify=False)):
-                terms.capture.write(plan, freeze(plan))
-        return Outcome("planned", "", 0)
-    if plan.config["launch"]["name"] == "nodes":
-        if terms.judge is not None:
-            raise ConfigError("launch=nodes: trials on several machines cannot be pruned.\nFix: search.pruner=none")
-        return (yield from run_on_nodes(plan, terms, fresh=fresh))
-    return (yield from run_job(plan, terms, fresh=fresh))
+    return (yield from launcher_of(plan.config).run(plan, terms, fresh=fresh))
 
 
 def starter(plan: Plan, *, many: bool) -> Callable[[Start], Process]:

@@ -19,7 +19,7 @@ from hpcexp.launch.base.display import display
 from hpcexp.launch.base.polling import alone, signals_caught
 from hpcexp.launch.base.rank_process import Process, Start, start_fresh
 from hpcexp.launch.provenance.capture import Capture
-from hpcexp.launch.supervisor.lifecycle import run_job
+from hpcexp.launch.supervisor.lifecycle import run_here
 from hpcexp.plan import Plan
 from hpcexp.rank_protocol import RankEnv
 from hpcexp.reproduce.original import Original, begun_with
@@ -94,7 +94,7 @@ def rerun(original: Original, code: Code, place: Path, python: str = sys.executa
         shipping=_Nobody(),
         capture=_Nothing(),
     )
-    outcome = alone(run_job(plan, terms, fresh=True))
+    outcome = alone(run_here(plan, terms, fresh=True))
     run = RunDir(Path(plan.run_dir))
     if outcome.state == "finished":
         return run
@@ -113,7 +113,7 @@ def plan_of(original: Original, code: Code, place: Path) -> Plan:
     config = {section: dict(v) if isinstance(v, dict) else v for section, v in plan.config.items()}
     topology = replace(plan.topology, num_nodes=1, device_ids=tuple(range(plan.topology.world_size)))
     config["hardware"] |= {"devices": topology.world_size, "num_nodes": 1}
-    config["launch"] |= {"name": "local"}
+    config["launch"] = {**config["launch"], "_target_": "hpcexp.launch.launchers.local.Local"}
     config["tracking"] |= {"system_every_s": None}
     if begun := begun_with(original.run):
         config["run"] |= {"resume_from": str(Path(begun.checkpoint).parent.parent)}

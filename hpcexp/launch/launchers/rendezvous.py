@@ -14,7 +14,8 @@ from pathlib import Path
 
 from hpcexp.errors import RunError
 from hpcexp.launch.base.outcome import Outcome
-from hpcexp.launch.launchers.torchrun import JOIN_S, host_and_port
+from hpcexp.launch.launchers.addresses import host_and_port
+from hpcexp.launch.launchers.torchrun_agent import JOIN_S
 from hpcexp.lineage.signature import asked
 from hpcexp.plan import Plan, digest, load_plan, save_plan
 from hpcexp.rundir import held

@@ -1,258 +1,62 @@
-"""A job on several machines: each is given the same command, and torchrun's agents find each other at `launch.rdzv`."""
+"""`launch=torchrun`: on several machines without a scheduler, the same command on each of them."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import math
-import os
 import re
-import signal
-import socket
-import struct
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from hpcexp.errors import RunError
-from hpcexp.files.untrusted import open_append
-from hpcexp.launch.base.outcome import Outcome
-from hpcexp.launch.base.rank_process import signal_one
-from hpcexp.launch.supervisor.ranks import job_environment
-from hpcexp.plan import Plan
-from hpcexp.rank_protocol import RankEnv
-from hpcexp.rundir import RunDir, held
-from hpcexp.runs.records import RemoteFailure, read_or_none, write
+from hpcexp.errors import ConfigError
+from hpcexp.launch.launchers.local import OneMachine
 
-JOIN_S = 600
-"""In which all machines must have come to the rendezvous."""
-_LOOK_EVERY_S = 1.0
-_LATER_S = 10.0
-"""How much longer than one that lost its connection a machine may take to tell why it ended."""
-_LOST = ("gloo", "NCCL", "ProcessGroup", "TCPStore")
-"""Signs in the words of a rank that the others were gone."""
+if TYPE_CHECKING:
+    from hpcexp.launch.base.context import LaunchContext
+    from hpcexp.launch.base.outcome import Outcome
+    from hpcexp.launch.base.polling import Turns
+    from hpcexp.plan import Plan
+
+_HOST_AND_PORT = re.compile(r"(?:[^:\s\[\]]+|\[[0-9a-fA-F:]+\]):(\d{1,5})")
 
 
-class Node:
-    """The ranks of this machine, below torchrun's agent, which starts them once all agents have met."""
+class Torchrun(OneMachine):
+    """Each machine runs its ranks below torchrun's agent; the agents meet at `rdzv`, whose host leads."""
 
-    def __init__(self, plan: Plan, devices: Mapping[str, str], *, leads: bool) -> None:
-        logs = RunDir(Path(plan.run_dir)).logs
-        logs.mkdir(parents=True, exist_ok=True)
-        # Held open: the machine that leads may yet set the directory of an earlier try aside.
-        self._path = logs / f"node-{socket.gethostname()}-{os.getpid()}.log"
-        self._log = os.fdopen(open_append(self._path), "ab+")
-        alive_read, self._alive_write = os.pipe()
-        self.events_fd, events_write = os.pipe()
-        os.set_blocking(self.events_fd, False)
-        self._ends = (alive_read, events_write)
-        self._agent = self._start(plan, {**self._environment(plan), **devices}, leads=leads)
+    is_here = False
 
-    def failures(self) -> dict[int, int]:
-        """As the agent tells them in its log."""
-        _, _, root = self._told().partition("Root Cause (first observed failure):")
-        told = re.search(r"rank +: (\d+) .*\n +exitcode +: (-?\d+)", root)
-        return {int(told[1]): int(told[2])} if told else {}
+    def __init__(self, rdzv: str) -> None:
+        """`rdzv`: `HOST:PORT` where the machines find each other: one of them, and a port that is free there."""
+        self.rdzv = rdzv
 
-    def left(self) -> list[int]:
-        """The agent does not tell of ranks that ended as if all were well."""
-        return []
-
-    def trouble(self) -> str | None:
-        """Why the agent failed, where it was not for a rank."""
-        if not self._agent.poll() or self.failures():
-            return None
-        last = (self._told().strip().splitlines() or ["it said nothing"])[-1]
-        what = "not all machines came in time" if "RendezvousTimeoutError" in last else last
-        return f"torchrun ended with status {self._agent.returncode}: {what}\nIts log: {self._path}"
-
-    def _told(self) -> str:
-        if not self._agent.poll():
-            return ""
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace")
-
-    def are_done(self) -> bool:
-        """Whether the agent has ended, and its ranks with it."""
-        return self._agent.poll() is not None
-
-    def signal(self, number: int) -> None:
-        """The agent passes on what asks it to end; killed, it leaves ranks that end when `close` closes their pipe."""
-        signal_one(self._agent.pid, number)
-
-    def close(self) -> None:
-        """End whatever still runs."""
-        signal_one(self._agent.pid, signal.SIGKILL)
-        self._agent.wait()
-        for fd in (self._alive_write, self.events_fd, *self._ends):
-            os.close(fd)
-        self._log.close()
-
-    def _environment(self, plan: Plan) -> dict[str, str]:
-        # The agent closes what it does not know. Its ranks open the pipes once more, by the names they have here.
-        here = f"/proc/{os.getpid()}/fd"
-        env = {
-            **job_environment(plan.topology, Path(plan.lineage["project"]), os.environ),
-            **RankEnv(
-                supervisor_path=f"{here}/{self._ends[0]}", events_path=f"{here}/{self._ends[1]}", log_by_rank=True
-            ).to_environ(),
-        }
-        if interface := interface_of(own_address(plan.config["launch"]["rdzv"])):
-            env.setdefault("GLOO_SOCKET_IFNAME", interface)
-            env.setdefault("NCCL_SOCKET_IFNAME", interface)
-        return env
-
-    def _start(self, plan: Plan, env: Mapping[str, str], *, leads: bool) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *agent_arguments(plan, leads=leads)],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env=env,
-            cwd=plan.lineage["project"],
-            start_new_session=True,
-        )
-
-
-def agent_arguments(plan: Plan, *, leads: bool) -> list[str]:
-    """What torchrun is told on this machine."""
-    launch, topology = plan.config["launch"], plan.topology
-    # Without `is_host` it would look this machine's name up, which need not be known to any name server.
-    conf = {"join_timeout": JOIN_S, "last_call_timeout": 1, "is_host": str(leads).lower()}
-    settings = {
-        "nnodes": topology.num_nodes,
-        "nproc-per-node": topology.ranks_per_node,
-        "max-restarts": 0,
-        "rdzv-backend": "c10d",
-        "rdzv-endpoint": launch["rdzv"],
-        "rdzv-id": plan.signature[:16],
-        "rdzv-conf": ",".join(f"{name}={value}" for name, value in conf.items()),
-        "local-addr": own_address(launch["rdzv"]),
-        "shutdown-timeout": math.ceil(launch["grace_s"]),
-    }
-    return [*(f"--{name}={value}" for name, value in settings.items()), "--module", "hpcexp.job", plan.run_dir]
-
-
-def own_address(rdzv: str) -> str:
-    """Address of this machine as the host of `launch.rdzv` sees it; RunError where there is no way to it."""
-    kind, place = _places(rdzv)[0]
-    try:
-        with socket.socket(kind, socket.SOCK_DGRAM) as s:
-            s.connect(place)  # sends nothing: it asks the kernel for the way
-            address: str = s.getsockname()[0]
-            return address
-    except OSError as e:
-        raise _no_way(rdzv, e) from e
-
-
-def is_here(rdzv: str) -> bool:
-    """Whether this machine is the host of `launch.rdzv`: only one's own addresses can be bound."""
-    for kind, place in _places(rdzv):
-        with socket.socket(kind, socket.SOCK_DGRAM) as s, contextlib.suppress(OSError):
-            s.bind((place[0], 0, *place[2:]))
-            return True
-    return False
-
-
-def _places(rdzv: str) -> list[tuple[socket.AddressFamily, Any]]:
-    """Family and address of the host, in the order in which they are to be tried."""
-    try:
-        found = socket.getaddrinfo(*host_and_port(rdzv), type=socket.SOCK_DGRAM)
-    except OSError as e:
-        raise _no_way(rdzv, e) from e
-    return [(kind, place) for kind, _, _, _, place in found]
-
-
-def host_and_port(rdzv: str) -> tuple[str, int]:
-    """The two parts of `launch.rdzv`."""
-    host, _, port = rdzv.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _no_way(rdzv: str, error: OSError) -> RunError:
-    return RunError(
-        f"launch.rdzv={rdzv}: {socket.gethostname()} finds no way to that host ({error.strerror}).\n"
-        "Fix: launch.rdzv=HOST:PORT with the name or address of one of the machines."
-    )
-
-
-def interface_of(address: str) -> str | None:
-    """The network interface with this IPv4 address; None where it is not found."""
-    for _, name in socket.if_nameindex():
-        with socket.socket() as s, contextlib.suppress(OSError):
-            # netdevice(7): struct ifreq in and out; the address follows 20 bytes of name, family and port.
-            told = fcntl.ioctl(s, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-            if socket.inet_ntoa(told[20:24]) == address:
-                return name
-    return None
-
-
-_SIOCGIFADDR = 0x8915
-
-
-@contextmanager
-def seat(plan: Plan) -> Iterator[None]:
-    """One of the places beside the machine that leads; RunError where all are taken."""
-    path = Path(plan.run_dir)
-    with ExitStack() as stack:
-        for number in range(1, plan.topology.num_nodes):
-            with contextlib.suppress(RunError):
-                stack.enter_context(held(path.parent / f".{path.name}.node-{number}.lock", ""))
-                break
-        else:
-            raise RunError(
-                f"{path} is being written by as many machines as launch.nodes={plan.topology.num_nodes} asks for.\n"
-                "Fix: wait for them, or end them."
+    def problems(self, config: Mapping[str, Any]) -> list[str]:
+        """Too few nodes, other nodes than the hardware's, and a rendezvous that is no address."""
+        num_nodes, launch = config["hardware"]["num_nodes"], config["launch"]
+        problems = []
+        if launch["nodes"] < 2:
+            problems.append(
+                f"launch.nodes={launch['nodes']}: launch=torchrun is for several machines.\n"
+                "Fix: launch.nodes=2, or launch=local."
             )
-        yield
+        if num_nodes != launch["nodes"]:
+            problems.append(
+                f"hardware.num_nodes={num_nodes}, but launch.nodes={launch['nodes']}.\n"
+                "Fix: leave hardware.num_nodes out."
+            )
+        match = _HOST_AND_PORT.fullmatch(str(self.rdzv))
+        if match is None or not 0 < int(match[1]) < 2**16:
+            problems.append(
+                f"launch.rdzv={self.rdzv}: not HOST:PORT.\n"
+                "Fix: launch.rdzv=HOST:29400 with the name or address of one of the machines."
+            )
+        return problems
 
+    def capacity(self, config: Mapping[str, Any]) -> int | None:
+        """One: all jobs would meet at the same port."""
+        return 1
 
-class RemoteFailures:
-    """What has ended the job on another machine, told by a file that all of them see."""
+    def run(self, plan: Plan, context: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
+        """Run this machine's part of the plan."""
+        from hpcexp.launch.launchers.nodes_job import run_on_nodes
 
-    def __init__(self, run: RunDir) -> None:
-        self._file = run.path / "failed.json"
-        self._of_earlier = read_or_none(self._file, RemoteFailure)
-        self._next = 0.0
-        self._found: RemoteFailure | None = None
-
-    def __call__(self) -> str | None:
-        if self._found is None and time.monotonic() >= self._next:
-            self._next = time.monotonic() + _LOOK_EVERY_S
-            failure = read_or_none(self._file, RemoteFailure)
-            if failure and failure != self._of_earlier:
-                self._found = failure
-        return f"on {self._found.host}: {self._found.cause}" if self._found else None
-
-    def forget(self) -> None:
-        """Begin an attempt."""
-        self._file.unlink(missing_ok=True)
-
-    def agreed(self, outcome: Outcome) -> Outcome:
-        """The outcome, with the cause from another machine where that is the real one; otherwise they are told it."""
-        if outcome.state not in ("failed", "killed"):
-            return outcome
-        if self._found:
-            return replace(outcome, signal=self._found.signal)
-        deadline = time.monotonic() + _LATER_S
-        # Who lost a connection did not fail first.
-        while any(sign in outcome.cause for sign in _LOST) and time.monotonic() < deadline:
-            time.sleep(_LOOK_EVERY_S / 2)
-            if (cause := self()) and self._found:
-                return Outcome("failed", cause, 1, self._found.signal)
-        self._tell(outcome)
-        return outcome
-
-    def _tell(self, outcome: Outcome) -> None:
-        own = self._file.with_name(f".failed.{socket.gethostname()}.{os.getpid()}")
-        write(
-            own, RemoteFailure(host=socket.gethostname(), cause=outcome.cause, time=time.time(), signal=outcome.signal)
-        )
-        with contextlib.suppress(FileExistsError):
-            os.link(own, self._file)
-        own.unlink()
+        if context.judge is not None:
+            raise ConfigError("launch=torchrun: trials on several machines cannot be pruned.\nFix: search.pruner=none")
+        return (yield from run_on_nodes(plan, context, fresh=fresh))

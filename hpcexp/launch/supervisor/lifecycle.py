@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace as set_fields
 
@@ -17,8 +18,6 @@ from hpcexp.hardware.leases import leased
 from hpcexp.launch.base.context import LaunchContext
 from hpcexp.launch.base.outcome import Outcome, stopped_by
 from hpcexp.launch.base.polling import Turns
-from hpcexp.launch.launchers.rendezvous import Rendezvous, await_leader
-from hpcexp.launch.launchers.torchrun import JOIN_S, Node, RemoteFailures, is_here, seat
 from hpcexp.launch.provenance.capture import keep_lineage
 from hpcexp.launch.provenance.origins import parents
 from hpcexp.launch.resume.checkpoint_transfer import adopt, origin
@@ -46,7 +45,7 @@ from hpcexp.runs.mark import mark
 from hpcexp.runs.records import RunState, Status, read_status, write
 from hpcexp.tracking.sync.destination import direct
 
-_Supervise = Callable[[RunDir, Sequence[int], Callable[[], None]], Turns[Outcome]]
+Supervise = Callable[[RunDir, Sequence[int], Callable[[], None]], Turns[Outcome]]
 """Has a run's ranks run to their end, or to a signal among those that come, or until another attempt has the run."""
 
 
@@ -74,10 +73,10 @@ def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = Fa
     return run
 
 
-def run_job(plan: Plan, terms: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
+def run_here(plan: Plan, terms: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
     """Run the plan on this machine. DevicesBusyError where it is to wait for devices."""
     with claimed(plan, is_sure=terms.is_one_of_many), ExitStack() as devices:
-        plan, told = _on_devices(plan, devices, terms)
+        plan, told = on_devices(plan, devices, terms)
 
         def supervise(run: RunDir, stop: Sequence[int], check: Callable[[], None]) -> Turns[Outcome]:
             if stop:  # before there was anything to end
@@ -86,48 +85,12 @@ def run_job(plan: Plan, terms: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
                 judge = terms.judge
                 ranks = Ranks(plan, terms.start, told, judge.metric if judge else None)
                 reported = judge.answering(ranks.answer) if judge else None
-                return (yield from _supervise(plan, run, ranks, terms, stop, reported=reported, check=check))
+                return (yield from supervised(plan, run, ranks, terms, stop, reported=reported, check=check))
 
-        return (yield from _lead(plan, terms, fresh=fresh, supervise=supervise))
-
-
-def run_on_nodes(plan: Plan, terms: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
-    """Run this machine's part of the plan. The host of `launch.rdzv` leads: it freezes the plan and keeps its state."""
-    elsewhere, board = RemoteFailures(RunDir(Path(plan.run_dir))), Rendezvous(plan)
-
-    with ExitStack() as stack:
-        leads = _leads(plan, board, stack)
-        devices = stack.enter_context(ExitStack())
-        plan, told = _on_devices(plan, devices, terms)
-        where = plan.config["launch"]["rdzv"]
-        terms.say(plan, f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most")
-
-        def take_part(run: RunDir) -> Turns[Outcome]:
-            with devices, terms.catching() as stop:
-                node = Node(plan, told, leads=False)
-                return elsewhere.agreed(
-                    (yield from _supervise(plan, run, node, terms, stop, lambda _: elsewhere(), leads=False))
-                )
-
-        def lead(run: RunDir, stop: Sequence[int], check: Callable[[], None]) -> Turns[Outcome]:
-            def trouble(ears: RankEvents) -> str | None:
-                # A machine that comes once ranks have begun has nothing to say to them.
-                return elsewhere() or (None if ears.pids else board.heard())
-
-            with devices, board.shown():
-                node = Node(plan, told, leads=True)
-                outcome = elsewhere.agreed((yield from _supervise(plan, run, node, terms, stop, trouble, check=check)))
-            return replace(outcome, exit=2) if board.refused else outcome
-
-        if leads:
-            elsewhere.forget()
-            return (yield from _lead(plan, terms, fresh=fresh, supervise=lead))
-        stack.enter_context(seat(plan))
-        refused = await_leader(plan, elsewhere)
-        return refused or (yield from take_part(RunDir(Path(plan.run_dir))))
+        return (yield from lead(plan, terms, fresh=fresh, supervise=supervise))
 
 
-def _on_devices(plan: Plan, stack: ExitStack, terms: LaunchContext) -> tuple[Plan, Mapping[str, str]]:
+def on_devices(plan: Plan, stack: ExitStack, terms: LaunchContext) -> tuple[Plan, Mapping[str, str]]:
     """The plan with the devices that the job holds until `stack` ends, and what its ranks are told of them."""
     got = stack.enter_context(leased(plan, is_one_of_many=terms.is_one_of_many))
     for warning in got.warnings:
@@ -136,19 +99,7 @@ def _on_devices(plan: Plan, stack: ExitStack, terms: LaunchContext) -> tuple[Pla
     return replace(plan, topology=topology), got.environment()
 
 
-def _leads(plan: Plan, board: Rendezvous, stack: ExitStack) -> bool:
-    """Whether this command is the first on the host of `launch.rdzv`; it then has the run directory."""
-    if not is_here(plan.config["launch"]["rdzv"]):
-        return False
-    try:
-        stack.enter_context(board.lead())
-    except RunError:
-        return False
-    stack.enter_context(claimed(plan))
-    return True
-
-
-def _lead(plan: Plan, terms: LaunchContext, *, fresh: bool, supervise: _Supervise) -> Turns[Outcome]:
+def lead(plan: Plan, terms: LaunchContext, *, fresh: bool, supervise: Supervise) -> Turns[Outcome]:
     """Freeze the plan, have its ranks run, and leave a final state behind whatever happens.
 
     An interrupted run is gone on with, in its directory and its MLflow run, unless `fresh`. One that has no checkpoint
@@ -163,7 +114,7 @@ def _lead(plan: Plan, terms: LaunchContext, *, fresh: bool, supervise: _Supervis
     is_again = found is None and not fresh and begins_again(plan)
     own = Ownership(RunDir(Path(plan.run_dir)), plan.config["launch"]["beat_timeout_s"])
     with ExitStack() as catching:  # whatever asks it to end, the state that it leaves is final
-        stop = catching.enter_context(terms.catching())
+        stop = _Both(catching.enter_context(terms.catching()), own.stop)
         attempt = (read_status(RunDir(Path(plan.run_dir))).attempt or 0) + 1 if is_again else 1
         catching.callback(own.end)
         if found is not None or is_again:  # one that stood still notices before anything of it is changed
@@ -200,6 +151,19 @@ def _check_folders(run: RunDir) -> None:
     own = (run.checkpoints, run.logs, run.lineage, run.plots, run.beat.parent)
     if (problem := folders_problem(run.path, [folder.name for folder in own])) is not None:
         raise RunError(problem)
+
+
+class _Both(Sequence[int]):
+    """Two lists as they grow, one after the other: signals of the command, and those that are for this job alone."""
+
+    def __init__(self, first: Sequence[int], second: Sequence[int]) -> None:
+        self._parts = (first, second)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, index: Any) -> Any:
+        return [*self._parts[0], *self._parts[1]][index]
 
 
 def _begin(own: Ownership) -> None:
@@ -244,7 +208,7 @@ def _end(run: RunDir, status: Status) -> bool:
     return True
 
 
-def _supervise(
+def supervised(
     plan: Plan,
     run: RunDir,
     group: Group,
@@ -256,6 +220,7 @@ def _supervise(
     leads: bool = True,
     check: Callable[[], None] = lambda: None,
 ) -> Turns[Outcome]:
+    """Watch the processes of a job to their end. `elsewhere`: what ended the job on another machine."""
     launch, every_s = plan.config["launch"], plan.config["tracking"]["system_every_s"]
     vitals = SystemMetrics(run, plan.topology, every_s if leads else None)
     try:

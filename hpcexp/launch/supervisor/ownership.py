@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,12 +32,15 @@ class Ownership:
     def __init__(self, run: RunDir, timeout_s: float) -> None:
         self.owner = Owner.this()
         self._run, self._beat = run, Beat(run.beat, timeout_s)
+        self.stop: list[int] = []
+        """Signals that `ask_to_end` stands for, as they come."""
         self._is_begun = self._is_lost = False
         self._next_look = 0.0
 
     def begin(self) -> None:
         """Show that this attempt has the directory, unless it does already. OSError where that cannot be written."""
         if not (self._is_begun and told_in(self._run.beat).get("token") == self.owner.token):
+            self._run.cancel.unlink(missing_ok=True)  # it was meant for an earlier attempt
             self._beat.stop()
             self._beat.start({"token": self.owner.token})
             self._is_begun = True
@@ -46,6 +50,8 @@ class Ownership:
         if not self._is_lost and boottime() < self._next_look:
             return
         self._next_look = boottime() + self._beat.every_s
+        if not self.stop and self._run.cancel.exists():
+            self.stop.append(signal.SIGTERM)
         if self.is_lost():
             raise TakenOverError(
                 f"{self._run.path} was taken over by {self._holder()} while this command stood still for more than "
@@ -66,7 +72,8 @@ class Ownership:
             status = read_status(self._run)
             is_left = status.state is RunState.RUNNING and status.token == self.owner.token
             if not (is_left or self.is_lost()):
-                self._run.beat.unlink(missing_ok=True)
+                for file in (self._run.beat, self._run.cancel):
+                    file.unlink(missing_ok=True)
                 self._run.beat.parent.rmdir()
 
     def _looks_lost(self) -> bool:
@@ -87,6 +94,16 @@ class Ownership:
             if owner is not None and owner.token != self.owner.token:
                 return str(owner)
         return "another command"
+
+
+def ask_to_end(run: RunDir) -> None:
+    """Have the supervisor of a run end it with a checkpoint, on whatever machine it is. It looks every few seconds."""
+    try:
+        run.cancel.touch()
+    except OSError as e:
+        raise RunError(
+            f"{run.cancel} cannot be written: {e.strerror}.\nFix: end the command that runs it, by Ctrl-C or kill."
+        ) from e
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from hpcexp.compose.composer import CompositionError
 from hpcexp.compose.many import Many
 from hpcexp.errors import ConfigError
+from hpcexp.launch.base.launcher import launcher_of
 from hpcexp.memo import Once
 from hpcexp.plan import Plan, whole
 from hpcexp.planner import prepare
@@ -60,8 +61,7 @@ def check_in_worker(plans: Sequence[Plan], asked: Sequence[Sequence[str]]) -> No
 
 
 def _starts_warm(plan: Plan) -> bool:
-    launch = plan.config["launch"]
-    return bool(launch["name"] == "local" and launch["isolation"] != "process")
+    return launcher_of(plan.config).is_here and plan.config["launch"]["isolation"] != "process"
 
 
 def _told(problem: str, where: Sequence[Sequence[str]], num_jobs: int) -> str:

@@ -6,15 +6,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from msgspec.structs import replace as replace_fields
 
 from hpcexp.errors import RunError
 from hpcexp.files.untrusted import UnusableFileError
-from hpcexp.hardware.machine import this_machine
+from hpcexp.hardware.machine import Machine
 from hpcexp.launch.base.context import LaunchContext
 from hpcexp.launch.base.display import Display, Silent
+from hpcexp.launch.base.launcher import Launcher, launcher_of
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.polling import signals_caught
 from hpcexp.launch.base.rank_process import start_fresh
@@ -124,8 +126,9 @@ class Session:
             is_one_of_many=True,
         )
         launch = self._first.config["launch"]
-        policy = replace(self._setting.policy, max_jobs=launch["max_jobs"], retries=launch["retries"])
-        driver = Driver(self._claims, this_machine(), terms, self, policy, self._spent, self._stop)
+        at_once = [n for n in (launch["max_jobs"], self._launcher.capacity(self._first.config)) if n is not None]
+        policy = replace(self._setting.policy, max_jobs=min(at_once, default=None), retries=launch["retries"])
+        driver = Driver(self._claims, self._machine, terms, self, policy, self._spent, self._stop)
         driver.run(source)
         self.why_stopped = driver.why_stopped
 
@@ -265,8 +268,17 @@ class Session:
         """Whether all that was asked for had been run before."""
         return bool(self._old) and len(self._old) == len(self.outcomes) and not self.is_stopped
 
+    @cached_property
+    def _launcher(self) -> Launcher:
+        return launcher_of(self._first.config)
+
+    @cached_property
+    def _machine(self) -> Machine:
+        """What the jobs share."""
+        return self._launcher.machine(self._first.config)
+
     def _with_its_share(self, plan: Plan) -> Plan:
-        machine = this_machine()
+        machine = self._machine
         threads = threads_for_many(plan, machine, self._setting.num_jobs or machine.num_cores)
         return replace(plan, topology=replace(plan.topology, threads_per_rank=threads))
 

@@ -76,7 +76,7 @@ def train(
     """Train and test on this rank; the summary, which rank 0 also writes. ConfigError before the first step.
 
     Pruned, with a summary of what there is and without a test, where it is `judged` not worth going on with; likewise
-    Reached after `last_step`.
+    StepLimitReached after `last_step`.
     """
     if problems := check_targets(plan.config):
         raise ConfigError(problems)

@@ -1,0 +1,79 @@
+"""What a launcher is: where a job's ranks run. `launch._target_` names its class, as `strategy._target_` does.
+
+The constructor takes the keys of `launch` that hpcexp does not read itself. Planning makes a launcher and asks it, so
+its module imports nothing heavy: what a run needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from hpcexp.errors import ConfigError, listed
+from hpcexp.targets.instantiate import call_problems, resolve
+from hpcexp.targets.static_check import arguments
+
+if TYPE_CHECKING:
+    from hpcexp.hardware.machine import Machine
+    from hpcexp.launch.base.context import LaunchContext
+    from hpcexp.launch.base.outcome import Outcome
+    from hpcexp.launch.base.polling import Turns
+    from hpcexp.plan import Plan
+    from hpcexp.rundir import RunDir
+
+PATH = "launch"
+
+
+@runtime_checkable
+class Launcher(Protocol):
+    """Starts and supervises jobs somewhere. One object serves all jobs of the same `launch` section."""
+
+    is_here: bool
+    """Whether all ranks are processes of this machine: drills kill them, and reproductions compare them."""
+
+    def problems(self, config: Mapping[str, Any]) -> list[str]:
+        """What of a composed configuration this launcher cannot do, each with a way out. Called before anything starts.
+
+        Values may be missing or of a wrong type: that is reported elsewhere, and KeyError and TypeError are caught.
+        """
+
+    def machine(self, config: Mapping[str, Any]) -> Machine:
+        """What each node of the job has. Planning shares its devices and cores out, whatever this machine has."""
+
+    def capacity(self, config: Mapping[str, Any]) -> int | None:
+        """Jobs of a sweep that may run at once; None where free devices alone decide."""
+
+    def run(self, plan: Plan, context: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
+        """Run the plan to its end, yielding where it would wait, and leave the final state in its run directory.
+
+        An interrupted run resumes, unless `fresh`. DevicesBusyError where a job that is one of many finds no devices.
+        """
+
+    def is_alive(self, run: RunDir) -> bool | None:
+        """Whether somebody runs the job; None where that cannot be known. Unknown is not dead."""
+
+    def cancel(self, run: RunDir) -> None:
+        """Ask whoever runs the job to end it in good order, wherever that is. Returns before it has ended."""
+
+
+def launcher_of(config: Mapping[str, Any]) -> Launcher:
+    """The launcher that a configuration names. ConfigError where it cannot be made."""
+    node = config[PATH]
+    target, given = node.get("_target_"), arguments(PATH, dict(node))
+    made = resolve(target, PATH)
+    if problems := call_problems({"_target_": target, **given}, PATH):
+        raise ConfigError(problems)
+    try:
+        launcher = made(**given)
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"{PATH}._target_={target} could not be made: {e}\nFix: look at the keys of {PATH}.") from e
+    if isinstance(launcher, Launcher):
+        return launcher
+    missing = sorted(name for name in _MEMBERS if not hasattr(launcher, name))
+    raise ConfigError(
+        f"{PATH}._target_={target}: {type(launcher).__name__} is no launcher; it has no {listed(missing)}.\n"
+        "Fix: launch=local, or the members of hpcexp.launch.base.launcher.Launcher."
+    )
+
+
+_MEMBERS = ("is_here", "problems", "machine", "capacity", "run", "is_alive", "cancel")

@@ -1,0 +1,63 @@
+"""`launch=local`: on this machine, now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hpcexp.hardware.machine import Machine, this_machine
+
+if TYPE_CHECKING:
+    from hpcexp.launch.base.context import LaunchContext
+    from hpcexp.launch.base.outcome import Outcome
+    from hpcexp.launch.base.polling import Turns
+    from hpcexp.plan import Plan
+    from hpcexp.rundir import RunDir
+
+
+class OneMachine:
+    """What launchers have in common whose jobs are planned on, and supervised from, this machine."""
+
+    is_here = True
+
+    def problems(self, config: Mapping[str, Any]) -> list[str]:
+        """Several nodes, of which this launcher has none."""
+        num_nodes, launch = config["hardware"]["num_nodes"], config["launch"]
+        if num_nodes == 1:
+            return []
+        asked = "launch.nodes" if num_nodes == launch["nodes"] else "hardware.num_nodes"
+        return [
+            f"{asked}={num_nodes}: {launch['_target_'].rpartition('.')[2]} starts ranks on this machine only.\n"
+            f"Fix: launch=torchrun launch.nodes={num_nodes} launch.rdzv=HOST:PORT on each of the machines."
+        ]
+
+    def machine(self, config: Mapping[str, Any]) -> Machine:
+        """What this machine has."""
+        return this_machine()
+
+    def capacity(self, config: Mapping[str, Any]) -> int | None:
+        """As many as find devices."""
+        return None
+
+    def is_alive(self, run: RunDir) -> bool | None:
+        """By the process that supervises it, or from elsewhere by its beat."""
+        from hpcexp.runs.records import read_status
+        from hpcexp.runs.state import is_alive
+
+        return is_alive(read_status(run), run.beat)
+
+    def cancel(self, run: RunDir) -> None:
+        """By a file that its supervisor looks for."""
+        from hpcexp.launch.supervisor.ownership import ask_to_end
+
+        ask_to_end(run)
+
+
+class Local(OneMachine):
+    """Ranks are processes of this machine, supervised by this command."""
+
+    def run(self, plan: Plan, context: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
+        """Run the plan on devices that are leased until it ends."""
+        from hpcexp.launch.supervisor.lifecycle import run_here
+
+        return (yield from run_here(plan, context, fresh=fresh))
