@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.measure import Row, cpu_seconds, interleaved
+from hpcexp.files.documents import read_plain
 from hpcexp.rundir import RunDir, find_runs
-from hpcexp.runs.records import read_delivered, read_plain
+from hpcexp.runs.records import read_delivered
 
 PAIRS = 5
 GOAL = 0.2

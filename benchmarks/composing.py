@@ -17,10 +17,11 @@ from hydra.types import RunMode
 from benchmarks.measure import Row, cpu_seconds, interleaved
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.many import Many
+from hpcexp.files.atomic import write_json
 from hpcexp.memo import Once
 from hpcexp.plan import Plan, save_plan
 from hpcexp.planner import prepare
-from hpcexp.rundir import RunDir, write_json
+from hpcexp.rundir import RunDir
 
 PAIRS = 5
 GOAL = 0.03

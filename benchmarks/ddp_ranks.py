@@ -34,10 +34,11 @@ from hpcexp.rundir import RunDir
 from hpcexp.targets.instantiate import fill, instantiate
 from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.data.loaders import DistributedBatchSampler, Shard
-from hpcexp.train.engine.builders import Rank, make_data
+from hpcexp.train.engine.builders import make_data
 from hpcexp.train.engine.fit import train
 from hpcexp.train.engine.interrupts import Signals
 from hpcexp.train.runtime.log_filters import quiet
+from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.runtime.seeds import seed_everything
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import psutil
 
 from benchmarks.measure import Row, cpu_seconds, ended_well, start
+from hpcexp.files.atomic import write_json
 from hpcexp.plan import load_plan, save_plan
-from hpcexp.rundir import RunDir, SweepDir, find_runs, write_json
+from hpcexp.rundir import RunDir, SweepDir, find_runs
 
 PAIRS = 2
 OURS = ["-m", "hpcexp", "train", "--fresh", "hardware=cpu", "hardware.threads_per_rank=1"]

@@ -105,9 +105,9 @@ def hpcexp_step(plan: Plan, scratch: Path) -> float:
     import torch
 
     from hpcexp.rundir import RunDir
-    from hpcexp.train.engine.builders import Rank
     from hpcexp.train.engine.fit import train
     from hpcexp.train.engine.interrupts import Signals
+    from hpcexp.train.runtime.rank import Rank
 
     rank = Rank(0, 1, torch.device("cpu"))
     with tempfile.TemporaryDirectory(dir=scratch) as directory, _drained_pipe() as pipe, _own_signals():

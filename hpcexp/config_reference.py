@@ -21,7 +21,7 @@ from hpcexp import schema
 from hpcexp.checks.values import GLOBAL_GROUPS, field_types, typed
 from hpcexp.compose.sources import packaged_conf
 from hpcexp.errors import ConfigError, did_you_mean, listed, suggest
-from hpcexp.rundir import write_atomic
+from hpcexp.files.atomic import write_atomic
 
 
 @dataclasses.dataclass(frozen=True)

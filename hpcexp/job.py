@@ -27,7 +27,7 @@ from hpcexp.rank_protocol import Done, Event, Failed, RankEnv, Started, Stopped,
 from hpcexp.rundir import RunDir
 
 if TYPE_CHECKING:
-    from hpcexp.train.engine.builders import Rank
+    from hpcexp.train.runtime.rank import Rank
 
 _STDERR = 2
 
@@ -97,7 +97,7 @@ def _run(run: RunDir, env: RankEnv) -> int:
 def _this_rank(plan: Plan, env: RankEnv) -> Rank:
     import torch
 
-    from hpcexp.train.engine.builders import Rank
+    from hpcexp.train.runtime.rank import Rank
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or plan.topology.threads_per_rank))
     cuda = plan.topology.accelerator == "cuda"

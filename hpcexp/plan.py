@@ -15,11 +15,11 @@ from msgspec import defstruct
 
 from hpcexp import schema
 from hpcexp.errors import RunError, listed
-from hpcexp.files.documents import convert, parse_yaml
+from hpcexp.files.atomic import write_atomic
+from hpcexp.files.documents import convert, parse_yaml, read_plain
 from hpcexp.files.untrusted import UnusableFileError, lines_of, open_regular, read_bytes
 from hpcexp.redaction import filled
-from hpcexp.rundir import RunDir, write_atomic
-from hpcexp.runs.records import read_plain
+from hpcexp.rundir import RunDir
 
 VERSION = 1
 """Of the format of `plan.yaml`."""

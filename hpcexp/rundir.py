@@ -1,27 +1,11 @@
-"""A run's directory: the names in it, and writes that are either whole or not there."""
+"""The directories of runs and sweeps: the names in them."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
-import re
-import secrets
-import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hpcexp.errors import InUseError
-from hpcexp.files.untrusted import open_lock, open_regular, read_text
-
-_MAX_HOLDER_BYTES = 4096
-"""Of a lock: the name of the process that has it."""
 FINAL_STATES = ("finished", "pruned", "failed", "killed")
 
 
@@ -171,54 +155,6 @@ class SweepDir(RecordDir):
         return self.path / "cancel"
 
 
-def write_atomic(path: Path, content: str | bytes, mode: int = 0o666) -> None:
-    """Replace `path` by `content`, durably: readers and crashes see the old file or the new one.
-
-    `mode` is what the file may be read and written by, less the umask.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def is_half_written(path: Path) -> bool:
-    """Whether `write_atomic` was killed in the middle of it."""
-    return re.fullmatch(r"\..+\.\d+\.[0-9a-f]{8}", path.name) is not None
-
-
-def second_name(path: Path, name: Path) -> None:
-    """Let `name` be the file `path` too, in place of what it was; a copy where the file system has no hard links."""
-    temporary = name.with_name(f".{name.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copyfile(path, temporary)
-    os.replace(temporary, name)
-    temporary.unlink(missing_ok=True)  # rename(2) leaves both where they are the same file already
-
-
-def write_json(path: Path, value: Mapping[str, Any], mode: int = 0o666) -> None:
-    """`write_atomic` of a JSON object that people can read."""
-    write_atomic(path, json.dumps(value, indent=2, sort_keys=True) + "\n", mode)
-
-
-def sha256(path: Path) -> str:
-    """Digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def find_runs(root: Path) -> Iterator[RunDir]:
     """Every run below `root` (`root/EXPERIMENT/NAME`), in the order of their paths."""
     for plan in sorted(root.glob("*/*/plan.yaml")):
@@ -229,63 +165,3 @@ def find_sweeps(root: Path) -> Iterator[SweepDir]:
     """Every sweep below `root` (`root/sweeps/NAME`), in the order of their paths."""
     for asked in sorted(root.glob("sweeps/*/sweep.json")):
         yield SweepDir(asked.parent)
-
-
-@contextmanager
-def held(lock: Path, what: str, fix: str = "wait for it, or end it") -> Iterator[int]:
-    """Hold `lock` against other processes of this machine; InUseError names the one that has it.
-
-    What is given is its descriptor: who inherits it holds the lock, too.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(open_lock(lock), "r+", errors="replace") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            file.seek(0)
-            holder = file.read(_MAX_HOLDER_BYTES).strip() or "another process"
-            raise InUseError(f"{what} {holder}.\nFix: {fix}.") from e
-        if os.fstat(file.fileno()).st_nlink == 1:  # otherwise it is somebody's file, too
-            file.truncate(0)
-            file.write(process_name(os.getpid()))
-            file.flush()
-        yield file.fileno()
-
-
-def holder_of(lock: Path) -> str | None:
-    """The process that has `lock`, as `process 17 on ada`; None where none has it."""
-    try:
-        with open_regular(lock) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return None
-    except BlockingIOError:
-        return read_text(lock, _MAX_HOLDER_BYTES).strip() or "another process"
-    return None
-
-
-def process_name(pid: int) -> str:
-    """A process of this machine, as `holder_of` names it."""
-    return f"process {pid} on {socket.gethostname()}"
-
-
-@contextmanager
-def held_within(
-    timeout_s: float, lock: Path, what: str, waiting: Callable[[InUseError], object] = lambda _: None
-) -> Iterator[None]:
-    """`held`, waiting for `timeout_s` while another process has the lock. `waiting` gets who has it, once."""
-    deadline = time.monotonic() + timeout_s
-    with ExitStack() as stack:
-        is_first = True
-        while True:
-            try:
-                stack.enter_context(held(lock, what))
-                break
-            except InUseError as e:
-                if time.monotonic() >= deadline:
-                    raise
-                if is_first:
-                    is_first = False
-                    waiting(e)
-                time.sleep(0.05)
-        yield

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.compose.composer import Composer
+from hpcexp.files.atomic import write_json
 from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, save_plan
-from hpcexp.rundir import RecordDir, RunDir, SweepDir, write_json
+from hpcexp.rundir import RecordDir, RunDir, SweepDir
 from hpcexp.runs.clock import started_now
 from hpcexp.runs.journal import Journal, read_points
 from hpcexp.runs.owner import Owner

@@ -23,10 +23,11 @@ from record_support import end_sweep, finish, journalled, make_run, make_sweep, 
 
 from hpcexp.backup.manifest import load
 from hpcexp.backup.snapshots import SnapshotDirectory, snapshots, write_snapshot
+from hpcexp.files.atomic import write_atomic
+from hpcexp.files.documents import read_plain
 from hpcexp.redaction import without_password
-from hpcexp.rundir import RunDir, find_runs, find_sweeps, write_atomic
+from hpcexp.rundir import RunDir, find_runs, find_sweeps
 from hpcexp.runs.journal import read_points
-from hpcexp.runs.records import read_plain
 from hpcexp.tracking.mlflow.store import Stores
 from hpcexp.tracking.sync.run_process import sync, sync_sweep
 

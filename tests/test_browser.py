@@ -19,8 +19,8 @@ from helpers import LEAN, command
 from record_support import query
 from served import ADMIN, serving
 
+from hpcexp.files.documents import read_plain
 from hpcexp.rundir import find_runs, find_sweeps
-from hpcexp.runs.records import read_plain
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from hpcexp.errors import RunError
-from hpcexp.rundir import SweepDir, write_json
+from hpcexp.files.atomic import write_json
+from hpcexp.rundir import SweepDir
 from hpcexp.sweep.store.claims import STALE_S, Claims
 from hpcexp.sweep.store.ledger import Ledger, LedgerEntry
 from hpcexp.tracking.sync.sweep import members

@@ -20,8 +20,8 @@ from record_support import finish, make_run
 
 from hpcexp import __version__
 from hpcexp.cli.main import VERBS
+from hpcexp.files.documents import read_plain
 from hpcexp.plan import load_plan
-from hpcexp.runs.records import read_plain
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

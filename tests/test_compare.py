@@ -23,8 +23,8 @@ from hpcexp.compare.selection import judged_by, recorded, select
 from hpcexp.compare.sources import directories
 from hpcexp.compare.sources.plans import Plans
 from hpcexp.errors import ConfigError, RunError
+from hpcexp.files.atomic import write_json
 from hpcexp.plan import save_plan
-from hpcexp.rundir import write_json
 from hpcexp.runs.series import Series
 from hpcexp.tracking.mlflow.description import NOT_PARAMS, flatten
 

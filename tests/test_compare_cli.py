@@ -18,8 +18,8 @@ from record_support import free_port, make_run, serving, wait_until
 
 from hpcexp.compare.sources import mlflow_store
 from hpcexp.errors import ConfigError, RunError
+from hpcexp.files.documents import read_plain
 from hpcexp.rundir import RunDir, find_runs
-from hpcexp.runs.records import read_plain
 
 ASKED = ("optimizer.lr=0.003,0.01", "seed=1,2", "trainer.max_epochs=2")
 

@@ -21,8 +21,8 @@ from served import ADA, Served, serving
 
 from hpcexp.compare.sources.mlflow_server import MlflowServer
 from hpcexp.errors import RunError
+from hpcexp.files.documents import read_plain
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_plain
 from hpcexp.tracking.mlflow.credentials import Named, origin, withheld
 from hpcexp.tracking.mlflow.store import Stores
 from hpcexp.tracking.mlflow.uri import refused

@@ -11,10 +11,12 @@ from helpers import FAST, Said, command
 from record_support import finish, free_port, make_run, make_sweep
 
 from hpcexp.errors import RunError
+from hpcexp.files.atomic import write_json
+from hpcexp.files.documents import read_plain
 from hpcexp.lineage.manifest import MANIFEST, differences, last_record, seal
 from hpcexp.plan import load_head, load_plan
-from hpcexp.rundir import RunDir, find_runs, find_sweeps, write_json
-from hpcexp.runs.records import RunState, Seal, Status, read_plain, read_status
+from hpcexp.rundir import RunDir, find_runs, find_sweeps
+from hpcexp.runs.records import RunState, Seal, Status, read_status
 
 mlflows_sqlalchemy = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 DAMAGE = {

@@ -13,9 +13,9 @@ import pytest
 from helpers import FAST, LEAN, Said, only_run, write_conf, write_module
 
 from hpcexp.errors import RunError
+from hpcexp.files.documents import read_plain
 from hpcexp.launch.supervisor import forkserver as warm
 from hpcexp.rundir import find_runs
-from hpcexp.runs.records import read_plain
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,9 @@ from hpcexp.compare.bitwise import Check, compared
 from hpcexp.drill.kills import aims, ways
 from hpcexp.drill.settings import Devices, Preempt, split
 from hpcexp.errors import ConfigError
+from hpcexp.files.atomic import write_json
 from hpcexp.hardware.machine import num_cores
-from hpcexp.rundir import RunDir, write_json
+from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import Journal
 
 SHORT = ("trainer.max_epochs=3", "trainer.limit_train_batches=10", "model.hidden=[16]", "run.pictures=false")

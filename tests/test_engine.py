@@ -14,9 +14,9 @@ import pytest
 from helpers import FAST, LEAN, Said, ended, environment, only_run, start, wait_until, write_conf, write_module
 from record_support import free_port
 
+from hpcexp.files.documents import read_plain
 from hpcexp.launch.supervisor.oom import oom_kills
 from hpcexp.rundir import RunDir, find_runs
-from hpcexp.runs.records import read_plain
 
 pytestmark = pytest.mark.slow
 

@@ -24,9 +24,10 @@ from record_support import finish, make_run
 
 from hpcexp.backup.manifest import SnapshotEntry, load, save
 from hpcexp.backup.snapshots import snapshots
+from hpcexp.files.atomic import write_json
 from hpcexp.files.untrusted import UnusableFileError, open_below
 from hpcexp.lineage.manifest import differences, seal
-from hpcexp.rundir import RunDir, write_json
+from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import Journal, read_points
 from hpcexp.runs.records import read_status
 

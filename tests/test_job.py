@@ -14,11 +14,11 @@ import pytest
 from helpers import wait_until
 from training_plans import digits_plan, run_job, run_warm
 
+from hpcexp.files.documents import read_plain
 from hpcexp.launch.supervisor.ranks import Ranks
 from hpcexp.plan import save_plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import Point, read_points
-from hpcexp.runs.records import read_plain
 
 
 def journal(run_dir: Path) -> list[Point]:

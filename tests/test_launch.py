@@ -30,8 +30,9 @@ from helpers import (
     write_module,
 )
 
-from hpcexp.rundir import RunDir, find_runs, held
-from hpcexp.runs.records import read_plain
+from hpcexp.files.documents import read_plain
+from hpcexp.files.locks import held
+from hpcexp.rundir import RunDir, find_runs
 
 pytestmark = pytest.mark.slow
 

@@ -16,11 +16,12 @@ import psutil
 import pytest
 from helpers import LEAN, Said, command, ended, only_run, start, wait_until, write_conf, write_module
 
+from hpcexp.files.documents import read_plain
 from hpcexp.launch.base.launcher import Launcher, launcher_of
 from hpcexp.plan import load_plan
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.journal import read_points
-from hpcexp.runs.records import RunState, read_plain, read_status
+from hpcexp.runs.records import RunState, read_status
 from hpcexp.runs.state import current_state
 
 pytestmark = pytest.mark.slow

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from helpers import FAST, LEAN, Said, command, only_run
 
+from hpcexp.files.atomic import write_json
 from hpcexp.launch.supervisor.ranks import job_environment
 from hpcexp.plan import Topology
 from hpcexp.rank_protocol import RankEnv, without_foreign
-from hpcexp.rundir import find_runs, write_json
+from hpcexp.rundir import find_runs
 from hpcexp.runs.records import read_status
 
 SALLOC = {"SLURM_JOB_ID": "1234", "SLURM_JOB_NAME": "interactive", "SLURM_NTASKS": "2", "SLURM_NNODES": "2"}

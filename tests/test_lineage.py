@@ -18,6 +18,7 @@ from helpers import FAST, Said, only_run, write_module
 from hpcexp.data.digits import FILE, NUM_SAMPLES, Digits
 from hpcexp.data.facts import data_facts
 from hpcexp.data.manifest import data_manifest
+from hpcexp.files.documents import read_plain
 from hpcexp.launch.provenance import capture
 from hpcexp.launch.provenance.capture import Capture
 from hpcexp.launch.provenance.origins import override_origins
@@ -27,7 +28,6 @@ from hpcexp.lineage.patch import ALL_LIMIT, FILE_LIMIT, uncommitted
 from hpcexp.plan import JobOf, load_plan
 from hpcexp.planner import prepare
 from hpcexp.rundir import RunDir, find_runs
-from hpcexp.runs.records import read_plain
 
 KEY = "AKIA" + "A" * 16
 NET = """

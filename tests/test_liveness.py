@@ -19,14 +19,16 @@ from hosts import NEEDS_HOSTS, hosts, lose_power, on_host, start_on  # noqa: F40
 from record_support import make_run, set_state
 
 from hpcexp.errors import InUseError
+from hpcexp.files.atomic import write_json
+from hpcexp.files.documents import read_plain
 from hpcexp.launch.supervisor.ownership import claimed
 from hpcexp.plan import load_plan
-from hpcexp.rundir import RunDir, find_runs, write_json
+from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.beat import Beat, silence
 from hpcexp.runs.clock import ended_now, running_s, started_now
 from hpcexp.runs.listing import read_row
 from hpcexp.runs.owner import Owner
-from hpcexp.runs.records import RunState, Status, read_plain, read_status
+from hpcexp.runs.records import RunState, Status, read_status
 from hpcexp.runs.state import current_state, elapsed_s
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)

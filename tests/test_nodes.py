@@ -19,10 +19,10 @@ from record_support import free_port
 from test_engine import BREAKING
 from test_leftovers import ALL
 
+from hpcexp.files.documents import read_plain
 from hpcexp.launch.base.launcher import launcher_of
 from hpcexp.rundir import find_runs
 from hpcexp.runs.journal import read_points
-from hpcexp.runs.records import read_plain
 
 MACHINES = {"ada": "10.213.7.1", "bob": "10.213.7.2"}
 SPACES = {name: f"hpcexp-{name}-{os.getpid()}" for name in MACHINES}

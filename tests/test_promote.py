@@ -15,8 +15,8 @@ from helpers import LEAN, Said, command, environment, only_run, python, write_mo
 from record_support import mlflow_server, query
 from served import ADA, serving
 
+from hpcexp.files.documents import read_plain
 from hpcexp.rundir import find_runs
-from hpcexp.runs.records import read_plain
 
 pytestmark = pytest.mark.slow
 

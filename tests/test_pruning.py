@@ -16,6 +16,8 @@ from training_plans import step_of
 
 from hpcexp.compose.composer import Composed
 from hpcexp.errors import ConfigError
+from hpcexp.files.atomic import write_json
+from hpcexp.files.documents import read_plain
 from hpcexp.launch.base.context import LaunchContext
 from hpcexp.launch.base.display import Silent
 from hpcexp.launch.base.polling import alone, signals_caught
@@ -25,9 +27,8 @@ from hpcexp.launch.dispatch import started
 from hpcexp.plan import Plan
 from hpcexp.planner import prepare
 from hpcexp.rank_protocol import RankEnv
-from hpcexp.rundir import RunDir, write_json
+from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import read_points
-from hpcexp.runs.records import read_plain
 from hpcexp.tracking.sync.run_process import sync
 from hpcexp.train.engine.pruning import Question, judged
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from helpers import FAST, REPOSITORY, Said, command
 
+from hpcexp.files.documents import read_plain
 from hpcexp.rundir import find_runs
-from hpcexp.runs.records import read_plain
 
 NOT_RUN = {"ui": "it serves until Ctrl-C; what it starts is tested elsewhere"}
 """Verb → why its commands are left out here."""

@@ -33,10 +33,12 @@ from record_support import (
 )
 
 from hpcexp.errors import ConfigError
+from hpcexp.files.atomic import write_json
+from hpcexp.files.documents import read_plain
+from hpcexp.files.locks import holder_of, process_name
 from hpcexp.plan import load_plan, save_plan
-from hpcexp.rundir import RunDir, find_runs, holder_of, process_name, write_json
+from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.journal import read_points
-from hpcexp.runs.records import read_plain
 from hpcexp.tracking.sync.destination import check_redirect, destined, direct, redirect
 from hpcexp.tracking.sync.run_process import sync
 

@@ -32,8 +32,9 @@ from record_support import (
     write_steps,
 )
 
-from hpcexp.rundir import RecordDir, RunDir, SweepDir, write_json
-from hpcexp.runs.records import read_plain
+from hpcexp.files.atomic import write_json
+from hpcexp.files.documents import read_plain
+from hpcexp.rundir import RecordDir, RunDir, SweepDir
 from hpcexp.tracking.mlflow.store import Stores
 from hpcexp.tracking.sync.run_process import sync, sync_sweep
 from hpcexp.tracking.sync.sweep_process import Inbox, SweepSyncProcess

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from record_support import finish, make_run
 
-from hpcexp.rundir import RunDir, write_json
+from hpcexp.files.atomic import write_json
+from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import Journal
 from hpcexp.tracking.plots.axis_ticks import linear_ticks, log_ticks
 from hpcexp.tracking.plots.run_plots import draw_pictures

@@ -12,8 +12,9 @@ from record_support import REPOSITORY, free_port
 
 from hpcexp.errors import ConfigError
 from hpcexp.redaction import without_passwords
+from hpcexp.tracking.mlflow.links import ui_link
 from hpcexp.tracking.mlflow.uri import resolve_uri, unreachable, uri_problem
-from hpcexp.tracking.server.interface import database_only, ui_link
+from hpcexp.tracking.server.interface import database_only
 
 
 def test_the_configuration_wins_over_the_environment(tmp_path: Path) -> None:

@@ -19,15 +19,16 @@ import pytest
 from helpers import FAST, Said, ended, only_run, start, wait_until, write_module
 
 from hpcexp.errors import RunError
-from hpcexp.files.documents import convert
+from hpcexp.files.atomic import sha256, write_json
+from hpcexp.files.documents import convert, read_plain
 from hpcexp.formatting import near
 from hpcexp.hardware.machine import num_cores
 from hpcexp.plan import load_plan
 from hpcexp.reproduce.environment import built, requirements
 from hpcexp.reproduce.rerun import check_devices
 from hpcexp.reproduce.workspace import scratch as a_place
-from hpcexp.rundir import RunDir, sha256, write_json
-from hpcexp.runs.records import EnvironmentFacts, read_plain
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import EnvironmentFacts
 
 NET = """
     from {part} import WIDTH

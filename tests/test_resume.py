@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import pytest
 from helpers import LEAN, Said, command, write_module
 
+from hpcexp.files.documents import read_plain
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.integrity import is_intact, read_note
 from hpcexp.runs.journal import read_points
-from hpcexp.runs.records import read_plain
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ import pytorch_lightning as pl
 import torch
 
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_plain
+from hpcexp.files.documents import read_plain
 from hpcexp.train.engine.interrupts import Interrupts
 
 

@@ -13,8 +13,8 @@ from helpers import LEAN, Said, command, ended, start, wait_until, write_module
 from postgres import server_programs, serving_postgres
 from record_support import query
 
+from hpcexp.files.documents import read_plain
 from hpcexp.rundir import find_runs
-from hpcexp.runs.records import read_plain
 from hpcexp.sweep.search.storage import close_storage, open_storage, storage_uri
 from hpcexp.sweep.store.directory import find_sweeps
 

@@ -21,8 +21,8 @@ from served import ADA, ADMIN, BOB, Served, serving
 from werkzeug.security import generate_password_hash
 
 from hpcexp.errors import RunError
+from hpcexp.files.documents import read_plain
 from hpcexp.rundir import find_runs
-from hpcexp.runs.records import read_plain
 from hpcexp.tracking.server.accounts import Accounts
 from hpcexp.tracking.server.group_server import Server, prepare, server_environment, settings, unserved
 from hpcexp.tracking.server.web.listen import port_problem

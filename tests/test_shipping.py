@@ -15,10 +15,11 @@ import pytest
 from record_support import end_sweep, finish, free_port, make_run, make_sweep, query, wait_until
 
 from hpcexp.cli.sync import sync
+from hpcexp.files.atomic import write_json
+from hpcexp.files.documents import read_plain
 from hpcexp.launch.supervisor import uploader
 from hpcexp.launch.supervisor.uploader import SweepUploader, start_shipper
-from hpcexp.rundir import RecordDir, RunDir, write_json
-from hpcexp.runs.records import read_plain
+from hpcexp.rundir import RecordDir, RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""

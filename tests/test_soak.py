@@ -12,8 +12,8 @@ import pytest
 from helpers import ended, start, wait_until, write_conf, write_module
 from record_support import query
 
+from hpcexp.files.documents import read_plain
 from hpcexp.rundir import find_runs
-from hpcexp.runs.records import read_plain
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(0)]
 

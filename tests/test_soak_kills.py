@@ -21,9 +21,10 @@ import pytest
 from helpers import command, environment, wait_until
 from record_support import journalled, query, stored
 
+from hpcexp.files.atomic import is_half_written
+from hpcexp.files.documents import read_plain
 from hpcexp.hardware.device_locks import slots
-from hpcexp.rundir import RunDir, find_runs, is_half_written
-from hpcexp.runs.records import read_plain
+from hpcexp.rundir import RunDir, find_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(0)]
 

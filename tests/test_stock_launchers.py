@@ -13,9 +13,9 @@ import pytest
 from helpers import Said, ended, start, wait_until, write_module
 
 from hpcexp.errors import ConfigError
+from hpcexp.files.documents import read_plain
 from hpcexp.plan import load_plan
 from hpcexp.rundir import find_runs
-from hpcexp.runs.records import read_plain
 from hpcexp.sweep.hydra import plugin_launchers
 
 pytestmark = pytest.mark.slow

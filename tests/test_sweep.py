@@ -16,8 +16,8 @@ import pytest
 from helpers import Said, command, ended, start, wait_until, write_conf, write_module
 from record_support import query
 
+from hpcexp.files.documents import read_plain
 from hpcexp.rundir import SweepDir, find_runs
-from hpcexp.runs.records import read_plain
 from hpcexp.sweep.store.directory import find_sweeps
 
 pytestmark = pytest.mark.slow

@@ -18,10 +18,11 @@ from hpcexp import planner as preparation
 from hpcexp.compose.composer import Composer, composed
 from hpcexp.compose.many import Many
 from hpcexp.errors import ConfigError, RunError
+from hpcexp.files.atomic import write_json
 from hpcexp.memo import Once
 from hpcexp.plan import load_head, load_signature, save_plan
 from hpcexp.planner import on_path, prepare
-from hpcexp.rundir import RunDir, write_json
+from hpcexp.rundir import RunDir
 from hpcexp.sweep.spec.axes import job_overrides
 
 NET = "class Net:\n    def __init__(self, in_shape, num_classes, width=1): pass\n"

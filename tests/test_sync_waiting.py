@@ -22,14 +22,15 @@ from record_support import (
     wait_until,
 )
 
+from hpcexp.files.documents import read_plain
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, find_runs
-from hpcexp.runs.records import read_delivered, read_plain
+from hpcexp.runs.records import read_delivered
 
 mlflows_sqlalchemy = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 HOLD = """
 import sys
 from pathlib import Path
-from hpcexp.rundir import held
+from hpcexp.files.locks import held
 with held(Path(sys.argv[1]), "held by"):
     print("held", flush=True)
     input()

@@ -21,7 +21,7 @@ from hpcexp.plan import Plan, Steps, save_plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import Point, read_points
 from hpcexp.train.checkpointing.checkpoint_io import read_checkpoint, weights_digest
-from hpcexp.train.engine.builders import Rank, make_data, with_facts
+from hpcexp.train.engine.builders import make_data, with_facts
 from hpcexp.train.engine.fit import train
 from hpcexp.train.engine.interrupts import Signals
 from hpcexp.train.inference import evaluate, load_trained
@@ -29,6 +29,7 @@ from hpcexp.train.optim.ema import Ema
 from hpcexp.train.optim.optimizers import optimizers_of
 from hpcexp.train.optim.schedules import constant, onecycle, warmup_cosine
 from hpcexp.train.runtime.log_filters import quiet
+from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.tasks.metrics import MetricAccumulator
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -13,11 +13,13 @@ from conftest import TrainedRun
 from helpers import FAST, Said, only_run
 
 from hpcexp.errors import RunError
+from hpcexp.files.atomic import write_json
+from hpcexp.files.documents import read_plain
 from hpcexp.lineage import manifest
 from hpcexp.lineage.manifest import differences, last_record, seal
-from hpcexp.rundir import RunDir, write_json
+from hpcexp.rundir import RunDir
 from hpcexp.runs.integrity import SealedFile
-from hpcexp.runs.records import RunState, Status, read_plain, write
+from hpcexp.runs.records import RunState, Status, write
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import pytest
 from helpers import FAST, Said, only_run, write_module
 
 from hpcexp.compare import provenance_diff
-from hpcexp.rundir import RunDir, find_runs, write_json
+from hpcexp.files.atomic import write_json
+from hpcexp.rundir import RunDir, find_runs
 
 NET = """
     from hpcexp.models.mlp import MLP

@@ -13,8 +13,8 @@ from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from hpcexp.backup.manifest import Manifest, SnapshotEntry, digest_of, is_as_written
+from hpcexp.files.atomic import is_half_written
 from hpcexp.files.untrusted import UnusableFileError, name_problem, open_below, open_regular, regular_files, safe_mode
-from hpcexp.rundir import is_half_written
 from hpcexp.runs.beat import is_probe
 
 _CHUNK = 1 << 20

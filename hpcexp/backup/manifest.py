@@ -13,9 +13,9 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from hpcexp.errors import RunError
+from hpcexp.files.atomic import write_atomic
 from hpcexp.files.documents import convert, decode
 from hpcexp.files.untrusted import UnusableFileError, kind_problem, names_problem, open_below
-from hpcexp.rundir import write_atomic
 
 NAME = "manifest.json"
 _VERSION = 1

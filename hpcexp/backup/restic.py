@@ -19,9 +19,9 @@ from hpcexp.backup.manifest import Manifest
 from hpcexp.backup.snapshots import KINDS, SnapshotDirectory, check_apart, choice, write_snapshot
 from hpcexp.errors import RunError
 from hpcexp.files.documents import Count, decode
+from hpcexp.files.locks import held
 from hpcexp.files.untrusted import name_problem
 from hpcexp.redaction import without_passwords
-from hpcexp.rundir import held
 
 PREFIX = "restic:"
 _TAG = "hpcexp"

@@ -20,12 +20,12 @@ from hpcexp.backup.copying import Copier, LeftOut, files_below, restored
 from hpcexp.backup.manifest import NAME, Manifest, Tree, damage, load, missing, save
 from hpcexp.backup.moving import STORE_FILE, move, move_artifacts
 from hpcexp.errors import RunError
+from hpcexp.files.locks import held
 from hpcexp.files.untrusted import safe_mode
 from hpcexp.redaction import without_password
-from hpcexp.rundir import held
+from hpcexp.tracking.mlflow.links import artifact_root
 from hpcexp.tracking.mlflow.uri import sqlite_path
 from hpcexp.tracking.server.group_server import unserved
-from hpcexp.tracking.server.interface import artifact_root
 
 KINDS = ("runs", "server")
 """Trees that a snapshot may have, each in a directory of this name."""

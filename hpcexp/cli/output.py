@@ -9,7 +9,7 @@ from hpcexp.plan import Plan
 from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import read_delivered, read_status, read_summary
-from hpcexp.tracking.server.interface import ui_link
+from hpcexp.tracking.mlflow.links import ui_link
 
 _SHOWN = 20
 """Differences of a part that are shown."""

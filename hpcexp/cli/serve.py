@@ -14,6 +14,7 @@ from typing import NoReturn
 from hpcexp.errors import ConfigError
 from hpcexp.files.private import own_files
 from hpcexp.redaction import without_password
+from hpcexp.tracking.mlflow.links import ui_link
 from hpcexp.tracking.mlflow.uri import resolve_uri
 from hpcexp.tracking.server.accounts import Accounts
 from hpcexp.tracking.server.group_server import (
@@ -25,7 +26,6 @@ from hpcexp.tracking.server.group_server import (
     settings,
     unserved,
 )
-from hpcexp.tracking.server.interface import ui_link
 from hpcexp.tracking.server.web.listen import listening
 from hpcexp.tracking.server.web.settings import become
 

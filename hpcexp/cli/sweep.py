@@ -16,11 +16,11 @@ from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import read_status
 from hpcexp.runs.state import current_state
 from hpcexp.sweep.engine.driver import Policy
-from hpcexp.sweep.engine.start import planned_jobs, run_sweep
 from hpcexp.sweep.report.ranking import answer, counts_text
 from hpcexp.sweep.report.status import results_at, spec_at
 from hpcexp.sweep.spec.spec import Spec
 from hpcexp.sweep.spec.sweep_file import read_sweep, sweep_files
+from hpcexp.sweep.start import planned_jobs, run_sweep
 from hpcexp.sweep.store.claims import Claims
 from hpcexp.sweep.store.directory import find_sweep, find_sweeps, sweeps_dir
 

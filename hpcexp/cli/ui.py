@@ -14,8 +14,9 @@ from typing import NoReturn
 
 from hpcexp.cli.arguments import parser
 from hpcexp.errors import ConfigError, RunError
+from hpcexp.tracking.mlflow.links import ui_link
 from hpcexp.tracking.mlflow.uri import resolve_uri, sqlite_path, uri_problem
-from hpcexp.tracking.server.interface import Interface, database_only, ui_environment, ui_link, ui_settings
+from hpcexp.tracking.server.interface import Interface, database_only, ui_environment, ui_settings
 from hpcexp.tracking.server.web.listen import listening, listening_at
 from hpcexp.tracking.server.web.settings import become
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hpcexp.compare.comparison import Comparison, Row
 from hpcexp.compare.report import labels
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.rundir import write_atomic
+from hpcexp.files.atomic import write_atomic
 from hpcexp.runs.series import Series
 
 if TYPE_CHECKING:

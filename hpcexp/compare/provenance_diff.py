@@ -11,11 +11,12 @@ from pathlib import Path
 
 from hpcexp.data.manifest import data_manifest
 from hpcexp.errors import DataError
+from hpcexp.files.atomic import sha256
 from hpcexp.lineage.code import module_file
 from hpcexp.lineage.environment import installed
 from hpcexp.lineage.signature import asked
 from hpcexp.plan import Plan, load_plan, load_whole, whole
-from hpcexp.rundir import RunDir, sha256
+from hpcexp.rundir import RunDir
 from hpcexp.runs.records import (
     CodeFacts,
     DataFile,

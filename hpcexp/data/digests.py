@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpcexp.errors import DataError, RunError
+from hpcexp.files.atomic import write_atomic
 from hpcexp.files.untrusted import read_bytes
-from hpcexp.rundir import write_atomic
 
 _VERSION = "1"
 _MOST_BYTES = 512 << 20

@@ -21,10 +21,11 @@ from hpcexp.compose.composer import Composer
 from hpcexp.drill.processes import end_all_in
 from hpcexp.drill.results import own_store
 from hpcexp.errors import ConfigError, JobFailed, RunError
+from hpcexp.files.atomic import write_atomic
 from hpcexp.launch.base.launcher import launcher_of
 from hpcexp.plan import Plan
 from hpcexp.planner import prepare
-from hpcexp.rundir import RunDir, write_atomic
+from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, read_status
 
 _PR_SET_PDEATHSIG = 1

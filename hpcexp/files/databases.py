@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcexp.errors import InUseError, RunError
-from hpcexp.rundir import held, held_within
+from hpcexp.files.locks import held, held_within
 
 _BESIDE = ("-wal", "-shm", "-journal")
 

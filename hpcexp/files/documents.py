@@ -48,6 +48,18 @@ def read_json(path: Path, kind: type[T], limit: int = MAX_RECORD_BYTES) -> T:
         raise UnusableFileError(path, str(e)) from e
 
 
+def read_plain(path: Path) -> dict[str, Any]:
+    """The JSON object in `path` as plain data; empty where there is no file. UnusableFileError where it is damaged."""
+    try:
+        value = read_json(path, dict[str, Any])
+        check_depth(value)
+    except FileNotFoundError:
+        return {}
+    except ValueError as e:
+        raise UnusableFileError(path, str(e)) from e
+    return value
+
+
 def decode(content: bytes | str, kind: type[T]) -> T:
     """A JSON text as a `kind`; ValueError says what is wrong with it."""
     data = content.encode() if isinstance(content, str) else content

@@ -12,9 +12,10 @@ from types import ModuleType
 from typing import Any
 
 import hpcexp
+from hpcexp.files.atomic import write_json
 from hpcexp.lineage.code import installed_places, module_file
 from hpcexp.lineage.environment import variables
-from hpcexp.rundir import RunDir, write_json
+from hpcexp.rundir import RunDir
 
 
 def note_job(run: RunDir, started: float) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError
+from hpcexp.files.atomic import write_atomic
 from hpcexp.files.documents import decode, plain
 from hpcexp.files.untrusted import read_text, sha256_of
-from hpcexp.rundir import FINAL_STATES, RunDir, write_atomic
+from hpcexp.rundir import FINAL_STATES, RunDir
 from hpcexp.runs.integrity import checksum, is_intact, read_checksum, read_note
 from hpcexp.runs.records import RunState, Seal, SealedFile, Status, read_or_none, read_summary
 

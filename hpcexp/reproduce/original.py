@@ -11,13 +11,14 @@ import yaml
 
 from hpcexp.compare.provenance_diff import Part, part_of
 from hpcexp.errors import RunError, listed
+from hpcexp.files.atomic import sha256
 from hpcexp.files.documents import parse_yaml
 from hpcexp.files.untrusted import UnreadableFileError
 from hpcexp.lineage.manifest import last_record
 from hpcexp.lineage.signature import asked, signature
 from hpcexp.plan import Plan, load_whole
 from hpcexp.redaction import MASK
-from hpcexp.rundir import RunDir, sha256
+from hpcexp.rundir import RunDir
 from hpcexp.runs.integrity import read_checksum
 from hpcexp.runs.journal import read_points
 from hpcexp.runs.records import (

@@ -15,8 +15,9 @@ from typing import Any
 
 from hpcexp.compare.provenance_diff import facts_now, facts_of_run
 from hpcexp.data.facts import data_facts
+from hpcexp.files.atomic import sha256
 from hpcexp.plan import load_whole
-from hpcexp.rundir import RunDir, sha256
+from hpcexp.rundir import RunDir
 from hpcexp.targets.static_check import arguments
 
 

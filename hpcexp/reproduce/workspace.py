@@ -13,12 +13,13 @@ from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 
 from hpcexp.errors import InUseError, RunError
+from hpcexp.files.atomic import sha256
+from hpcexp.files.locks import held, held_within
 from hpcexp.files.untrusted import member_path
 from hpcexp.launch.base.polling import signals_caught
 from hpcexp.lineage.git import git_command
 from hpcexp.lineage.signature import asked
 from hpcexp.reproduce.original import Original
-from hpcexp.rundir import held, held_within, sha256
 from hpcexp.runs.records import DataRecord, read
 from hpcexp.tracking.mlflow.description import flatten
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import RunError
+from hpcexp.files.atomic import write_json
 from hpcexp.files.documents import decode
 from hpcexp.files.untrusted import open_regular, read_bytes
-from hpcexp.rundir import write_json
 
 TIMEOUT_S = 60.0
 """An owner that has not touched its file for so long is dead, unless the file says otherwise."""

@@ -16,9 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from hpcexp.errors import RunError
+from hpcexp.files.atomic import write_json
+from hpcexp.files.documents import read_plain
 from hpcexp.files.untrusted import read_bytes
-from hpcexp.rundir import RunDir, write_json
-from hpcexp.runs.records import read_plain
+from hpcexp.rundir import RunDir
 
 PLAN = ("plan.yaml",)
 """What names the code that a trained model is built of."""

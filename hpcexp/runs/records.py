@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta, Struct, field
 
-from hpcexp.files.documents import Count, Duration, ProcessId, Seconds, check_depth, decode, plain, read_json
-from hpcexp.files.untrusted import UnusableFileError, read_bytes
-from hpcexp.rundir import RecordDir, RunDir, write_json
+from hpcexp.files.atomic import write_json
+from hpcexp.files.documents import Count, Duration, ProcessId, Seconds, decode, plain, read_json, read_plain
+from hpcexp.files.untrusted import read_bytes
+from hpcexp.rundir import RecordDir, RunDir
 
 R = TypeVar("R", bound=Struct)
 
@@ -456,18 +457,6 @@ def read_or_none(path: Path, kind: type[R]) -> R | None:
 def write(path: Path, record: Struct, mode: int = 0o666) -> None:
     """Replace the record in `path`, durably."""
     write_json(path, plain(record), mode)
-
-
-def read_plain(path: Path) -> dict[str, Any]:
-    """The JSON object in `path` as plain data; empty where there is no file. UnusableFileError where it is damaged."""
-    try:
-        value = read_json(path, dict[str, Any])
-        check_depth(value)
-    except FileNotFoundError:
-        return {}
-    except ValueError as e:
-        raise UnusableFileError(path, str(e)) from e
-    return value
 
 
 def read_status(record: RecordDir) -> Status:

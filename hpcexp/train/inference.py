@@ -17,8 +17,9 @@ from hpcexp.plan import Plan, Topology, load_whole
 from hpcexp.rundir import RunDir
 from hpcexp.train.checkpointing.checkpoint_io import read_checkpoint
 from hpcexp.train.data.datamodule import SourceData
-from hpcexp.train.engine.builders import Rank, make_data, make_module, with_facts
+from hpcexp.train.engine.builders import make_data, make_module, with_facts
 from hpcexp.train.engine.trainer import make_trainer
+from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.tasks.supervised import Supervised
 
 Format = Literal["torch", "torchscript"]

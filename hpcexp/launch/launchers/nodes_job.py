@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcexp.errors import RunError
+from hpcexp.files.locks import held
 from hpcexp.launch.base.context import LaunchContext
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.polling import Turns
@@ -20,7 +21,7 @@ from hpcexp.launch.supervisor.lifecycle import on_devices, supervised
 from hpcexp.launch.supervisor.ownership import claimed
 from hpcexp.launch.supervisor.rank_events import RankEvents
 from hpcexp.plan import Plan
-from hpcexp.rundir import RunDir, held
+from hpcexp.rundir import RunDir
 
 
 def run_on_nodes(plan: Plan, terms: LaunchContext, *, fresh: bool) -> Turns[Outcome]:

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcexp.errors import RunError
+from hpcexp.files.locks import held
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.launchers.addresses import host_and_port
 from hpcexp.launch.launchers.torchrun_agent import JOIN_S
 from hpcexp.lineage.signature import asked
 from hpcexp.plan import Plan, digest, load_plan, save_plan
-from hpcexp.rundir import held
 from hpcexp.runs.records import Refusal, read_or_none, write
 from hpcexp.tracking.mlflow.description import flatten
 

@@ -19,6 +19,7 @@ from typing import Any
 from msgspec import to_builtins
 
 from hpcexp.data.manifest import data_manifest
+from hpcexp.files.atomic import second_name, write_atomic
 from hpcexp.files.documents import plain
 from hpcexp.hardware.gpus import Survey, survey
 from hpcexp.hardware.machine import num_cores, num_gpus
@@ -29,7 +30,7 @@ from hpcexp.lineage.manifest import MANIFEST
 from hpcexp.lineage.patch import Changes, uncommitted
 from hpcexp.memo import Once
 from hpcexp.plan import Plan, whole
-from hpcexp.rundir import RunDir, second_name, write_atomic
+from hpcexp.rundir import RunDir
 from hpcexp.runs.records import DataRecord, GpuFacts, HardwareFacts, OriginFacts, read
 from hpcexp.targets.static_check import arguments
 

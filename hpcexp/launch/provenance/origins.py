@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.compose.sources import conf_dirs, describe
+from hpcexp.files.atomic import sha256
 from hpcexp.files.documents import parse_yaml, plain
 from hpcexp.launch.resume.checkpoint_transfer import TransferOrigin
 from hpcexp.launch.resume.interrupted import Continuation
 from hpcexp.plan import Plan
 from hpcexp.redaction import masked_config
-from hpcexp.rundir import RunDir, sha256
+from hpcexp.rundir import RunDir
 from hpcexp.runs.integrity import read_checksum
 from hpcexp.runs.records import OriginFacts, read, read_delivered
 from hpcexp.tracking.mlflow.description import flatten

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcexp.errors import RunError
+from hpcexp.files.atomic import second_name
 from hpcexp.files.untrusted import create, open_regular
 from hpcexp.lineage.signature import signature
 from hpcexp.plan import Plan, load_plan
-from hpcexp.rundir import RunDir, find_runs, second_name
+from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.integrity import is_intact, read_note
 from hpcexp.runs.state import current_state
 

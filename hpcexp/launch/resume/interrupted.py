@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpcexp.errors import RunError
+from hpcexp.files.atomic import is_half_written, second_name
 from hpcexp.plan import Plan, load_plan, load_signature
-from hpcexp.rundir import RunDir, is_half_written, second_name
+from hpcexp.rundir import RunDir
 from hpcexp.runs.integrity import is_intact, read_note
 from hpcexp.runs.records import RunState, read_status
 from hpcexp.runs.state import current_state, damage

@@ -13,6 +13,7 @@ from typing import Any
 from msgspec.structs import replace as set_fields
 
 from hpcexp.errors import RunError
+from hpcexp.files.atomic import write_json
 from hpcexp.files.untrusted import folders_problem
 from hpcexp.hardware.leases import leased
 from hpcexp.launch.base.context import LaunchContext
@@ -39,7 +40,7 @@ from hpcexp.launch.supervisor.watch import Group, Watch
 from hpcexp.lineage.manifest import seal
 from hpcexp.plan import Plan, save_plan
 from hpcexp.redaction import without_password
-from hpcexp.rundir import RunDir, write_json
+from hpcexp.rundir import RunDir
 from hpcexp.runs.clock import ended_now, started_now
 from hpcexp.runs.mark import mark
 from hpcexp.runs.records import RunState, Status, read_status, write

@@ -10,9 +10,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hpcexp.errors import InUseError, RunError
+from hpcexp.files.atomic import write_json
+from hpcexp.files.locks import held, held_within
 from hpcexp.files.untrusted import read_text
 from hpcexp.plan import Plan
-from hpcexp.rundir import RunDir, held, held_within, write_json
+from hpcexp.rundir import RunDir
 from hpcexp.runs.beat import Beat, Silence, silence, told_in
 from hpcexp.runs.clock import boottime
 from hpcexp.runs.owner import Owner

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpcexp.files.locks import holder_of, process_name
 from hpcexp.files.untrusted import UnusableFileError, open_append
 from hpcexp.plan import Plan
-from hpcexp.rundir import RecordDir, RunDir, SweepDir, holder_of, process_name
+from hpcexp.rundir import RecordDir, RunDir, SweepDir
 from hpcexp.runs.records import read_delivered
 from hpcexp.terminal import say
 

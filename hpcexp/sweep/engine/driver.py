@@ -19,8 +19,8 @@ from hpcexp.launch.base.display import Display
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.polling import Turns, wait
 from hpcexp.launch.base.pruner import Pruner
+from hpcexp.launch.base.repeats import Repeats
 from hpcexp.launch.dispatch import started, starter
-from hpcexp.launch.resume.repeats import Repeats
 from hpcexp.launch.supervisor.ownership import TakenOverError
 from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
 from hpcexp.runs.clock import boottime

@@ -12,6 +12,7 @@ from pathlib import Path
 from msgspec.structs import replace as replace_fields
 
 from hpcexp.errors import RunError
+from hpcexp.files.atomic import write_atomic
 from hpcexp.files.untrusted import UnusableFileError
 from hpcexp.hardware.machine import Machine
 from hpcexp.launch.base.context import LaunchContext
@@ -24,7 +25,7 @@ from hpcexp.launch.resume.interrupted import as_begun
 from hpcexp.launch.supervisor.uploader import SweepUploader, has_work
 from hpcexp.plan import JobOf, Plan
 from hpcexp.redaction import masked_override
-from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, write_atomic
+from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
 from hpcexp.runs.clock import ended_now, started_now
 from hpcexp.runs.owner import Owner
 from hpcexp.runs.records import Membership, RunState, Status, read_delivered, read_status, write

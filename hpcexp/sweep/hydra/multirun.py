@@ -29,13 +29,13 @@ from hpcexp.rundir import RunDir
 from hpcexp.sweep.engine.driver import Policy
 from hpcexp.sweep.engine.planning import check_in_worker, planned_all
 from hpcexp.sweep.engine.session import PlannedJob, Session, Setting
-from hpcexp.sweep.engine.start import planned_jobs, run_sweep
 from hpcexp.sweep.hydra.launcher import CollectingLauncher, PlanLauncher
 from hpcexp.sweep.hydra.optuna_sweeper import as_typed, is_searched, spec_of, sweeper_of
 from hpcexp.sweep.hydra.plugin_launchers import StockLauncher, check_installed
 from hpcexp.sweep.hydra.task import Stopped, Task, best_value
 from hpcexp.sweep.spec.axes import hydra_overrides, job_overrides, runs_through_all, task_overrides
 from hpcexp.sweep.spec.spec import Choices, Spec
+from hpcexp.sweep.start import planned_jobs, run_sweep
 from hpcexp.sweep.store.directory import sweep_name, sweeps_dir
 
 

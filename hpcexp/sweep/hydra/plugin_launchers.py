@@ -25,8 +25,8 @@ from omegaconf import DictConfig, open_dict, read_write
 from hpcexp.compose.composer import composed
 from hpcexp.errors import ConfigError, HpcexpError, JobFailed
 from hpcexp.launch.base.outcome import Outcome
+from hpcexp.launch.base.repeats import Repeats
 from hpcexp.launch.dispatch import launch
-from hpcexp.launch.resume.repeats import Repeats
 from hpcexp.plan import Plan
 from hpcexp.planner import on_path, prepare
 from hpcexp.rundir import RunDir

@@ -18,7 +18,7 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpcexp.rundir import write_atomic
+from hpcexp.files.atomic import write_atomic
 from hpcexp.sweep.search.study import Study
 from hpcexp.sweep.spec.spec import Objective
 

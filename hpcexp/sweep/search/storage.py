@@ -14,8 +14,8 @@ from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpcexp.errors import RunError
+from hpcexp.files.locks import held_within
 from hpcexp.redaction import without_password
-from hpcexp.rundir import held_within
 from hpcexp.sweep.search.journal_file import JournalLock, LineJournal, locked
 from hpcexp.sweep.search.study_file import REPLAY_ERRORS, check_journal
 from hpcexp.tracking.mlflow.gate import gate

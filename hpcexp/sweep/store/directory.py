@@ -13,9 +13,10 @@ from typing import Any
 from msgspec import to_builtins
 
 from hpcexp.errors import RunError, listed, suggest
+from hpcexp.files.atomic import is_half_written, write_atomic
 from hpcexp.files.documents import decode, read_json
 from hpcexp.redaction import masked_override, without_passwords
-from hpcexp.rundir import SweepDir, is_half_written, write_atomic
+from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import AxisRecord, SweepRecord, read_status
 from hpcexp.sweep.spec.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
 

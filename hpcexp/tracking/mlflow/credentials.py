@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 from hpcexp.data.digests import cache_dir
 from hpcexp.errors import RunError
+from hpcexp.files.atomic import write_atomic
 from hpcexp.files.untrusted import UnusableFileError, read_text
 from hpcexp.redaction import without_password
-from hpcexp.rundir import write_atomic
 from hpcexp.tracking.mlflow.uri import PORTS, sqlite_path
 
 if TYPE_CHECKING:

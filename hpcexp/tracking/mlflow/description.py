@@ -24,8 +24,8 @@ from hpcexp.runs.records import (
     SweepRecord,
     read,
 )
+from hpcexp.tracking.mlflow.links import page
 from hpcexp.tracking.mlflow.views import view_key
-from hpcexp.tracking.server.interface import page
 
 NOTE_LIMIT = 7500
 """Characters of a description; MLflow cuts what is longer at 8,000."""

@@ -15,10 +15,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from hpcexp.errors import ConfigError, InUseError
+from hpcexp.files.atomic import write_atomic
+from hpcexp.files.locks import held
 from hpcexp.files.private import directory_problem, own_files, tighten
 from hpcexp.files.untrusted import UnusableFileError, read_bytes
 from hpcexp.redaction import without_password
-from hpcexp.rundir import held, write_atomic
 from hpcexp.tracking.mlflow.schemas import have_sqlite, is_sqlite_made
 from hpcexp.tracking.mlflow.uri import connection_problem, sqlite_path, uri_problem, with_driver
 from hpcexp.tracking.server.web.environment import environment

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hpcexp.errors import ConfigError, RunError
+from hpcexp.files.atomic import write_atomic
 from hpcexp.files.untrusted import read_text
 from hpcexp.plan import Plan, load_plan
 from hpcexp.redaction import without_password
-from hpcexp.rundir import RunDir, write_atomic
+from hpcexp.rundir import RunDir
 from hpcexp.runs.records import read_delivered
 from hpcexp.runs.state import current_state
 from hpcexp.tracking.mlflow.uri import resolve_uri, uri_problem

@@ -15,9 +15,10 @@ from pathlib import Path
 from msgspec.structs import replace as set_fields
 
 from hpcexp.errors import InUseError, RunError
+from hpcexp.files.locks import held, held_within
 from hpcexp.files.untrusted import folders_problem, open_append
 from hpcexp.plan import load_plan
-from hpcexp.rundir import FINAL_STATES, RecordDir, RunDir, held, held_within
+from hpcexp.rundir import FINAL_STATES, RecordDir, RunDir
 from hpcexp.runs.records import Membership, RunState, read_status, write
 from hpcexp.runs.state import supervisor_alive
 from hpcexp.tracking.mlflow.store import Stores, is_refusal, problem_of

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpcexp.errors import RunError
+from hpcexp.files.atomic import write_atomic
 from hpcexp.files.documents import read_json
 from hpcexp.files.untrusted import UnusableFileError, read_text
 from hpcexp.plan import Plan
-from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir, write_atomic
+from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
 from hpcexp.runs.journal import Point
 from hpcexp.runs.records import (
     MAX_LEDGER_BYTES,
@@ -30,9 +31,9 @@ from hpcexp.runs.records import (
     read_status,
 )
 from hpcexp.tracking.mlflow import description
+from hpcexp.tracking.mlflow.links import artifact_root, page
 from hpcexp.tracking.mlflow.store import Store, Stores, legal_key, problem_of
 from hpcexp.tracking.mlflow.views import sweep_view
-from hpcexp.tracking.server.interface import artifact_root, page
 from hpcexp.tracking.sync import artifacts
 from hpcexp.tracking.sync.state import SyncState, have_run
 from hpcexp.tracking.sync.upload import STATUS

@@ -13,8 +13,8 @@ from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
 from hpcexp.runs.journal import Point, last_values, read_points
 from hpcexp.runs.records import Delivered, Membership, Summary, read_delivered, read_status, read_summary
 from hpcexp.tracking.mlflow import description
+from hpcexp.tracking.mlflow.links import artifact_root, page
 from hpcexp.tracking.mlflow.store import MAX_DIGEST, Model, Store, Stores, legal_model_name
-from hpcexp.tracking.server.interface import artifact_root, page
 from hpcexp.tracking.sync import artifacts
 from hpcexp.tracking.sync.destination import address
 from hpcexp.tracking.sync.state import OFFSETS, SyncState, have_run

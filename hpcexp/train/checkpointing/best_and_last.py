@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 
 from hpcexp.errors import ConfigError, HpcexpError, RunError, suggest
+from hpcexp.files.atomic import fsync, second_name
 from hpcexp.plan import Plan
-from hpcexp.rundir import RunDir, second_name
+from hpcexp.rundir import RunDir
 from hpcexp.runs.integrity import read_note
-from hpcexp.train.checkpointing.checkpoint_io import AtomicCheckpointIO, fsync, plain, write_checkpoint
+from hpcexp.train.checkpointing.checkpoint_io import AtomicCheckpointIO, plain, write_checkpoint
 from hpcexp.train.checkpointing.staging import Staging
 from hpcexp.train.checkpointing.writer import Job, Writer
 from hpcexp.train.optim.ema import Ema
-from hpcexp.train.parallel.strategies import whole_weights
 from hpcexp.train.runtime.fast_hooks import LeanCallback
+from hpcexp.train.runtime.weights import whole_weights
 from hpcexp.train.tasks.supervised import Supervised
 
 

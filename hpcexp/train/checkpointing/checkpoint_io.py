@@ -17,6 +17,7 @@ from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 from torch import Tensor
 
 from hpcexp.errors import HpcexpError, RunError
+from hpcexp.files.atomic import fsync
 from hpcexp.rundir import RunDir
 from hpcexp.runs.integrity import SealedFile, is_intact, is_sealed
 
@@ -78,15 +79,6 @@ def write_checkpoint(
         if isinstance(e, OSError):
             raise RunError(_unwritten(path, e)) from e
         raise
-
-
-def fsync(path: Path) -> None:
-    """Have the file's content, or the directory's names, on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _unwritten(path: Path, error: OSError) -> str:

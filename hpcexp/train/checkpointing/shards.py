@@ -23,9 +23,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, zeros
 
 from hpcexp.errors import HpcexpError, RunError
+from hpcexp.files.atomic import fsync
 from hpcexp.files.untrusted import UnusableFileError, open_regular
 from hpcexp.runs.integrity import checksum
-from hpcexp.train.checkpointing.checkpoint_io import fsync
 
 _KEY = "hpcexp.shard"
 

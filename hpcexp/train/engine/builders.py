@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,17 +25,9 @@ from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.data.loaders import Shard
 from hpcexp.train.optim.ema import Ema
 from hpcexp.train.optim.optimizers import clip_gradients, optimizers_of
+from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.tasks.metrics import METRICS
 from hpcexp.train.tasks.supervised import Supervised
-
-
-@dataclass(frozen=True)
-class Rank:
-    """Which rank this process is, and its device."""
-
-    rank: int
-    world_size: int
-    device: torch.device
 
 
 def make_module(plan: Plan, journal: Journal | None) -> pl.LightningModule:

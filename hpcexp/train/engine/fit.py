@@ -14,8 +14,9 @@ import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from hpcexp.errors import ConfigError
+from hpcexp.files.atomic import sha256, write_json
 from hpcexp.plan import Plan
-from hpcexp.rundir import RunDir, sha256, write_json
+from hpcexp.rundir import RunDir
 from hpcexp.runs.clock import boottime
 from hpcexp.runs.integrity import read_note
 from hpcexp.runs.journal import Journal
@@ -24,7 +25,7 @@ from hpcexp.train.checkpointing.best_and_last import Checkpointing, check_monito
 from hpcexp.train.checkpointing.checkpoint_io import read_checkpoint, weights_digest
 from hpcexp.train.checkpointing.exact_resume import Resume
 from hpcexp.train.data.datamodule import SourceData
-from hpcexp.train.engine.builders import Rank, make_callbacks, make_data, make_module, with_facts
+from hpcexp.train.engine.builders import make_callbacks, make_data, make_module, with_facts
 from hpcexp.train.engine.interrupts import Interrupts, Pruned, Signals
 from hpcexp.train.engine.journal_logger import JournalLogger
 from hpcexp.train.engine.progress import Progress
@@ -32,9 +33,10 @@ from hpcexp.train.engine.pruning import OBJECTIVE, Judged, Pruning
 from hpcexp.train.engine.step_limit import StepLimit, StepLimitReached
 from hpcexp.train.engine.trainer import make_trainer
 from hpcexp.train.parallel.process_group import join, leave, world_size
-from hpcexp.train.parallel.strategies import load_whole_weights, whole_weights
 from hpcexp.train.runtime.fast_hooks import LeanCallback
+from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.runtime.seeds import seed_everything, seed_rank
+from hpcexp.train.runtime.weights import load_whole_weights, whole_weights
 from hpcexp.train.tasks.supervised import Supervised
 
 

@@ -8,8 +8,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from hpcexp.train.parallel.strategies import placed_as
 from hpcexp.train.runtime.fast_hooks import LeanCallback
+from hpcexp.train.runtime.weights import placed_as
 
 
 class Ema(LeanCallback):

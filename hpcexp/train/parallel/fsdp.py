@@ -10,18 +10,16 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.optim import Optimizer
 
 from hpcexp.errors import ConfigError
 from hpcexp.train.checkpointing.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from hpcexp.train.checkpointing.shards import scattered, write_shards
-from hpcexp.train.parallel.strategies import placed_as
+from hpcexp.train.runtime.weights import placed_as
 from hpcexp.train.tasks.supervised import Supervised
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class Fsdp(ModelParallelStrategy):
@@ -155,21 +153,6 @@ def check_shardable(module: pl.LightningModule) -> None:
             "strategy=fsdp: task.loss has weights that are trained, which would differ from rank to rank.\n"
             "Fix: put them into the model; or strategy=ddp."
         )
-
-
-def put_together(strategy: ModelParallelStrategy) -> dict[str, Tensor]:
-    """Names and whole weights in host memory on rank 0, nothing on others. All ranks must call it."""
-    if isinstance(strategy, Fsdp):
-        strategy.share_buffers()
-    assert strategy.lightning_module is not None
-    weights: dict[str, Any] = get_model_state_dict(strategy.lightning_module, options=_WHOLE)
-    return weights
-
-
-def put_in(strategy: ModelParallelStrategy, weights: dict[str, Any]) -> None:
-    """Put this rank's part of whole weights in. All ranks must call it."""
-    assert strategy.lightning_module is not None
-    set_model_state_dict(strategy.lightning_module, weights, options=_WHOLE)
 
 
 def _is_of(value: Any, parameter: Tensor) -> bool:

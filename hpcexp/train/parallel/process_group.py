@@ -11,7 +11,7 @@ import torch.distributed as dist
 from hpcexp.errors import RunError
 from hpcexp.plan import Plan, digest
 from hpcexp.rank_protocol import RankEnv
-from hpcexp.train.engine.builders import Rank
+from hpcexp.train.runtime.rank import Rank
 
 _LATER = timedelta(minutes=1)
 """How much later than the supervisor, which can say where everybody is, a collective gives up."""

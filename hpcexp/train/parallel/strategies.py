@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
-from torch import Tensor, nn
+from pytorch_lightning.strategies import DDPStrategy
+from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,35 +28,6 @@ def make_strategy(plan: Plan) -> Any:
     if TARGET not in node:
         return Ddp(process_group_backend=plan.topology.backend)
     return instantiate(fill(node, "strategy", process_group_backend=plan.topology.backend), path="strategy")
-
-
-def whole_weights(trainer: pl.Trainer) -> Mapping[str, Tensor]:
-    """The weights by name. Sharded ones are put together on rank 0, for which all ranks must call it."""
-    if not isinstance(trainer.strategy, ModelParallelStrategy):
-        return trainer.strategy.lightning_module_state_dict()
-    from hpcexp.train.parallel.fsdp import put_together
-
-    return put_together(trainer.strategy)
-
-
-def load_whole_weights(trainer: pl.Trainer, weights: dict[str, Tensor]) -> None:
-    """Put weights by name into the module, or each rank's part of them into a sharded one."""
-    if not isinstance(trainer.strategy, ModelParallelStrategy):
-        trainer.lightning_module.load_state_dict(weights)
-        return
-    from hpcexp.train.parallel.fsdp import put_in
-
-    put_in(trainer.strategy, weights)
-
-
-def placed_as(value: Tensor, like: Any) -> Tensor:
-    """`value`, sharded as the tensor `like` is."""
-    if not hasattr(like, "device_mesh") or hasattr(value, "device_mesh"):
-        return value
-    from torch.distributed.tensor import distribute_tensor
-
-    # Every rank has the whole, and takes its part of it.
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 class Ddp(DDPStrategy):
