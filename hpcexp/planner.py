@@ -34,7 +34,8 @@ from hpcexp.runs.naming import SIGNATURE_LENGTH, run_name
 from hpcexp.schema import MISSING
 from hpcexp.targets.source_code import Found, defining_file, imported_roots, parameters
 from hpcexp.targets.static_check import arguments, node_problems, target_nodes, target_problems
-from hpcexp.tracking.mlflow.uri import refused, resolve_uri, unreachable, uri_problem
+from hpcexp.tracking.mlflow.authentication import refused
+from hpcexp.tracking.mlflow.uri import resolve_uri, unreachable, uri_problem
 
 _T = TypeVar("_T")
 

@@ -23,9 +23,9 @@ from hpcexp.compare.sources.mlflow_server import MlflowServer
 from hpcexp.errors import RunError
 from hpcexp.files.documents import read_plain
 from hpcexp.rundir import RunDir
+from hpcexp.tracking.mlflow.authentication import refused
 from hpcexp.tracking.mlflow.credentials import Named, origin, withheld
 from hpcexp.tracking.mlflow.store import Stores
-from hpcexp.tracking.mlflow.uri import refused
 from hpcexp.tracking.sync.run_process import sync
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")

@@ -18,7 +18,7 @@ from werkzeug.security import generate_password_hash
 
 from hpcexp.compare.sources.mlflow_server import MlflowServer
 from hpcexp.errors import RunError
-from hpcexp.tracking.mlflow.uri import refused
+from hpcexp.tracking.mlflow.authentication import refused
 from hpcexp.tracking.server.web import login as login_module
 from hpcexp.tracking.server.web.limits import Attempts, Buckets
 from hpcexp.tracking.server.web.login import Login, Refusal

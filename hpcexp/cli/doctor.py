@@ -21,7 +21,8 @@ from hpcexp.hardware.leases import leases_text
 from hpcexp.hardware.machine import cores, this_machine
 from hpcexp.lineage.environment import PACKAGES, installed
 from hpcexp.redaction import without_password
-from hpcexp.tracking.mlflow.uri import refused, resolve_uri, unreachable, uri_problem
+from hpcexp.tracking.mlflow.authentication import refused
+from hpcexp.tracking.mlflow.uri import resolve_uri, unreachable, uri_problem
 
 _TORCH = "import torch; print(torch.__version__, torch.cuda.is_available(), torch.cuda.device_count())"
 

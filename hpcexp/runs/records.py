@@ -37,7 +37,7 @@ class RunState(StrEnum):
 
 
 class Owned(Struct, frozen=True, kw_only=True):
-    """What names the process that works on a directory (`hpcexp.owner`)."""
+    """What names the process that works on a directory (`hpcexp.runs.owner`)."""
 
     host: str | None = None
     pid: ProcessId | None = None
