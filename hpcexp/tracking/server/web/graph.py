@@ -12,7 +12,7 @@ FIELDS = frozenset(
         "mlflowSearchModelVersions",
     )
 )
-"""Queries that are answered. They only read; `tests/test_routes.py` compares them with MLflow's."""
+"""Queries that are answered. They only read; `tests/unit/tracking/test_routes.py` compares them with MLflow's."""
 
 
 def keep_queries() -> None:

@@ -2,8 +2,8 @@
 
 MLflow has several hundred routes, and each version adds some: an assistant that runs commands, a gateway to language
 models, jobs, webhooks. This list names what hpcexp's users need. All else is refused, whether MLflow has it today or
-not. `tests/test_routes.py` compares the list with the routes of the installed MLflow, so that a new version's routes
-are decided one by one.
+not. `tests/unit/tracking/test_routes.py` compares the list with the routes of the installed MLflow, so that a new
+version's routes are decided one by one.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from hpcexp.data.source import SPLITS, Source, Tensors, as_tensors
 from hpcexp.data.synthetic import Synthetic
 from hpcexp.errors import DataError
 
-CONF = Path(__file__).parents[1] / "conf" / "data"
+CONF = Path(__file__).parents[3] / "conf" / "data"
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
 

@@ -53,7 +53,7 @@ def launcher(request: pytest.FixtureRequest, project: Path) -> tuple[str, ...]:
     chosen: tuple[str, ...] = request.param
     if chosen and subprocess.run(["unshare", "--uts", "true"], capture_output=True, check=False).returncode:
         pytest.skip("unshare(1) makes no UTS namespace here: that takes root")
-    shutil.copy(Path(__file__).parent / "third_party" / "far_machine.py", project)
+    shutil.copy(Path(__file__).parents[1] / "third_party" / "far_machine.py", project)
     write_conf(project, {"launch/far.yaml": "_target_: far_machine.FarMachine\nhost: far\n"})
     return chosen
 

@@ -32,7 +32,7 @@ from hpcexp.train.runtime.log_filters import quiet
 from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.tasks.metrics import MetricAccumulator
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 
 
 ALONE = Rank(0, 1, torch.device("cpu"))

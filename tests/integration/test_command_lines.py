@@ -14,7 +14,7 @@ import pytest
 from helpers import FAST, LEAN, command, ended, start, write_module
 from postgres import server_programs, serving_postgres
 from served import ADA, ADMIN, serving
-from test_lineage_secrets import SECRET, SOURCE
+from test_secrets import SECRET, SOURCE
 
 from hpcexp.rundir import find_runs
 

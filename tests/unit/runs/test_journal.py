@@ -137,7 +137,7 @@ def test_every_line_written_before_a_kill_is_there(path: Path) -> None:
         "[journal.append([(step, {'a': 1.0})]) for step in range(200)]\n"
         "os.kill(os.getpid(), 9)"
     )
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code, str(path)], cwd=root, check=False).returncode == -9
     assert [point.step for point in read_points(path)[0]] == list(range(200))
 

@@ -18,7 +18,7 @@ from hpcexp.models.resnet import ResNet
 from hpcexp.models.sizes import num_params
 from hpcexp.models.vit import ViT
 
-CONF = Path(__file__).parents[1] / "conf" / "model"
+CONF = Path(__file__).parents[3] / "conf" / "model"
 IMAGES = [(1, 8, 8), (3, 32, 32), (4, 24, 16)]
 
 SIZED: list[tuple[str, dict[str, Any]]] = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from postgres import server_programs, serving_postgres
 from record_support import finish, journalled, make_run, make_sweep, query, set_state, write_steps
-from test_record_fleet import fleet, noted, tell, told_of
+from test_sync_sweep import fleet, noted, tell, told_of
 
 from hpcexp.rundir import RunDir
 

@@ -18,7 +18,7 @@ from hpcexp.cli.main import run
 from hpcexp.compose.sources import packaged_conf
 from hpcexp.errors import HpcexpError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def python(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from helpers import FAST, Said, environment, only_run, wait_until, write_module
-from test_data import draw, flat  # noqa: F401 - a fixture
+from test_sources import draw, flat  # noqa: F401 - a fixture
 
 from hpcexp.data.content import MOST_BYTES
 from hpcexp.data.digests import Cache, cache_dir, digests, stamp_of

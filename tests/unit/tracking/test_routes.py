@@ -16,7 +16,7 @@ from helpers import REPOSITORY, environment
 from hpcexp.tracking.server.web.graph import FIELDS
 from hpcexp.tracking.server.web.routes import access, is_plain, routes
 
-DECIDED = Path(__file__).with_name("mlflow_routes.txt")
+DECIDED = Path(__file__).parents[2] / "mlflow_routes.txt"
 
 
 @pytest.fixture(scope="module")

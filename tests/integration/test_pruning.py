@@ -44,7 +44,7 @@ JOBS: dict[str, tuple[tuple[str, ...], str]] = {
 
 LAUNCHES = """
 import json, shutil, sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from pathlib import Path
 from hpcexp.compose.composer import Composer
 from hpcexp.launch.dispatch import started, starter
@@ -110,7 +110,7 @@ class Judged:
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Judged:
     project = tmp_path_factory.mktemp("judged")
-    said = python(LAUNCHES.format(tests=str(Path(__file__).parent)), project)
+    said = python(LAUNCHES.format(tests=[str(path) for path in Path(__file__).parents[:2]]), project)
     assert 0 == said.status, said
     return Judged(project, json.loads(said.out.splitlines()[-1]))
 

@@ -286,7 +286,7 @@ def test_a_study_of_somebody_else_is_not_taken(tmp_path: Path) -> None:
 WORKER = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(":")
 from test_study import ACC, opened, spec_of
 storage = sys.argv[3] if sys.argv[3] != "-" else None
 study = opened(Path(sys.argv[2]), spec_of(trials=30, storage=storage, study="crowd", pruner="median"))
@@ -302,7 +302,14 @@ sys.exit(study.settle(30) is not None)
 @pytest.mark.slow
 def test_drivers_of_one_study_lose_nothing(tmp_path: Path, storage: str | None) -> None:
     """Three processes make it, ask and tell at the same time: thirty trials, each told once, no point twice."""
-    command = [sys.executable, "-c", WORKER, str(Path(__file__).parent), str(tmp_path), storage or "-"]
+    command = [
+        sys.executable,
+        "-c",
+        WORKER,
+        ":".join(map(str, Path(__file__).parents[:3])),
+        str(tmp_path),
+        storage or "-",
+    ]
     workers = [
         subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(3)

@@ -16,8 +16,8 @@ import psutil
 import pytest
 from helpers import FAST, LEAN, Said, command, ended, environment, only_run, wait_until, write_conf, write_module
 from record_support import free_port
-from test_engine import BREAKING
-from test_leftovers import ALL
+from test_foreign_variables import ALL
+from test_ranks import BREAKING
 
 from hpcexp.files.documents import read_plain
 from hpcexp.launch.base.launcher import launcher_of
