@@ -20,6 +20,7 @@ from pathlib import Path
 
 from hpcexp.errors import InUseError, RunError
 from hpcexp.files.locks import held, held_within
+from hpcexp.files.untrusted import UnusableFileError, open_regular
 
 _BESIDE = ("-wal", "-shm", "-journal")
 
@@ -63,7 +64,7 @@ def have_database(path: Path, schema: Schema) -> None:
 
     RunError where there is something else.
     """
-    path = Path(os.path.realpath(path))  # a link to another disk stays one
+    path = _checked(path)
     lock, what = path.with_name(f".{path.name}.lock"), f"{path} is being made by"
     if is_current(path, schema):
         if any(file.exists() for file in _asides(path)):
@@ -86,6 +87,27 @@ def have_database(path: Path, schema: Schema) -> None:
         if before.tables:
             _set_aside(path, schema)
         _make(path, schema)
+
+
+def _checked(path: Path) -> Path:
+    """Where the file itself is: a link to another disk stays one.
+
+    RunError where that is no regular file, or an empty one to which a link leads: it would be replaced, and whoever
+    placed the link may have meant it to be.
+    """
+    real = Path(os.path.realpath(path))
+    if not real.exists():
+        return real
+    try:
+        with open_regular(real) as file:
+            is_empty = not file.read(1)
+    except UnusableFileError as e:
+        raise RunError(f"{path} is no database: {e.why} ({real}).\nFix: another file, or move this one away.") from e
+    if is_empty and path.is_symlink():
+        raise RunError(
+            f"{path} leads to {real}, which is empty and no database.\nFix: remove that file, or the link to it."
+        )
+    return real
 
 
 def is_current(path: Path, schema: Schema) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -442,3 +443,41 @@ def test_a_study_that_is_killed_over_its_beginning_begins_again(
     pytest.importorskip("optuna", reason="Optuna is not installed")
     [num_killed] = killer.run(kill_over_studies, tmp_path, storage)
     assert num_killed > 3
+
+
+def a_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_device(path: Path) -> None:
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("only root can make a device")
+
+
+def a_file_of_somebody(path: Path) -> None:
+    """Which is empty, as `authorized_keys` may be."""
+    path.touch()
+
+
+@pytest.mark.parametrize("made", [a_fifo, a_device, a_file_of_somebody])
+def test_no_database_takes_the_place_of_what_a_link_leads_to(tmp_path: Path, made: Callable[[Path], None]) -> None:
+    """It is named, and stays as it is."""
+    made(tmp_path / "theirs")
+    before = os.lstat(tmp_path / "theirs")
+    (tmp_path / "mlflow.db").symlink_to("theirs")
+    with pytest.raises(RunError, match=r"mlflow\.db.*\nFix:"):
+        have_database(tmp_path / "mlflow.db", schema())
+    after = os.lstat(tmp_path / "theirs")
+    assert (before.st_ino, before.st_mode, before.st_size) == (after.st_ino, after.st_mode, after.st_size)
+    assert {"mlflow.db", "theirs"} == {file.name for file in tmp_path.iterdir()}
+
+
+def test_a_link_to_another_disk_stays_one(tmp_path: Path) -> None:
+    """The database is made where it leads, where nothing is yet."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "mlflow.db").symlink_to(tmp_path / "disk" / "mlflow.db")
+    have_database(tmp_path / "mlflow.db", schema())
+    assert (tmp_path / "mlflow.db").is_symlink()
+    assert is_current(tmp_path / "disk" / "mlflow.db", schema())
