@@ -122,7 +122,7 @@ def set_state(run: RecordDir, state: str, pid: int | None = None) -> None:
 
 
 @contextmanager
-def shipping(run: RunDir) -> Iterator[subprocess.Popen[bytes]]:
+def uploader(run: RunDir) -> Iterator[subprocess.Popen[bytes]]:
     """The real process beside a run, with the pipe that launch gives it; killed if it is still there afterwards."""
     command = [sys.executable, "-m", "hpcexp.tracking.sync.run_process", str(run.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=REPOSITORY) as shipper:

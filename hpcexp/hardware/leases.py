@@ -106,12 +106,12 @@ def leased(plan: Plan, look: Look = gpus_now, *, is_one_of_many: bool = False) -
 
     A job that is one of many is told so at once, as DevicesBusyError, also where only its cores are taken.
     """
-    wish = DeviceRequest(plan, look, is_one_of_many)
+    request = DeviceRequest(plan, look, is_one_of_many)
     with ExitStack() as held:
         try:
-            got = _lease(wish, held)
+            got = _lease(request, held)
         except OSError as e:
-            if wish.on_gpus or wish.needs_cores:
+            if request.on_gpus or request.needs_cores:
                 raise RunError(
                     f"Devices cannot be leased in {slots_dir()}: {e.strerror}.\nIt keeps two jobs off one device.\n"
                     "Fix: HPCEXP_SLOTS=DIRECTORY in the environment, one on this machine that all its users may write."
@@ -123,19 +123,19 @@ def leased(plan: Plan, look: Look = gpus_now, *, is_one_of_many: bool = False) -
 
 def would_lease(plan: Plan, look: Look = gpus_now) -> str:
     """What the job would get now, for people; nothing is taken."""
-    wish = DeviceRequest(plan, look)
+    request = DeviceRequest(plan, look)
     try:
         with slots(slots_dir(), create=False) as shared:
             holders = shared.holders() if shared else {}
     except OSError as e:
         return f"unknown: {slots_dir()}: {e.strerror}"
-    if wish.on_gpus:
+    if request.on_gpus:
         gpus = look()
-        chosen, blocked = choose_gpus(wish, gpus, holders)
+        chosen, blocked = choose_gpus(request, gpus, holders)
         if blocked:
-            return "\n".join(["not enough GPUs are free", *(obstacle.text for obstacle in blocked)])
+            return "\n".join(["not enough GPUs are free", *(conflict.text for conflict in blocked)])
         return ", ".join(gpu_text(p, gpus[p]) for p in chosen)
-    shares = choose_cores(wish, (), holders)
+    shares = choose_cores(request, (), holders)
     if shares is not None:
         return f"cores {cores_text(frozenset().union(*shares))}"
     return _crowd(holders) or "not known on this system"
@@ -162,114 +162,114 @@ def _devices_text(devices: Sequence[str]) -> str:
     return ", ".join([*named, *([f"cores {cores_text(own)}"] if own else [])])
 
 
-def _lease(wish: DeviceRequest, held: ExitStack) -> DeviceLease:
+def _lease(request: DeviceRequest, held: ExitStack) -> DeviceLease:
     """Take what the job needs; files that hold it are closed by `held`."""
-    topology, deadline = wish.plan.topology, time.monotonic() + SETTLE_S
+    topology, deadline = request.plan.topology, time.monotonic() + SETTLE_S
     while True:
-        gpus = wish.look() if wish.on_gpus else ()
+        gpus = request.look() if request.on_gpus else ()
         with slots(slots_dir()) as shared:
             assert shared is not None
             holders = shared.holders()
-            chosen, blocked = choose_gpus(wish, gpus, holders) if wish.on_gpus else (topology.device_ids, [])
+            chosen, blocked = choose_gpus(request, gpus, holders) if request.on_gpus else (topology.device_ids, [])
             if not blocked:
-                on = [gpus[p] for p in chosen] if wish.on_gpus else []
-                return _take(wish, chosen, on, shared, holders, held)
-        if wish.is_one_of_many:
-            raise DevicesBusyError(_taken_text(wish, blocked))
+                on = [gpus[p] for p in chosen] if request.on_gpus else []
+                return _take(request, chosen, on, shared, holders, held)
+        if request.is_one_of_many:
+            raise DevicesBusyError(_taken_text(request, blocked))
         if not _is_foreign(blocked) or time.monotonic() > deadline:
-            raise RunError(_taken_text(wish, blocked))
+            raise RunError(_taken_text(request, blocked))
         time.sleep(0.2)
 
 
 def _take(
-    wish: DeviceRequest,
+    request: DeviceRequest,
     chosen: tuple[int, ...],
     on: Sequence[Gpu],
     shared: DeviceLocks,
     holders: Holders,
     held: ExitStack,
 ) -> DeviceLease:
-    shares = choose_cores(wish, [gpu.cores for gpu in on], holders)
-    if shares is None and wish.is_one_of_many and not wish.on_gpus and (crowd := _crowd(holders)):
+    shares = choose_cores(request, [gpu.cores for gpu in on], holders)
+    if shares is None and request.is_one_of_many and not request.on_gpus and (crowd := _crowd(holders)):
         raise DevicesBusyError(crowd)
-    if shares is None and wish.needs_cores:
+    if shares is None and request.needs_cores:
         raise RunError(
-            f"hardware.share={wish.share}: too few cores have room for this job. {_crowd(holders)}.\n"
+            f"hardware.share={request.share}: too few cores have room for this job. {_crowd(holders)}.\n"
             "Fix: wait, hardware.threads_per_rank or hardware.devices with less, or hardware.share=null to run without "
             "cores of its own."
         )
     owned: frozenset[int] = frozenset().union(*shares or ())
     for slot in [*(gpu.slot for gpu in on), *(f"core-{core}" for core in sorted(owned))]:
-        held.callback(os.close, shared.take(slot, wish.holder()))
+        held.callback(os.close, shared.take(slot, request.holder()))
     if shares is not None:
-        return DeviceLease(chosen, shares if wish.is_strict else job_cores(shares, read_nodes(owned)))
-    if wish.on_gpus:
+        return DeviceLease(chosen, shares if request.is_strict else job_cores(shares, read_nodes(owned)))
+    if request.on_gpus:
         return DeviceLease(chosen, _near(on))
     crowd = _crowd(holders)
     return DeviceLease(chosen, None, (f"{crowd}: the jobs slow each other down.",) if crowd else ())
 
 
 def choose_gpus(
-    wish: DeviceRequest, gpus: Sequence[Gpu], holders: Holders
+    request: DeviceRequest, gpus: Sequence[Gpu], holders: Holders
 ) -> tuple[tuple[int, ...], list[DeviceConflict]]:
     """The GPUs to take, or what keeps the job off them, or off too many of all."""
     on = [holders.get(gpu.slot, ()) for gpu in gpus]
-    why = [_obstacle(wish, position, gpu, on[position]) for position, gpu in enumerate(gpus)]
-    if not isinstance(wish.hardware["devices"], int):
-        ids = wish.plan.topology.device_ids
+    why = [_conflict(request, position, gpu, on[position]) for position, gpu in enumerate(gpus)]
+    if not isinstance(request.hardware["devices"], int):
+        ids = request.plan.topology.device_ids
         met = [
             why[p] if p < len(gpus) else DeviceConflict(f"GPU {p} is not there (CUDA_VISIBLE_DEVICES counts)")
             for p in ids
         ]
-        return ids, [obstacle for obstacle in met if obstacle]
-    number = wish.plan.topology.ranks_per_node
+        return ids, [conflict for conflict in met if conflict]
+    number = request.plan.topology.ranks_per_node
     free = [p for p in by_load(gpus, list(map(len, on))) if not why[p]]
     if len(free) >= number:
         return tuple(sorted(free[:number])), []
-    return (), [obstacle for obstacle in why if obstacle] or [
+    return (), [conflict for conflict in why if conflict] or [
         DeviceConflict("no GPU is there (CUDA_VISIBLE_DEVICES counts)")
     ]
 
 
-def _obstacle(wish: DeviceRequest, position: int, gpu: Gpu, jobs: Sequence[LockHolder]) -> DeviceConflict | None:
+def _conflict(request: DeviceRequest, position: int, gpu: Gpu, jobs: Sequence[LockHolder]) -> DeviceConflict | None:
     """None where the GPU can be taken."""
-    precision, named = wish.plan.config["trainer"]["precision"], gpu_text(position, gpu)
-    if not has_room(jobs, wish.share):
+    precision, named = request.plan.config["trainer"]["precision"], gpu_text(position, gpu)
+    if not has_room(jobs, request.share):
         return DeviceConflict(f"{named} is taken by {', '.join(map(str, jobs))}")
-    if gpu.processes and not jobs and not wish.hardware["force"]:
+    if gpu.processes and not jobs and not request.hardware["force"]:
         return DeviceConflict(f"{named} is used by {processes_text(gpu)}", is_foreign=True)
     if not can_compute(gpu, precision):
         return DeviceConflict(f"{named} cannot do trainer.precision={precision}")
     return None
 
 
-def _taken_text(wish: DeviceRequest, blocked: Sequence[DeviceConflict]) -> str:
-    devices = wish.hardware["devices"]
+def _taken_text(request: DeviceRequest, blocked: Sequence[DeviceConflict]) -> str:
+    devices = request.hardware["devices"]
     shown = "[" + ",".join(map(str, devices)) + "]" if isinstance(devices, list) else devices
-    told = "\n".join(f"{obstacle.text}." for obstacle in blocked)
+    told = "\n".join(f"{conflict.text}." for conflict in blocked)
     force = "; hardware.force=true takes them from those that are not hpcexp's" if _is_foreign(blocked) else ""
     return (
         f"hardware.devices={shown}: not enough GPUs are free.\n{told}\n"
         "A GPU is one job's, unless hardware.share of every job on it says that it bears more.\n"
-        f"Fix: wait, hardware.devices=… with other or fewer GPUs, or hardware.share={wish.share + 1}{force}."
+        f"Fix: wait, hardware.devices=… with other or fewer GPUs, or hardware.share={request.share + 1}{force}."
     )
 
 
 def _is_foreign(blocked: Sequence[DeviceConflict]) -> bool:
-    return any(obstacle.is_foreign for obstacle in blocked)
+    return any(conflict.is_foreign for conflict in blocked)
 
 
 def choose_cores(
-    wish: DeviceRequest, near: Sequence[frozenset[int]], holders: Holders
+    request: DeviceRequest, near: Sequence[frozenset[int]], holders: Holders
 ) -> tuple[frozenset[int], ...] | None:
     """Cores for the threads and data workers of each rank; None where too few have room."""
     allowed = cores()
     if allowed is None:
         return None
-    topology = wish.plan.topology
+    topology = request.plan.topology
     ranks = topology.ranks_per_node
-    each = min(max(1, len(allowed) // ranks), topology.threads_per_rank + _workers(wish.plan.config["data"]))
-    free = frozenset(core for core in allowed if has_room(holders.get(f"core-{core}", ()), wish.share))
+    each = min(max(1, len(allowed) // ranks), topology.threads_per_rank + _workers(request.plan.config["data"]))
+    free = frozenset(core for core in allowed if has_room(holders.get(f"core-{core}", ()), request.share))
     if len(free) < min(len(allowed), each * ranks):
         return None
     return rank_cores(free, ranks, each, read_nodes(allowed), near or None)

@@ -10,7 +10,7 @@ from hpcexp.launch.base.context import LaunchContext
 from hpcexp.launch.base.display import display
 from hpcexp.launch.base.launcher import launcher_of
 from hpcexp.launch.base.outcome import Outcome
-from hpcexp.launch.base.polling import Turns, alone, signals_caught
+from hpcexp.launch.base.polling import Supervision, alone, signals_caught
 from hpcexp.launch.base.rank_process import Process, Start, start_fresh
 from hpcexp.launch.supervisor.uploader import RunUploader
 from hpcexp.plan import Plan
@@ -22,17 +22,17 @@ from hpcexp.terminal import say
 def launch(plan: Plan, *, fresh: bool) -> Outcome:
     """Run the plan as the one job of this process, or go on with its interrupted run."""
     gc.enable()
-    terms = LaunchContext(
+    context = LaunchContext(
         start=starter(plan, many=False),
         catching=signals_caught,
         display=lambda plan: display(plan.config["launch"]["progress"]),
         say=lambda _plan, text: say(text),
-        shipping=RunUploader(),
+        uploader=RunUploader(),
     )
-    return alone(started(plan, terms, fresh=fresh))
+    return alone(started(plan, context, fresh=fresh))
 
 
-def started(plan: Plan, terms: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
+def started(plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[Outcome]:
     """Run the plan, or go on with its interrupted run, taking turns with other jobs of the process.
 
     `skipped` where the same identity has finished before. With `fresh` neither counts: it starts over.
@@ -40,7 +40,7 @@ def started(plan: Plan, terms: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
     run = RunDir(Path(plan.run_dir))
     if not fresh and is_done(plan):
         return Outcome("skipped", f"{plan.signature[:8]} finished in {run.path}", 0)
-    return (yield from launcher_of(plan.config).run(plan, terms, fresh=fresh))
+    return (yield from launcher_of(plan.config).run(plan, context, fresh=fresh))
 
 
 def starter(plan: Plan, *, many: bool) -> Callable[[Start], Process]:

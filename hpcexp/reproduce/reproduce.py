@@ -60,22 +60,22 @@ Tell = Callable[[Original, Code, Sequence[Part], Path | None], None]
 """Hears what is going to be trained, and where it is kept, if it is."""
 
 
-def reproduce(original: Original, wish: ReproduceRequest, tell: Tell) -> ReproduceReport:
+def reproduce(original: Original, request: ReproduceRequest, tell: Tell) -> ReproduceReport:
     """Train the run again and compare. RunError where that cannot be done."""
     run = original.run
     check_devices(original.plan)
     with ExitStack() as stack:
-        place = stack.enter_context(scratch(keep=wish.keep))
-        code = stack.enter_context(code_of(original, place, as_is=wish.as_is, keep=wish.keep, search=sys.path))
+        place = stack.enter_context(scratch(keep=request.keep))
+        code = stack.enter_context(code_of(original, place, as_is=request.as_is, keep=request.keep, search=sys.path))
         python = sys.executable
-        if wish.env:
+        if request.env:
             recorded = read_or_none(run.lineage / "environment.json", EnvironmentFacts)
             python = str(built(recorded, place / "environment", code.project))
         parts = _looked(original, code, place, python)
-        _check(original, code, parts, as_is=wish.as_is)
-        tell(original, code, parts, place if wish.keep else None)
+        _check(original, code, parts, as_is=request.as_is)
+        tell(original, code, parts, place if request.keep else None)
         again = rerun(original, code, place, python)
-        rtol = RTOL[original.plan.config["trainer"]["precision"]] if wish.rtol is None else wish.rtol
+        rtol = RTOL[original.plan.config["trainer"]["precision"]] if request.rtol is None else request.rtol
         parts += _imported(run, again)
         return ReproduceReport(judged(original, again, rtol), tuple(parts))
 

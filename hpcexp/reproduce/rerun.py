@@ -86,15 +86,15 @@ def rerun(original: Original, code: Code, place: Path, python: str = sys.executa
     """Train; the finished run. JobFailed where it fails, Interrupted after a signal."""
     plan = plan_of(original, code, place)
     gc.enable()
-    terms = LaunchContext(
+    context = LaunchContext(
         start=_starter(original, code, python),
         catching=signals_caught,
         display=lambda plan: display(plan.config["launch"]["progress"]),
         say=lambda _plan, text: say(text),
-        shipping=_Nobody(),
+        uploader=_Nobody(),
         capture=_Nothing(),
     )
-    outcome = alone(run_here(plan, terms, fresh=True))
+    outcome = alone(run_here(plan, context, fresh=True))
     run = RunDir(Path(plan.run_dir))
     if outcome.state == "finished":
         return run

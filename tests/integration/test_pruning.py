@@ -80,9 +80,9 @@ class NoShipper:
     def end(self, run: RunDir, plan: Plan) -> None: ...
 
 
-def terms(start: Callable[[Start], Process], judge: Pruner | None) -> LaunchContext:
+def context(start: Callable[[Start], Process], pruner: Pruner | None) -> LaunchContext:
     """Those of a job that nothing is shown of."""
-    return LaunchContext(start, signals_caught, lambda plan: Silent(), lambda plan, text: None, NoShipper(), judge)
+    return LaunchContext(start, signals_caught, lambda plan: Silent(), lambda plan, text: None, NoShipper(), pruner)
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def test_trials_on_several_machines_are_not_judged(project: Path, compose: Calla
     """Nobody could be asked there."""
     plan = prepare(compose("launch=torchrun", "launch.nodes=2", "launch.rdzv=ada:29400"), project, [])
     with pytest.raises(ConfigError, match=r"Fix: search\.pruner=none"):
-        alone(started(plan, terms(start_fresh, Pruner("val/acc", lambda epoch, value: False)), fresh=False))
+        alone(started(plan, context(start_fresh, Pruner("val/acc", lambda epoch, value: False)), fresh=False))
 
 
 @pytest.fixture

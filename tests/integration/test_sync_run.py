@@ -26,8 +26,8 @@ from record_support import (
     mlflow_server,
     query,
     set_state,
-    shipping,
     stored,
+    uploader,
     wait_until,
     write_steps,
 )
@@ -250,7 +250,7 @@ def test_a_run_gets_no_pictures_that_nobody_wants(root: Path) -> None:
 def test_a_run_can_be_watched_while_it_goes_on(root: Path, uri: str, database: Path) -> None:
     """The shipper follows the journal, leaves Ctrl-C to the supervisor, and ends with the run."""
     run = make_run(root, uri, name="watched", steps=10)
-    with shipping(run) as shipper:
+    with uploader(run) as shipper:
         wait_until(lambda: noted(run, "offset"), "the first metrics are delivered")
         assert mlflow_run(uri, run).info.status == "RUNNING"
         assert process_name(shipper.pid) == holder_of(run.delivery_lock)
@@ -265,7 +265,7 @@ def test_a_run_can_be_watched_while_it_goes_on(root: Path, uri: str, database: P
 def test_a_shipper_killed_on_its_way_loses_and_doubles_nothing(root: Path, uri: str, database: Path) -> None:
     """kill -9 in the middle of a long journal, then `sync`."""
     run = make_run(root, uri, name="shipper-killed", steps=3000)
-    with shipping(run):
+    with uploader(run):
         wait_until(lambda: noted(run, "offset"), "some metrics are delivered")
     assert noted(run, "offset") < run.journal.stat().st_size
     run_id = noted(run, "run_id")
@@ -281,7 +281,7 @@ def test_a_run_that_lost_its_supervisor_ends_as_killed(root: Path, uri: str) -> 
     started = time.time()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as supervisor:
         write_json(run.status, {**read_plain(run.status), "pid": supervisor.pid})
-        with shipping(run) as shipper:
+        with uploader(run) as shipper:
             wait_until(lambda: noted(run, "offset"), "the first metrics are delivered")
             supervisor.kill()
             assert shipper.wait(60) == 0
@@ -336,7 +336,7 @@ def test_a_server_that_dies_and_comes_back_has_everything_once(tmp_path: Path, s
     port, start = server
     first = start()
     run = make_run(tmp_path, f"http://127.0.0.1:{port}", steps=3000, wait_s=1.0)
-    with shipping(run) as shipper:
+    with uploader(run) as shipper:
         wait_until(lambda: noted(run, "offset"), "some metrics are delivered")
         kill_group(first)
         finish(run)
@@ -365,7 +365,7 @@ def test_a_dead_server_does_not_hold_anybody_long(tmp_path: Path) -> None:
     port = free_port()
     run = make_run(tmp_path, f"http://127.0.0.1:{port}", steps=5, wait_s=0.0)
     finish(run)
-    with shipping(run) as shipper:
+    with uploader(run) as shipper:
         assert shipper.wait(60) == 1
     assert noted(run, "run_id") is None
     assert noted(run, "problem") == f"http://127.0.0.1:{port}: Connection refused"

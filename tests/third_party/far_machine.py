@@ -15,7 +15,7 @@ from typing import Any
 from hpcexp.hardware.machine import Machine
 from hpcexp.launch.base.context import LaunchContext
 from hpcexp.launch.base.outcome import Outcome
-from hpcexp.launch.base.polling import Turns
+from hpcexp.launch.base.polling import Supervision
 from hpcexp.launch.base.rank_process import Process, Start
 from hpcexp.launch.supervisor.lifecycle import run_here
 from hpcexp.launch.supervisor.ownership import ask_to_end
@@ -46,7 +46,7 @@ class FarMachine:
         """One job after the other."""
         return 1
 
-    def run(self, plan: Plan, context: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
+    def run(self, plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[Outcome]:
         """Supervise from here what starts there."""
         return (yield from run_here(plan, replace(context, start=self._start), fresh=fresh))
 

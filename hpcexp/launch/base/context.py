@@ -15,7 +15,7 @@ from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 
 
-class Shipping(Protocol):
+class Uploader(Protocol):
     """Delivers what runs record."""
 
     def begin(self, run: RunDir, plan: Plan) -> None:
@@ -39,8 +39,8 @@ class LaunchContext:
     """What shows a job's progress."""
     say: Callable[[Plan, str], None]
     """Tells what is to be known of a job beside its progress."""
-    shipping: Shipping
-    judge: Pruner | None = None
+    uploader: Uploader
+    pruner: Pruner | None = None
     """Asked after each validation whether the job is to end."""
     capture: Capture = field(default_factory=Capture)
     """Keeps where the jobs come from."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hpcexp.hardware.machine import Machine
     from hpcexp.launch.base.context import LaunchContext
     from hpcexp.launch.base.outcome import Outcome
-    from hpcexp.launch.base.polling import Turns
+    from hpcexp.launch.base.polling import Supervision
     from hpcexp.plan import Plan
     from hpcexp.rundir import RunDir
 
@@ -43,7 +43,7 @@ class Launcher(Protocol):
     def capacity(self, config: Mapping[str, Any]) -> int | None:
         """Jobs of a sweep that may run at once; None where free devices alone decide."""
 
-    def run(self, plan: Plan, context: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
+    def run(self, plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[Outcome]:
         """Run the plan to its end, yielding where it would wait, and leave the final state in its run directory.
 
         An interrupted run resumes, unless `fresh`. DevicesBusyError where a job that is one of many finds no devices.

@@ -18,15 +18,15 @@ ENDING_S = 0.005
 """As long where the ranks have closed their pipe, and are about to end."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-Turns = Generator["int | None", None, _T]
+Supervision = Generator["int | None", None, _T]
 """Gives way with the file on which something may be heard, None where nothing will be; returns what came of it."""
 
 
-def alone(turns: Turns[_T]) -> _T:
+def alone(supervision: Supervision[_T]) -> _T:
     """Take all turns of a job that has this process for itself."""
     while True:
         try:
-            fd = next(turns)
+            fd = next(supervision)
         except StopIteration as e:
             came_of_it: _T = e.value
             return came_of_it

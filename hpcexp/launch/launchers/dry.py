@@ -10,7 +10,7 @@ from hpcexp.launch.launchers.local import OneMachine
 if TYPE_CHECKING:
     from hpcexp.launch.base.context import LaunchContext
     from hpcexp.launch.base.outcome import Outcome
-    from hpcexp.launch.base.polling import Turns
+    from hpcexp.launch.base.polling import Supervision
     from hpcexp.plan import Plan
 
 
@@ -23,7 +23,7 @@ class Dry(OneMachine):
         """None: where it is launched one day decides."""
         return []
 
-    def run(self, plan: Plan, context: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
+    def run(self, plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[Outcome]:
         """Write the plan, unless that would take an interrupted run's place."""
         from hpcexp.launch.base.outcome import Outcome
         from hpcexp.launch.resume.interrupted import begins_again, continuation

@@ -10,7 +10,7 @@ from hpcexp.hardware.machine import Machine, this_machine
 if TYPE_CHECKING:
     from hpcexp.launch.base.context import LaunchContext
     from hpcexp.launch.base.outcome import Outcome
-    from hpcexp.launch.base.polling import Turns
+    from hpcexp.launch.base.polling import Supervision
     from hpcexp.plan import Plan
     from hpcexp.rundir import RunDir
 
@@ -56,7 +56,7 @@ class OneMachine:
 class Local(OneMachine):
     """Ranks are processes of this machine, supervised by this command."""
 
-    def run(self, plan: Plan, context: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
+    def run(self, plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[Outcome]:
         """Run the plan on devices that are leased until it ends."""
         from hpcexp.launch.supervisor.lifecycle import run_here
 

@@ -12,7 +12,7 @@ from hpcexp.errors import RunError
 from hpcexp.files.locks import held
 from hpcexp.launch.base.context import LaunchContext
 from hpcexp.launch.base.outcome import Outcome
-from hpcexp.launch.base.polling import Turns
+from hpcexp.launch.base.polling import Supervision
 from hpcexp.launch.launchers.addresses import is_here
 from hpcexp.launch.launchers.rendezvous import Rendezvous, await_leader
 from hpcexp.launch.launchers.torchrun_agent import JOIN_S, Node, RemoteFailures
@@ -24,48 +24,50 @@ from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 
 
-def run_on_nodes(plan: Plan, terms: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
+def run_on_nodes(plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[Outcome]:
     """Run this machine's part of the plan. The host of `launch.rdzv` leads: it freezes the plan and keeps its state."""
-    elsewhere, board = RemoteFailures(RunDir(Path(plan.run_dir))), Rendezvous(plan)
+    elsewhere, rendezvous = RemoteFailures(RunDir(Path(plan.run_dir))), Rendezvous(plan)
 
     with ExitStack() as stack:
-        leads = _leads(plan, board, stack)
+        leads = _leads(plan, rendezvous, stack)
         devices = stack.enter_context(ExitStack())
-        plan, told = on_devices(plan, devices, terms)
+        plan, told = on_devices(plan, devices, context)
         where = plan.config["launch"]["rdzv"]
-        terms.say(plan, f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most")
+        context.say(plan, f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most")
 
-        def take_part(run: RunDir) -> Turns[Outcome]:
-            with devices, terms.catching() as stop:
+        def take_part(run: RunDir) -> Supervision[Outcome]:
+            with devices, context.catching() as stop:
                 node = Node(plan, told, leads=False)
                 return elsewhere.agreed(
-                    (yield from supervised(plan, run, node, terms, stop, lambda _: elsewhere(), leads=False))
+                    (yield from supervised(plan, run, node, context, stop, lambda _: elsewhere(), leads=False))
                 )
 
-        def lead(run: RunDir, stop: Sequence[int], check: Callable[[], None]) -> Turns[Outcome]:
-            def trouble(ears: RankEvents) -> str | None:
+        def lead(run: RunDir, stop: Sequence[int], check: Callable[[], None]) -> Supervision[Outcome]:
+            def trouble(events: RankEvents) -> str | None:
                 # A machine that comes once ranks have begun has nothing to say to them.
-                return elsewhere() or (None if ears.pids else board.heard())
+                return elsewhere() or (None if events.pids else rendezvous.heard())
 
-            with devices, board.shown():
+            with devices, rendezvous.shown():
                 node = Node(plan, told, leads=True)
-                outcome = elsewhere.agreed((yield from supervised(plan, run, node, terms, stop, trouble, check=check)))
-            return replace(outcome, exit=2) if board.refused else outcome
+                outcome = elsewhere.agreed(
+                    (yield from supervised(plan, run, node, context, stop, trouble, check=check))
+                )
+            return replace(outcome, exit=2) if rendezvous.refused else outcome
 
         if leads:
             elsewhere.forget()
-            return (yield from lead_run(plan, terms, fresh=fresh, supervise=lead))
+            return (yield from lead_run(plan, context, fresh=fresh, supervise=lead))
         stack.enter_context(seat(plan))
         refused = await_leader(plan, elsewhere)
         return refused or (yield from take_part(RunDir(Path(plan.run_dir))))
 
 
-def _leads(plan: Plan, board: Rendezvous, stack: ExitStack) -> bool:
+def _leads(plan: Plan, rendezvous: Rendezvous, stack: ExitStack) -> bool:
     """Whether this command is the first on the host of `launch.rdzv`; it then has the run directory."""
     if not is_here(plan.config["launch"]["rdzv"]):
         return False
     try:
-        stack.enter_context(board.lead())
+        stack.enter_context(rendezvous.lead())
     except RunError:
         return False
     stack.enter_context(claimed(plan))

@@ -77,22 +77,22 @@ class Rendezvous:
 
 def await_leader(plan: Plan, elsewhere: Callable[[], str | None]) -> Outcome | None:
     """Wait until the machine at `launch.rdzv` can be reached, and compare plans; None where the job can begin."""
-    board, rdzv = Rendezvous(plan), plan.config["launch"]["rdzv"]
+    rendezvous, rdzv = Rendezvous(plan), plan.config["launch"]["rdzv"]
     deadline = time.monotonic() + JOIN_S
     unseen_since: float | None = None
     while time.monotonic() < deadline:
         if cause := elsewhere():
             return Outcome("failed", cause, 1)
         if _can_be_reached(rdzv):
-            if (theirs := board.theirs()) is not None:
+            if (theirs := rendezvous.theirs()) is not None:
                 differs = difference(plan, theirs)
                 if differs is None:
                     return None
-                board.refuse(theirs, differs)
+                rendezvous.refuse(theirs, differs)
                 return Outcome("failed", differs, 2)
             unseen_since = unseen_since or time.monotonic()
             if time.monotonic() - unseen_since > _UNSEEN_S:
-                return Outcome("failed", _unseen(rdzv, board.path), 2)
+                return Outcome("failed", _unseen(rdzv, rendezvous.path), 2)
         time.sleep(_LOOK_EVERY_S)
     return Outcome("failed", f"launch.rdzv={rdzv}: nobody has come there for {JOIN_S} s.", 1)
 

@@ -12,7 +12,7 @@ from hpcexp.launch.launchers.local import OneMachine
 if TYPE_CHECKING:
     from hpcexp.launch.base.context import LaunchContext
     from hpcexp.launch.base.outcome import Outcome
-    from hpcexp.launch.base.polling import Turns
+    from hpcexp.launch.base.polling import Supervision
     from hpcexp.plan import Plan
 
 _HOST_AND_PORT = re.compile(r"(?:[^:\s\[\]]+|\[[0-9a-fA-F:]+\]):(\d{1,5})")
@@ -53,10 +53,10 @@ class Torchrun(OneMachine):
         """One: all jobs would meet at the same port."""
         return 1
 
-    def run(self, plan: Plan, context: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
+    def run(self, plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[Outcome]:
         """Run this machine's part of the plan."""
         from hpcexp.launch.launchers.nodes_job import run_on_nodes
 
-        if context.judge is not None:
+        if context.pruner is not None:
             raise ConfigError("launch=torchrun: trials on several machines cannot be pruned.\nFix: search.pruner=none")
         return (yield from run_on_nodes(plan, context, fresh=fresh))

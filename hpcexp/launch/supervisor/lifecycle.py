@@ -18,7 +18,7 @@ from hpcexp.files.untrusted import folders_problem
 from hpcexp.hardware.leases import leased
 from hpcexp.launch.base.context import LaunchContext
 from hpcexp.launch.base.outcome import Outcome, stopped_by
-from hpcexp.launch.base.polling import Turns
+from hpcexp.launch.base.polling import Supervision
 from hpcexp.launch.provenance.capture import keep_lineage
 from hpcexp.launch.provenance.origins import parents
 from hpcexp.launch.resume.checkpoint_transfer import adopt, origin
@@ -46,7 +46,7 @@ from hpcexp.runs.mark import mark
 from hpcexp.runs.records import RunState, Status, read_status, write
 from hpcexp.tracking.sync.destination import direct
 
-Supervise = Callable[[RunDir, Sequence[int], Callable[[], None]], Turns[Outcome]]
+Supervise = Callable[[RunDir, Sequence[int], Callable[[], None]], Supervision[Outcome]]
 """Has a run's ranks run to their end, or to a signal among those that come, or until another attempt has the run."""
 
 
@@ -74,33 +74,33 @@ def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = Fa
     return run
 
 
-def run_here(plan: Plan, terms: LaunchContext, *, fresh: bool) -> Turns[Outcome]:
+def run_here(plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[Outcome]:
     """Run the plan on this machine. DevicesBusyError where it is to wait for devices."""
-    with claimed(plan, is_sure=terms.is_one_of_many), ExitStack() as devices:
-        plan, told = on_devices(plan, devices, terms)
+    with claimed(plan, is_sure=context.is_one_of_many), ExitStack() as devices:
+        plan, told = on_devices(plan, devices, context)
 
-        def supervise(run: RunDir, stop: Sequence[int], check: Callable[[], None]) -> Turns[Outcome]:
+        def supervise(run: RunDir, stop: Sequence[int], check: Callable[[], None]) -> Supervision[Outcome]:
             if stop:  # before there was anything to end
                 return stopped_by(stop[0])
             with devices:  # free again before the shipper is waited for
-                judge = terms.judge
-                ranks = Ranks(plan, terms.start, told, judge.metric if judge else None)
-                reported = judge.answering(ranks.answer) if judge else None
-                return (yield from supervised(plan, run, ranks, terms, stop, reported=reported, check=check))
+                pruner = context.pruner
+                ranks = Ranks(plan, context.start, told, pruner.metric if pruner else None)
+                reported = pruner.answering(ranks.answer) if pruner else None
+                return (yield from supervised(plan, run, ranks, context, stop, reported=reported, check=check))
 
-        return (yield from lead(plan, terms, fresh=fresh, supervise=supervise))
+        return (yield from lead(plan, context, fresh=fresh, supervise=supervise))
 
 
-def on_devices(plan: Plan, stack: ExitStack, terms: LaunchContext) -> tuple[Plan, Mapping[str, str]]:
+def on_devices(plan: Plan, stack: ExitStack, context: LaunchContext) -> tuple[Plan, Mapping[str, str]]:
     """The plan with the devices that the job holds until `stack` ends, and what its ranks are told of them."""
-    got = stack.enter_context(leased(plan, is_one_of_many=terms.is_one_of_many))
+    got = stack.enter_context(leased(plan, is_one_of_many=context.is_one_of_many))
     for warning in got.warnings:
-        terms.say(plan, warning)
+        context.say(plan, warning)
     topology = replace(plan.topology, device_ids=got.device_ids)
     return replace(plan, topology=topology), got.environment()
 
 
-def lead(plan: Plan, terms: LaunchContext, *, fresh: bool, supervise: Supervise) -> Turns[Outcome]:
+def lead(plan: Plan, context: LaunchContext, *, fresh: bool, supervise: Supervise) -> Supervision[Outcome]:
     """Freeze the plan, have its ranks run, and leave a final state behind whatever happens.
 
     An interrupted run is gone on with, in its directory and its MLflow run, unless `fresh`. One that has no checkpoint
@@ -111,11 +111,11 @@ def lead(plan: Plan, terms: LaunchContext, *, fresh: bool, supervise: Supervise)
     found = None if fresh else continuation(plan, verify=True)
     begun = origin(plan) if found is None else None
     if found is not None:
-        terms.say(plan, f"Continuing from {found.text(plan)} (--fresh starts over)")
+        context.say(plan, f"Continuing from {found.text(plan)} (--fresh starts over)")
     is_again = found is None and not fresh and begins_again(plan)
     own = Ownership(RunDir(Path(plan.run_dir)), plan.config["launch"]["beat_timeout_s"])
     with ExitStack() as catching:  # whatever asks it to end, the state that it leaves is final
-        stop = _Both(catching.enter_context(terms.catching()), own.stop)
+        stop = _Both(catching.enter_context(context.catching()), own.stop)
         attempt = (read_status(RunDir(Path(plan.run_dir))).attempt or 0) + 1 if is_again else 1
         catching.callback(own.end)
         if found is not None or is_again:  # one that stood still notices before anything of it is changed
@@ -123,15 +123,15 @@ def lead(plan: Plan, terms: LaunchContext, *, fresh: bool, supervise: Supervise)
         run = freeze(plan, found, is_again=is_again)
         _begin(own)
         attempt = found.attempt if found else attempt
-        for warning in terms.capture.begin(plan, run, attempt, parents(found, begun)):
-            terms.say(plan, warning)
+        for warning in context.capture.begin(plan, run, attempt, parents(found, begun)):
+            context.say(plan, warning)
         mark(run)
         if begun is not None:
-            terms.say(plan, f"Going on from {begun.text(plan)}")
+            context.say(plan, f"Going on from {begun.text(plan)}")
             adopt(begun, run)
         status = Status(state=RunState.RUNNING, attempt=attempt, **started_now(), **own.owner.told())
         write(run.status, status)
-        terms.shipping.begin(run, plan)
+        context.uploader.begin(run, plan)
         outcome = Outcome("failed", "the supervisor itself failed", 1)
         try:
             outcome = yield from supervise(run, stop, own.check)
@@ -143,7 +143,7 @@ def lead(plan: Plan, terms: LaunchContext, *, fresh: bool, supervise: Supervise)
                 told = {"state": RunState(outcome.state), "cause": outcome.cause, "exit": outcome.exit}
                 told["signal"] = outcome.signal or None
                 ended = set_fields(status, **ended_now(status.started_boot_s), **told)
-                _finish(plan, run, ended, terms, own, catching)
+                _finish(plan, run, ended, context, own, catching)
         return outcome
 
 
@@ -174,9 +174,11 @@ def _begin(own: Ownership) -> None:
         raise RunError(f"{e.filename} cannot be written: {e.strerror}.\nFix: run.root=… where there is room.") from e
 
 
-def _finish(plan: Plan, run: RunDir, status: Status, terms: LaunchContext, own: Ownership, catching: ExitStack) -> None:
+def _finish(
+    plan: Plan, run: RunDir, status: Status, context: LaunchContext, own: Ownership, catching: ExitStack
+) -> None:
     """Leave lineage, seal and final state behind, and have what is there delivered."""
-    terms.capture.end(run)
+    context.capture.end(run)
     # Before the state is final: what has been written by then is delivered.
     _seal(run, status)
     if _end(run, status):
@@ -184,7 +186,7 @@ def _finish(plan: Plan, run: RunDir, status: Status, terms: LaunchContext, own: 
             tidy(run)
         own.end()
         catching.close()  # Ctrl-C no longer ends the job, but the waiting
-        terms.shipping.end(run, plan)
+        context.uploader.end(run, plan)
 
 
 def _seal(run: RunDir, status: Status) -> None:
@@ -213,27 +215,27 @@ def supervised(
     plan: Plan,
     run: RunDir,
     group: Group,
-    terms: LaunchContext,
+    context: LaunchContext,
     stop: Sequence[int],
     elsewhere: Callable[[RankEvents], str | None] = lambda _: None,
     reported: Callable[[int, float], None] | None = None,
     *,
     leads: bool = True,
     check: Callable[[], None] = lambda: None,
-) -> Turns[Outcome]:
+) -> Supervision[Outcome]:
     """Watch the processes of a job to their end. `elsewhere`: what ended the job on another machine."""
     launch, every_s = plan.config["launch"], plan.config["tracking"]["system_every_s"]
-    vitals = SystemMetrics(run, plan.topology, every_s if leads else None)
+    system_metrics = SystemMetrics(run, plan.topology, every_s if leads else None)
     try:
-        shown = terms.display(plan)
+        shown = context.display(plan)
         try:
-            ears = RankEvents(group.events_fd, run.rank_log(0), shown, reported)
-            trouble = partial(elsewhere, ears)
-            watch = Watch(group, ears, run, launch["grace_s"], launch["hang_s"], stop, vitals, trouble, check)
+            events = RankEvents(group.events_fd, run.rank_log(0), shown, reported)
+            trouble = partial(elsewhere, events)
+            watch = Watch(group, events, run, launch["grace_s"], launch["hang_s"], stop, system_metrics, trouble, check)
             return (yield from watch.until_end())
         finally:
             shown.close()
-            vitals.close()
+            system_metrics.close()
     finally:
         group.close()
 

@@ -61,9 +61,13 @@ class Ranks:
     """A job's processes. Each leads a session of its own, so that a terminal's Ctrl-C reaches only the supervisor."""
 
     def __init__(
-        self, plan: Plan, start: Callable[[Start], Process], devices: Mapping[str, str], judged: str | None = None
+        self,
+        plan: Plan,
+        start: Callable[[Start], Process],
+        devices: Mapping[str, str],
+        pruning_metric: str | None = None,
     ) -> None:
-        """Start them. `judged`: the metric that rank 0 reports after each validation, and waits for a verdict."""
+        """Start them. After each validation rank 0 reports `pruning_metric` and waits for a verdict."""
         run, project = RunDir(Path(plan.run_dir)), Path(plan.lineage["project"])
         run.logs.mkdir(parents=True, exist_ok=True)
         alive_read, self._alive_write = os.pipe()
@@ -74,14 +78,14 @@ class Ranks:
         self.processes: list[Process] = []
         with socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG) as meeting:
             try:
-                pruning = RankEnv(pruning_metric=judged).to_environ()
+                pruning = RankEnv(pruning_metric=pruning_metric).to_environ()
                 shared = {**job_environment(plan.topology, project, os.environ), **devices, **pruning}
                 for rank in range(plan.topology.world_size):
                     env = {**shared, **rank_environment(plan.topology, rank, meeting.getsockname()[1])}
                     fds = {"supervisor_fd": alive_read, "events_fd": events_write}
                     if rank == 0 and plan.topology.world_size > 1:
                         fds["store_fd"] = meeting.fileno()
-                    if rank == 0 and judged is not None:
+                    if rank == 0 and pruning_metric is not None:
                         fds["verdicts_fd"] = verdicts_read
                     named = {VARIABLES[field]: fd for field, fd in fds.items()}
                     self.processes.append(start(Start(plan.run_dir, env, run.rank_log(rank), project, named)))

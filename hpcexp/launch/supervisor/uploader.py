@@ -31,7 +31,7 @@ class RunUploader:
 
     def begin(self, run: RunDir, plan: Plan) -> None:
         """Start it."""
-        self._process = start_shipper(run) if has_work(plan) else None
+        self._process = start_sync(run) if has_work(plan) else None
 
     def end(self, run: RunDir, plan: Plan) -> None:
         """Give it `tracking.wait_s`."""
@@ -39,7 +39,7 @@ class RunUploader:
             return
         is_tracked = plan.tracking_uri is not None
         try:
-            await_shipper(self._process, run, plan.config["tracking"]["wait_s"], is_tracked=is_tracked)
+            await_sync(self._process, run, plan.config["tracking"]["wait_s"], is_tracked=is_tracked)
         finally:
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -50,19 +50,19 @@ def has_work(plan: Plan) -> bool:
     return plan.tracking_uri is not None or bool(plan.config["run"]["pictures"])
 
 
-def start_shipper(run: RunDir) -> subprocess.Popen[bytes]:
+def start_sync(run: RunDir) -> subprocess.Popen[bytes]:
     """A process that outlives this one, and takes its end for the job's."""
     return _started("hpcexp.tracking.sync.run_process", run)
 
 
-def await_shipper(shipper: subprocess.Popen[bytes], record: RecordDir, wait_s: float, *, is_tracked: bool) -> None:
+def await_sync(process: subprocess.Popen[bytes], record: RecordDir, wait_s: float, *, is_tracked: bool) -> None:
     """Give the shipper its time; it goes on by itself where that is not enough, or where no server answers."""
     deadline = time.monotonic() + wait_s
     told = False
     try:
         while (left := deadline - time.monotonic()) > 0:
             try:
-                shipper.wait(timeout=min(left, PATIENCE_S))
+                process.wait(timeout=min(left, PATIENCE_S))
                 return
             except subprocess.TimeoutExpired:
                 if _is_unreachable(record):
@@ -70,7 +70,7 @@ def await_shipper(shipper: subprocess.Popen[bytes], record: RecordDir, wait_s: f
             if not told:
                 told = True
                 other = holder_of(record.delivery_lock)
-                is_other = other not in (None, process_name(shipper.pid))
+                is_other = other not in (None, process_name(process.pid))
                 what = "Sending MLflow the rest" if is_tracked else "Drawing the pictures"
                 what = f"Waiting for {other}, which delivers it already" if is_other else what
                 then = "leaves it to `hpcexp sync`" if is_tracked else "does without"
@@ -134,7 +134,7 @@ class SweepUploader:
         if self._process is None:
             return
         self._let_go()
-        await_shipper(self._process, self._sweep, deadline - time.monotonic(), is_tracked=is_tracked)
+        await_sync(self._process, self._sweep, deadline - time.monotonic(), is_tracked=is_tracked)
         status, problem = self._process.poll(), _problem(self._sweep)
         # One that no server answers is not waited for, and tries on for a while by itself.
         if status not in (None, 0) or (status is None and problem):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hpcexp.launch.base.outcome import Outcome, stopped_by
-from hpcexp.launch.base.polling import Turns
+from hpcexp.launch.base.polling import Supervision
 from hpcexp.launch.supervisor.oom import oom_kills
 from hpcexp.launch.supervisor.rank_events import RankEvents
 from hpcexp.launch.supervisor.stack_dumps import stacks
@@ -63,13 +63,13 @@ class Watch:
     hang_s: float | None
     stop: Sequence[int]
     """Signals that ask the job to end, as they come; at a second one its ranks are killed."""
-    vitals: SystemMetrics
+    system_metrics: SystemMetrics
     elsewhere: Callable[[], str | None] = lambda: None
     """What has ended the job on another machine."""
     check: Callable[[], None] = lambda: None
     """TakenOverError where the run belongs to another command by now."""
 
-    def until_end(self) -> Turns[Outcome]:
+    def until_end(self) -> Supervision[Outcome]:
         """Watch until no rank runs any more."""
         oom_before = oom_kills()
         trouble, failures = yield from self._until_end()
@@ -84,7 +84,7 @@ class Watch:
             return Outcome("failed", f"{cause}\nIts log: {self.run.rank_log(0)}", 1)
         return self._failed(failures, oom_kills() > oom_before)
 
-    def _until_end(self) -> Turns[tuple[str | None, dict[int, int]]]:
+    def _until_end(self) -> Supervision[tuple[str | None, dict[int, int]]]:
         """What the ranks cannot tell themselves; and the first that failed, with their exit codes."""
         deadline: float | None = None
         is_killing = False
@@ -93,7 +93,7 @@ class Watch:
             yield self.events.fd
             self.check()  # before anything is written: this process may have stood still for long
             self.events.listen()
-            self.vitals.look(self.events.pids.values())
+            self.system_metrics.look(self.events.pids.values())
             failures = failures if is_killing else self._failures(failures)
             is_ending = bool(self.stop or failures or self.events.stopped)
             if not is_ending and (trouble := self._hang() or self.elsewhere()):

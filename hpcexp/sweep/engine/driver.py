@@ -17,7 +17,7 @@ from hpcexp.hardware.machine import Machine
 from hpcexp.launch.base.context import LaunchContext
 from hpcexp.launch.base.display import Display
 from hpcexp.launch.base.outcome import Outcome
-from hpcexp.launch.base.polling import Turns, wait
+from hpcexp.launch.base.polling import Supervision, wait
 from hpcexp.launch.base.pruner import Pruner
 from hpcexp.launch.base.repeats import Repeats
 from hpcexp.launch.dispatch import started, starter
@@ -72,7 +72,7 @@ class Policy:
 @dataclass
 class _Running:
     job: Job
-    turns: Turns[Outcome]
+    turns: Supervision[Outcome]
     fd: int | None
     need: Demand
     since: float
@@ -95,13 +95,13 @@ class Driver:
 
     claims: Claims
     machine: Machine
-    terms: LaunchContext
-    screen: SweepView
+    context: LaunchContext
+    view: SweepView
     policy: Policy
     is_spent: Callable[[float, float], str]
     """Why the budget is used up by core and GPU seconds of this driver; empty while it is not."""
     stop: list[int] = field(default_factory=list)
-    """Signals that ended the sweep; the same list as in `terms`."""
+    """Signals that ended the sweep; the same list as in `context`."""
     why_stopped: str = ""
     _waiting: list[Job] = field(default_factory=list)
     _running: list[_Running] = field(default_factory=list)
@@ -208,7 +208,7 @@ class Driver:
             for other in self._running:  # they have overtaken nobody that still waits
                 other.has_overtaken = False
         is_fresh = self.policy.fresh and job.entry.job not in self._repeats
-        turns = started(job.plan, self._terms(job, source.judge(job)), fresh=is_fresh)
+        turns = started(job.plan, self._context(job, source.pruner(job)), fresh=is_fresh)
         one = _Running(job, turns, None, need_of(job.plan), time.monotonic(), has_overtaken)
         try:
             one.fd = next(turns)
@@ -224,15 +224,15 @@ class Driver:
         else:
             self._taken.pop(one.need.kind, None)
             self._running.append(one)
-            self.screen.began(job)
+            self.view.began(job)
 
-    def _terms(self, job: Job, judge: Pruner | None) -> LaunchContext:
+    def _context(self, job: Job, pruner: Pruner | None) -> LaunchContext:
         return replace(
-            self.terms,
-            judge=judge,
+            self.context,
+            pruner=pruner,
             start=starter(job.plan, many=True),
-            display=lambda _plan: self.screen.display(job),
-            say=lambda _plan, text: self.screen.say(job, text),
+            display=lambda _plan: self.view.display(job),
+            say=lambda _plan, text: self.view.say(job, text),
         )
 
     def _put_back(self, job: Job, why: str) -> None:
@@ -290,7 +290,7 @@ class Driver:
         if outcome.signal and not self.stop and not self.why_stopped:
             resumes, outcome = self._repeats_of(one.job).count(one.job.plan, outcome)
             if resumes:
-                self.screen.say(one.job, outcome.cause)
+                self.view.say(one.job, outcome.cause)
                 self._wait(one.job)
                 return
         self._over(one.job, outcome, source)
@@ -300,14 +300,14 @@ class Driver:
 
     def _over(self, job: Job, outcome: Outcome, source: Source, *, is_old: bool = False) -> None:
         source.ended(job, outcome)
-        self.screen.ended(job, outcome, is_old=is_old)
+        self.view.ended(job, outcome, is_old=is_old)
         if outcome.state == "failed" and self.policy.is_fail_fast and not self.why_stopped:
             self._halt(FAILED_FAST)
 
     def _halt(self, why: str) -> None:
         """Start nothing more, and have what runs write a checkpoint and end."""
         self.why_stopped = why
-        self.screen.say(None, f"stopping: {why}")
+        self.view.say(None, f"stopping: {why}")
         if not self.stop:
             self.stop.append(signal.SIGTERM)
 
@@ -323,7 +323,7 @@ class Driver:
         for job in list(self._elsewhere):
             self._look_elsewhere(job, source)
         why = next((taken.why for taken in self._taken.values()), "")
-        self.screen.refresh(len(self._waiting), why)
+        self.view.refresh(len(self._waiting), why)
 
     def _look_elsewhere(self, job: Job, source: Source) -> None:
         """Count a job that another process has ended; take back one that it has let go."""
@@ -354,4 +354,4 @@ class Driver:
         self._running.remove(one)
         self.claims.release(str(one.job.entry.job))
         self._elsewhere.append(one.job)
-        self.screen.say(one.job, "taken over by another driver while this one stood still")
+        self.view.say(one.job, "taken over by another driver while this one stood still")

@@ -33,7 +33,7 @@ from hpcexp.runs.state import damage
 from hpcexp.sweep.engine.driver import FAILED_FAST, Driver, Policy
 from hpcexp.sweep.engine.scheduler import one_by_one, threads_for_many
 from hpcexp.sweep.report import ranking
-from hpcexp.sweep.report.live_view import screen_for
+from hpcexp.sweep.report.live_view import view_for
 from hpcexp.sweep.spec.spec import Objective, Spec, is_open
 from hpcexp.sweep.store.budget import Meter
 from hpcexp.sweep.store.claims import Claims
@@ -107,8 +107,8 @@ class Session:
             stack.callback(self._fleet.close, tracking["wait_s"], is_tracked=is_tracked)
             stack.callback(self._end)
             self._stop = stack.enter_context(signals_caught())
-            self._screen = screen_for(self._first.config["launch"]["progress"], self._setting.num_jobs)
-            stack.callback(self._screen.close)
+            self._view = view_for(self._first.config["launch"]["progress"], self._setting.num_jobs)
+            stack.callback(self._view.close)
             yield
 
     def take_back(self) -> None:
@@ -118,18 +118,18 @@ class Session:
 
     def run(self, source: Source) -> None:
         """Have jobs run, until there are no more or the sweep is stopped."""
-        terms = LaunchContext(
+        context = LaunchContext(
             start=start_fresh,
             catching=lambda: nullcontext(self._stop),
             display=lambda _plan: Silent(),
             say=lambda _plan, text: self.say(None, text),
-            shipping=self,
+            uploader=self,
             is_one_of_many=True,
         )
         launch = self._first.config["launch"]
         at_once = [n for n in (launch["max_jobs"], self._launcher.capacity(self._first.config)) if n is not None]
         policy = replace(self._setting.policy, max_jobs=min(at_once, default=None), retries=launch["retries"])
-        driver = Driver(self._claims, self._machine, terms, self, policy, self._spent, self._stop)
+        driver = Driver(self._claims, self._machine, context, self, policy, self._spent, self._stop)
         driver.run(source)
         self.why_stopped = driver.why_stopped
 
@@ -212,15 +212,15 @@ class Session:
 
     def began(self, job: Job) -> None:
         """A job was started."""
-        self._screen.began(job)
+        self._view.began(job)
 
     def display(self, job: Job) -> Display:
         """What shows a job's progress."""
-        return self._screen.display(job)
+        return self._view.display(job)
 
     def say(self, job: Job | None, text: str) -> None:
         """Something of a job, or of the sweep."""
-        self._screen.say(job, text)
+        self._view.say(job, text)
 
     def ended(self, job: Job, outcome: Outcome, *, is_old: bool) -> None:
         """A job has ended, or need not run."""
@@ -234,12 +234,12 @@ class Session:
             self._is_ranked = not self._misses
         is_over = outcome.state in ("finished", "pruned") and not is_old
         values = read_result(job.entry, self.objectives).values if is_over else ()
-        self._screen.ended(job, outcome, ranking.values_text(values, self.objectives), is_old=is_old)
+        self._view.ended(job, outcome, ranking.values_text(values, self.objectives), is_old=is_old)
 
     def refresh(self, waiting: int, why: str) -> None:
         """Time has passed."""
         self._fleet.tend()
-        self._screen.refresh(waiting, why)
+        self._view.refresh(waiting, why)
 
     # What a job's supervisor tells:
 

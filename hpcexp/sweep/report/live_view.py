@@ -77,16 +77,16 @@ class Lines:
 
     def display(self, job: Job) -> Display:
         """Keeps the job's progress for the table."""
-        gauge = self.running[job.entry.job] = JobProgress(job, self)
-        return gauge
+        progress = self.running[job.entry.job] = JobProgress(job, self)
+        return progress
 
     def ended(self, job: Job, outcome: Outcome, value: str, *, is_old: bool) -> None:
         """Say how, but for what was done before."""
-        gauge = self.running.pop(job.entry.job, None)
+        progress = self.running.pop(job.entry.job, None)
         self.counts[outcome.state] = self.counts.get(outcome.state, 0) + 1
         if is_old:
             return
-        took = f"  {time.monotonic() - gauge.began:.1f} s" if gauge else ""
+        took = f"  {time.monotonic() - progress.began:.1f} s" if progress else ""
         told = value or outcome.cause.partition("\n")[0]
         self.say(job, f"{outcome.state}{took}  {told}".rstrip())
 
@@ -147,7 +147,7 @@ class Table(Lines):
         from rich.table import Table as RichTable
 
         running = sorted(self.running.items())[:SHOWN]
-        rows = [(str(number), gauge.job.plan.name, *_cells(gauge)) for number, gauge in running]
+        rows = [(str(number), progress.job.plan.name, *_cells(progress)) for number, progress in running]
         table = RichTable(
             box=None, pad_edge=False, title=in_line(self._title()), title_justify="left", title_style="bold"
         )
@@ -166,7 +166,7 @@ class Table(Lines):
         return " · ".join(parts) + why
 
 
-def screen_for(kind: str, total: int | None) -> Lines:
+def view_for(kind: str, total: int | None) -> Lines:
     """By `launch.progress`: `auto`, `bar` (a table), `lines` or `none`."""
     if kind == "bar" or (kind == "auto" and sys.stdout.isatty()):
         return Table(total)
@@ -184,25 +184,25 @@ class Quiet(Lines):
         super().ended(job, outcome, value, is_old=is_old or outcome.state != "failed")
 
 
-def _cells(gauge: JobProgress) -> tuple[str, ...]:
-    event = gauge.event
+def _cells(progress: JobProgress) -> tuple[str, ...]:
+    event = progress.event
     if event is None:
         return ("starting",)
-    speed, left = gauge.speed(), gauge.seconds_left()
+    speed, left = progress.speed(), progress.seconds_left()
     done = f"{100 * event.step / event.steps:.0f} %" if event.steps else f"step {event.step}"
     return (
         done,
         f"{event.loss:.4g}" if event.loss is not None else "",
-        _monitored(gauge),
+        _monitored(progress),
         f"{speed:.0f}" if speed else "",
         time.strftime("%H:%M:%S", time.gmtime(left)) if left is not None else "",
     )
 
 
-def _monitored(gauge: JobProgress) -> str:
+def _monitored(progress: JobProgress) -> str:
     """`val/acc 0.981`: what best is told by."""
-    name = gauge.job.plan.config["trainer"]["monitor"]
-    value = gauge.event.metrics.get(name) if gauge.event else None
+    name = progress.job.plan.config["trainer"]["monitor"]
+    value = progress.event.metrics.get(name) if progress.event else None
     return f"{name} {value:.4g}" if value is not None else ""
 
 

@@ -114,20 +114,20 @@ class Study:
             self._check_is_of(spec.axes, objectives)
             seed = self._seed(spec.search.seed)
         self.optuna.sampler = make_sampler(spec.search.sampler, seed, len(objectives), spec.budget.trials)
-        self._outbox = RetryQueue(lambda: self.optuna.user_attrs, _FAILURES, lambda e: problem_of(e, self.where))
+        self._retry_queue = RetryQueue(lambda: self.optuna.user_attrs, _FAILURES, lambda e: problem_of(e, self.where))
         self._counts = Counts(0, 0, 0, 0)
 
     @property
     def problem(self) -> str | None:
         """Why the storage does not answer; None where it does."""
-        return self._outbox.problem
+        return self._retry_queue.problem
 
     def counts(self) -> Counts:
         """Trials so far, of all drivers; those of before where the storage does not answer."""
         try:
             states = [trial.state for trial in self._counted()]
         except _FAILURES as e:
-            self._outbox.failed(e)
+            self._retry_queue.failed(e)
             return self._counts
         of = {state: states.count(state) for state in TrialState}
         running = of[TrialState.RUNNING] + of[TrialState.WAITING]
@@ -143,8 +143,8 @@ class Study:
 
         RunError where it has not answered for long.
         """
-        if not self._outbox.send():
-            if self._outbox.silent_s() > PATIENCE_S:
+        if not self._retry_queue.send():
+            if self._retry_queue.silent_s() > PATIENCE_S:
                 raise RunError(self._silence())
             return None
         asked: optuna.Trial | None = None
@@ -154,16 +154,16 @@ class Study:
             asked = self.optuna.ask()
             return self._sampled(asked)
         except _FAILURES as e:
-            self._outbox.failed(e)
+            self._retry_queue.failed(e)
             if asked is not None:
-                self._outbox.put(partial(self._drop, asked.number))
+                self._retry_queue.put(partial(self._drop, asked.number))
             return None
         except UpdateFinishedTrialError:  # another driver has taken it for abandoned
             return None
 
     def note_job(self, number: int, job: int) -> None:
         """Remember the job of a trial."""
-        self._outbox.put(partial(self._note_job, number, job))
+        self._retry_queue.put(partial(self._note_job, number, job))
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Whether the trial is to end, now that its objective is `value` after `step` epochs.
@@ -171,7 +171,7 @@ class Study:
         What a continued run reports again is judged as the first time.
         """
         verdict: list[bool] = []
-        is_sent = self._outbox.put(lambda: verdict.append(self._judged(number, step, value)))
+        is_sent = self._retry_queue.put(lambda: verdict.append(self._judged(number, step, value)))
         return is_sent and verdict[-1]
 
     def tell(self, number: int, state: str, values: Sequence[float | None] = ()) -> None:
@@ -181,11 +181,11 @@ class Study:
         stay away from there. A trial that had failed or was pruned, and has finished at another try, is told as one
         more, which does not count.
         """
-        self._outbox.put(partial(self._tell, number, state, tuple(values)))
+        self._retry_queue.put(partial(self._tell, number, state, tuple(values)))
 
     def unfinished(self) -> list[Trial]:
         """Trials that were asked for and never told, of this driver and of others, who may be at work on them."""
-        if not self._outbox.send():
+        if not self._retry_queue.send():
             return []
         found = []
         for trial in self._counted():
@@ -194,7 +194,7 @@ class Study:
             if set(trial.params) == set(self._axes):
                 found.append(self._trial(trial.number, trial.params, trial.user_attrs.get(_JOB)))
             elif trial.datetime_start and abs(_age_s(trial.datetime_start)) > _HALF_ASKED_S:
-                self._outbox.put(partial(self._drop, trial.number))
+                self._retry_queue.put(partial(self._drop, trial.number))
         return found
 
     def best(self) -> list[int]:
@@ -217,7 +217,7 @@ class Study:
         What is lost then is told by the driver that goes on: its trials are among the `unfinished`.
         """
         deadline = time.monotonic() + wait_s
-        while not self._outbox.send():
+        while not self._retry_queue.send():
             if time.monotonic() >= deadline:
                 return self.problem
             time.sleep(0.1)
@@ -352,7 +352,7 @@ class Study:
 
     def _silence(self) -> str:
         return (
-            f"The study's storage has not answered for {self._outbox.silent_s() / 60:.0f} min ({self.problem}).\n"
+            f"The study's storage has not answered for {self._retry_queue.silent_s() / 60:.0f} min ({self.problem}).\n"
             "The results are in the run directories, and the study is told them when the sweep goes on.\n"
             "Fix: see to the storage, then give the same command again."
         )

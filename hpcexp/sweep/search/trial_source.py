@@ -66,7 +66,7 @@ class TrialSource:
         state = next(s for s in ("finished", "pruned", "failed") if s in states)
         self.study.tell(trial, state, self._means(ended) if state == "finished" else ())
 
-    def judge(self, job: Job) -> Pruner | None:
+    def pruner(self, job: Job) -> Pruner | None:
         """The study, where it prunes."""
         if self.session.spec.search is None or self.session.spec.search.pruner == "none":
             return None

@@ -34,7 +34,7 @@ class Source(Protocol):
     def is_over(self) -> bool:
         """Whether there will be no more."""
 
-    def judge(self, job: Job) -> Pruner | None:
+    def pruner(self, job: Job) -> Pruner | None:
         """Who says whether a job is to end early."""
 
     def ended(self, job: Job, outcome: Outcome) -> None:
@@ -59,7 +59,7 @@ class Fixed:
     def is_over(self) -> bool:
         return self._given >= len(self.jobs)
 
-    def judge(self, job: Job) -> None:
+    def pruner(self, job: Job) -> None:
         """Every job runs to its end."""
 
     def ended(self, job: Job, outcome: Outcome) -> None:

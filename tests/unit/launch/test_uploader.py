@@ -18,7 +18,7 @@ from hpcexp.cli.sync import sync
 from hpcexp.files.atomic import write_json
 from hpcexp.files.documents import read_plain
 from hpcexp.launch.supervisor import uploader
-from hpcexp.launch.supervisor.uploader import SweepUploader, start_shipper
+from hpcexp.launch.supervisor.uploader import SweepUploader, start_sync
 from hpcexp.rundir import RecordDir, RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
@@ -79,7 +79,7 @@ def test_a_fleet_that_dies_is_started_again(root: Path, uri: str, monkeypatch: p
 def test_a_shipper_leaves_the_cores_to_the_training(root: Path, uri: str) -> None:
     """By the niceness of its session: ranks lead others, against which its own counts for nothing."""
     run = make_run(root, uri, name="nice", steps=5)
-    shipper = start_shipper(run)
+    shipper = start_sync(run)
     wait_until(lambda: noted(run, "offset"), "the first metrics are delivered")
     assert 10 == psutil.Process(shipper.pid).nice()
     assert Path(f"/proc/{shipper.pid}/autogroup").read_text().endswith(" nice 10\n")
