@@ -1,0 +1,28 @@
+"""What the documentation names exists: files of the package, files of the checkout, links between pages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from helpers import REPOSITORY
+
+PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")]
+ABOUT_THE_CODE = [REPOSITORY / "docs" / name for name in ("architecture.md", "internals.md")]
+ROOMS = [REPOSITORY, *(d for d in (REPOSITORY / "hpcexp").glob("**/") if "__pycache__" not in d.parts)]
+
+
+@pytest.mark.parametrize("page", ABOUT_THE_CODE, ids=lambda page: page.name)
+def test_every_python_file_that_a_page_names_exists(page: Path) -> None:
+    """By its path from the checkout, the package or a room."""
+    named = set(re.findall(r"`([\w/]+\.py)`", page.read_text()))
+    assert named
+    assert set() == {name for name in named if not any((room / name).is_file() for room in ROOMS)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_there(page: Path) -> None:
+    """Relative links, without what stands behind the `#`."""
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text())
+    assert [] == [link for link in links if not (page.parent / link).exists()]
