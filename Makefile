@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint bench ui docs clean lock audit
+.PHONY: help setup train test lint bench ui docs site clean lock audit
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -46,8 +46,12 @@ bench: $(READY) ## the benchmarks, each against the raw thing or a peer in one r
 ui: $(READY) ## MLflow's interface on runs/
 	$(BIN)/hpcexp ui
 
-docs: $(READY) ## write docs/config/ anew from the schema and conf/
+docs: $(READY) ## rewrite docs/config/ from the schema and conf/
 	$(BIN)/python -m hpcexp.config_reference docs/config
+
+site: docs ## build the documentation site in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open build/site/index.html"
 
 clean: ## remove the environment and everything built; runs/ stays
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

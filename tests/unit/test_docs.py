@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,3 +30,13 @@ def test_every_link_to_a_file_leads_there(page: Path) -> None:
     """Relative links, without what stands behind the `#`."""
     links = re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text())
     assert [] == [link for link in links if not (page.parent / link).exists()]
+
+
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not installed")
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """Every page is in its menu, and every link and anchor leads somewhere."""
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(build, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
+    assert (tmp_path / "index.html").exists()
