@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import REPOSITORY
 
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")]
@@ -40,3 +41,12 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(build, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert 0 == done.returncode, done.stderr
     assert (tmp_path / "index.html").exists()
+
+
+def test_the_hooks_before_a_commit_are_those_of_make_lint() -> None:
+    """The same commands, in the same order."""
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert recipe
+    [local] = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
+    expected = recipe[1].replace("$(BIN)", ".venv/bin").split("\n\t")
+    assert [line.strip() for line in expected] == [hook["entry"] for hook in local["hooks"]]
