@@ -14,7 +14,16 @@ from typing import BinaryIO
 
 from hpcexp.backup.manifest import Manifest, SnapshotEntry, digest_of, is_as_written
 from hpcexp.files.atomic import is_half_written
-from hpcexp.files.untrusted import UnusableFileError, name_problem, open_below, open_regular, regular_files, safe_mode
+from hpcexp.files.databases import reading
+from hpcexp.files.untrusted import (
+    UnusableFileError,
+    holes_problem,
+    name_problem,
+    open_below,
+    open_regular,
+    regular_files,
+    safe_mode,
+)
 from hpcexp.runs.beat import is_probe
 
 _CHUNK = 1 << 20
@@ -68,6 +77,9 @@ class Copier:
         if (problem := name_problem(name)) is not None:
             self.leave_out(source, problem)
             return
+        if (problem := holes_problem(os.fstat(opened.fileno()))) is not None:
+            self.leave_out(source, problem)
+            return
         if opened.read(len(_MAGIC)) == _MAGIC and self._is_database(source, name):
             return
         opened.seek(0)
@@ -87,9 +99,8 @@ class Copier:
 
     def sqlite(self, source: Path, name: str) -> None:
         """A SQLite database as of one transaction, while others write to it."""
-        open_regular(source.resolve()).close()  # SQLite would wait for the writer of a FIFO
-        target = self.made(name)
-        with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
+        with reading(source, timeout_s=60) as connection:
+            target = self.made(name)
             connection.execute("VACUUM INTO ?", (str(target),))
             [mode] = connection.execute("PRAGMA journal_mode").fetchone()
         with closing(sqlite3.connect(target)) as copy:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 import sys
 from collections import Counter
-from contextlib import closing
 from pathlib import Path
 
 from hpcexp.compare.bitwise import Check, Value, journalled, metrics
+from hpcexp.files.databases import reading
 from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import read_points
 from hpcexp.runs.records import read_delivered, read_summary
@@ -24,7 +23,7 @@ def recorded(uri: str, killed: RunDir, num_trainings: int) -> Check:
         return Check("MLflow", is_same=False, told=f"not delivered: {why}")
     path = sqlite_path(uri)
     assert path is not None
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=20)) as store:
+    with reading(path) as store:
         runs = dict(store.execute("SELECT run_uuid, status FROM runs"))
         rows = store.execute("SELECT step, key, value, is_nan FROM metrics WHERE run_uuid = ?", (known.run_id,))
         trained = (row for row in rows if not row[1].startswith("system/"))  # no two machines are as busy

@@ -13,14 +13,14 @@ import shutil
 import socket
 import sqlite3
 import sys
-from collections.abc import Callable, Collection
-from contextlib import closing, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpcexp.errors import InUseError, RunError
 from hpcexp.files.locks import held, held_within
-from hpcexp.files.untrusted import UnusableFileError, open_regular
+from hpcexp.files.untrusted import UnusableFileError, holes_problem, open_regular
 
 _BESIDE = ("-wal", "-shm", "-journal")
 
@@ -108,6 +108,20 @@ def _checked(path: Path) -> Path:
             f"{path} leads to {real}, which is empty and no database.\nFix: remove that file, or the link to it."
         )
     return real
+
+
+@contextmanager
+def reading(path: Path, timeout_s: float = 20.0) -> Iterator[sqlite3.Connection]:
+    """A connection to a database that somebody else may have made, which writes nothing.
+
+    FileNotFoundError where there is none; UnusableFileError where it is anything but a regular file, or mostly holes:
+    SQLite would wait for the writer of a FIFO, and reads a file to its end.
+    """
+    with open_regular(Path(os.path.realpath(path))) as file:
+        if (problem := holes_problem(os.fstat(file.fileno()))) is not None:
+            raise UnusableFileError(path, problem)
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=timeout_s)) as connection:
+        yield connection
 
 
 def is_current(path: Path, schema: Schema) -> bool:

@@ -23,6 +23,7 @@ MAX_RECORD_BYTES = 16 << 20
 """Of a file that is read as a whole; the largest that hpcexp writes, a sweep's table, takes 1 KB a job."""
 MAX_LINE_BYTES = 64 << 20
 """Of a line that is read as one; the longest that hpcexp writes has the metrics of one step."""
+_MAX_HOLES_BYTES = 1 << 30
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 3072
 """Leaves room for the directory that it is put into: PATH_MAX is 4096."""
@@ -143,6 +144,14 @@ def folders_problem(root: Path, names: Iterable[str]) -> str | None:
         if (why := _kind_of(root / name)) is not None and why != f"it is {_KINDS[stat.S_IFDIR]}":
             return f"{root / name} is not used: {why}.\nFix: put the directory itself in its place."
     return None
+
+
+def holes_problem(status: os.stat_result) -> str | None:
+    """Why a file is not copied: it is mostly holes, and would take far more room and time than it takes now."""
+    stored = status.st_blocks * 512  # whatever the file system's blocks are: stat(2)
+    if status.st_size - stored < _MAX_HOLES_BYTES or stored > status.st_size // 2:
+        return None
+    return f"it is mostly holes: {status.st_size:,} bytes, of which {stored:,} are stored"
 
 
 def sha256_of(path: Path) -> str:

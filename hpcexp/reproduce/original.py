@@ -11,9 +11,8 @@ import yaml
 
 from hpcexp.compare.provenance_diff import Part, part_of
 from hpcexp.errors import RunError, listed
-from hpcexp.files.atomic import sha256
 from hpcexp.files.documents import parse_yaml
-from hpcexp.files.untrusted import UnreadableFileError
+from hpcexp.files.untrusted import UnreadableFileError, sha256_of
 from hpcexp.lineage.manifest import last_record
 from hpcexp.lineage.signature import asked, signature
 from hpcexp.plan import Plan, load_whole
@@ -85,7 +84,7 @@ def changed_since(original: Original) -> list[Part]:
     """What was done to the run since it was trained, by its seal, its signature and its overrides."""
     recorded = last_record(original.run.lineage).files
     then = {name: file.sha256 for name, file in recorded.items() if _counts(name) and file.sha256 is not None}
-    now = {name: sha256(path) for name in then if (path := original.run.path / name).is_file()}
+    now = {name: sha256_of(path) for name in then if (path := original.run.path / name).is_file()}
     return [_config(original), part_of("record", "files", then, now, shown=lambda digest: digest[:12])]
 
 

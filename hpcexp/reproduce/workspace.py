@@ -13,9 +13,8 @@ from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 
 from hpcexp.errors import InUseError, RunError
-from hpcexp.files.atomic import sha256
 from hpcexp.files.locks import held, held_within
-from hpcexp.files.untrusted import member_path
+from hpcexp.files.untrusted import member_path, read_text, sha256_of
 from hpcexp.launch.base.polling import signals_caught
 from hpcexp.lineage.git import git_command
 from hpcexp.lineage.signature import asked
@@ -80,7 +79,7 @@ def _clear(left: Path) -> None:
     """Remove a scratch place whose command is gone, and what git knows of it."""
     if left.lstat().st_uid != os.getuid() or not (left / _LOCK).is_file():
         return  # somebody else's, or kept
-    if not (left / _LOCK).read_text().endswith(f" on {socket.gethostname()}"):
+    if not read_text(left / _LOCK).endswith(f" on {socket.gethostname()}"):
         return  # of another machine, whose locks may not be seen here; or its command is about to take it
     with suppress(InUseError), held(left / _LOCK, f"{left} is used by"):
         copy = left / _CODE
@@ -191,7 +190,7 @@ def _patch(original: Original) -> Path | None:
     if not recorded:
         return None
     patch = member_path(original.run.lineage, recorded.file)
-    if not patch.is_file() or sha256(patch) != recorded.sha256:
+    if not patch.is_file() or sha256_of(patch) != recorded.sha256:
         state = "was changed" if patch.is_file() else "is gone"
         raise RunError(
             f"{patch} {state} since the run, so its code cannot be restored.\n"

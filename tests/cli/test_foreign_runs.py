@@ -240,6 +240,20 @@ def test_a_backup_names_what_it_leaves_out(
     assert 0 == hpcexp("restore", "kept", "--root", "back").status
 
 
+def test_a_file_that_is_mostly_holes_is_not_copied_for_hours(
+    run: RunDir, project: Path, hpcexp: Callable[..., Said]
+) -> None:
+    """A log, and a database: each is named, and everything else is kept."""
+    for name in ("logs/rank-0.log", "other.db"):
+        with (run.path / name).open("ab") as file:
+            file.write(b"SQLite format 3\0" * name.endswith(".db"))
+            file.truncate(1 << 40)
+    said = hpcexp("backup", "kept")
+    assert 0 == said.status, said
+    for name in ("logs/rank-0.log", "other.db"):
+        assert f"{name}': it is mostly holes: 1,099,511,627,776 bytes" in said.err
+
+
 def test_a_file_that_only_begins_like_a_database_is_kept(
     run: RunDir, project: Path, hpcexp: Callable[..., Said]
 ) -> None:

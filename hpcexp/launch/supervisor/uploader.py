@@ -69,7 +69,7 @@ def await_sync(process: subprocess.Popen[bytes], record: RecordDir, wait_s: floa
                     return
             if not told:
                 told = True
-                other = holder_of(record.delivery_lock)
+                other = _other(record)
                 is_other = other not in (None, process_name(process.pid))
                 what = "Sending MLflow the rest" if is_tracked else "Drawing the pictures"
                 what = f"Waiting for {other}, which delivers it already" if is_other else what
@@ -77,6 +77,13 @@ def await_sync(process: subprocess.Popen[bytes], record: RecordDir, wait_s: floa
                 say(f"{what}, {left:.0f} s at most. Ctrl-C {then}.")
     except KeyboardInterrupt:
         return
+
+
+def _other(record: RecordDir) -> str | None:
+    """Who delivers the record; None where nobody does, or its lock says nothing."""
+    with contextlib.suppress(UnusableFileError):
+        return holder_of(record.delivery_lock)
+    return None
 
 
 def _is_unreachable(record: RecordDir) -> bool:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpcexp.files.untrusted import UnusableFileError
+from hpcexp.files.untrusted import UnusableFileError, read_text
 from hpcexp.runs.beat import TIMEOUT_S, Beat
 from hpcexp.runs.clock import boottime
 from hpcexp.runs.owner import Owner
@@ -149,6 +149,6 @@ class Claims:
 def _read(path: Path) -> str | None:
     """The token in a claim; None where there is no claim."""
     try:
-        return path.read_text().strip()
+        return read_text(path).strip()
     except FileNotFoundError:
         return None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.files.databases import have_database
-from hpcexp.files.untrusted import UnusableFileError, open_regular
+from hpcexp.files.databases import have_database, reading
+from hpcexp.files.untrusted import UnusableFileError
 from hpcexp.tracking.mlflow.schemas import accounts_at, accounts_schema
 
 DEFAULT_PASSWORDS = ("password1234", "password")
@@ -52,9 +51,8 @@ class Accounts:
     def _password_hash(self, name: str) -> str | None:
         if not os.path.lexists(self._users):
             return None
-        open_regular(self._users).close()  # SQLite would wait for the writer of a FIFO
         asked = "SELECT password_hash FROM users WHERE username = ?"
-        with closing(sqlite3.connect(f"{self._users.as_uri()}?mode=ro", uri=True)) as connection:
+        with reading(self._users) as connection:
             try:
                 has_tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'users'").fetchone()
                 # A first start that was ended early has made none.

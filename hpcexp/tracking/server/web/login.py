@@ -10,9 +10,7 @@ import base64
 import binascii
 import hmac
 import secrets
-import sqlite3
 from collections import Counter, OrderedDict
-from contextlib import closing
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ import anyio
 import anyio.to_thread
 from werkzeug.security import check_password_hash, generate_password_hash
 
+from hpcexp.files.databases import reading
 from hpcexp.tracking.server.accounts import DEFAULT_PASSWORDS
 from hpcexp.tracking.server.web.limits import Attempts, network
 
@@ -124,7 +123,7 @@ class Login:
         return hmac.digest(self._key, f"{len(user)}:{user}{password}".encode(errors="surrogatepass"), "sha256")
 
     def _stored_hash(self, user: str) -> str | None:
-        with closing(sqlite3.connect(f"{self._users.as_uri()}?mode=ro", uri=True, timeout=20)) as connection:
+        with reading(self._users) as connection:
             found = connection.execute("SELECT password_hash FROM users WHERE username = ?", (user,)).fetchone()
         return found and str(found[0])
 
