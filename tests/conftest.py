@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 import pytest
@@ -16,15 +18,30 @@ from hpcexp.cli.main import run
 from hpcexp.compose.composer import Composed, Composer
 from hpcexp.rundir import RunDir
 
+DIRECTORIES = (
+    *("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"),
+    *("HPCEXP_SLOTS", "HPCEXP_CACHE", "MPLCONFIGDIR"),
+)
+
 
 @pytest.fixture(scope="session", autouse=True)
-def _slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Slots, a cache and a key of these tests' own: another session's jobs do not take their cores."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HPCEXP_SLOTS", str(tmp_path_factory.mktemp("slots") / "slots"))
-        patch.setenv("HPCEXP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        yield
+def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Leases, temporary files, home and caches of this session's own, which every process that it starts inherits.
+
+    So no test depends on the user's files, and jobs that run on this machine leave the tests their cores.
+    """
+    place = tmp_path_factory.mktemp("own")
+    directories = {name: place / name.lower() for name in DIRECTORIES}
+    directories["HOME"].mkdir()
+    get_temp_dir()  # multiprocessing removes its directory at this process's very end, when this one is gone
+    # Not below pytest's directory, which other users may not enter: some tests start processes of theirs.
+    with tempfile.TemporaryDirectory(prefix="hpcexp-", ignore_cleanup_errors=True) as temporary:
+        Path(temporary).chmod(0o1777)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, directory in {**directories, "TMPDIR": temporary}.items():
+                patch.setenv(name, str(directory))
+            patch.setattr(tempfile, "tempdir", None)
+            yield
 
 
 @pytest.fixture(scope="session", autouse=True)

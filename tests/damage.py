@@ -7,14 +7,20 @@ import os
 import random
 import socket
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-OTHER = Path(mkdtemp(), "other")
-"""A file of somebody's to which a link leads, that nothing may change."""
-OTHER.write_text("not yours\n")
 Damage = Callable[[Path, random.Random], object]
+
+
+@cache
+def other() -> Path:
+    """A file of somebody's to which a link leads, that nothing may change."""
+    file = Path(mkdtemp(), "other")
+    file.write_text("not yours\n")
+    return file
 
 
 def _content(new: Callable[[bytes, random.Random], bytes]) -> Damage:
@@ -162,6 +168,6 @@ DAMAGES: dict[str, Damage] = {
     "a link to an endless device": _kind(lambda path: path.symlink_to("/dev/zero")),
     "a link to itself": _kind(lambda path: path.symlink_to(path.name)),
     "a link to nothing": _kind(lambda path: path.symlink_to("nowhere")),
-    "a link to another file": _kind(lambda path: path.symlink_to(OTHER)),
+    "a link to another file": _kind(lambda path: path.symlink_to(other())),
     "a terabyte of nothing": _sparse,
 }

@@ -421,7 +421,7 @@ def test_a_folder_that_another_user_swaps_for_a_link_leads_nowhere(tmp_path_fact
     """Between the check and the opening: what was opened counts, not its name."""
     secret = tmp_path_factory.mktemp("secret")
     (secret / "code.json").write_text("k3y")
-    place = Path(mkdtemp(dir="/tmp"))
+    place = Path(mkdtemp())
     try:
         (place / "lineage").mkdir()
         (place / "lineage" / "code.json").write_text("mine")

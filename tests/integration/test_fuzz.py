@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TypeVar
 
 import pytest
-from damage import DAMAGES, OTHER
+from damage import DAMAGES, other
 from helpers import LEAN, Said, command
 
 from hpcexp.rundir import RunDir, SweepDir, find_runs
@@ -169,7 +169,7 @@ def problem(place: Place, file: str, damage: str, verb: str, hpcexp: Callable[..
             said = hpcexp(*argv)
     except BaseException as e:  # noqa: BLE001 - whatever it is
         return f"{type(e).__name__}: {str(e)[:300]}"
-    if OTHER.read_text() != "not yours\n":
+    if other().read_text() != "not yours\n":
         return "a file was changed that a link leads to"
     if said.status not in (0, 1, 2):
         return f"status {said.status}: {said.err[-300:]}"
