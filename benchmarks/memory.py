@@ -8,10 +8,10 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from benchmarks import MEMORY_FILE
-from hpcexp.train.runtime.fast_hooks import LeanCallback
+from hpcexp.train.runtime.fast_hooks import FastCallback
 
 
-class Memory(LeanCallback):
+class Memory(FastCallback):
     """Writes the bytes that no other process shares, as the last step leaves them."""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

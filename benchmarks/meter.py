@@ -10,10 +10,10 @@ from typing import Any
 import pytorch_lightning as pl
 
 from benchmarks import METER_FILE
-from hpcexp.train.runtime.fast_hooks import LeanCallback
+from hpcexp.train.runtime.fast_hooks import FastCallback
 
 
-class Meter(LeanCallback):
+class Meter(FastCallback):
     """Writes `until_first_step_s`, since the process began, and `step_s`, one whole `fit` divided by its steps."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

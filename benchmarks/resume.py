@@ -1,9 +1,9 @@
 """CPU time of a training step with what exact resume needs, against the same job without it; one thread, one process.
 
 Both are whole fits as a job does them (`benchmarks.step`): journal, validation, best weights, and both checkpoints at
-the end. Left out on the other side is what lets a run be interrupted anywhere and go on: `Control`, which looks after
-every step whether a signal came, a write failed or a checkpoint is due (`checkpoint.every_s=60`), and `Resume`. The
-position in the data is an integer that both count.
+the end. The other side leaves out what lets a run stop anywhere and resume: `Interrupts`, which asks after every step
+whether a signal came, a write failed or a checkpoint is due (`checkpoint.every_s=60`), and `Resume`. The position in
+the data is an integer that both count.
 
 The agreement of several ranks is not in it: it is an all-reduce of one number beside the next step.
 """
@@ -59,12 +59,12 @@ def _row(what: str, step: Callable[[], float], pairs: int) -> Row:
 
 @contextmanager
 def _nothing_kept() -> Generator[None, None, None]:
-    """Jobs without `Control` and `Resume`."""
+    """Jobs without `Interrupts` and `Resume`."""
     from hpcexp.train.engine import fit
-    from hpcexp.train.runtime.fast_hooks import LeanCallback
+    from hpcexp.train.runtime.fast_hooks import FastCallback
 
-    def nothing(*_args: Any, **_kwargs: Any) -> LeanCallback:
-        return LeanCallback()
+    def nothing(*_args: Any, **_kwargs: Any) -> FastCallback:
+        return FastCallback()
 
-    with patch.object(fit, "Control", nothing), patch.object(fit, "Resume", nothing):
+    with patch.object(fit, "Interrupts", nothing), patch.object(fit, "Resume", nothing):
         yield

@@ -10,10 +10,10 @@ from typing import Any
 import pytorch_lightning as pl
 
 from benchmarks.ends import ENDS_FILE
-from hpcexp.train.runtime.fast_hooks import LeanCallback
+from hpcexp.train.runtime.fast_hooks import FastCallback
 
 
-class Stopwatch(LeanCallback):
+class Stopwatch(FastCallback):
     """Writes when each training step ended, on every rank."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

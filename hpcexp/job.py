@@ -65,7 +65,7 @@ def _run(run: RunDir, env: RankEnv) -> int:
     import_lightning()
     from hpcexp.train.engine.fit import train
     from hpcexp.train.engine.interrupts import Interrupted, Pruned, Signals
-    from hpcexp.train.engine.pruning import judged
+    from hpcexp.train.engine.pruning import pruning_query
     from hpcexp.train.engine.step_limit import StepLimitReached
 
     signals = Signals()
@@ -79,7 +79,7 @@ def _run(run: RunDir, env: RankEnv) -> int:
             signals,
             started=started,
             progress_fd=env.events_fd,
-            judged=judged(env),
+            pruning=pruning_query(env),
             last_step=env.last_step,
         )
     except (Pruned, StepLimitReached):

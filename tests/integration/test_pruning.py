@@ -30,7 +30,7 @@ from hpcexp.rank_protocol import RankEnv
 from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import read_points
 from hpcexp.tracking.sync.run_process import sync
-from hpcexp.train.engine.pruning import Question, judged
+from hpcexp.train.engine.pruning import Question, pruning_query
 
 SMALL = ("trainer.max_epochs=4", "trainer.limit_train_batches=3", "tracking=off", "launch.progress=none")
 TWO = ("strategy=ddp", "hardware=cpu", "hardware.devices=2")
@@ -127,7 +127,7 @@ def test_a_pruned_run_ends_at_one_step_and_can_be_gone_on_with(
     jobs: Judged, hpcexp: Callable[..., Said], name: str
 ) -> None:
     """On one rank and on two. Its end is then that of a run that was never judged, to the bit."""
-    assert {"state": "pruned", "cause": "pruned at epoch 2", "exit": 0} == jobs.outcomes(name)[0]
+    assert {"state": "pruned", "cause": "pruned at epoch 2", "exit": 0, "signal": 0} == jobs.outcomes(name)[0]
     then, losses = jobs.run(name, "then"), values(jobs.run(name, "then"), "val/loss")
     assert [3, 6] == [step for step, _ in losses]
     assert [[epoch, value] for epoch, (_, value) in enumerate(losses, 1)] == jobs.heard(name)
@@ -196,11 +196,11 @@ def test_a_question_takes_its_own_answer(pipes: tuple[int, int, Question], monke
 
 def test_only_rank_0_of_a_judged_job_asks() -> None:
     """The others know that they are judged."""
-    assert judged(RankEnv(events_fd=3)) is None
-    other = judged(RankEnv(pruning_metric="val/acc", events_fd=3))
+    assert pruning_query(RankEnv(events_fd=3)) is None
+    other = pruning_query(RankEnv(pruning_metric="val/acc", events_fd=3))
     assert other is not None
     assert ("val/acc", None) == (other.metric, other.ask)
-    first = judged(RankEnv(pruning_metric="val/acc", events_fd=3, verdicts_fd=4))
+    first = pruning_query(RankEnv(pruning_metric="val/acc", events_fd=3, verdicts_fd=4))
     assert first is not None
     assert first.ask is not None
 

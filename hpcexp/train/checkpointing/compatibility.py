@@ -14,7 +14,7 @@ from hpcexp.errors import RunError
 SHOWN = 5
 
 
-def check_fits(
+def check_compatible(
     checkpoint: Mapping[str, Any],
     path: Path,
     *,

@@ -10,12 +10,12 @@ import torch
 from lightning_fabric.utilities.types import _Stateful
 
 from hpcexp.train.checkpointing.checkpoint_io import AtomicCheckpointIO
-from hpcexp.train.checkpointing.compatibility import check_fits
-from hpcexp.train.runtime.fast_hooks import LeanCallback
+from hpcexp.train.checkpointing.compatibility import check_compatible
+from hpcexp.train.runtime.fast_hooks import FastCallback
 from hpcexp.train.runtime.seeds import random_state, seed_everything, seed_rank, set_random_state
 
 
-class Resume(LeanCallback):
+class Resume(FastCallback):
     """Adds to a checkpoint the random numbers of every rank, the wish to stop and the newest metrics.
 
     It stands after all other callbacks, so that nothing draws random numbers between it and the first batch.
@@ -29,7 +29,7 @@ class Resume(LeanCallback):
         """Have a checkpoint that is read looked at before Lightning takes what is in it."""
         if isinstance(io := trainer.strategy.checkpoint_io, AtomicCheckpointIO):
             io.check = partial(
-                check_fits,
+                check_compatible,
                 module=pl_module,
                 world_size=trainer.world_size,
                 signature=self._signature,

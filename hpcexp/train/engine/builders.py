@@ -127,10 +127,10 @@ def _is_source(target: Any) -> bool:
     return isinstance(target, type) and issubclass(target, Source)
 
 
-def make_callbacks(plan: Plan, keeper: Checkpointing) -> list[pl.Callback]:
-    """The keeper first: it must see the averaged weights that Ema takes out of the model after it."""
+def make_callbacks(plan: Plan, checkpointing: Checkpointing) -> list[pl.Callback]:
+    """Checkpointing first: it must see the averaged weights that Ema takes out of the model after it."""
     trainer = plan.config["trainer"]
-    callbacks: list[pl.Callback] = [keeper]
+    callbacks: list[pl.Callback] = [checkpointing]
     if trainer.get("ema_decay") is not None:
         callbacks.append(Ema(trainer["ema_decay"]))
     if trainer.get("patience") is not None:

@@ -1,4 +1,4 @@
-"""The way of a job: check, build, fit, test with the best weights, summarise."""
+"""The steps of a job on one rank: check, build, fit, test with the best weights, summarise."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from hpcexp.runs.clock import boottime
 from hpcexp.runs.integrity import read_note
 from hpcexp.runs.journal import Journal
 from hpcexp.targets.signature_check import check_targets
-from hpcexp.train.checkpointing.best_and_last import Checkpointing, check_monitor
+from hpcexp.train.checkpointing.best_and_last import Checkpointing
 from hpcexp.train.checkpointing.checkpoint_io import read_checkpoint, weights_digest
 from hpcexp.train.checkpointing.exact_resume import Resume
+from hpcexp.train.checkpointing.monitor import check_monitor
 from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.engine.builders import make_callbacks, make_data, make_module, with_facts
 from hpcexp.train.engine.interrupts import Interrupts, Pruned, Signals
 from hpcexp.train.engine.journal_logger import JournalLogger
-from hpcexp.train.engine.progress import Progress
-from hpcexp.train.engine.pruning import OBJECTIVE, Judged, Pruning
+from hpcexp.train.engine.progress import ProgressReporter
+from hpcexp.train.engine.pruning import OBJECTIVE, Pruning, PruningQuery
 from hpcexp.train.engine.step_limit import StepLimit, StepLimitReached
 from hpcexp.train.engine.trainer import make_trainer
 from hpcexp.train.parallel.process_group import join, leave, world_size
-from hpcexp.train.runtime.fast_hooks import LeanCallback
+from hpcexp.train.runtime.fast_hooks import FastCallback
 from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.runtime.seeds import seed_everything, seed_rank
 from hpcexp.train.runtime.weights import load_whole_weights, whole_weights
 from hpcexp.train.tasks.supervised import Supervised
 
 
-class Clock(LeanCallback):
+class Clock(FastCallback):
     """When the first step was done, and how long training took."""
 
     def __init__(self, started: float) -> None:
@@ -55,7 +56,7 @@ class Clock(LeanCallback):
         self._fit_at = boottime()
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """Note the first step, then be called no more: Lightning passes over a hook that is None."""
+        """Note the first step only: Lightning skips a hook that is None."""
         self.until_first_step_s = boottime() - self._began
         self.on_train_batch_end = None  # type: ignore[method-assign,assignment]
 
@@ -72,20 +73,20 @@ def train(
     *,
     started: float,
     progress_fd: int | None = None,
-    judged: Judged | None = None,
+    pruning: PruningQuery | None = None,
     last_step: int | None = None,
 ) -> dict[str, Any]:
     """Train and test on this rank; the summary, which rank 0 also writes. ConfigError before the first step.
 
-    Pruned, with a summary of what there is and without a test, where it is `judged` not worth going on with; likewise
-    StepLimitReached after `last_step`.
+    Pruned when the search that `pruning` asks ends the trial, and StepLimitReached after `last_step`: both after a
+    summary without a test.
     """
     if problems := check_targets(plan.config):
         raise ConfigError(problems)
     note = read_note(run.last)
     journal = Journal(run.journal, redone_from=(note and note.step) or 0) if rank.rank == 0 else None
     try:
-        return _train(plan, run, rank, signals, journal, Clock(started), progress_fd, judged, last_step=last_step)
+        return _train(plan, run, rank, signals, journal, Clock(started), progress_fd, pruning, last_step=last_step)
     finally:
         if journal is not None:
             journal.close()
@@ -99,7 +100,7 @@ def _train(
     journal: Journal | None,
     clock: Clock,
     progress_fd: int | None,
-    judged: Judged | None,
+    pruning: PruningQuery | None,
     *,
     last_step: int | None,
 ) -> dict[str, Any]:
@@ -110,60 +111,61 @@ def _train(
     data = make_data(plan, rank)
     plan = with_facts(plan, data)
     module = make_module(plan, journal)
-    _check_metrics(plan, module, judged)
+    _check_metrics(plan, module, pruning)
     seed_rank(seed, rank.rank)
     if isinstance(module, Supervised):
         module.plain_batches = isinstance(data, SourceData)
-    keeper = Checkpointing(plan, run, write=rank.rank == 0)
-    control = Interrupts(signals, keeper, rank=rank.rank)
-    callbacks = [*make_callbacks(plan, keeper), control, clock, *_reporting(plan, rank, control, progress_fd, judged)]
+    checkpointing = Checkpointing(plan, run, write=rank.rank == 0)
+    interrupts = Interrupts(signals, checkpointing, rank=rank.rank)
+    reporting = _reporting(plan, rank, interrupts, progress_fd, pruning)
+    callbacks = [*make_callbacks(plan, checkpointing), interrupts, clock, *reporting]
     adopted = bool((plan.config.get("run") or {}).get("resume_from"))
     if last_step is not None:
         callbacks.append(StepLimit(last_step))
-    callbacks.append(Resume(keeper.best_step, plan.signature, seed, adopted=adopted))
+    callbacks.append(Resume(lambda: checkpointing.best.step, plan.signature, seed, adopted=adopted))
     logger = JournalLogger(journal, plan.experiment, plan.name, run.path)
     trainer = make_trainer(plan, run, callbacks=callbacks, logger=logger)
-    goes_on_from = run.last if run.last.is_file() else None
+    last = run.last if run.last.is_file() else None
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=goes_on_from, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except Pruned as e:
-        _end(rank, run, {**_summary(plan, run, trainer, keeper, clock), "test": {}, "pruned": e.epoch})
+        _end(rank, run, {**_summary(plan, run, trainer, checkpointing, clock), "test": {}, "pruned": e.epoch})
         raise
     except StepLimitReached:
-        _end(rank, run, {**_summary(plan, run, trainer, keeper, clock), "test": {}, "ended_at": last_step})
+        _end(rank, run, {**_summary(plan, run, trainer, checkpointing, clock), "test": {}, "ended_at": last_step})
         raise
-    if keeper.best is not None:
+    if checkpointing.best.exists:
         load_whole_weights(trainer, read_checkpoint(run.best)["state_dict"])
     tested = {} if plan.data and not plan.data.num_test else _test(trainer, module, data)
     digest = weights_digest(whole_weights(trainer))
-    summary = {**_summary(plan, run, trainer, keeper, clock), "weights_sha256": digest, "test": tested}
+    summary = {**_summary(plan, run, trainer, checkpointing, clock), "weights_sha256": digest, "test": tested}
     if rank.rank == 0 and isinstance(module, Supervised) and module.confusion is not None and plan.data is not None:
         write_json(run.confusion, {"labels": list(plan.data.class_names), "matrix": module.confusion})
     _end(rank, run, summary)
     return summary
 
 
-def _check_metrics(plan: Plan, module: pl.LightningModule, judged: Judged | None) -> None:
+def _check_metrics(plan: Plan, module: pl.LightningModule, pruning: PruningQuery | None) -> None:
     if not isinstance(module, Supervised):
         return
     check_monitor(plan.config["trainer"]["monitor"], module.monitors())
-    if judged is not None:
-        check_monitor(judged.metric, module.monitors(), what=OBJECTIVE)
+    if pruning is not None:
+        check_monitor(pruning.metric, module.monitors(), what=OBJECTIVE)
 
 
 def _reporting(
-    plan: Plan, rank: Rank, control: Interrupts, progress_fd: int | None, judged: Judged | None
+    plan: Plan, rank: Rank, interrupts: Interrupts, progress_fd: int | None, pruning: PruningQuery | None
 ) -> Iterator[pl.Callback]:
-    """What tells the supervisor of training."""
-    if judged is not None:
-        yield Pruning(judged, control)
+    """Callbacks that report to the supervisor."""
+    if pruning is not None:
+        yield Pruning(pruning, interrupts)
     if progress_fd is not None:
         steps, epochs = (plan.steps.total, plan.steps.epochs) if plan.steps else (None, None)
-        yield Progress(progress_fd, epochs or plan.config["trainer"]["max_epochs"], steps, rank=rank.rank)
+        yield ProgressReporter(progress_fd, epochs or plan.config["trainer"]["max_epochs"], steps, rank=rank.rank)
 
 
 def _end(rank: Rank, run: RunDir, summary: dict[str, Any]) -> None:
-    """Leave the summary, which says that the run is complete, and the group."""
+    """Write the summary, which marks the run as complete, and leave the process group."""
     if rank.rank == 0:
         write_json(run.summary, summary)
     if rank.world_size > 1:
@@ -171,20 +173,22 @@ def _end(rank: Rank, run: RunDir, summary: dict[str, Any]) -> None:
 
 
 def _test(trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> dict[str, float]:
-    """Test metrics of the weights that are in the module; empty where there is nothing to test with."""
+    """Test metrics of the module's weights; empty without test data or a test step."""
     if not (is_overridden("test_dataloader", data) and is_overridden("test_step", module)):
         return {}
     trainer.test(module, datamodule=data, verbose=False)
     values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test")}
-    # Those that are no numbers stand in the journal; JSON has no word for them.
+    # The journal has those that are not finite; JSON cannot hold them.
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def _summary(plan: Plan, run: RunDir, trainer: pl.Trainer, keeper: Checkpointing, clock: Clock) -> dict[str, Any]:
+def _summary(
+    plan: Plan, run: RunDir, trainer: pl.Trainer, checkpointing: Checkpointing, clock: Clock
+) -> dict[str, Any]:
     module = trainer.lightning_module
-    best = {k: v for k, v in keeper.best_facts().items() if k != "signature"}
+    best = {k: v for k, v in checkpointing.best.facts().items() if k != "signature"}
     if best and not math.isfinite(best["value"]):
-        best["value"] = None  # JSON has no word for it
+        best["value"] = None  # JSON cannot hold it
     if run.best.is_file():
         best |= {
             "path": str(run.best.relative_to(run.path)),
@@ -195,7 +199,7 @@ def _summary(plan: Plan, run: RunDir, trainer: pl.Trainer, keeper: Checkpointing
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "best": best or None,
-        "diverged": module.losses.diverged if isinstance(module, Supervised) else False,
+        "diverged": module.loss_log.diverged if isinstance(module, Supervised) else False,
         "durations": {"until_first_step_s": clock.until_first_step_s, "fit_s": clock.fit_s},
         "num_params": sum(p.numel() for p in module.parameters()),
         "signature": plan.signature,

@@ -1,4 +1,4 @@
-"""Signals and checkpoints in mid-training, at a step that all ranks agree on."""
+"""Signals, pruning and checkpoints in mid-training, at a step that all ranks agree on."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 
 from hpcexp.train.checkpointing.best_and_last import Checkpointing
 from hpcexp.train.checkpointing.exact_resume import can_save, is_resumable
-from hpcexp.train.runtime.fast_hooks import LeanCallback
+from hpcexp.train.runtime.fast_hooks import FastCallback
 
 NOTHING, CHECKPOINT, PRUNE, STOP, FAIL = range(5)
 
 
 class Interrupted(Exception):  # noqa: N818 - the name says what happened
-    """Training was ended by a signal, after a whole step and a checkpoint."""
+    """A signal ended training, after a whole step and a checkpoint."""
 
     def __init__(self, signum: int) -> None:
         self.signum = signum
@@ -26,7 +26,7 @@ class Interrupted(Exception):  # noqa: N818 - the name says what happened
 
 
 class Pruned(Exception):  # noqa: N818 - as above
-    """Training was ended by a search that knows better trials, with a checkpoint."""
+    """A search that knows better trials ended training, with a checkpoint."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -35,7 +35,7 @@ class Pruned(Exception):  # noqa: N818 - as above
 
 
 class Signals:
-    """Remembers that the process was asked to end; a second time, the default action follows."""
+    """Remembers a signal that asks the process to end. The second one has its default action."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -53,31 +53,31 @@ class Signals:
         self.received = signum
 
 
-class Interrupts(LeanCallback):
+class Interrupts(FastCallback):
     """Ends training after a step when a signal came, and saves when a checkpoint is due.
 
-    Training also ends where rank 0 cannot write a checkpoint and `checkpoint.on_error` says so, and where it is pruned.
+    Training also ends when rank 0 cannot write a checkpoint and `checkpoint.on_error` says so, and when it is pruned.
 
-    Signals and checkpoints wait for a step from whose end training can go on exactly, or for the start of the next
-    epoch. Where the data cannot go on from inside an epoch, a signal ends training at once, and the run goes on from
-    the last checkpoint.
+    Signals and checkpoints wait for a step after which training can resume exactly, or for the start of the next
+    epoch. Data that cannot resume inside an epoch makes a signal end training at once; the run then resumes from the
+    last checkpoint.
 
-    Under more than one rank the decision is the highest of all ranks' wishes, by an all-reduce of one number over the
-    CPU that runs beside the next step, so that no rank leaves the others waiting in a collective. It takes the place of
-    the broadcast that Lightning makes at every step, which does not hear signals that reach other ranks than 0.
+    Under more than one rank the decision is the maximum over all ranks, by an all-reduce of one number over the CPU
+    that runs beside the next step, so that no rank leaves the others waiting in a collective. It replaces the
+    broadcast that Lightning makes at every step, which misses signals that reach other ranks than 0.
     """
 
-    def __init__(self, signals: Signals, keeper: Checkpointing, *, rank: int) -> None:
-        self._signals, self._keeper, self._leads = signals, keeper, rank == 0
+    def __init__(self, signals: Signals, checkpointing: Checkpointing, *, rank: int) -> None:
+        self._signals, self._checkpointing, self._leads = signals, checkpointing, rank == 0
         self._group: Any = None
         self._pending: tuple[Any, torch.Tensor] | None = None
         self._decided = NOTHING
         self._pruned_at = 0
 
     def prune(self, epoch: int, *, is_wished: bool) -> None:
-        """End training on all ranks where one of them wishes it, once a checkpoint can be taken.
+        """End training on all ranks if one of them wishes it, once a checkpoint can be taken.
 
-        All must call it, after the validation of `epoch`. At the end of the last epoch there is nothing left to end.
+        All must call it, after the validation of `epoch`. At the end of the last epoch nothing is left to end.
         """
         if self._group is not None:
             wishes = torch.tensor([int(is_wished)])
@@ -85,7 +85,7 @@ class Interrupts(LeanCallback):
             is_wished = bool(wishes.item())
         if is_wished:
             self._decided, self._pruned_at = max(self._decided, PRUNE), epoch
-            self._keeper.is_wanted = True
+            self._checkpointing.is_wanted = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals back from Lightning's own handler."""
@@ -103,26 +103,26 @@ class Interrupts(LeanCallback):
         if self._decided == NOTHING:
             return
         if self._decided == FAIL:
-            self._keeper.raise_failure(trainer)
+            self._checkpointing.errors.raise_first(trainer)
         if can_save(trainer):
-            self._keeper.save(trainer)
+            self._checkpointing.save(trainer)
             self._done(trainer)
         elif self._decided == STOP and not is_resumable(trainer):
             self._done(trainer)
         else:
-            self._keeper.is_wanted = True
+            self._checkpointing.is_wanted = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The keeper, which comes before, has saved what was wanted."""
+        """End training: Checkpointing, whose hooks run before, has saved what was wanted."""
         self._done(trainer)
 
     def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Leave the test of a single rank: training has saved its end. A validation is finished first."""
+        """End the test of a single rank: training has saved its end. A validation finishes first."""
         if self._signals.received is not None and self._group is None:
             raise Interrupted(self._signals.received)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Have no all-reduce under way when the process group goes."""
+        """Finish the all-reduce before the process group is destroyed."""
         if self._pending is not None:
             self._pending[0].wait()
             self._pending = None
@@ -130,12 +130,12 @@ class Interrupts(LeanCallback):
     def _wish(self, step: int) -> int:
         if self._signals.received is not None:
             return STOP
-        if self._keeper.has_failed():
+        if self._checkpointing.errors.must_stop():
             return FAIL
-        return CHECKPOINT if self._leads and self._keeper.is_due(step) else NOTHING
+        return CHECKPOINT if self._leads and self._checkpointing.is_due(step) else NOTHING
 
     def _agreed(self, wish: int) -> int:
-        """What was agreed at the step before; starts the agreement on `wish`."""
+        """The decision on the wishes of the step before; starts the exchange of this step's."""
         before = NOTHING
         if self._pending is not None:
             work, value = self._pending
@@ -149,8 +149,8 @@ class Interrupts(LeanCallback):
     def _done(self, trainer: pl.Trainer) -> None:
         decided, self._decided = self._decided, NOTHING
         if decided == STOP:
-            self._keeper.settle(trainer)
+            self._checkpointing.settle(trainer)
             raise Interrupted(self._signals.received or signal.SIGTERM)
         if decided == PRUNE:
-            self._keeper.settle(trainer)
+            self._checkpointing.settle(trainer)
             raise Pruned(self._pruned_at)

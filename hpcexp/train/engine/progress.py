@@ -1,4 +1,4 @@
-"""What the supervisor shows of a running job: progress events, down a pipe that is never waited for."""
+"""Progress events for the supervisor, on a pipe that never makes training wait."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import pytorch_lightning as pl
 
 from hpcexp import rank_protocol
-from hpcexp.train.runtime.fast_hooks import LeanCallback
+from hpcexp.train.runtime.fast_hooks import FastCallback
 from hpcexp.train.tasks.supervised import Supervised
 
 INTERVAL_S = 0.25
-LIFE_S = 2.0
+BEAT_S = 2.0
 
 
-class Progress(LeanCallback):
+class ProgressReporter(FastCallback):
     """At most four events a second; of ranks other than 0 a sign of life every two seconds."""
 
     def __init__(self, fd: int, epochs: int, steps: int | None, *, rank: int = 0) -> None:
@@ -27,45 +27,45 @@ class Progress(LeanCallback):
         os.set_blocking(fd, False)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note the epoch: one that goes on in its middle has no start of its own."""
+        """Note the epoch: one that resumes in its middle has no start of its own."""
         self._epoch = trainer.current_epoch + 1
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note the epoch: Lightning has counted further when training ends."""
+        """Note the epoch: Lightning counts one more when training ends."""
         self._epoch = trainer.current_epoch + 1
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Say where training is."""
+        """Report the step."""
         if time.monotonic() >= self._next:
-            loss = pl_module.losses.last() if isinstance(pl_module, Supervised) and not self._rank else None
-            self._say(trainer, "train", loss=loss)
+            loss = pl_module.loss_log.last() if isinstance(pl_module, Supervised) and not self._rank else None
+            self._report(trainer, "train", loss=loss)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what the validation gave."""
+        """Report the metrics."""
         if time.monotonic() >= self._next:
-            self._say(trainer, "validate")
+            self._report(trainer, "validate")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say the end, whatever the time."""
-        self._say(trainer, "train")
+        """Report the end, whenever the last report was."""
+        self._report(trainer, "train")
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """A sign of life."""
         if time.monotonic() >= self._next:
-            self._say(trainer, "validate")
+            self._report(trainer, "validate")
 
     def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """A sign of life."""
         if time.monotonic() >= self._next:
-            self._say(trainer, "test")
+            self._report(trainer, "test")
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say that the test begins."""
-        self._say(trainer, "test")
+        """Report that the test begins."""
+        self._report(trainer, "test")
 
-    def _say(self, trainer: pl.Trainer, phase: str, loss: float | None = None) -> None:
+    def _report(self, trainer: pl.Trainer, phase: str, loss: float | None = None) -> None:
         if self._rank:
-            self._next = time.monotonic() + LIFE_S
+            self._next = time.monotonic() + BEAT_S
             rank_protocol.send(self._fd, rank_protocol.Progress(self._rank, trainer.global_step))
             return
         self._next = time.monotonic() + INTERVAL_S

@@ -1,4 +1,4 @@
-"""Training that is looked at up to a step: it ends there, and is planned as the whole one."""
+"""Ends training after a step. The plan, and with it schedules and data order, stays that of the whole run."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from hpcexp.train.runtime.fast_hooks import LeanCallback
+from hpcexp.train.runtime.fast_hooks import FastCallback
 from hpcexp.train.tasks.supervised import Supervised
 
 
 class StepLimitReached(Exception):  # noqa: N818 - the name says what happened
-    """The last step that is asked for was made, with all that belongs to it."""
+    """The last step is done, with the validation that belongs to it."""
 
 
-class StepLimit(LeanCallback):
+class StepLimit(FastCallback):
     """Ends training on all ranks where the step after `step` would begin: a validation that is due comes before."""
 
     def __init__(self, step: int) -> None:
         self._step = step
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Journal what is kept, and raise StepLimitReached."""
+        """Journal the losses, and raise StepLimitReached."""
         if trainer.global_step < self._step:
             return
         if isinstance(pl_module, Supervised):
-            pl_module.losses.flush()
+            pl_module.loss_log.flush()
         raise StepLimitReached

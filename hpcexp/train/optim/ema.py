@@ -8,11 +8,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from hpcexp.train.runtime.fast_hooks import LeanCallback
+from hpcexp.train.runtime.fast_hooks import FastCallback
 from hpcexp.train.runtime.weights import placed_as
 
 
-class Ema(LeanCallback):
+class Ema(FastCallback):
     """After every optimizer step: average ← decay × average + (1 − decay) × weights, over floating-point parameters.
 
     The average stands in the model during validation. Buffers (as of batch norm) are the model's own.

@@ -14,7 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _UNUSED: Any = None
 
 
-class LeanCallback(pl.Callback):
+class FastCallback(pl.Callback):
     """A callback whose hooks of a step cost nothing unless a subclass defines them."""
 
     on_train_batch_start = on_train_batch_end = _UNUSED
@@ -22,7 +22,7 @@ class LeanCallback(pl.Callback):
     on_validation_batch_start = on_validation_batch_end = on_test_batch_start = on_test_batch_end = _UNUSED
 
 
-class LeanModule(pl.LightningModule):
+class FastModule(pl.LightningModule):
     """A module whose hooks of a step cost nothing unless a subclass defines them.
 
     With `plain_batches`, batches are tuples of tensors and no data module has hooks to change them.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hpcexp.data.augment import Augmentation, draws_of
 from hpcexp.runs.journal import Journal
 from hpcexp.train.optim.optimizers import clip_gradients
-from hpcexp.train.runtime.fast_hooks import LeanModule, signed
+from hpcexp.train.runtime.fast_hooks import FastModule, signed
 from hpcexp.train.tasks.loss_log import LossLog
 from hpcexp.train.tasks.metrics import MetricAccumulator
 
@@ -20,7 +20,7 @@ Optimizers = Callable[[pl.LightningModule], Any]
 """Gives what `configure_optimizers` returns."""
 
 
-class Supervised(LeanModule):
+class Supervised(FastModule):
     """Trains `model` on (inputs, targets) batches.
 
     Every step's `train/loss` (mean over ranks and accumulated batches) and `train/lr` go to the journal, read from the
@@ -45,7 +45,7 @@ class Supervised(LeanModule):
         self.model, self.loss, self.metrics = model, loss, tuple(metrics)
         self.confusion: list[list[int]] | None = None
         """Rows are true classes, columns predicted ones; after a test of a classification."""
-        self.losses = LossLog(journal, log_every)
+        self.loss_log = LossLog(journal, log_every)
         self._optimizers_of, self._journal = optimizers, journal
         self._augment, self._seed, self._num_classes = augment, seed, num_classes
         self._sums: MetricAccumulator | None = None
@@ -65,7 +65,7 @@ class Supervised(LeanModule):
 
     def on_train_start(self) -> None:
         """Count steps from where training (re)starts."""
-        self.losses.begin(self.trainer.global_step, self.trainer.world_size)
+        self.loss_log.begin(self.trainer.global_step, self.trainer.world_size)
 
     @signed
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -76,14 +76,14 @@ class Supervised(LeanModule):
         elif self._augment is not None:
             inputs = self._augment(inputs)
         loss = self.loss(_aligned(self.model(inputs), targets), targets)
-        self.losses.add(loss.detach())
+        self.loss_log.add(loss.detach())
         return loss
 
     def _draws(self, num_draws: int, batch: int) -> Tensor:
         """Random numbers `(num_draws, batch)` of the samples of this batch, which are some of the step's."""
         trainer, accumulate = self.trainer, self.trainer.accumulate_grad_batches
         draws = draws_of(self._seed, trainer.global_step, num_draws, trainer.world_size * accumulate * batch)
-        first = (trainer.global_rank * accumulate + self.losses.num_micro) * batch
+        first = (trainer.global_rank * accumulate + self.loss_log.num_micro) * batch
         return draws[:, first : first + batch]
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
@@ -94,17 +94,17 @@ class Supervised(LeanModule):
         """One step; keeps its values, which stay on the device until the journal is written."""
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         super().optimizer_step(*args, **kwargs)
-        self.losses.end_step(rate)
+        self.loss_log.end_step(rate)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What the next validation's `train/loss` and the summary still need."""
-        losses = self.losses
+        losses = self.loss_log
         checkpoint["supervised"] = {"since_validation": list(losses.since_validation), "diverged": losses.diverged}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with it."""
         if saved := checkpoint.get("supervised"):
-            self.losses.since_validation, self.losses.diverged = list(saved["since_validation"]), saved["diverged"]
+            self.loss_log.since_validation, self.loss_log.diverged = list(saved["since_validation"]), saved["diverged"]
 
     def on_train_epoch_end(self) -> None:
         """Show the training loss to callbacks where no validation does, as there are no samples for one."""
@@ -113,7 +113,7 @@ class Supervised(LeanModule):
 
     def on_train_end(self) -> None:
         """Journal what is left."""
-        self.losses.flush()
+        self.loss_log.flush()
 
     def on_validation_epoch_start(self) -> None:
         """Begin a pass."""
@@ -163,10 +163,10 @@ class Supervised(LeanModule):
         return outputs
 
     def _publish_training(self) -> None:
-        self.losses.flush()
-        if losses := self.losses.since_validation:
+        self.loss_log.flush()
+        if losses := self.loss_log.since_validation:
             self.trainer.callback_metrics["train/loss"] = torch.tensor(sum(losses) / len(losses))
-            self.losses.since_validation = []
+            self.loss_log.since_validation = []
 
     def _publish(self, split: str) -> None:
         assert self._sums is not None

@@ -242,7 +242,7 @@ def test_training_goes_on_while_the_disk_is_full(small_disk: Path, train: Callab
     asked = (*FULL, "callbacks.filler.full_at=10", "callbacks.filler.empty_at=18")
     said = train(*asked)
     assert 0 == said.status, said
-    assert 2 == (said.out + said.err).count("Training goes on (checkpoint.on_error=continue)")
+    assert 2 == (said.out + said.err).count("Training continues (checkpoint.on_error=continue)")
     run = only_run(small_disk)
     assert 30 == read_plain(run.summary)["steps"]
     assert is_intact(run.last)
