@@ -31,7 +31,7 @@ class Waveforms(Source):
         self.noise = noise
 
     def problems(self) -> list[str]:
-        """Everything that is wrong with the arguments: what, why, and how to fix it."""
+        """Everything wrong with the arguments: what, why, and how to fix it."""
         problems = [
             f"data.num_{split}={size} leaves the {split} split empty.\nFix: data.num_{split}=400"
             for split, size in self.sizes.items()
@@ -44,7 +44,7 @@ class Waveforms(Source):
         return problems
 
     def facts(self) -> DataFacts:
-        """What `hpcexp plan` shows. The fingerprint changes with everything that changes a sample."""
+        """What `hpcexp plan` shows. The fingerprint covers everything that changes a sample."""
         if problems := self.problems():
             raise DataError("\n\n".join(problems))
         recipe = f"waveforms-1 {self.sizes} {self.length} {self.noise}"
@@ -59,7 +59,7 @@ class Waveforms(Source):
         )
 
     def load(self, split: Split) -> Tensors:
-        """Inputs `(N, 1, length)` and kinds `(N,)` of one split, each split from a seed of its own."""
+        """Inputs `(N, 1, length)` and kinds `(N,)` of one split; each split has its own seed."""
         import torch
 
         size = self.sizes[split]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class SignalNet(nn.Module):
     """Convolutions that halve the signal, the average over time, a linear layer.
 
-    hpcexp fills in `in_shape` and `num_classes` from the data; the rest stands in conf/model/.
+    hpcexp fills in `in_shape` and `num_classes` from the data; conf/model/ has the other arguments.
     """
 
     def __init__(self, in_shape: Sequence[int], num_classes: int, channels: Sequence[int], kernel_size: int) -> None:

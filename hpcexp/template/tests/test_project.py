@@ -16,7 +16,7 @@ PROJECT = Path(__file__).parents[1]
 
 
 def hpcexp(*arguments: str) -> str:
-    """What an hpcexp command prints in the project."""
+    """Output of an hpcexp command in the project."""
     command = [sys.executable, "-m", "hpcexp", *arguments]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -41,7 +41,7 @@ def test_data_is_what_its_facts_say() -> None:
 
 
 def test_a_signal_in_a_file_is_read_as_one_input() -> None:
-    """The example file has the shape that the model sees."""
+    """The example file has the shape of the model's inputs."""
     data = Waveforms()
     assert tuple(data.read(PROJECT / "examples" / "square.txt").shape) == data.facts().input_shape
 
