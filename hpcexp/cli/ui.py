@@ -14,16 +14,24 @@ from typing import NoReturn
 
 from hpcexp.cli.arguments import parser
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.tracking.mlflow.links import ui_link
+from hpcexp.tracking.mlflow.links import page, ui_link
 from hpcexp.tracking.mlflow.uri import resolve_uri, sqlite_path, uri_problem
-from hpcexp.tracking.server.interface import Interface, database_only, ui_environment, ui_settings
+from hpcexp.tracking.mlflow.views import RESULTS_KEY
+from hpcexp.tracking.server.interface import (
+    Interface,
+    database_only,
+    latest_experiment,
+    ui_environment,
+    ui_settings,
+)
 from hpcexp.tracking.server.web.listen import listening, listening_at
 from hpcexp.tracking.server.web.settings import become
 
 
 def ui(argv: Sequence[str]) -> NoReturn:
     """Serve until Ctrl-C."""
-    interface = _interface(_arguments(argv))
+    a = _arguments(argv)
+    interface = _interface(a)
     # Who may open a Unix socket's file needs no token.
     token = secrets.token_urlsafe(24) if interface.socket is None else ""
     with _listening(interface) as listener:
@@ -31,6 +39,8 @@ def ui(argv: Sequence[str]) -> NoReturn:
         if interface.socket is None:
             interface = replace(interface, port=listener.getsockname()[1])  # --port 0 takes a free one
         settings = ui_settings(interface, listener.fileno(), token, "\n".join(_told(interface, token)))
+        if a.open:
+            settings = replace(settings, opened=_address(interface, token))
         become(settings, ui_environment(interface, os.environ), "ui", str(interface.root))
 
 
@@ -44,11 +54,15 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     p = parser("ui", "Serve MLflow's interface on the runs to you alone, until Ctrl-C. It only reads.")
     p.add_argument("--uri", help="another store (default: MLFLOW_TRACKING_URI, or SQLite beside the runs)")
     p.add_argument("--write", action="store_true", help="let it change what is recorded: notes, tags, names, deletions")
+    p.add_argument("--open", action="store_true", help="open it in the browser, once it answers")
     p.add_argument("--host", default="127.0.0.1", help="address to listen at (default: only this machine)")
     p.add_argument("--port", type=int, default=5000, help="port to listen at (default: 5000)")
     p.add_argument("--socket", type=Path, metavar="PATH", help="listen at a Unix socket that only you may open, as for "
                    "`ssh -L 5000:PATH HOST`, in the place of host and port")  # fmt: skip
-    return p.parse_args(argv)
+    a = p.parse_args(argv)
+    if a.open and a.socket:
+        raise ConfigError("--open: a browser opens no Unix socket.\nFix: leave --open or --socket out.")
+    return a
 
 
 def _interface(a: argparse.Namespace) -> Interface:
@@ -63,9 +77,18 @@ def _interface(a: argparse.Namespace) -> Interface:
     return Interface(uri, root, a.host, a.port, a.socket and a.socket.absolute(), a.write)
 
 
+def _address(interface: Interface, token: str) -> str:
+    """Of the results of the experiment that was recorded last, or of the list of experiments."""
+    experiment = latest_experiment(interface.root, interface.store)
+    if experiment is None:
+        base, hash_sign, place = ui_link(interface.address).partition("#")
+    else:
+        base, hash_sign, place = f"{interface.address}/", "", page(experiment, view=RESULTS_KEY)
+    return f"{base}{f'?token={token}' if token else ''}{hash_sign}{place}"
+
+
 def _told(interface: Interface, token: str) -> Iterator[str]:
-    base, hash_sign, place = ui_link(interface.address).partition("#")
-    yield f"{base}{f'?token={token}' if token else ''}{hash_sign}{place}   (Ctrl-C ends it)"
+    yield f"{_address(interface, token)}   (Ctrl-C ends it)"
     if interface.socket is not None:
         yield f"socket  {interface.socket}   (for `ssh -L 5000:{interface.socket} HOST`, or `curl --unix-socket`)"
     if not interface.may_write:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -46,9 +47,24 @@ def copy(trained: TrainedRun, tmp_path: Path) -> Path:
 
 def test_its_address_is_printed_once_it_answers(shown: Shown) -> None:
     """And what it waits for before; nothing else comes to the terminal."""
-    address = rf"http://127.0.0.1:{shown.port}/\?token=[\w-]{{32}}#/experiments\?workflowType=machine_learning"
+    results = r"#/experiments/\d+/runs\?workflowType=machine_learning&viewStateShareKey=hpcexp"
+    address = rf"http://127.0.0.1:{shown.port}/\?token=[\w-]{{32}}{results}"
     assert re.fullmatch(rf"{address}   \(Ctrl-C ends it\)\n.*--write.*\n", shown.out)
     assert re.fullmatch(r"Starting MLflow on .*/runs, which takes some seconds …\n", shown.err)
+
+
+def test_it_opens_the_browser_and_shows_nobody_the_token(trained: TrainedRun, tmp_path: Path) -> None:
+    """By a page that only its user may read: everybody may read a browser's command line."""
+    browser = tmp_path / "browser"
+    browser.write_text('#!/bin/sh\necho "$@" > "$0.asked"; cp -p "${1#file://}" "$0.page"; touch "$0.done"\n')
+    browser.chmod(0o755)
+    with showing(trained.project, "--open", BROWSER=f"{browser} %s") as shown:
+        wait_until((tmp_path / "browser.done").exists, "a browser is started")
+        page, asked = tmp_path / "browser.page", (tmp_path / "browser.asked").read_text()
+        assert (0o600, False) == (page.stat().st_mode & 0o777, shown.token in asked)
+        assert f'content="0;url={html.escape(shown.address)}"' in page.read_text()
+        assert Path(asked.strip().removeprefix("file://")).exists()
+    assert not Path(asked.strip().removeprefix("file://")).exists()
 
 
 def test_the_token_lets_a_browser_in_once_and_for_all(shown: Shown) -> None:
@@ -219,7 +235,7 @@ def test_a_socket_is_its_owners(trained: TrainedRun, open_place: Path) -> None:
     left.bind(str(path))
     left.close()
     with showing(trained.project, "--socket", str(path)) as shown:
-        assert shown.out.startswith("http://localhost/#/experiments?")
+        assert shown.out.startswith("http://localhost/#/experiments/")
         assert f"ssh -L 5000:{path} HOST" in shown.out
         assert 0o600 == stat.S_IMODE(path.stat().st_mode)
         assert 200 == by_socket(path, f"{API}/experiments/get?experiment_id=1")

@@ -61,8 +61,11 @@ def test_the_printed_address_opens_the_interface_for_its_user_alone(trained: Tra
                     page.locator("#link").click()
                 else:
                     page.goto(interface.address)
+                page.get_by_text("test/acc").first.wait_for()  # a column of the view Results
+                assert page.url.startswith(f"{here}/#/experiments/"), page.url
+                assert interface.token not in page.url
+                page.goto(f"{here}/#/experiments")
                 page.get_by_role("link", name="digits_mlp").first.wait_for()
-                assert f"{here}/#/experiments?workflowType=machine_learning" == page.url
                 assert interface.token not in page.evaluate("document.documentElement.outerHTML + document.cookie")
                 page.reload()
                 page.get_by_role("link", name="digits_mlp").first.wait_for()

@@ -14,6 +14,8 @@ from typing import Any
 
 from hpcexp.runs.records import SweepRecord
 
+RESULTS_KEY = "hpcexp"
+"""What a link to the view `Results` calls it."""
 _TAG = "mlflow.sharedViewState."
 _LONGEST = 5000
 """Characters of an experiment's tag."""
@@ -26,7 +28,7 @@ def results_view(now_ms: int) -> dict[str, str]:
     """The tag of the view `Results`: every run and sweep, the latest first, with what they came to."""
     columns = [_metric(f"best/{key}") for key in ("test/acc", "val/acc")] + [_metric(key) for key in _RESULTS]
     params = [_param(key) for key in ("model._target_", "optimizer.lr", "seed")]
-    return _view("hpcexp", "Results", now_ms, {"selectedColumns": [*columns, *params, "attributes.`Models`"]})
+    return _view(RESULTS_KEY, "Results", now_ms, {"selectedColumns": [*columns, *params, "attributes.`Models`"]})
 
 
 def sweep_view(asked: SweepRecord, name: str, parent: str, now_ms: int) -> dict[str, str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from socket import gethostname
 
-from hpcexp.errors import ConfigError
+from hpcexp.errors import ConfigError, RunError
 from hpcexp.redaction import without_password
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import read_delivered
 from hpcexp.tracking.mlflow.links import artifact_root, ui_link
 from hpcexp.tracking.mlflow.uri import with_driver
 from hpcexp.tracking.server.web.environment import environment
@@ -50,6 +53,17 @@ class Interface:
         """The file for what MLflow has to say; None where there is no place for it."""
         root = self.root.absolute()
         return root / ".ui.log" if root.is_dir() and os.access(root, os.W_OK) else None
+
+
+def latest_experiment(root: Path, store: str) -> str | None:
+    """Id of the experiment of the run below `root` that was sent to the store last; None where there is none."""
+    notes = [(file.stat().st_mtime_ns, file.parent) for file in root.glob("*/*/mlflow.json") if file.is_file()]
+    for _, directory in sorted(notes, reverse=True):
+        with suppress(RunError):
+            known = read_delivered(RunDir(directory))
+            if known.experiment_id is not None and known.tracking_uri == without_password(store):
+                return known.experiment_id
+    return None
 
 
 def database_only(uri: str) -> None:

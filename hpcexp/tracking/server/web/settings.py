@@ -39,6 +39,8 @@ class Settings:
     key: str = ""
     forwarded_from: tuple[str, ...] = ()
     """Proxies that say whom they ask for."""
+    opened: str = ""
+    """An address to open in the browser, once it answers."""
     log: str = ""
     """File for what the server has to say; without, it is stderr."""
     remove: str = ""
