@@ -64,7 +64,7 @@ def single_seconds(run: RunDir, scratch: Path) -> float:
 def fleet_seconds(runs: list[RunDir], scratch: Path, number: int) -> float:
     """For each of the runs, of a process that delivers them all; its imports are a part."""
     sweep = SweepDir(scratch / "runs" / "sweeps" / f"fleet-{number}")
-    write_json(sweep.asked, {"name": sweep.path.name, "axes": {}})
+    write_json(sweep.definition, {"name": sweep.path.name, "axes": {}})
     write_json(sweep.status, {"state": "finished", "started": 1.0, "ended": 2.0})
     told = [{"run": str(run.path), "axes": {"copy": run.path.name}} for run in runs]
     lines = "".join(json.dumps(line) + "\n" for line in [*told, {"end": True}])

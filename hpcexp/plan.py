@@ -97,7 +97,7 @@ class JobOf:
 
     sweep: str
     """Its directory."""
-    asked: tuple[str, ...]
+    overrides: tuple[str, ...]
     """Overrides that it asks of this job alone."""
 
 

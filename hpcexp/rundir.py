@@ -127,7 +127,7 @@ class SweepDir(RecordDir):
         return self.path.absolute().parent.parent
 
     @property
-    def asked(self) -> Path:
+    def definition(self) -> Path:
         """What is asked: question, axes, objectives."""
         return self.path / "sweep.json"
 
@@ -163,5 +163,5 @@ def find_runs(root: Path) -> Iterator[RunDir]:
 
 def find_sweeps(root: Path) -> Iterator[SweepDir]:
     """Every sweep below `root` (`root/sweeps/NAME`), in the order of their paths."""
-    for asked in sorted(root.glob("sweeps/*/sweep.json")):
-        yield SweepDir(asked.parent)
+    for file in sorted(root.glob("sweeps/*/sweep.json")):
+        yield SweepDir(file.parent)

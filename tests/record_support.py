@@ -113,7 +113,7 @@ def finish(run: RunDir) -> None:
 
 def set_state(run: RecordDir, state: str, pid: int | None = None) -> None:
     """Write `status.json` as launch does: of a run or sweep of this process, or of an old one of process `pid`."""
-    status: dict[str, Any] = {"state": state, **started_now(), **Owner.this().told()}
+    status: dict[str, Any] = {"state": state, **started_now(), **Owner.this().facts()}
     if pid is not None:
         status |= {"started": 1_700_000_000.0, "pid": pid, "ticks": 1}
     if state != "running":
@@ -222,7 +222,7 @@ def make_sweep(root: Path, name: str = "lr") -> SweepDir:
         "objectives": [{"metric": "val/acc", "mode": "max"}],
         "command": f"hpcexp sweep {name}",
     }
-    write_json(sweep.asked, asked)
+    write_json(sweep.definition, asked)
     set_state(sweep, "running")
     return sweep
 

@@ -13,7 +13,7 @@ from hpcexp.compare.comparison import compare as compared
 from hpcexp.compare.query import EXAMPLE, Query, parse
 from hpcexp.compare.report import answer, as_csv, as_markdown
 from hpcexp.compare.runs import Found
-from hpcexp.compare.selection import judged_by, select
+from hpcexp.compare.selection import select, selected_metrics
 from hpcexp.compare.sources import directories, mlflow_store
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.formatting import left_out, near
@@ -35,7 +35,7 @@ def compare(argv: Sequence[str]) -> int:
     query = parse(a.query) if a.query is not None else None
     found, objectives = _found_in_store(a) if a.uri else _found_in_directories(a, query)
     runs = select(found.runs, query) if query else found.runs
-    metrics = judged_by(a.metric, runs) or _each_once([*objectives, *default_metrics(runs)])
+    metrics = selected_metrics(a.metric, runs) or _each_once([*objectives, *default_metrics(runs)])
     whole = compared(runs, metrics, is_grouped=not a.each)
     picture = _drawn(whole, a.plot) if a.plot else None
     print(left_out(found.problems), end="", file=sys.stderr)
@@ -50,7 +50,7 @@ def _found_in_directories(a: argparse.Namespace, query: Query | None) -> tuple[F
     root = a.root.resolve()
     named = [find_run(a.root, word) for word in a.runs]
     sweeps = [(place, spec_at(place)) for place in (find_sweep(root, name) for name in a.sweep)]
-    jobs = {Path(e.run): values_of(e.asked) for place, spec in sweeps for e in jobs_at(place, spec)[0] if e.run}
+    jobs = {Path(e.run): values_of(e.overrides) for place, spec in sweeps for e in jobs_at(place, spec)[0] if e.run}
     chosen = list(dict.fromkeys([*named, *map(RunDir, jobs)])) if named or sweeps else directories.find(root)
     in_sweeps = _sweeps(root) if query and "sweep" in query.names else None
     found = directories.read_runs(chosen, in_sweeps, jobs if not named else None)

@@ -53,24 +53,24 @@ _SETTINGS: dict[str, type] = {"preempt": Preempt, "devices": Devices}
 
 def preempt_text(v: preempt.PreemptVerdict) -> str:
     """The kills, what was compared, and the verdict."""
-    kills = [
+    rows = [
         (
-            str(hit.aim),
-            str(hit.landed),
-            hit.way.text,
-            "the start" if hit.resumed_at is None else f"step {hit.resumed_at}",
+            str(kill.aim),
+            str(kill.landed),
+            kill.mode.text,
+            "the start" if kill.resumed_at is None else f"step {kill.resumed_at}",
         )
-        for hit in v.hits
+        for kill in v.kills
     ]
-    lines = ["", table(("aimed at", "hit at", "kill", "went on from"), kills), ""]
-    lines += [table(("compared", "", ""), [(c.what, _same(c.is_same), c.told) for c in v.checks]), ""]
-    if unheard := [str(hit.landed) for hit in v.hits if hit.is_unheard]:
+    lines = ["", table(("aimed at", "hit at", "kill", "went on from"), rows), ""]
+    lines += [table(("compared", "", ""), [(c.what, _same(c.is_same), c.detail) for c in v.checks]), ""]
+    if unheard := [str(kill.landed) for kill in v.kills if kill.is_unheard]:
         lines += [f"SIGTERM at step {', '.join(unheard)} left no checkpoint of that step. {_UNHEARD}", ""]
     if v.is_same:
-        lines.append(f"The same to the bit after {len(v.hits)} kills.")
+        lines.append(f"The same to the bit after {len(v.kills)} kills.")
     else:
         lines += [
-            f"Not the same after {len(v.hits)} kills. Once more, with the same aims: drill.seed={v.seed}",
+            f"Not the same after {len(v.kills)} kills. Once more, with the same aims: drill.seed={v.seed}",
             _LOOK_AT,
         ]
     return "\n".join([*lines, *_kept(v.kept)])

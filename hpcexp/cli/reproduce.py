@@ -47,12 +47,12 @@ def reproduce(argv: Sequence[str]) -> int:
     began = time.monotonic()
     with ending_on_signals():
         try:
-            told = reproduced(original, ReproduceRequest(a.env, a.keep, a.as_is, a.rtol), _begin)
+            description = reproduced(original, ReproduceRequest(a.env, a.keep, a.as_is, a.rtol), _begin)
         except RerunInterrupted as e:
             print("Stopped.", file=sys.stderr)
             return e.status
-    print("\n".join(_lines(told, time.monotonic() - began)))
-    return int(told.verdict.kind == "diverged")
+    print("\n".join(_lines(description, time.monotonic() - began)))
+    return int(description.verdict.kind == "diverged")
 
 
 def _begin(original: Original, code: Code, parts: Sequence[Part], kept: Path | None) -> None:
@@ -60,7 +60,7 @@ def _begin(original: Original, code: Code, parts: Sequence[Part], kept: Path | N
     topology = original.plan.topology
     ranks = f"{topology.world_size} rank{'s' * (topology.world_size > 1)} on {topology.accelerator}"
     steps = "" if original.until is None else f", up to step {original.until}"
-    print(f"{original.name} again: {code.told}; {ranks}{steps}")
+    print(f"{original.name} again: {code.description}; {ranks}{steps}")
     shown = [part for part in parts if part.differing or part.name not in ("config", "record")]
     print("\n".join(map(part_text, shown)), flush=True)
     if kept:
@@ -68,13 +68,13 @@ def _begin(original: Original, code: Code, parts: Sequence[Part], kept: Path | N
         print(f"It stays in {near(kept)}{away}", flush=True)
 
 
-def _lines(told: ReproduceReport, took_s: float) -> Iterator[str]:
-    verdict = told.verdict
+def _lines(description: ReproduceReport, took_s: float) -> Iterator[str]:
+    verdict = description.verdict
     yield ""
-    yield table(("compared", "", ""), [(c.what, "same" if c.is_same else "DIFFERS", c.told) for c in verdict.checks])
+    yield table(("compared", "", ""), [(c.what, "same" if c.is_same else "DIFFERS", c.detail) for c in verdict.checks])
     yield ""
     yield _sentence(verdict)
-    differing = [f"{part.name} ({_first(part)})" for part in told.parts if part.differing]
+    differing = [f"{part.name} ({_first(part)})" for part in description.parts if part.differing]
     if verdict.kind == "identical" and differing:
         yield f"The same though this differs: {'; '.join(differing)}."
     elif differing:

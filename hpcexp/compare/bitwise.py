@@ -34,7 +34,7 @@ class Check:
 
     what: str
     is_same: bool
-    told: str
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def journalled(run: RunDir, until: int | None = None) -> Counter[Value]:
 def metrics(what: str, expected: Counter[Value], found: Counter[Value]) -> Check:
     """Whether the values are the same, each as often."""
     if expected == found:
-        return Check(what, is_same=True, told=f"{found.total()} values, each once")
-    return Check(what, is_same=False, told=f"first at {differences(expected, found)[0]}")
+        return Check(what, is_same=True, detail=f"{found.total()} values, each once")
+    return Check(what, is_same=False, detail=f"first at {differences(expected, found)[0]}")
 
 
 def differences(expected: Counter[Value], found: Counter[Value]) -> list[ValueDifference]:

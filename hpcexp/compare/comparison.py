@@ -71,8 +71,8 @@ def compare(runs: Sequence[ComparedRun], metrics: Sequence[Metric], *, is_groupe
     of_seed = seeds([*axes, *found.found]) if is_grouped else []
     given = [axis for axis in axes if axis not in of_seed]
     differing = [d for d in found.found if d not in of_seed and not (axes and _follows(d, given))]
-    told = given or [d for d in differing if d.is_result]
-    keys = list(zip(*(d.values for d in told), strict=True)) or [()] * len(runs)
+    deciding = given or [d for d in differing if d.is_result]
+    keys = list(zip(*(d.values for d in deciding), strict=True)) or [()] * len(runs)
     rows = grouped(range(len(runs)), keys.__getitem__).values() if is_grouped else [(i,) for i in range(len(runs))]
     values = {m.name: tuple([run.value(m.name, m.mode) for run in runs]) for m in metrics}
     whole = Comparison(

@@ -49,9 +49,9 @@ def differences(runs: Sequence[ComparedRun]) -> Differences:
     found: list[Difference] = []
     same = {}
     for section in SECTIONS:
-        told = [run.facts[section] for run in runs]
-        keys = _keys(told)
-        differing = [d for key in keys if len(set((d := Difference(section, key, _values(told, key))).values)) > 1]
+        facts = [run.facts[section] for run in runs]
+        keys = _keys(facts)
+        differing = [d for key in keys if len(set((d := Difference(section, key, _values(facts, key))).values)) > 1]
         found += differing
         same[section] = len(keys) - len(differing)
     return Differences(tuple(_without_what_follows(runs, found)), same)

@@ -118,8 +118,8 @@ def _png(drawn: Mapping[str, Mapping[Row, Band]], label_of: Mapping[Row, str], n
 def _note(drawn: Mapping[str, Mapping[Row, Band]], num_drawn: int, num_rows: int) -> str:
     is_shaded = any(band.low != band.high for bands in drawn.values() for band in bands.values())
     best = f"the best {num_drawn} of {num_rows}" if num_rows > num_drawn else ""
-    told = "lines: mean over seeds, shaded: from the lowest to the highest" if is_shaded else ""
-    return "; ".join(filter(None, [best, told]))
+    bands_note = "lines: mean over seeds, shaded: from the lowest to the highest" if is_shaded else ""
+    return "; ".join(filter(None, [best, bands_note]))
 
 
 def _draw(panel: Axes, name: str, bands: Mapping[Row, Band]) -> None:

@@ -14,7 +14,7 @@ from hpcexp.errors import DataError
 from hpcexp.files.atomic import sha256
 from hpcexp.lineage.code import module_file
 from hpcexp.lineage.environment import installed
-from hpcexp.lineage.signature import asked
+from hpcexp.lineage.signature import identity_config
 from hpcexp.plan import Plan, load_plan, load_whole, whole
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import (
@@ -116,7 +116,7 @@ def changed_data(run: RunDir) -> list[str]:
 def compared(then: Facts, now: Facts) -> list[Part]:
     """All parts, in the order in which they explain each other."""
     return [
-        part_of("config", "keys", flatten(asked(then.plan.config, then.plan.topology)), _asked(now.plan)),
+        part_of("config", "keys", flatten(identity_config(then.plan.config, then.plan.topology)), _identity(now.plan)),
         part_of("devices", "facts", _shape(then.plan), _shape(now.plan)),
         _code(then, now),
         _packages(then, now),
@@ -147,14 +147,14 @@ def _shown(side: Mapping[str, str], key: str, shown: Callable[[str], str]) -> st
     return shown(side[key]) or "''" if key in side else NOTHING
 
 
-def _asked(plan: Plan) -> dict[str, str]:
-    return flatten(asked(plan.config, plan.topology))
+def _identity(plan: Plan) -> dict[str, str]:
+    return flatten(identity_config(plan.config, plan.topology))
 
 
 def _shape(plan: Plan) -> dict[str, str]:
     """Devices, ranks, batch and steps."""
     topology, batch, steps = plan.topology, plan.batch, plan.steps
-    told = {
+    shape = {
         "accelerator": topology.accelerator,
         "ranks": topology.world_size,
         "machines": topology.num_nodes,
@@ -164,20 +164,20 @@ def _shape(plan: Plan) -> dict[str, str]:
         "accumulated batches": batch and batch.accumulate,
         "steps": steps and steps.total,
     }
-    return {name: str(value) for name, value in told.items() if value is not None}
+    return {name: str(value) for name, value in shape.items() if value is not None}
 
 
 def _elsewhere(plan: Plan) -> dict[str, str]:
     """What changes no result: where it runs, what is kept of it."""
-    counted = _asked(plan)
+    counted = _identity(plan)
     rest = {key: value for key, value in flatten(plan.config).items() if key not in counted}
-    told = {
+    origin = {
         "commit": plan.lineage.get("git.commit"),
         "host": plan.lineage.get("host"),
         "project": plan.lineage["project"],
     }
     threads = {"threads per rank": str(plan.topology.threads_per_rank)}
-    return {**rest, **{name: str(value) for name, value in told.items() if value}, **threads}
+    return {**rest, **{name: str(value) for name, value in origin.items() if value}, **threads}
 
 
 def _code(then: Facts, now: Facts) -> Part:

@@ -36,26 +36,28 @@ class Line(NamedTuple):
 def answer(whole: Comparison, top: int) -> str:
     """The best `top` rows (0: all) and what is to be said of them."""
     shown = whole.rows[:top] if top else whole.rows
-    lines = told(whole, shown)
+    lines = report_lines(whole, shown)
     parts = [_title(whole), _beside(lines) if len(shown) <= BESIDE else _below(lines)]
     if len(shown) < len(whole.rows):
         parts.append(f"and {len(whole.rows) - len(shown)} more: --top 0 shows them, --format csv has every run.")
     return "\n".join([parts[0], "", *parts[1:], "", *_remarks(whole, shown)])
 
 
-def told(whole: Comparison, rows: Sequence[Row]) -> list[Line]:
+def report_lines(whole: Comparison, rows: Sequence[Row]) -> list[Line]:
     """Everything that is told of the rows, in order."""
     ranks = Line("", "", [str(rank) for rank in range(1, len(rows) + 1)])
     differing = [Line(d.section, d.key, [_cell(d, row) for row in rows]) for d in whole.columns]
-    judged = [Line("metrics", m.name, [mean_text(_values(whole, row, m.name)) for row in rows]) for m in whole.metrics]
+    metric_lines = [
+        Line("metrics", m.name, [mean_text(_values(whole, row, m.name)) for row in rows]) for m in whole.metrics
+    ]
     if len(rows) > 1 and _has_seeds(whole, rows):
-        judged.insert(1, Line("metrics", "p", [_p_text(whole.p(row)) for row in rows]))
-    return [ranks, *differing, *judged, Line("", "runs", [_runs_text(whole, row) for row in rows])]
+        metric_lines.insert(1, Line("metrics", "p", [_p_text(whole.p(row)) for row in rows]))
+    return [ranks, *differing, *metric_lines, Line("", "runs", [_runs_text(whole, row) for row in rows])]
 
 
 def as_markdown(whole: Comparison) -> str:
     """Every row, as a Markdown table."""
-    lines = told(whole, whole.rows)
+    lines = report_lines(whole, whole.rows)
     cells = [[line.name or "#" for line in lines], *zip(*(line.cells for line in lines), strict=True)]
     return markdown_table(cells[0], cells[1:])
 
@@ -70,16 +72,16 @@ def as_csv(whole: Comparison) -> str:
     for number, row in enumerate(whole.rows, 1):
         for i in row:
             run = whole.runs[i]
-            told_first = [number, run.experiment, run.name, run.state, run.config.get("seed")]
+            leading = [number, run.experiment, run.name, run.state, run.config.get("seed")]
             values = [whole.values[m.name][i] for m in whole.metrics]
-            writer.writerow(csv_row([*told_first, *(d.values[i] for d in differing), *values, run.place]))
+            writer.writerow(csv_row([*leading, *(d.values[i] for d in differing), *values, run.place]))
     return out.getvalue()
 
 
 def labels(whole: Comparison, rows: Sequence[Row]) -> list[str]:
     """A short name for each row, of what it differs in from the others: `lr=0.01, model=cnn`."""
-    told_of = [d for d in whole.columns if len({_cell(d, row) for row in rows}) > 1]
-    chosen = [d for d in told_of if d.section == "config"] or told_of
+    parts = [d for d in whole.columns if len({_cell(d, row) for row in rows}) > 1]
+    chosen = [d for d in parts if d.section == "config"] or parts
     names = Counter(d.key.rpartition(".")[2] for d in chosen)
     short_names = [(d, last if names[last := d.key.rpartition(".")[2]] == 1 else d.key) for d in chosen]
     found = [", ".join(f"{name}={_cell(d, row)}" for d, name in short_names) for row in rows]
@@ -128,12 +130,12 @@ def _same_text(whole: Comparison) -> str:
         return "There is one run, and nothing that it could differ from."
     differing = {d.section for d in whole.columns}
     counted = {"config": "keys of the configuration", "environment": "facts of the environment"}
-    told_of = [
+    parts = [
         f"{number} {counted[section]}" if section in counted else section
         for section, number in whole.same.items()
         if number and (section in counted or section not in differing)
     ]
-    return f"The same in all: {', '.join(told_of) or 'nothing'}."
+    return f"The same in all: {', '.join(parts) or 'nothing'}."
 
 
 def _has_seeds(whole: Comparison, rows: Iterable[Row]) -> bool:
@@ -167,8 +169,8 @@ def _runs_text(whole: Comparison, row: Row) -> str:
     runs = whole.of(row)
     states = Counter(run.state for run in runs if run.state != "finished")
     more = f" +{len(runs) - 1}" if len(runs) > 1 else ""
-    told_of = [f"{number} {state}" if len(runs) > 1 else state for state, number in states.items()]
-    return ", ".join([f"{runs[0].id}{more}", *told_of])
+    parts = [f"{number} {state}" if len(runs) > 1 else state for state, number in states.items()]
+    return ", ".join([f"{runs[0].id}{more}", *parts])
 
 
 def _counted(number: int, noun: str) -> str:

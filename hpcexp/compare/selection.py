@@ -27,10 +27,10 @@ def select(runs: Sequence[ComparedRun], query: Query) -> list[ComparedRun]:
     unknown = [name for name in query.names if not _is_known(name, runs)]
     if unknown:
         raise ConfigError([_unknown(name, runs) for name in unknown])
-    told = "; ".join(_told(name, runs) for name in query.names)
+    named = "; ".join(_values_text(name, runs) for name in query.names)
     raise ConfigError(
         f"--query: it holds for none of {len(runs)} run{'s' * (len(runs) != 1)}: {query.text}\n"
-        f"They have {told or 'no name in it'}.\nFix: ask for less."
+        f"They have {named or 'no name in it'}.\nFix: ask for less."
     )
 
 
@@ -55,9 +55,9 @@ def recorded(run: ComparedRun, name: str) -> Value:
     return run.value(name, run.mode_of(name)) if name in run.numbers or "/" in name else None
 
 
-def judged_by(asked: Sequence[str], runs: Sequence[ComparedRun]) -> list[Metric]:
+def selected_metrics(names: Sequence[str], runs: Sequence[ComparedRun]) -> list[Metric]:
     """The metrics `NAME` or `NAME=min`, each once; ConfigError for those that no run has."""
-    found = list({m.name: m for m in (_metric(text, runs) for text in asked)}.values())
+    found = list({m.name: m for m in (_metric(text, runs) for text in names)}.values())
     unknown = [m.name for m in found if all(run.value(m.name, m.mode) is None for run in runs)]
     if unknown:
         raise ConfigError([_no_metric(name, runs) for name in unknown])
@@ -89,7 +89,7 @@ def _is_known(name: str, runs: Iterable[ComparedRun]) -> bool:
     return name in _OF_THE_RUN or any(recorded(run, name) is not None for run in runs)
 
 
-def _told(name: str, runs: Iterable[ComparedRun]) -> str:
+def _values_text(name: str, runs: Iterable[ComparedRun]) -> str:
     """`optimizer.lr 0.01, 0.003`: what there is, where that is little."""
     found = dict.fromkeys(recorded(run, name) for run in runs)
     values: dict[str, None] = {}

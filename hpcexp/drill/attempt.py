@@ -49,10 +49,10 @@ class Attempt:
             time.sleep(_POLL_S)
         return None
 
-    def kill(self, way: KillMode) -> None:
+    def kill(self, mode: KillMode) -> None:
         """Hit the frozen attempt, and let the rest of it go on."""
         with suppress(ProcessLookupError):
-            os.kill(self.supervisor.pid if way.rank is None else self.ranks[way.rank], way.signal)
+            os.kill(self.supervisor.pid if mode.rank is None else self.ranks[mode.rank], mode.signal)
         thaw(self.ranks.values())
 
     def _looked(self, aim: int) -> int:

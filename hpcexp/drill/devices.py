@@ -18,7 +18,7 @@ from hpcexp.plan import Plan
 
 Loss = tuple[int, str]
 """Step and metric."""
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ class DevicesVerdict:
         return all(training.is_same for training in self.trainings)
 
 
-def devices(asked: DrillRequest, settings: Devices, tell: Tell) -> DevicesVerdict:
+def devices(request: DrillRequest, settings: Devices, report: Report) -> DevicesVerdict:
     """Train on each number of devices; compare. ConfigError, before anything starts, for one that cannot be had."""
-    plans = _plans(asked, settings)
+    plans = _plans(request, settings)
     root = Path(plans[0].run_dir).parent.parent
     rtol = settings.rtol or RTOL[plans[0].config["trainer"]["precision"]]
-    tell(f"{plans[0].experiment} on {' and '.join(map(str, settings.devices))} devices")
+    report(f"{plans[0].experiment} on {' and '.join(map(str, settings.devices))} devices")
     known = causes(plans[0])
     for cause in known:
-        tell(f"warning: the losses will not be the same.\n{cause}")
+        report(f"warning: the losses will not be the same.\n{cause}")
     with place_in(root) as place:
-        found = _trained(asked, settings, place, tell)
+        found = _trained(request, settings, place, report)
         trainings = tuple(
             _compared(number, found[settings.devices[0]], values, rtol, settings.steps)
             for number, values in found.items()
@@ -77,21 +77,21 @@ def devices(asked: DrillRequest, settings: Devices, tell: Tell) -> DevicesVerdic
         return DevicesVerdict(trainings, rtol, settings.steps, tuple(known), place.path if place.is_kept else None)
 
 
-def _plans(asked: DrillRequest, settings: Devices) -> list[Plan]:
+def _plans(request: DrillRequest, settings: Devices) -> list[Plan]:
     plans: list[Plan] = []
     problems: dict[int, list[str]] = {}
     for number in settings.devices:
         try:
-            plans.append(asked.plan(_on(number)))
+            plans.append(request.plan(_on(number)))
             local_only(plans[-1])
         except ConfigError as e:
             problems[number] = e.problems
     if problems:
-        raise ConfigError(_told(problems, settings.devices))
+        raise ConfigError(_problems_text(problems, settings.devices))
     return plans
 
 
-def _told(problems: dict[int, list[str]], numbers: tuple[int, ...]) -> list[str]:
+def _problems_text(problems: dict[int, list[str]], numbers: tuple[int, ...]) -> list[str]:
     """Each problem once, and of the number of devices that it comes from, unless it comes of all."""
     of_all = [p for p in problems[min(problems)] if all(p in problems.get(number, ()) for number in numbers)]
     of_one = [_of(number, p, numbers) for number, found in problems.items() for p in found if p not in of_all]
@@ -114,14 +114,16 @@ def _on(number: int) -> str:
     return f"hardware.devices={number}"
 
 
-def _trained(asked: DrillRequest, settings: Devices, place: DrilledSweep, tell: Tell) -> dict[int, dict[Loss, float]]:
-    often = () if given(asked.overrides, "trainer.log_every_n_steps") else ("trainer.log_every_n_steps=1",)
+def _trained(
+    request: DrillRequest, settings: Devices, place: DrilledSweep, report: Report
+) -> dict[int, dict[Loss, float]]:
+    often = () if given(request.overrides, "trainer.log_every_n_steps") else ("trainer.log_every_n_steps=1",)
     found = {}
     for number in settings.devices:
-        training = Training(asked, place, f"devices-{number}", _on(number), *often)
+        training = Training(request, place, f"devices-{number}", _on(number), *often)
         took_s = training.complete()
         found[number] = losses(training.run)
-        tell(f"{number} device{'s' * (number > 1)}: {took_s:.1f} s")
+        report(f"{number} device{'s' * (number > 1)}: {took_s:.1f} s")
     return found
 
 

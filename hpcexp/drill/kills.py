@@ -31,7 +31,7 @@ class KillMode:
         return 128 + self.signal if self.signal == signal.SIGTERM else -self.signal
 
 
-def ways(rng: random.Random, number: int, world_size: int) -> list[KillMode]:
+def kill_modes(rng: random.Random, number: int, world_size: int) -> list[KillMode]:
     """As many ways of killing, in random order; of three, each of the three kinds."""
     found: list[KillMode] = []
     while len(found) < number:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hpcexp.compare.bitwise import Check, compared
 from hpcexp.drill.attempt import Attempt
-from hpcexp.drill.kills import MARGIN, KillMode, aims, ways
+from hpcexp.drill.kills import MARGIN, KillMode, aims, kill_modes
 from hpcexp.drill.results import own_store, recorded, steps_of
 from hpcexp.drill.settings import Preempt
 from hpcexp.drill.training import DrilledSweep, DrillRequest, Training, ended_with_us, given, local_only, place_in
@@ -26,7 +26,7 @@ _STALL_S = 120.0
 """How long an attempt may stand still, where a whole training is faster than that."""
 _STALL_FACTOR = 10
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Kill:
     aim: int
     landed: int
     """The last step that was told of when it fell."""
-    way: KillMode
+    mode: KillMode
     resumed_at: int | None
     """The checkpoint's step from which the next attempt went on; None where there was none yet."""
 
     @property
     def is_unheard(self) -> bool:
         """Whether a request to end left no checkpoint of where it came: steps were done again."""
-        return self.way.signal == signal.SIGTERM and (self.resumed_at or 0) < self.landed
+        return self.mode.signal == signal.SIGTERM and (self.resumed_at or 0) < self.landed
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class PreemptVerdict:
 
     seed: int
     steps: int
-    hits: tuple[Kill, ...]
+    kills: tuple[Kill, ...]
     checks: tuple[Check, ...]
     kept: Path | None
     """The drill's runs, where they were kept."""
@@ -67,76 +67,78 @@ class PreemptVerdict:
 class _Drill:
     """What is to be done yet, and what was found. A training that ends before its last kill is followed by another."""
 
-    asked: DrillRequest
+    request: DrillRequest
     place: DrilledSweep
     whole: Training
     settled: tuple[str, ...]
     rng: random.Random
-    tell: Tell
+    report: Report
     steps: int
     patience_s: float
-    hits: list[Kill] = field(default_factory=list)
+    kills: list[Kill] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
 
 
-def preempt(asked: DrillRequest, settings: Preempt, tell: Tell) -> PreemptVerdict:
+def preempt(request: DrillRequest, settings: Preempt, report: Report) -> PreemptVerdict:
     """Train whole, then killed; compare. ConfigError for what can be known to be wrong, JobFailed for a failed run."""
-    plan = asked.plan()
+    plan = request.plan()
     local_only(plan)
     if plan.steps:
         _check_length(plan.steps.total, settings.kills)
     seed = secrets.randbelow(2**31) if settings.seed is None else settings.seed
-    tell(f"{plan.experiment}: {settings.kills} kills, seed {seed} (drill.seed={seed} has the same ones again)")
+    report(f"{plan.experiment}: {settings.kills} kills, seed {seed} (drill.seed={seed} has the same ones again)")
     root = Path(plan.run_dir).parent.parent
     with place_in(root) as place:
-        verdict = _drilled(asked, settings, place, seed, tell)
+        verdict = _drilled(request, settings, place, seed, report)
         place.is_kept = settings.keep or not verdict.is_same
-        return PreemptVerdict(seed, verdict.steps, verdict.hits, verdict.checks, place.path if place.is_kept else None)
+        return PreemptVerdict(seed, verdict.steps, verdict.kills, verdict.checks, place.path if place.is_kept else None)
 
 
-def _drilled(asked: DrillRequest, settings: Preempt, place: DrilledSweep, seed: int, tell: Tell) -> PreemptVerdict:
-    both = () if given(asked.overrides, "trainer.log_every_n_steps") else ("trainer.log_every_n_steps=1",)
-    whole = Training(asked, place, "whole", *both)
+def _drilled(
+    request: DrillRequest, settings: Preempt, place: DrilledSweep, seed: int, report: Report
+) -> PreemptVerdict:
+    both = () if given(request.overrides, "trainer.log_every_n_steps") else ("trainer.log_every_n_steps=1",)
+    whole = Training(request, place, "whole", *both)
     took_s = whole.complete()
     steps = steps_of(whole.run)
-    tell(f"without interruption: {steps} steps, {took_s:.1f} s")
+    report(f"without interruption: {steps} steps, {took_s:.1f} s")
     _check_length(steps, settings.kills)
     every = max(1, steps // (4 * (settings.kills + 1)))
-    dense = () if given(asked.overrides, "checkpoint.every_steps") else (f"checkpoint.every_steps={every}",)
+    dense = () if given(request.overrides, "checkpoint.every_steps") else (f"checkpoint.every_steps={every}",)
     patience_s = max(_STALL_S, _STALL_FACTOR * took_s)
     rng = random.Random(seed)  # noqa: S311 - nothing to be kept secret
-    drill = _Drill(asked, place, whole, (*both, *dense), rng, tell, steps, patience_s)
-    left = ways(drill.rng, settings.kills, whole.plan.topology.world_size)
+    drill = _Drill(request, place, whole, (*both, *dense), rng, report, steps, patience_s)
+    left = kill_modes(drill.rng, settings.kills, whole.plan.topology.world_size)
     last = steps - MARGIN
     number = 0
     while left:
         number += 1
         left = _round(drill, number, left, last)
         last = max(len(left), last * 2 // 3)
-    return PreemptVerdict(seed, steps, tuple(drill.hits), tuple(drill.checks), None)
+    return PreemptVerdict(seed, steps, tuple(drill.kills), tuple(drill.checks), None)
 
 
 def _round(drill: _Drill, number: int, left: list[KillMode], last: int) -> list[KillMode]:
     """Train once with the kills that are left; those that it was too fast for."""
-    training = Training(drill.asked, drill.place, f"killed-{number}", *drill.settled)
+    training = Training(drill.request, drill.place, f"killed-{number}", *drill.settled)
     done = 0
     earlier: set[int] = set()
     landed = 0
-    for aim, way in zip(aims(drill.rng, len(left), last), left, strict=True):
-        hit = _attempt(drill, training, max(aim, landed + 1), way, earlier)
-        if hit is None:
-            drill.tell(f"  {way.text} at step {aim} came too late: the training had ended. Once more, earlier.")
+    for aim, mode in zip(aims(drill.rng, len(left), last), left, strict=True):
+        kill = _attempt(drill, training, max(aim, landed + 1), mode, earlier)
+        if kill is None:
+            drill.report(f"  {mode.text} at step {aim} came too late: the training had ended. Once more, earlier.")
             break
-        drill.hits.append(hit)
-        landed, done = hit.landed, done + 1
-        drill.tell(f"  {_told(hit)}")
+        drill.kills.append(kill)
+        landed, done = kill.landed, done + 1
+        drill.report(f"  {_kill_text(kill)}")
     else:
         _finish(drill, training)
     _compare(drill, training, number)
     return left[done:]
 
 
-def _attempt(drill: _Drill, training: Training, aim: int, way: KillMode, earlier: set[int]) -> Kill | None:
+def _attempt(drill: _Drill, training: Training, aim: int, mode: KillMode, earlier: set[int]) -> Kill | None:
     """Start or go on with the training and kill it at `aim`; None where it finished all the same."""
     process = training.start()
     with ended_with_us(process):
@@ -146,17 +148,17 @@ def _attempt(drill: _Drill, training: Training, aim: int, way: KillMode, earlier
         except TimeoutError as e:
             raise training.failure(str(e)) from e
         if landed is not None:
-            attempt.kill(way)
+            attempt.kill(mode)
         status = _ended(training, process)
     earlier.update(attempt.ranks.values())
     if status == 0:
         training.check_finished(status)
         return None
-    if landed is None or status != way.exit_status:
-        after = "" if landed is None else f" after {way.text}, which gives {way.exit_status}"
+    if landed is None or status != mode.exit_status:
+        after = "" if landed is None else f" after {mode.text}, which gives {mode.exit_status}"
         raise training.failure(f"ended with status {status}{after}")
     found = continuation(training.plan, verify=False)
-    return Kill(aim, landed, way, found.step if found else None)
+    return Kill(aim, landed, mode, found.step if found else None)
 
 
 def _ended(training: Training, process: subprocess.Popen[bytes]) -> int:
@@ -169,7 +171,7 @@ def _ended(training: Training, process: subprocess.Popen[bytes]) -> int:
 def _finish(drill: _Drill, training: Training) -> None:
     """The last attempt, which nobody kills."""
     took_s = training.complete()
-    drill.tell(f"  went on to its end, {took_s:.1f} s")
+    drill.report(f"  went on to its end, {took_s:.1f} s")
 
 
 def _compare(drill: _Drill, training: Training, number: int) -> None:
@@ -197,6 +199,6 @@ def _check_length(steps: int, kills: int) -> None:
         )
 
 
-def _told(hit: Kill) -> str:
-    goes_on = "from the start: no checkpoint yet" if hit.resumed_at is None else f"from step {hit.resumed_at}"
-    return f"step {hit.landed} (aimed at {hit.aim}): {hit.way.text}, goes on {goes_on}"
+def _kill_text(kill: Kill) -> str:
+    goes_on = "from the start: no checkpoint yet" if kill.resumed_at is None else f"from step {kill.resumed_at}"
+    return f"step {kill.landed} (aimed at {kill.aim}): {kill.mode.text}, goes on {goes_on}"

@@ -20,7 +20,7 @@ def recorded(uri: str, killed: RunDir, num_trainings: int) -> Check:
     known = read_delivered(killed)
     if not known.delivered or known.run_id is None:
         why = known.problem or "it is still being delivered"
-        return Check("MLflow", is_same=False, told=f"not delivered: {why}")
+        return Check("MLflow", is_same=False, detail=f"not delivered: {why}")
     path = sqlite_path(uri)
     assert path is not None
     with reading(path) as store:
@@ -29,9 +29,9 @@ def recorded(uri: str, killed: RunDir, num_trainings: int) -> Check:
         trained = (row for row in rows if not row[1].startswith("system/"))  # no two machines are as busy
         values = Counter((step, key, "nan" if is_nan else value.hex()) for step, key, value, is_nan in trained)
     if len(runs) != num_trainings:
-        return Check("MLflow", is_same=False, told=f"{len(runs)} runs of {num_trainings} trainings")
+        return Check("MLflow", is_same=False, detail=f"{len(runs)} runs of {num_trainings} trainings")
     if runs[known.run_id] != "FINISHED":
-        return Check("MLflow", is_same=False, told=f"the run is {runs[known.run_id]}, not FINISHED")
+        return Check("MLflow", is_same=False, detail=f"the run is {runs[known.run_id]}, not FINISHED")
     return metrics("MLflow", Counter({_as_in_mlflow(value): n for value, n in journalled(killed).items()}), values)
 
 

@@ -32,7 +32,7 @@ _PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that a process gets when its parent is killed, so that a dead drill leaves no training.
 
 Set between fork and exec, which is safe as the drill has no threads then."""
-_TOLD_LINES = 12
+_LOG_LINES = 12
 _SPARE_S = 60.0
 
 
@@ -83,18 +83,18 @@ def place_in(root: Path) -> Iterator[DrilledSweep]:
 class Training:
     """One planned training; `start` begins it, and goes on with it after it was interrupted."""
 
-    def __init__(self, asked: DrillRequest, place: DrilledSweep, name: str, *more: str) -> None:
+    def __init__(self, request: DrillRequest, place: DrilledSweep, name: str, *more: str) -> None:
         here = [f"run.root='{place.path / name}'", "launch.progress=none", *more]
-        self.plan = asked.plan(*here)
+        self.plan = request.plan(*here)
         if self.plan.tracking_uri:
             here.append(f"tracking.uri='{own_store(place.path)}'")
-            self.plan = asked.plan(*here)
+            self.plan = request.plan(*here)
         self.run = RunDir(Path(self.plan.run_dir))
         self.log = place.path / f"{name}.log"
-        self._project = asked.composer.project
+        self._project = request.composer.project
         self._arguments = self.log.with_suffix(".arguments")
         """A file, as everybody can read what is on a command line."""
-        write_atomic(self._arguments, json.dumps([*asked.flags, *asked.overrides, *here]), mode=0o600)
+        write_atomic(self._arguments, json.dumps([*request.flags, *request.overrides, *here]), mode=0o600)
 
     def start(self) -> subprocess.Popen[bytes]:
         """Its supervisor, at work."""
@@ -112,12 +112,12 @@ class Training:
 
     def complete(self) -> float:
         """Run it to its end; the seconds that it took. ConfigError or JobFailed where it does not finish."""
-        began = time.monotonic()
+        started_at = time.monotonic()
         process = self.start()
         with ended_with_us(process):
             status = process.wait()
         self.check_finished(status)
-        return time.monotonic() - began
+        return time.monotonic() - started_at
 
     def check_finished(self, status: int) -> None:
         """ConfigError for a mistake that only the job could find, JobFailed where it has otherwise not finished."""
@@ -137,7 +137,7 @@ class Training:
 
     def last_words(self) -> str:
         """The end of what it printed."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-_TOLD_LINES:])
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
 
     def patience_s(self) -> float:
         """How long a training that was told to end may take for it."""

@@ -14,9 +14,9 @@ Node = tuple[tuple[int, ...], ...]
 def read_nodes(allowed: frozenset[int], system: Path = Path("/sys/devices/system")) -> tuple[Node, ...]:
     """The memory nodes of this machine with the `allowed` cores; one node of single cores where nothing is told."""
     lists = sorted(system.glob("node/node[0-9]*/cpulist"), key=lambda path: int(path.parent.name.removeprefix("node")))
-    told = [parse_cpulist(path.read_text()) & allowed for path in lists]
-    rest = allowed - frozenset().union(*told)
-    return tuple(_physical(cores, system) for cores in [*told, rest] if cores)
+    nodes = [parse_cpulist(path.read_text()) & allowed for path in lists]
+    rest = allowed - frozenset().union(*nodes)
+    return tuple(_physical(cores, system) for cores in [*nodes, rest] if cores)
 
 
 def _physical(cores: frozenset[int], system: Path) -> Node:

@@ -41,11 +41,11 @@ class LockHolder:
         return f"process {self.pid} of {self.user} ({self.run_dir})" if self.pid else "a process that does not say more"
 
 
-UNTOLD = LockHolder(0, "", "", "", 1)
+UNKNOWN = LockHolder(0, "", "", "", 1)
 """Who holds a slot without a word, on a full disk."""
 
 
-def slots_dir(environment: Mapping[str, str] = os.environ) -> Path:
+def locks_dir(environment: Mapping[str, str] = os.environ) -> Path:
     """The directory of this machine's slots."""
     return Path(environment.get("HPCEXP_SLOTS") or SLOTS)
 
@@ -166,7 +166,7 @@ def _read(fd: int) -> LockHolder:
         host, user, run_dir = (_printable(said[key]) for key in ("host", "user", "run_dir"))
         return LockHolder(int(said["pid"]), host, user, run_dir, int(said["share"]))
     except (ValueError, KeyError, TypeError):
-        return UNTOLD
+        return UNKNOWN
 
 
 def _printable(value: object) -> str:

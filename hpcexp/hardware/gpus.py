@@ -87,35 +87,35 @@ def _nvml_gpus(nvml: Any) -> Iterator[Gpu]:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         gpu = _nvml_gpu(nvml, index, handle, handle)
         yield gpu
-        if (_asked(nvml, "nvmlDeviceGetMigMode", handle) or [0])[0]:
-            for number in range(_asked(nvml, "nvmlDeviceGetMaxMigDeviceCount", handle) or 0):
-                instance = _asked(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", handle, number)
+        if (_queried(nvml, "nvmlDeviceGetMigMode", handle) or [0])[0]:
+            for number in range(_queried(nvml, "nvmlDeviceGetMaxMigDeviceCount", handle) or 0):
+                instance = _queried(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", handle, number)
                 if instance is not None:
                     yield _nvml_gpu(nvml, index, instance, handle)
 
 
 def _nvml_gpu(nvml: Any, index: int, handle: Any, whole: Any) -> Gpu:
     """What NVML says of a device; `whole` is the GPU that a MIG instance is of."""
-    memory = _asked(nvml, "nvmlDeviceGetMemoryInfo", handle)
-    rates = _asked(nvml, "nvmlDeviceGetUtilizationRates", handle)
-    processes = _asked(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or ()
-    words = _asked(nvml, "nvmlDeviceGetCpuAffinity", whole, 64) or ()
-    milliwatts = _asked(nvml, "nvmlDeviceGetPowerUsage", whole)
+    memory = _queried(nvml, "nvmlDeviceGetMemoryInfo", handle)
+    rates = _queried(nvml, "nvmlDeviceGetUtilizationRates", handle)
+    processes = _queried(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or ()
+    words = _queried(nvml, "nvmlDeviceGetCpuAffinity", whole, 64) or ()
+    milliwatts = _queried(nvml, "nvmlDeviceGetPowerUsage", whole)
     return Gpu(
         index,
-        _asked(nvml, "nvmlDeviceGetUUID", handle) or "",
-        _asked(nvml, "nvmlDeviceGetName", handle) or "",
+        _queried(nvml, "nvmlDeviceGetUUID", handle) or "",
+        _queried(nvml, "nvmlDeviceGetName", handle) or "",
         memory and memory.free,
         memory and memory.total,
         rates and rates.gpu,
         tuple(GpuProcess(p.pid, p.usedGpuMemory) for p in processes),
         frozenset(64 * n + bit for n, word in enumerate(words) for bit in range(64) if word >> bit & 1),
-        _asked(nvml, "nvmlDeviceGetCudaComputeCapability", whole),
+        _queried(nvml, "nvmlDeviceGetCudaComputeCapability", whole),
         None if milliwatts is None else milliwatts / 1000,
     )
 
 
-def _asked(nvml: Any, function: str, *arguments: Any) -> Any:
+def _queried(nvml: Any, function: str, *arguments: Any) -> Any:
     """NVML's answer; None where this device, driver or user does not get one."""
     try:
         return getattr(nvml, function)(*arguments)

@@ -15,7 +15,7 @@ from typing import Any
 
 from hpcexp.errors import RunError
 from hpcexp.hardware.cpus import cores_text, job_cores, rank_cores, read_nodes
-from hpcexp.hardware.device_locks import DeviceLocks, LockHolder, has_room, slots, slots_dir
+from hpcexp.hardware.device_locks import DeviceLocks, LockHolder, has_room, locks_dir, slots
 from hpcexp.hardware.gpus import Gpu, by_load, can_compute, gpu_text, processes_text
 from hpcexp.hardware.machine import cores, gpus_now
 from hpcexp.plan import Plan
@@ -113,10 +113,10 @@ def leased(plan: Plan, look: Look = gpus_now, *, is_one_of_many: bool = False) -
         except OSError as e:
             if request.on_gpus or request.needs_cores:
                 raise RunError(
-                    f"Devices cannot be leased in {slots_dir()}: {e.strerror}.\nIt keeps two jobs off one device.\n"
+                    f"Devices cannot be leased in {locks_dir()}: {e.strerror}.\nIt keeps two jobs off one device.\n"
                     "Fix: HPCEXP_SLOTS=DIRECTORY in the environment, one on this machine that all its users may write."
                 ) from e
-            why = f"Cores cannot be leased in {slots_dir()} ({e.strerror}): the job uses any core."
+            why = f"Cores cannot be leased in {locks_dir()} ({e.strerror}): the job uses any core."
             got = DeviceLease(plan.topology.device_ids, None, (why,))
         yield got
 
@@ -125,10 +125,10 @@ def would_lease(plan: Plan, look: Look = gpus_now) -> str:
     """What the job would get now, for people; nothing is taken."""
     request = DeviceRequest(plan, look)
     try:
-        with slots(slots_dir(), create=False) as shared:
+        with slots(locks_dir(), create=False) as shared:
             holders = shared.holders() if shared else {}
     except OSError as e:
-        return f"unknown: {slots_dir()}: {e.strerror}"
+        return f"unknown: {locks_dir()}: {e.strerror}"
     if request.on_gpus:
         gpus = look()
         chosen, blocked = choose_gpus(request, gpus, holders)
@@ -144,10 +144,10 @@ def would_lease(plan: Plan, look: Look = gpus_now) -> str:
 def leases_text() -> str:
     """All jobs of this machine that hold slots, and which, a line each."""
     try:
-        with slots(slots_dir(), create=False) as shared:
+        with slots(locks_dir(), create=False) as shared:
             holders = shared.holders() if shared else {}
     except OSError as e:
-        return f"{slots_dir()}: {e.strerror}"
+        return f"{locks_dir()}: {e.strerror}"
     jobs: dict[LockHolder, list[str]] = {}
     for device, on in holders.items():
         for holder in on:
@@ -167,7 +167,7 @@ def _lease(request: DeviceRequest, held: ExitStack) -> DeviceLease:
     topology, deadline = request.plan.topology, time.monotonic() + SETTLE_S
     while True:
         gpus = request.look() if request.on_gpus else ()
-        with slots(slots_dir()) as shared:
+        with slots(locks_dir()) as shared:
             assert shared is not None
             holders = shared.holders()
             chosen, blocked = choose_gpus(request, gpus, holders) if request.on_gpus else (topology.device_ids, [])
@@ -246,10 +246,10 @@ def _conflict(request: DeviceRequest, position: int, gpu: Gpu, jobs: Sequence[Lo
 def _taken_text(request: DeviceRequest, blocked: Sequence[DeviceConflict]) -> str:
     devices = request.hardware["devices"]
     shown = "[" + ",".join(map(str, devices)) + "]" if isinstance(devices, list) else devices
-    told = "\n".join(f"{conflict.text}." for conflict in blocked)
+    reasons = "\n".join(f"{conflict.text}." for conflict in blocked)
     force = "; hardware.force=true takes them from those that are not hpcexp's" if _is_foreign(blocked) else ""
     return (
-        f"hardware.devices={shown}: not enough GPUs are free.\n{told}\n"
+        f"hardware.devices={shown}: not enough GPUs are free.\n{reasons}\n"
         "A GPU is one job's, unless hardware.share of every job on it says that it bears more.\n"
         f"Fix: wait, hardware.devices=… with other or fewer GPUs, or hardware.share={request.share + 1}{force}."
     )

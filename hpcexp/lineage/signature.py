@@ -25,7 +25,7 @@ def signature(
 ) -> str:
     """Hex SHA-256 of the experiment's identity. `code` and `data` are digests."""
     facts = {
-        "config": asked(config, topology),
+        "config": identity_config(config, topology),
         "devices": [topology.accelerator, topology.world_size, topology.strategy],
         "length": [batch and asdict(batch), steps and asdict(steps)],
         "code": code,
@@ -34,7 +34,7 @@ def signature(
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def asked(config: dict[str, Any], topology: Topology) -> dict[str, Any]:
+def identity_config(config: dict[str, Any], topology: Topology) -> dict[str, Any]:
     """The part of a configuration that decides on the result."""
     # Options of what holds ranks together have nothing to do where there is one.
     left_out = WHERE_AND_HOW | ({"strategy"} if topology.strategy == "single" else frozenset())

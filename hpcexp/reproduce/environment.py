@@ -15,7 +15,7 @@ import hpcexp
 from hpcexp.errors import RunError
 from hpcexp.runs.records import EnvironmentFacts
 
-_TOLD_LINES = 6
+_LOG_LINES = 6
 
 
 def built(recorded: EnvironmentFacts | None, place: Path, project: Path) -> Path:
@@ -72,7 +72,7 @@ def _done(command: list[str]) -> None:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return
-    said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-_TOLD_LINES:])
+    said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-_LOG_LINES:])
     raise RunError(
         f"The run's environment cannot be built:\n{said}\n"
         "Fix: point pip at an index that has it (versions as 2.8.0+cpu: "

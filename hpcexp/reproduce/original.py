@@ -14,7 +14,7 @@ from hpcexp.errors import RunError, listed
 from hpcexp.files.documents import parse_yaml
 from hpcexp.files.untrusted import UnreadableFileError, sha256_of
 from hpcexp.lineage.manifest import last_record
-from hpcexp.lineage.signature import asked, signature
+from hpcexp.lineage.signature import identity_config, signature
 from hpcexp.plan import Plan, load_whole
 from hpcexp.redaction import MASK
 from hpcexp.rundir import RunDir
@@ -75,7 +75,7 @@ def opened(run: RunDir, steps: int | None) -> Original:
     return Original(run, plan, code, min(made, steps or made), is_whole=is_whole)
 
 
-def begun_with(run: RunDir) -> CheckpointOrigin | None:
+def checkpoint_origin(run: RunDir) -> CheckpointOrigin | None:
     """The checkpoint of another run that this one began with (`run.resume_from`); None where it began anew."""
     return read(run.lineage / "origin.json", OriginFacts).initialised_from
 
@@ -93,7 +93,7 @@ def _with_secrets(run: RunDir) -> Plan:
         plan = load_whole(run)
     except UnreadableFileError as e:
         raise RunError(f"{run.secrets} can be read by its owner alone.\nFix: let the owner reproduce the run.") from e
-    masked = [name for name, value in flatten(asked(plan.config, plan.topology)).items() if value == MASK]
+    masked = [name for name, value in flatten(identity_config(plan.config, plan.topology)).items() if value == MASK]
     if not masked:
         return plan
     raise RunError(f"The values of {listed(masked)} are secret, and {run.secrets} is gone.\nFix: have that file back.")
@@ -109,7 +109,7 @@ def _config(original: Original) -> Part:
     Looked for only where the signature is of something else, as overrides may be written in many ways.
     """
     plan = original.plan
-    here = flatten(asked(plan.config, plan.topology))
+    here = flatten(identity_config(plan.config, plan.topology))
     code, data = plan.lineage.get("code.digest", ""), plan.data.fingerprint if plan.data else ""
     anew = signature(plan.config, plan.topology, plan.batch, plan.steps, code=code, data=data)
     if plan.signature == anew:
@@ -151,9 +151,9 @@ def _check_origin(run: RunDir, plan: Plan) -> None:
     """RunError where the checkpoint that it began with is not there any more."""
     if not plan.config["run"].get("resume_from"):
         return
-    begun = begun_with(run)
-    checkpoint = Path(begun.checkpoint if begun else plan.config["run"]["resume_from"])
-    if begun and read_checksum(checkpoint) == begun.crc32:
+    origin = checkpoint_origin(run)
+    checkpoint = Path(origin.checkpoint if origin else plan.config["run"]["resume_from"])
+    if origin and read_checksum(checkpoint) == origin.crc32:
         return
     raise RunError(
         f"{run.path} began with {checkpoint} (run.resume_from), which is not there any more as it was.\n"

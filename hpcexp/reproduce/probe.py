@@ -24,8 +24,8 @@ from hpcexp.targets.static_check import arguments
 def main() -> None:
     """Print it; what the user's code prints goes elsewhere."""
     with contextlib.redirect_stdout(sys.stderr):
-        told = found(RunDir(Path(sys.argv[1])), Path.cwd())
-    print(json.dumps(told))
+        findings = found(RunDir(Path(sys.argv[1])), Path.cwd())
+    print(json.dumps(findings))
 
 
 def found(run: RunDir, project: Path) -> dict[str, Any]:
@@ -36,8 +36,8 @@ def found(run: RunDir, project: Path) -> dict[str, Any]:
     files = {str(file): sha256(file) for file in _files(then.code or {}, [project, *map(Path, sys.path)])}
     here = replace(plan, sources=files, data=facts, lineage={**plan.lineage, "project": str(project)})
     now = facts_now(here, then)
-    told = {"code": now.code, "packages": now.packages, "data": now.data, "notes": now.notes}
-    return {**told, "facts": facts and asdict(facts), "problems": problems}
+    findings = {"code": now.code, "packages": now.packages, "data": now.data, "notes": now.notes}
+    return {**findings, "facts": facts and asdict(facts), "problems": problems}
 
 
 def _files(names: Iterable[str], places: list[Path]) -> Iterable[Path]:

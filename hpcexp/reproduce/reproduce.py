@@ -28,7 +28,7 @@ from hpcexp.runs.records import DataRecord, EnvironmentFacts, HardwareFacts, Imp
 
 _NAMED = 10
 """Files that are named in a message."""
-_TOLD_LINES = 12
+_LOG_LINES = 12
 _PROBE = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); from hpcexp.reproduce import probe; del sys.path[0]; probe.main()"
 )
@@ -56,11 +56,11 @@ class ReproduceReport:
     """What is the same and what is known to differ."""
 
 
-Tell = Callable[[Original, Code, Sequence[Part], Path | None], None]
+Announce = Callable[[Original, Code, Sequence[Part], Path | None], None]
 """Hears what is going to be trained, and where it is kept, if it is."""
 
 
-def reproduce(original: Original, request: ReproduceRequest, tell: Tell) -> ReproduceReport:
+def reproduce(original: Original, request: ReproduceRequest, announce: Announce) -> ReproduceReport:
     """Train the run again and compare. RunError where that cannot be done."""
     run = original.run
     check_devices(original.plan)
@@ -73,7 +73,7 @@ def reproduce(original: Original, request: ReproduceRequest, tell: Tell) -> Repr
             python = str(built(recorded, place / "environment", code.project))
         parts = _looked(original, code, place, python)
         _check(original, code, parts, as_is=request.as_is)
-        tell(original, code, parts, place if request.keep else None)
+        announce(original, code, parts, place if request.keep else None)
         again = rerun(original, code, place, python)
         rtol = RTOL[original.plan.config["trainer"]["precision"]] if request.rtol is None else request.rtol
         parts += _imported(run, again)
@@ -89,7 +89,7 @@ def _looked(original: Original, code: Code, place: Path, python: str) -> list[Pa
     env = code.environment(os.environ)
     done = subprocess.run(command, cwd=code.project, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = "\n".join(done.stderr.strip().splitlines()[-_TOLD_LINES:])
+        said = "\n".join(done.stderr.strip().splitlines()[-_LOG_LINES:])
         raise RunError(f"What {original.name} would find cannot be told:\n{said}\nFix: what is said last.")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if found["problems"]:
@@ -111,7 +111,8 @@ def _check(original: Original, code: Code, parts: Sequence[Part], *, as_is: bool
     differing, number = by_name["code"].differing, len(by_name["code"].differing)
     if differing and not as_is:
         raise RunError(
-            f"The code is not that of {original.name} ({code.told}): {number} of {number + by_name['code'].num_same} "
+            f"The code is not that of {original.name} ({code.description}): "
+            f"{number} of {number + by_name['code'].num_same} "
             f"files differ.\n{_files(differing)}\n{_why(original, code, differing)}"
         )
     if gone := {name: both for name, both in by_name["data"].differing.items() if both[1] == NOTHING}:
@@ -121,12 +122,12 @@ def _check(original: Original, code: Code, parts: Sequence[Part], *, as_is: bool
 
 def _why(original: Original, code: Code, differing: dict[str, tuple[str, str]]) -> str:
     left_out = original.code.left_out if original.code else {}
-    told = [f"The patch leaves out {name}: {why}." for name, why in left_out.items()]
+    description = [f"The patch leaves out {name}: {why}." for name, why in left_out.items()]
     if all(name.startswith("hpcexp/") for name in differing):
         version = original.plan.lineage.get("version.hpcexp")
         return f"The run is of another hpcexp ({version}).\nFix: install that one; --as-is trains with this one."
     fix = "put them beside" if code.is_restored else "put back what they were"
-    return "\n".join([*told[:_NAMED], f"Fix: {fix}; --as-is trains with what there is."])
+    return "\n".join([*description[:_NAMED], f"Fix: {fix}; --as-is trains with what there is."])
 
 
 def _files(differing: dict[str, tuple[str, str]]) -> str:

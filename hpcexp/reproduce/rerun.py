@@ -22,7 +22,7 @@ from hpcexp.launch.provenance.capture import Capture
 from hpcexp.launch.supervisor.lifecycle import run_here
 from hpcexp.plan import Plan
 from hpcexp.rank_protocol import RankEnv
-from hpcexp.reproduce.original import Original, begun_with
+from hpcexp.reproduce.original import Original, checkpoint_origin
 from hpcexp.reproduce.workspace import Code
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import EnvironmentFacts, read_or_none
@@ -34,7 +34,7 @@ _STEERING = re.compile(
     "|TZ$|LANG$|LC_ALL$"
 )
 """Variables that steer what is computed, but for the threads, which the plan says; others tell where."""
-_TOLD_LINES = 12
+_LOG_LINES = 12
 
 
 class _Nothing(Capture):
@@ -73,12 +73,12 @@ def check_devices(plan: Plan) -> None:
     if here >= topology.world_size:
         return
     kind = "GPU" if on_gpus else "CPU core"
-    asked = f"{topology.world_size} {kind}{'s' * (topology.world_size > 1)}"
+    devices = f"{topology.world_size} {kind}{'s' * (topology.world_size > 1)}"
     has = "no GPU" if on_gpus and not here else f"{here} {kind}{'s' * (here > 1)}"
     raise RunError(
-        f"The run had {asked}, a rank on each; this machine has {has}, and other devices or another number of ranks "
+        f"The run had {devices}, a rank on each; this machine has {has}, and other devices or another number of ranks "
         "round otherwise.\n"
-        f"Fix: a machine with {asked}; `hpcexp drill devices` holds different numbers against each other."
+        f"Fix: a machine with {devices}; `hpcexp drill devices` holds different numbers against each other."
     )
 
 
@@ -103,7 +103,7 @@ def rerun(original: Original, code: Code, place: Path, python: str = sys.executa
     if outcome.exit == 2:
         raise ConfigError(outcome.cause)
     log = run.rank_log(0)
-    words = "\n".join(log.read_text(errors="replace").splitlines()[-_TOLD_LINES:]) if log.is_file() else ""
+    words = "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:]) if log.is_file() else ""
     raise JobFailed(f"The rerun failed: {outcome.cause}\n{words}")
 
 
@@ -115,8 +115,8 @@ def plan_of(original: Original, code: Code, place: Path) -> Plan:
     config["hardware"] |= {"devices": topology.world_size, "num_nodes": 1}
     config["launch"] = {**config["launch"], "_target_": "hpcexp.launch.launchers.local.Local"}
     config["tracking"] |= {"system_every_s": None}
-    if begun := begun_with(original.run):
-        config["run"] |= {"resume_from": str(Path(begun.checkpoint).parent.parent)}
+    if origin := checkpoint_origin(original.run):
+        config["run"] |= {"resume_from": str(Path(origin.checkpoint).parent.parent)}
     return replace(
         plan,
         config=config,
@@ -140,9 +140,9 @@ def _starter(original: Original, code: Code, python: str) -> Callable[[Start], P
         start = start_warm
     limit = RankEnv(last_step=original.until).to_environ()
 
-    def begin(asked: Start) -> Process:
-        env = {name: value for name, value in asked.env.items() if name in then or name not in now}
-        return start(replace(asked, env={**code.environment(env), **then, **limit}))
+    def begin(devices: Start) -> Process:
+        env = {name: value for name, value in devices.env.items() if name in then or name not in now}
+        return start(replace(devices, env={**code.environment(env), **then, **limit}))
 
     return begin
 

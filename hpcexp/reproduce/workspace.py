@@ -17,7 +17,7 @@ from hpcexp.files.locks import held, held_within
 from hpcexp.files.untrusted import member_path, read_text, sha256_of
 from hpcexp.launch.base.polling import signals_caught
 from hpcexp.lineage.git import git_command
-from hpcexp.lineage.signature import asked
+from hpcexp.lineage.signature import identity_config
 from hpcexp.reproduce.original import Original
 from hpcexp.runs.records import DataRecord, read
 from hpcexp.tracking.mlflow.description import flatten
@@ -38,7 +38,7 @@ class Code:
 
     project: Path
     """Where the job stands."""
-    told: str
+    description: str
     """What it is."""
     is_restored: bool
     """Whether it is a copy of what was; otherwise it is what is there now."""
@@ -120,8 +120,8 @@ def code_of(original: Original, place: Path, *, as_is: bool, keep: bool, search:
         project = copy / below
         link_data(original, [top / below, Path(original.plan.lineage["project"])], project)
         how = "" if patch is None else " and its patch" if is_whole else " without its patch"
-        told = f"commit {commit[:12]}{how}"
-        yield Code(project, told, is_restored=True, first=tuple(_counterparts(search, top, copy)))
+        description = f"commit {commit[:12]}{how}"
+        yield Code(project, description, is_restored=True, first=tuple(_counterparts(search, top, copy)))
     finally:
         if not keep:
             with signals_caught():
@@ -133,7 +133,7 @@ def link_data(original: Original, projects: Iterable[Path], place: Path) -> None
     plan, data = original.plan, read(original.run.lineage / "data.json", DataRecord)
     then = Path(plan.lineage["project"])
     files = (file.path for file in data.files)
-    named = {*files, *flatten(asked(plan.config, plan.topology)).values()}
+    named = {*files, *flatten(identity_config(plan.config, plan.topology)).values()}
     for name in sorted(named):
         path = Path(os.path.normpath(name))
         if path.is_absolute():
@@ -157,10 +157,10 @@ def _exists(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a name that is too long
 
 
-def _present(original: Original, told: str) -> Code:
+def _present(original: Original, description: str) -> Code:
     """The code that stands where the run's did, or here."""
     then = Path(original.plan.lineage["project"])
-    return Code(then if then.is_dir() else Path.cwd(), told, is_restored=False)
+    return Code(then if then.is_dir() else Path.cwd(), description, is_restored=False)
 
 
 def _repository(original: Original, commit: str) -> tuple[Path, Path]:

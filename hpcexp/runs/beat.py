@@ -42,9 +42,9 @@ class Beat:
         self._is_over = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, told: Mapping[str, Any]) -> None:
+    def start(self, facts: Mapping[str, Any]) -> None:
         """Write the file with what it tells, and keep it young. OSError where that cannot be done."""
-        write_json(self.file, {**told, "timeout_s": self.timeout_s})
+        write_json(self.file, {**facts, "timeout_s": self.timeout_s})
         _drop_probes(self.file.parent)
         self._is_over.clear()
         self._thread = threading.Thread(target=self._go_on, name=f"beat {self.file}", daemon=True)
@@ -104,7 +104,7 @@ def is_probe(path: Path) -> bool:
     return path.name.startswith(_PROBE)
 
 
-def told_in(file: Path) -> dict[str, Any]:
+def read_facts(file: Path) -> dict[str, Any]:
     """What the owner of a beat tells; empty where there is none, or it is damaged."""
     try:
         return _parsed(read_bytes(file, _MAX_BYTES))
@@ -116,11 +116,11 @@ def silence(file: Path) -> Silence | None:
     """How long the owner of a beat has been silent; None where there is no beat."""
     try:
         with open_regular(file) as opened:  # which has NFS fetch its time; stat alone may answer from a cache
-            told, touched = opened.read(_MAX_BYTES), os.fstat(opened.fileno()).st_mtime
+            facts, touched = opened.read(_MAX_BYTES), os.fstat(opened.fileno()).st_mtime
     except (OSError, RunError):
         return None
     now = _now(file.parent)
-    return Silence((time.time() if now is None else now) - touched, _timeout_s(told), now is not None)
+    return Silence((time.time() if now is None else now) - touched, _timeout_s(facts), now is not None)
 
 
 def _now(directory: Path) -> float | None:
@@ -145,17 +145,17 @@ def _drop_probes(directory: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
-def _timeout_s(told: bytes) -> float:
+def _timeout_s(facts: bytes) -> float:
     """Within which time the owner has promised to touch the file again."""
     least, most = _BOUNDS_S
-    seconds = _parsed(told).get("timeout_s")
+    seconds = _parsed(facts).get("timeout_s")
     if not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124 - NaN is not itself
         return TIMEOUT_S
     return float(min(max(seconds, least), most))
 
 
-def _parsed(told: bytes) -> dict[str, Any]:
+def _parsed(facts: bytes) -> dict[str, Any]:
     try:
-        return decode(told.decode(), dict[str, Any])
+        return decode(facts.decode(), dict[str, Any])
     except ValueError:
         return {}

@@ -50,12 +50,12 @@ def unmarked(run: RunDir, names: Iterable[str]) -> list[str]:
     """Which of the run's files are not as they were when this user made it. A file that is not there names nothing."""
     present = [name for name in names if (run.path / name).exists()]
     try:
-        key, told = _key(), read_plain(run.mark)
+        key, recorded = _key(), read_plain(run.mark)
     except (OSError, RunError):
         return present
     if key is None:
         return present
-    return [name for name in present if not hmac.compare_digest(str(told.get(name)), _digest(key, run, name))]
+    return [name for name in present if not hmac.compare_digest(str(recorded.get(name)), _digest(key, run, name))]
 
 
 def _digest(key: bytes, run: RunDir, name: str) -> str:
@@ -70,11 +70,11 @@ def _key(*, is_to_be_made: bool = False) -> bytes | None:
     if is_to_be_made and not file.exists():
         _make(file)
     try:
-        told = file.lstat()
+        recorded = file.lstat()
         key = read_bytes(file, _KEY_BYTES)
     except FileNotFoundError:
         return None
-    is_own = told.st_uid == os.geteuid() and not told.st_mode & 0o077
+    is_own = recorded.st_uid == os.geteuid() and not recorded.st_mode & 0o077
     return key if is_own and len(key) == _KEY_BYTES else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 MAX_LENGTH = 96
 SIGNATURE_LENGTH = 8
-_UNTOLD = (
+_UNNAMED = (
     "experiment",
     "seed",
     "run",
@@ -22,16 +22,16 @@ _UNTOLD = (
 
 
 def run_name(overrides: Iterable[str], seed: int, signature: str, label: str) -> str:
-    """`lr=0.01,model=cnn-s1-1f3a5c7e`; `base` stands where nothing was overridden."""
-    told = [_short(o) for o in overrides if _is_told(o)]
-    words = _legal(",".join(told) or "base")
+    """`lr=0.01,model=cnn-s1-1f3a5c7e`; `base` where nothing was overridden."""
+    named = [_short(o) for o in overrides if _is_named(o)]
+    words = _legal(",".join(named) or "base")
     head = f"{_legal(label)}-{words}" if label else words
     return f"{head[:MAX_LENGTH]}-s{seed}-{signature[:SIGNATURE_LENGTH]}"
 
 
-def _is_told(override: str) -> bool:
+def _is_named(override: str) -> bool:
     key = override.lstrip("+~").partition("=")[0]
-    return not any(key == u or key.startswith(f"{u}.") for u in _UNTOLD)
+    return not any(key == u or key.startswith(f"{u}.") for u in _UNNAMED)
 
 
 def _short(override: str) -> str:

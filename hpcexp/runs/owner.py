@@ -43,7 +43,7 @@ class Owner:
         host = socket.gethostname() if record.host is None else record.host
         return cls(host, record.pid, record.boot, record.spaces, record.ticks, record.token)
 
-    def told(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """The fields of a record that names it."""
         return asdict(self)
 

@@ -420,7 +420,7 @@ class LedgerLine(Struct, frozen=True, kw_only=True):
     """A line of `jobs.jsonl`."""
 
     job: Annotated[int, Meta(ge=1, le=2**53)]
-    asked: list[str]
+    overrides: list[str]
     base: list[str] = []
     trial: Count | None = None
     signature: str

@@ -15,7 +15,7 @@ from hpcexp.sweep.engine.driver import Policy
 from hpcexp.sweep.engine.planning import check_in_worker, planned_all
 from hpcexp.sweep.engine.session import PlannedJob, Session, Setting
 from hpcexp.sweep.spec.search_problems import unfit
-from hpcexp.sweep.spec.spec import Axis, Choices, Objective, Spec, asked_by
+from hpcexp.sweep.spec.spec import Axis, Choices, Objective, Spec, combinations
 from hpcexp.sweep.spec.values import typed_value
 
 SETTLE_S = 10.0
@@ -35,13 +35,13 @@ def run_sweep(
     `shared`: overrides of Hydra's own node. `in_words`: a problem as whoever asked would name it.
     """
     plans = planned_jobs(composer, spec, command, shared, in_words)
-    asked = asked_of(spec)
-    check_in_worker(plans, asked)
+    overrides = job_overrides(spec)
+    check_in_worker(plans, overrides)
     setting = Setting(composer.project, masked_command(command), policy, None if spec.search else len(plans))
     session = Session(spec, setting, plans[0])
     with session.opened():
         if spec.search is None:
-            session.run_all([PlannedJob(job, plan) for job, plan in zip(asked, plans, strict=True)])
+            session.run_all([PlannedJob(job, plan) for job, plan in zip(overrides, plans, strict=True)])
         else:
             _search(Many(composer, shared), session, plans[0], command)
     print(f"\n{session.answer()}", flush=True)
@@ -57,7 +57,7 @@ def planned_jobs(
 ) -> list[Plan]:
     """The plans of all jobs, of a search those at the ends of its space. ConfigError with all that is wrong."""
     plans = planned_all(
-        Many(composer, shared), [[*spec.base, *job] for job in asked_of(spec)], composer.project, command
+        Many(composer, shared), [[*spec.base, *job] for job in job_overrides(spec)], composer.project, command
     )
     first = plans[0].config["trainer"]
     objectives = spec.objectives or (Objective(first["monitor"], first["mode"]),)
@@ -67,10 +67,10 @@ def planned_jobs(
     return plans
 
 
-def asked_of(spec: Spec) -> list[tuple[str, ...]]:
+def job_overrides(spec: Spec) -> list[tuple[str, ...]]:
     """What each job is asked beside the base; of a search, points that have every end and every choice among them."""
     if spec.search is None:
-        return asked_by(spec)
+        return combinations(spec)
     ends = {key: _ends(axis) for key, axis in spec.axes.items()}
     points = itertools.zip_longest(*ends.values())
     return [
@@ -94,8 +94,8 @@ def _search(many: Many, session: Session, first: Plan, command: Sequence[str]) -
 
     spec, project = session.spec, Path(first.lineage["project"])
 
-    def planned(asked: tuple[str, ...]) -> Plan:
-        [plan] = planned_all(many, [[*spec.base, *asked]], project, command)
+    def planned(overrides: tuple[str, ...]) -> Plan:
+        [plan] = planned_all(many, [[*spec.base, *overrides]], project, command)
         return plan
 
     max_epochs = first.config["trainer"]["max_epochs"]

@@ -45,7 +45,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert sync(run.path) is None
     sweep = make_sweep(root)
     sweep.jobs.write_text(
-        json.dumps({"job": 1, "asked": ["optimizer.lr=0.1"], "signature": "a", "run": str(run.path)}) + "\n"
+        json.dumps({"job": 1, "overrides": ["optimizer.lr=0.1"], "signature": "a", "run": str(run.path)}) + "\n"
     )
     end_sweep(sweep, best=run)
     assert sync_sweep(sweep.path, Stores()) is None

@@ -13,7 +13,7 @@ import pytest
 from helpers import Said, ended, start, write_module
 
 from hpcexp.compare.bitwise import Check, compared
-from hpcexp.drill.kills import aims, ways
+from hpcexp.drill.kills import aims, kill_modes
 from hpcexp.drill.settings import Devices, Preempt, split
 from hpcexp.errors import ConfigError
 from hpcexp.files.atomic import write_json
@@ -52,7 +52,7 @@ def test_settings_are_told_from_the_experiments_overrides() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "detail"),
     [
         ("drill.kill=3", "Did you mean 'kills'?"),
         ("drill.kills=many", "drill.kills=many: not a whole number."),
@@ -60,11 +60,11 @@ def test_settings_are_told_from_the_experiments_overrides() -> None:
         ("drill.keep=1", "drill.keep=1: not true or false."),
     ],
 )
-def test_a_wrong_setting_is_named(override: str, told: str) -> None:
+def test_a_wrong_setting_is_named(override: str, detail: str) -> None:
     """With what it should be."""
     with pytest.raises(ConfigError) as caught:
         split(Preempt, [override])
-    assert told in str(caught.value)
+    assert detail in str(caught.value)
 
 
 @pytest.mark.parametrize("devices", ["1", "1,1", "1,zwei", "0,1", ""])
@@ -76,14 +76,14 @@ def test_devices_are_two_different_numbers_or_more(devices: str) -> None:
 
 def test_the_seed_decides_the_kills() -> None:
     """Three are of three kinds; steps rise."""
-    dealt = [(ways(rng, 3, 2), aims(rng, 3, 20)) for rng in (random.Random(5), random.Random(5))]
+    dealt = [(kill_modes(rng, 3, 2), aims(rng, 3, 20)) for rng in (random.Random(5), random.Random(5))]
     assert dealt[0] == dealt[1]
     kinds, steps = dealt[0]
     assert {(signal.SIGTERM, True), (signal.SIGKILL, True), (signal.SIGKILL, False)} == {
         (way.signal, way.rank is None) for way in kinds
     }
     assert sorted(set(steps)) == steps
-    assert 7 == len(ways(random.Random(1), 7, 1))
+    assert 7 == len(kill_modes(random.Random(1), 7, 1))
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_equal_runs_compare_equal(finished: Callable[..., RunDir]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("points", "told"),
+    ("points", "detail"),
     [
         ([(1, 0.5), (2, 0.25), (3, 0.13)], "first at step 3: train/loss 0.125 ≠ 0.13"),
         ([(1, 0.5), (3, 0.125)], "first at step 2: train/loss 0.25 ≠ (missing)"),
@@ -118,15 +118,15 @@ def test_equal_runs_compare_equal(finished: Callable[..., RunDir]) -> None:
     ],
 )
 def test_the_first_value_that_differs_is_named(
-    finished: Callable[..., RunDir], points: list[tuple[int, float]], told: str
+    finished: Callable[..., RunDir], points: list[tuple[int, float]], detail: str
 ) -> None:
     """Another one, a lost one, one that is there twice."""
     whole = finished("whole", {"train/loss": [(1, 0.5), (2, 0.25), (3, 0.125)]})
     killed = finished("killed", {"train/loss": points}, weights_sha256="b" * 64, test={"test/acc": 0.4})
     assert [
-        Check("weights", is_same=False, told="aaaaaaaaaaaa ≠ bbbbbbbbbbbb"),
-        Check("summary", is_same=False, told="test test/acc 0.5 ≠ 0.4"),
-        Check("metrics", is_same=False, told=told),
+        Check("weights", is_same=False, detail="aaaaaaaaaaaa ≠ bbbbbbbbbbbb"),
+        Check("summary", is_same=False, detail="test test/acc 0.5 ≠ 0.4"),
+        Check("metrics", is_same=False, detail=detail),
     ] == compared(whole, killed)
 
 

@@ -202,11 +202,11 @@ def test_a_question_that_a_study_refuses_is_not_kept(hpcexp: Callable[..., Said]
         "search: {sampler: random}\nbudget: {trials: 1}\n"
     )
     assert 0 == hpcexp("sweep", "mine").status
-    before = only_sweep(project).asked.read_text()
+    before = only_sweep(project).definition.read_text()
     said = hpcexp("sweep", "mine", "optimizer.lr=0.01,0.02")
     assert 2 == said.status
     assert "was begun with another space" in said.err
-    assert json.loads(before) == read_plain(only_sweep(project).asked)
+    assert json.loads(before) == read_plain(only_sweep(project).definition)
     assert "edited" not in hpcexp("sweep", "mine").out
 
 
@@ -371,11 +371,11 @@ def test_what_is_damaged_in_a_sweep_is_named_and_mended(hpcexp: Callable[..., Sa
     assert 0 == hpcexp(*asked).status
     place, before = only_sweep(project), numbers(only_sweep(project))
     place.jobs.write_text(place.jobs.read_text()[: -len(place.jobs.read_text()) // 2])
-    place.asked.write_text("{")
+    place.definition.write_text("{")
     for command_line in (asked, ("sweep", "last", "--status")):
         said = hpcexp(*command_line)
         assert 2 == said.status
-        assert f"{place.asked} is damaged" in said.err
-    place.asked.unlink()
+        assert f"{place.definition} is damaged" in said.err
+    place.definition.unlink()
     assert "nothing to do" in hpcexp(*asked).out
     assert before == numbers(place)

@@ -114,7 +114,9 @@ def test_the_damaged_record_of_a_sweep_stops_none_of_its_runs(
     uri = f"sqlite:///{project / 'runs' / 'mlflow.db'}"
     sweep = make_sweep(project / "runs", "lr")
     runs = [finished_run(project / "runs", uri, f"lr-{i}") for i in (1, 2)]
-    lines = [{"job": i, "asked": [f"seed={i}"], "signature": "a", "run": str(r.path)} for i, r in enumerate(runs, 1)]
+    lines = [
+        {"job": i, "overrides": [f"seed={i}"], "signature": "a", "run": str(r.path)} for i, r in enumerate(runs, 1)
+    ]
     sweep.jobs.write_text("".join(json.dumps(line) + "\n" for line in lines))
     end_sweep(sweep, best=runs[0])
     assert 0 == hpcexp("sync", str(runs[0].path)).status

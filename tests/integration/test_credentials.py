@@ -170,7 +170,7 @@ def test_a_server_that_only_a_run_names_gets_no_credentials(
         run.secret_uri.write_text(f"{other.address}\ndigits_mlp\n")
     if way == "sweep":
         sweep = make_sweep(project / "runs")
-        sweep.jobs.write_text(json.dumps({"job": 1, "asked": [], "signature": "a", "run": str(run.path)}) + "\n")
+        sweep.jobs.write_text(json.dumps({"job": 1, "overrides": [], "signature": "a", "run": str(run.path)}) + "\n")
         end_sweep(sweep, best=run)
     said = hpcexp("sync")
     assert other.requests

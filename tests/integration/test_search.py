@@ -65,7 +65,7 @@ def test_every_rank_of_every_trial_trains_what_was_asked(hpcexp: Callable[..., S
     entries = [json.loads(line) for line in place.jobs.read_text().splitlines()]
     assert 3 == len({entry["signature"] for entry in entries})
     for entry in entries:
-        asked = dict(override.split("=", 1) for override in entry["asked"])
+        asked = dict(override.split("=", 1) for override in entry["overrides"])
         told = [json.loads((place.root / entry["run"] / f"told-{rank}.json").read_text()) for rank in range(2)]
         assert told[0] == told[1]
         assert float(asked["optimizer.lr"]) == pytest.approx(told[0]["lr"])
@@ -90,8 +90,8 @@ def test_a_killed_search_goes_on_to_its_total(project: Path) -> None:
     assert 0 == said.status, said
     entries = [json.loads(line) for line in place.jobs.read_text().splitlines()]
     assert {0, 1, 2} == {entry["trial"] for entry in entries}
-    assert 3 == len({tuple(entry["asked"]) for entry in entries})
-    assert first["asked"] == next(entry for entry in entries if entry["trial"] == 0)["asked"]
+    assert 3 == len({tuple(entry["overrides"]) for entry in entries})
+    assert first["overrides"] == next(entry for entry in entries if entry["trial"] == 0)["overrides"]
     assert "3 jobs: 3 finished" in said.out
     again = command("sweep", "mine", "trainer.max_steps=4", cwd=project)
     assert 0 == again.status

@@ -207,7 +207,7 @@ def test_a_sweep_keeps_no_secret(project: Path, hpcexp: Callable[..., Said]) -> 
     assert (0, "") == (said.status, said.err)
     [sweep] = (project / "runs" / "sweeps").iterdir()
     assert [] == holding(SECRET, sweep)
-    assert SweepDir(sweep).asked.exists()
+    assert SweepDir(sweep).definition.exists()
     assert all(RunDir(path.parent).secrets == path for path in holding(SECRET, project / "runs"))
 
 

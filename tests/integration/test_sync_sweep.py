@@ -172,8 +172,8 @@ def test_a_sweep_that_goes_on_keeps_its_run(root: Path, uri: str, database: Path
     assert in_mlflow(uri, sweep).info.status == "KILLED"
     set_state(sweep, "running")
     write_json(
-        sweep.asked,
-        {**read_plain(sweep.asked), "axes": {"optimizer.lr": {"values": ["1"]}, "seed": {"values": ["1", "2"]}}},
+        sweep.definition,
+        {**read_plain(sweep.definition), "axes": {"optimizer.lr": {"values": ["1"]}, "seed": {"values": ["1", "2"]}}},
     )
     write_json(sweep.mlflow, {k: v for k, v in read_plain(sweep.mlflow).items() if k != "run_id"})
     told = [told_of(run, optimizer__lr="0.1") for run in (first, second)]
@@ -213,7 +213,7 @@ def test_a_sweep_deleted_in_mlflow_is_made_anew_above_its_runs(root: Path, uri: 
     sweep = make_sweep(root, "deleted")
     first, second = (finished_run(root, uri, f"deleted-{i}") for i in (1, 2))
     ledger = [
-        {"job": i, "asked": [f"seed={i}"], "signature": "a", "run": str(r.path), "t": 1}
+        {"job": i, "overrides": [f"seed={i}"], "signature": "a", "run": str(r.path), "t": 1}
         for i, r in enumerate((first, second), 1)
     ]
     sweep.jobs.write_text("".join(json.dumps(entry) + "\n" for entry in ledger) + '{"job": 3, "as')

@@ -56,7 +56,7 @@ def read_runs(
 
 
 def _read(run: RunDir, plans: Plans, sweeps: tuple[str, ...], axes: Mapping[str, str]) -> ComparedRun:
-    told, status = plans.read(run.plan), read_status(run)
+    read, status = plans.read(run.plan), read_status(run)
     return ComparedRun(
         experiment=run.path.parent.name,
         name=run.path.name,
@@ -64,8 +64,8 @@ def _read(run: RunDir, plans: Plans, sweeps: tuple[str, ...], axes: Mapping[str,
         place=str(run.path),
         state=current_state(run, status),
         started=status.started or 0.0,
-        facts=told.facts,
-        choices=told.choices,
+        facts=read.facts,
+        choices=read.choices,
         numbers=numbers(read_summary(run)),
         curve_of=partial(read_curve, run.journal),
         curve_names=partial(read_series, run.journal),

@@ -24,7 +24,7 @@ class MlflowFile:
         self._connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
     def runs(self) -> list[Stored]:
-        with self._told():
+        with self._readable_errors():
             texts = {name: self._by_run(name) for name in ("params", "tags")}
             metrics = self._by_run("latest_metrics", "WHERE NOT is_nan")
             rows = self._connection.execute(
@@ -46,7 +46,7 @@ class MlflowFile:
         ]
 
     def curve(self, run_id: str, metric: str) -> Series:
-        with self._told():
+        with self._readable_errors():
             rows = self._connection.execute(
                 "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ? AND NOT is_nan"
                 " ORDER BY step, timestamp",
@@ -60,7 +60,7 @@ class MlflowFile:
         return {run_id: json.loads(text) for run_id, text in rows}
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _readable_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as e:

@@ -37,13 +37,13 @@ class MlflowServer:
         names = {experiment["experiment_id"]: experiment["name"] for experiment in found}
         if not names:
             return []
-        asked = {"experiment_ids": list(names), "run_view_type": "ACTIVE_ONLY", "order_by": ["attributes.start_time"]}
-        runs = self._pages("runs", lambda page: self._post("runs/search", {**asked, **page}))
-        return [_told_by_server(run["info"], run.get("data", {}), names) for run in runs]
+        query = {"experiment_ids": list(names), "run_view_type": "ACTIVE_ONLY", "order_by": ["attributes.start_time"]}
+        runs = self._pages("runs", lambda page: self._post("runs/search", {**query, **page}))
+        return [_stored_run(run["info"], run.get("data", {}), names) for run in runs]
 
     def curve(self, run_id: str, metric: str) -> Series:
-        asked = {"run_id": run_id, "metric_key": metric}
-        points = self._pages("metrics", lambda page: self._get("metrics/get-history", {**asked, **page}))
+        query = {"run_id": run_id, "metric_key": metric}
+        points = self._pages("metrics", lambda page: self._get("metrics/get-history", {**query, **page}))
         rows = sorted((int(p["step"]), int(p["timestamp"]), float(p["value"])) for p in points if _is_number(p))
         return series_of((step, value) for step, _, value in rows)
 
@@ -109,7 +109,7 @@ def _why(error: Exception) -> str:
     return str(getattr(reason, "strerror", None) or reason) or type(error).__name__
 
 
-def _told_by_server(info: Mapping[str, Any], data: Mapping[str, Any], names: Mapping[str, str]) -> Stored:
+def _stored_run(info: Mapping[str, Any], data: Mapping[str, Any], names: Mapping[str, str]) -> Stored:
     return Stored(
         id=info["run_id"],
         name=info.get("run_name") or info["run_id"],

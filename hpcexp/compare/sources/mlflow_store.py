@@ -58,8 +58,8 @@ def open_store(uri: str) -> RunReader:
 
 
 def _run(stored: Stored, store: RunReader, *, is_of_sweep: bool) -> ComparedRun:
-    told = _told(stored.tags)
-    ours = told["ours"]
+    sections = _tag_sections(stored.tags)
+    ours = sections["ours"]
     return ComparedRun(
         experiment=stored.experiment,
         name=stored.name,
@@ -67,24 +67,26 @@ def _run(stored: Stored, store: RunReader, *, is_of_sweep: bool) -> ComparedRun:
         place=stored.id,
         state=ours.get("state") or _STATES.get(stored.status, stored.status.lower()),
         started=stored.started_ms / 1000,
-        facts={"config": stored.params, **{section: told[section] for section in ("code", "data", "environment")}},
-        choices=told["choices"],
+        facts={"config": stored.params, **{section: sections[section] for section in ("code", "data", "environment")}},
+        choices=sections["choices"],
         numbers=_numbers(stored.metrics, ours),
         curve_of=partial(store.curve, stored.id),
         curve_names=lambda: stored.metrics,
         sweeps=(ours["sweep"],) if "sweep" in ours else (),
-        axes=told["axes"] if is_of_sweep else {},
+        axes=sections["axes"] if is_of_sweep else {},
     )
 
 
-def _told(tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def _tag_sections(tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """What the tags say, by what it is about."""
-    told: dict[str, dict[str, str]] = {name: {} for name in ("code", "data", "environment", "choices", "axes", "ours")}
+    sections: dict[str, dict[str, str]] = {
+        name: {} for name in ("code", "data", "environment", "choices", "axes", "ours")
+    }
     for tag, value in tags.items():
         section, name = _place_of(tag)
         if section:
-            told[section][name] = value
-    return told
+            sections[section][name] = value
+    return sections
 
 
 @lru_cache(maxsize=10_000)

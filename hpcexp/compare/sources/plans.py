@@ -104,10 +104,10 @@ def _mapping(part: str) -> dict[str, str]:
 
 def _whole(plan: Mapping[str, Any]) -> PlanFacts:
     sections = _sections(plan["topology"], plan["data"], plan["lineage"])
-    return PlanFacts({"config": _asked(plan["config"]), **sections}, plan["choices"])
+    return PlanFacts({"config": _config_params(plan["config"]), **sections}, plan["choices"])
 
 
-def _asked(config: Mapping[str, Any]) -> dict[str, str]:
+def _config_params(config: Mapping[str, Any]) -> dict[str, str]:
     """The configuration under dotted names, as MLflow is told of it."""
     return flatten({key: value for key, value in config.items() if key not in NOT_PARAMS})
 

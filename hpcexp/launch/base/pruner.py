@@ -15,6 +15,6 @@ class Pruner:
     is_to_end: Callable[[int, float], bool]
     """Called with the epochs that were trained and the metric's value after them."""
 
-    def answering(self, tell: Callable[[int, bool], None]) -> Callable[[int, float], None]:
+    def answering(self, answer: Callable[[int, bool], None]) -> Callable[[int, float], None]:
         """What is called for a report, and tells the verdict."""
-        return lambda epoch, value: tell(epoch, self.is_to_end(epoch, value))
+        return lambda epoch, value: answer(epoch, self.is_to_end(epoch, value))

@@ -62,7 +62,7 @@ def interface_of(address: str) -> str | None:
     for _, name in socket.if_nameindex():
         with socket.socket() as s, contextlib.suppress(OSError):
             # netdevice(7): struct ifreq in and out; the address follows 20 bytes of name, family and port.
-            told = fcntl.ioctl(s, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-            if socket.inet_ntoa(told[20:24]) == address:
+            reply = fcntl.ioctl(s, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            if socket.inet_ntoa(reply[20:24]) == address:
                 return name
     return None

@@ -25,9 +25,9 @@ class OneMachine:
         num_nodes, launch = config["hardware"]["num_nodes"], config["launch"]
         if num_nodes == 1:
             return []
-        asked = "launch.nodes" if num_nodes == launch["nodes"] else "hardware.num_nodes"
+        setting = "launch.nodes" if num_nodes == launch["nodes"] else "hardware.num_nodes"
         return [
-            f"{asked}={num_nodes}: {launch['_target_'].rpartition('.')[2]} starts ranks on this machine only.\n"
+            f"{setting}={num_nodes}: {launch['_target_'].rpartition('.')[2]} starts ranks on this machine only.\n"
             f"Fix: launch=torchrun launch.nodes={num_nodes} launch.rdzv=HOST:PORT on each of the machines."
         ]
 

@@ -31,13 +31,13 @@ def run_on_nodes(plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervis
     with ExitStack() as stack:
         leads = _leads(plan, rendezvous, stack)
         devices = stack.enter_context(ExitStack())
-        plan, told = on_devices(plan, devices, context)
+        plan, device_env = on_devices(plan, devices, context)
         where = plan.config["launch"]["rdzv"]
         context.say(plan, f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most")
 
         def take_part(run: RunDir) -> Supervision[Outcome]:
             with devices, context.catching() as stop:
-                node = Node(plan, told, leads=False)
+                node = Node(plan, device_env, leads=False)
                 return elsewhere.agreed(
                     (yield from supervised(plan, run, node, context, stop, lambda _: elsewhere(), leads=False))
                 )
@@ -48,7 +48,7 @@ def run_on_nodes(plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervis
                 return elsewhere() or (None if events.pids else rendezvous.heard())
 
             with devices, rendezvous.shown():
-                node = Node(plan, told, leads=True)
+                node = Node(plan, device_env, leads=True)
                 outcome = elsewhere.agreed(
                     (yield from supervised(plan, run, node, context, stop, trouble, check=check))
                 )

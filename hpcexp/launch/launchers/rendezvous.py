@@ -17,7 +17,7 @@ from hpcexp.files.locks import held
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.launchers.addresses import host_and_port
 from hpcexp.launch.launchers.torchrun_agent import JOIN_S
-from hpcexp.lineage.signature import asked
+from hpcexp.lineage.signature import identity_config
 from hpcexp.plan import Plan, digest, load_plan, save_plan
 from hpcexp.runs.records import Refusal, read_or_none, write
 from hpcexp.tracking.mlflow.description import flatten
@@ -112,10 +112,10 @@ def difference(mine: Plan, theirs: Plan) -> str | None:
         lines = [f"the run's name: {mine.name} ({here}), {theirs.name} ({there})"]
     if not lines:
         return None
-    told = "\n".join(lines)
+    listing = "\n".join(lines)
     return (
         f"launch.rdzv={mine.config['launch']['rdzv']}: {here} was asked for something else than {there}, which leads.\n"
-        f"{told}\nFix: the same command on all machines, with the same code and data. "
+        f"{listing}\nFix: the same command on all machines, with the same code and data. "
         f"That of {there}: {theirs.lineage['command']}"
     )
 
@@ -123,7 +123,7 @@ def difference(mine: Plan, theirs: Plan) -> str | None:
 def _must_be_same(plan: Plan) -> dict[str, str]:
     topology = plan.topology
     return {
-        **flatten(asked(plan.config, topology)),
+        **flatten(identity_config(plan.config, topology)),
         "launch.nodes": str(topology.num_nodes),
         "hardware.devices": f"{topology.ranks_per_node} {topology.accelerator}",
         "code": plan.lineage["code.digest"][:12],

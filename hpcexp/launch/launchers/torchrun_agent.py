@@ -51,9 +51,9 @@ class Node:
 
     def failures(self) -> dict[int, int]:
         """As the agent tells them in its log."""
-        _, _, root = self._told().partition("Root Cause (first observed failure):")
-        told = re.search(r"rank +: (\d+) .*\n +exitcode +: (-?\d+)", root)
-        return {int(told[1]): int(told[2])} if told else {}
+        _, _, root = self._log_text().partition("Root Cause (first observed failure):")
+        root_cause = re.search(r"rank +: (\d+) .*\n +exitcode +: (-?\d+)", root)
+        return {int(root_cause[1]): int(root_cause[2])} if root_cause else {}
 
     def left(self) -> list[int]:
         """The agent does not tell of ranks that ended as if all were well."""
@@ -63,11 +63,11 @@ class Node:
         """Why the agent failed, where it was not for a rank."""
         if not self._agent.poll() or self.failures():
             return None
-        last = (self._told().strip().splitlines() or ["it said nothing"])[-1]
+        last = (self._log_text().strip().splitlines() or ["it said nothing"])[-1]
         what = "not all machines came in time" if "RendezvousTimeoutError" in last else last
         return f"torchrun ended with status {self._agent.returncode}: {what}\nIts log: {self._path}"
 
-    def _told(self) -> str:
+    def _log_text(self) -> str:
         if not self._agent.poll():
             return ""
         self._log.seek(0)
@@ -167,10 +167,10 @@ class RemoteFailures:
             time.sleep(_LOOK_EVERY_S / 2)
             if (cause := self()) and self._found:
                 return Outcome("failed", cause, 1, self._found.signal)
-        self._tell(outcome)
+        self._publish(outcome)
         return outcome
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _publish(self, outcome: Outcome) -> None:
         own = self._file.with_name(f".failed.{socket.gethostname()}.{os.getpid()}")
         write(
             own, RemoteFailure(host=socket.gethostname(), cause=outcome.cause, time=time.time(), signal=outcome.signal)

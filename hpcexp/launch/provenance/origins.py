@@ -20,13 +20,13 @@ from hpcexp.runs.records import OriginFacts, read, read_delivered
 from hpcexp.tracking.mlflow.description import flatten
 
 
-def parents(found: Continuation | None, begun: TransferOrigin | None) -> dict[str, Any]:
+def parents(found: Continuation | None, transferred: TransferOrigin | None) -> dict[str, Any]:
     """The checkpoint that an attempt goes on from: of the attempt before, or of another run."""
     if found is not None:
         return {"continued": {**_checkpoint(found.checkpoint, found.step), "why": found.why}}
-    if begun is not None:
-        noted = read_delivered(begun.run).run_id
-        return {"initialised_from": {**_checkpoint(begun.checkpoint, begun.step), "mlflow_run_id": noted}}
+    if transferred is not None:
+        noted = read_delivered(transferred.run).run_id
+        return {"initialised_from": {**_checkpoint(transferred.checkpoint, transferred.step), "mlflow_run_id": noted}}
     return {}
 
 
@@ -36,7 +36,7 @@ def _checkpoint(path: Path, step: int) -> dict[str, Any]:
 
 def origin_facts(plan: Plan, run: RunDir, attempt: int, parents: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked and by whom, and what the run goes on from."""
-    told = {
+    facts = {
         "attempt": attempt,
         "command": plan.lineage.get("command"),
         "overrides": [{"override": o, "from": source} for o, source in override_origins(plan)],
@@ -46,14 +46,14 @@ def origin_facts(plan: Plan, run: RunDir, attempt: int, parents: Mapping[str, An
         "initialised_from": None,
     }
     earlier = (read(file, OriginFacts).initialised_from for file in run.lineage.glob("attempt-*/origin.json"))
-    begun = next(filter(None, earlier), None)
-    return {**told, "initialised_from": begun and plain(begun), **parents}
+    transferred = next(filter(None, earlier), None)
+    return {**facts, "initialised_from": transferred and plain(transferred), **parents}
 
 
 def override_origins(plan: Plan) -> Iterator[tuple[str, str]]:
     """Each override, and where it was given: on the command line, on an axis of a sweep, or in the sweep's file."""
     typed = shlex.split(plan.lineage.get("command", ""))
-    axes = plan.job_of.asked if plan.job_of else ()
+    axes = plan.job_of.overrides if plan.job_of else ()
     keys = {word.lstrip("+").partition("=")[0] for word in typed}
     for override in plan.overrides:
         plain = override.lstrip("+")
@@ -71,7 +71,7 @@ def _experiment(plan: Plan) -> dict[str, Any] | None:
     for directory in conf_dirs(project, None) if option else ():
         file = directory / "experiment" / f"{option}.yaml"
         if file.is_file():
-            told = parse_yaml(file.read_text(encoding="utf-8")) or {}
-            sets = {key: value for key, value in told.items() if key != "defaults"}
+            facts = parse_yaml(file.read_text(encoding="utf-8")) or {}
+            sets = {key: value for key, value in facts.items() if key != "defaults"}
             return {"file": describe(file, project), "sha256": sha256(file), "sets": flatten(masked_config(sets)[0])}
     return None

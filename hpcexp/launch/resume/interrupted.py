@@ -91,7 +91,7 @@ def begins_again(plan: Plan) -> bool:
     return load_signature(run.plan) == plan.signature and not (run.last.exists() or run.previous.exists())
 
 
-def as_begun(plan: Plan) -> Plan:
+def with_recorded_settings(plan: Plan) -> Plan:
     """The plan with as many threads as its interrupted run had: other numbers of them add up in another order."""
     run = RunDir(Path(plan.run_dir))
     if plan.topology.accelerator != "cpu" or not run.journal.exists() or damage(plan):

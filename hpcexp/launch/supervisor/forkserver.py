@@ -57,22 +57,22 @@ class WorkerMemory:
 
 def idle_memory() -> WorkerMemory:
     """Memory of a worker that has nothing to do yet."""
-    told, tell = multiprocessing.Pipe(duplex=False)
-    worker = _started(_measure, tell)
-    tell.close()
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    worker = _started(_measure, sender)
+    sender.close()
     try:
-        return WorkerMemory(*told.recv())
+        return WorkerMemory(*receiver.recv())
     finally:
         worker.join()
 
 
 def target_problems(configs: Sequence[Mapping[str, Any]], project: Path) -> list[list[str]]:
     """What is wrong with the targets of each configuration, by real signatures, which only a worker can import."""
-    told, tell = multiprocessing.Pipe(duplex=False)
-    worker = _started(_check, tell, configs, project)
-    tell.close()
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    worker = _started(_check, sender, configs, project)
+    sender.close()
     try:
-        found: list[list[str]] = told.recv()
+        found: list[list[str]] = receiver.recv()
         return found
     except EOFError:
         return [[] for _ in configs]  # it died of what it imported; the jobs will say of what
@@ -196,7 +196,7 @@ def _begin(start: Start, fds: Mapping[str, int], log: int) -> None:
     sys.exit(importlib.import_module("hpcexp.job").main([start.run_dir]))
 
 
-def _check(tell: Any, configs: Sequence[Mapping[str, Any]], project: Path) -> None:
+def _check(sender: Any, configs: Sequence[Mapping[str, Any]], project: Path) -> None:
     """In the forked process: import what the targets name, and compare."""
     os.chdir(project)
     sys.path.insert(0, str(project))
@@ -204,10 +204,10 @@ def _check(tell: Any, configs: Sequence[Mapping[str, Any]], project: Path) -> No
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-        tell.send([check(config) for config in configs])
+        sender.send([check(config) for config in configs])
 
 
-def _measure(tell: Any) -> None:
+def _measure(sender: Any) -> None:
     """In the forked process: say what it takes."""
     kilobytes = {
         name: int(rest.split()[0])
@@ -216,4 +216,4 @@ def _measure(tell: Any) -> None:
     }
     private = kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]
     shared = kilobytes["Shared_Clean"] + kilobytes["Shared_Dirty"]
-    tell.send((private * 1024, shared * 1024))
+    sender.send((private * 1024, shared * 1024))

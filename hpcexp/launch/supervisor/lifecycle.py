@@ -77,14 +77,14 @@ def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = Fa
 def run_here(plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[Outcome]:
     """Run the plan on this machine. DevicesBusyError where it is to wait for devices."""
     with claimed(plan, is_sure=context.is_one_of_many), ExitStack() as devices:
-        plan, told = on_devices(plan, devices, context)
+        plan, device_env = on_devices(plan, devices, context)
 
         def supervise(run: RunDir, stop: Sequence[int], check: Callable[[], None]) -> Supervision[Outcome]:
             if stop:  # before there was anything to end
                 return stopped_by(stop[0])
             with devices:  # free again before the shipper is waited for
                 pruner = context.pruner
-                ranks = Ranks(plan, context.start, told, pruner.metric if pruner else None)
+                ranks = Ranks(plan, context.start, device_env, pruner.metric if pruner else None)
                 reported = pruner.answering(ranks.answer) if pruner else None
                 return (yield from supervised(plan, run, ranks, context, stop, reported=reported, check=check))
 
@@ -109,7 +109,7 @@ def lead(plan: Plan, context: LaunchContext, *, fresh: bool, supervise: Supervis
     if not fresh:
         _check_folders(RunDir(Path(plan.run_dir)))
     found = None if fresh else continuation(plan, verify=True)
-    begun = origin(plan) if found is None else None
+    transferred = origin(plan) if found is None else None
     if found is not None:
         context.say(plan, f"Continuing from {found.text(plan)} (--fresh starts over)")
     is_again = found is None and not fresh and begins_again(plan)
@@ -123,13 +123,13 @@ def lead(plan: Plan, context: LaunchContext, *, fresh: bool, supervise: Supervis
         run = freeze(plan, found, is_again=is_again)
         _begin(own)
         attempt = found.attempt if found else attempt
-        for warning in context.capture.begin(plan, run, attempt, parents(found, begun)):
+        for warning in context.capture.begin(plan, run, attempt, parents(found, transferred)):
             context.say(plan, warning)
         mark(run)
-        if begun is not None:
-            context.say(plan, f"Going on from {begun.text(plan)}")
-            adopt(begun, run)
-        status = Status(state=RunState.RUNNING, attempt=attempt, **started_now(), **own.owner.told())
+        if transferred is not None:
+            context.say(plan, f"Going on from {transferred.text(plan)}")
+            adopt(transferred, run)
+        status = Status(state=RunState.RUNNING, attempt=attempt, **started_now(), **own.owner.facts())
         write(run.status, status)
         context.uploader.begin(run, plan)
         outcome = Outcome("failed", "the supervisor itself failed", 1)
@@ -140,9 +140,9 @@ def lead(plan: Plan, context: LaunchContext, *, fresh: bool, supervise: Supervis
             raise
         finally:
             if not own.is_lost():  # otherwise whatever is written belongs to another attempt
-                told = {"state": RunState(outcome.state), "cause": outcome.cause, "exit": outcome.exit}
-                told["signal"] = outcome.signal or None
-                ended = set_fields(status, **ended_now(status.started_boot_s), **told)
+                device_env = {"state": RunState(outcome.state), "cause": outcome.cause, "exit": outcome.exit}
+                device_env["signal"] = outcome.signal or None
+                ended = set_fields(status, **ended_now(status.started_boot_s), **device_env)
                 _finish(plan, run, ended, context, own, catching)
         return outcome
 

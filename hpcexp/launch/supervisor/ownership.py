@@ -15,7 +15,7 @@ from hpcexp.files.locks import held, held_within
 from hpcexp.files.untrusted import read_text
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
-from hpcexp.runs.beat import Beat, Silence, silence, told_in
+from hpcexp.runs.beat import Beat, Silence, read_facts, silence
 from hpcexp.runs.clock import boottime
 from hpcexp.runs.owner import Owner
 from hpcexp.runs.records import RunState, read_status
@@ -36,16 +36,16 @@ class Ownership:
         self._run, self._beat = run, Beat(run.beat, timeout_s)
         self.stop: list[int] = []
         """Signals that `ask_to_end` stands for, as they come."""
-        self._is_begun = self._is_lost = False
+        self._has_begun = self._is_lost = False
         self._next_look = 0.0
 
     def begin(self) -> None:
         """Show that this attempt has the directory, unless it does already. OSError where that cannot be written."""
-        if not (self._is_begun and told_in(self._run.beat).get("token") == self.owner.token):
+        if not (self._has_begun and read_facts(self._run.beat).get("token") == self.owner.token):
             self._run.cancel.unlink(missing_ok=True)  # it was meant for an earlier attempt
             self._beat.stop()
             self._beat.start({"token": self.owner.token})
-            self._is_begun = True
+            self._has_begun = True
 
     def check(self) -> None:
         """Look now and then who has the directory; TakenOverError where that is another attempt."""
@@ -79,14 +79,14 @@ class Ownership:
                 self._run.beat.parent.rmdir()
 
     def _looks_lost(self) -> bool:
-        holder = told_in(self._run.beat).get("token")
+        holder = read_facts(self._run.beat).get("token")
         if holder is not None:
             return bool(holder != self.owner.token)
         # Whoever has finished the run in the meantime has removed its beat, as has somebody who tidied up.
         status = read_status(self._run)
         if status.token not in (None, self.owner.token):
             return True
-        if status.token is not None and self._is_begun:
+        if status.token is not None and self._has_begun:
             write_json(self._run.beat, {"token": self.owner.token, "timeout_s": self._beat.timeout_s})
         return False
 
@@ -151,7 +151,7 @@ def _dead_elsewhere(run: RunDir, lock: Path, *, is_sure: bool) -> str | None:
         again = silence(run.beat)
         if again is None or again.is_alive is not False:
             return None
-    return str(told_in(run.beat).get("token") or owner.token)
+    return str(read_facts(run.beat).get("token") or owner.token)
 
 
 def _seen_elsewhere(run: RunDir) -> tuple[Owner | None, Silence | None]:

@@ -85,14 +85,14 @@ def _rates(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
     """Of what has grown since; a counter that has begun anew is left out."""
     seconds = now["time"] - before["time"]
     rate = {name: (now[name] - before[name]) / seconds for name in now.keys() & before.keys()}
-    told = {
+    rates = {
         "cpu_utilization_percentage": min(100.0, 100 * rate["cpu"] / (os.cpu_count() or 1)),  # counted in ticks
         "job_cpu_percentage": 100 * rate["job"],
         "network_receive_megabytes_per_second": rate["receive"] / _MB,
         "network_transmit_megabytes_per_second": rate["transmit"] / _MB,
         "cpu_power_watts": rate.get("joules") or -1.0,  # 0: this machine does not tell
     }
-    return {name: value for name, value in told.items() if value >= 0}
+    return {name: value for name, value in rates.items() if value >= 0}
 
 
 def _levels(pids: Collection[int]) -> dict[str, float]:

@@ -58,7 +58,7 @@ def start_sync(run: RunDir) -> subprocess.Popen[bytes]:
 def await_sync(process: subprocess.Popen[bytes], record: RecordDir, wait_s: float, *, is_tracked: bool) -> None:
     """Give the shipper its time; it goes on by itself where that is not enough, or where no server answers."""
     deadline = time.monotonic() + wait_s
-    told = False
+    has_said = False
     try:
         while (left := deadline - time.monotonic()) > 0:
             try:
@@ -67,8 +67,8 @@ def await_sync(process: subprocess.Popen[bytes], record: RecordDir, wait_s: floa
             except subprocess.TimeoutExpired:
                 if _is_unreachable(record):
                     return
-            if not told:
-                told = True
+            if not has_said:
+                has_said = True
                 other = _other(record)
                 is_other = other not in (None, process_name(process.pid))
                 what = "Sending MLflow the rest" if is_tracked else "Drawing the pictures"
@@ -112,12 +112,12 @@ class SweepUploader:
         self._next_start = 0.0
         self._lines: list[bytes] = []
         """All that a process is to be told, from its start."""
-        self._untold = b""
+        self._unsent = b""
         """What the present one is still to be told."""
 
     def add(self, run: RunDir, axes: Mapping[str, str]) -> None:
         """Have a run delivered, as it goes on or as it is. `axes`: its value on each axis, as typed. Never waits."""
-        self._tell({"run": str(run.path.absolute()), "axes": dict(axes)})
+        self._send({"run": str(run.path.absolute()), "axes": dict(axes)})
 
     def tend(self) -> None:
         """Start the process where there is none, and tell it what it does not know. Never waits."""
@@ -130,10 +130,10 @@ class SweepUploader:
         if not self._lines:
             return
         self._next_start = 0.0
-        self._tell({"end": True})
+        self._send({"end": True})
         deadline = time.monotonic() + wait_s
         try:
-            while self._untold and not self._is_dead and time.monotonic() < deadline:
+            while self._unsent and not self._is_dead and time.monotonic() < deadline:
                 select.select([], [self._pipe], [], 0.1)
                 self._write()
         except KeyboardInterrupt:
@@ -158,10 +158,10 @@ class SweepUploader:
         assert self._process.stdin is not None
         return self._process.stdin.fileno()
 
-    def _tell(self, what: Mapping[str, Any]) -> None:
+    def _send(self, what: Mapping[str, Any]) -> None:
         line = json.dumps(what).encode() + b"\n"
         self._lines.append(line)
-        self._untold += line
+        self._unsent += line
         self.tend()
 
     def _start(self) -> None:
@@ -170,12 +170,12 @@ class SweepUploader:
         with contextlib.suppress(OSError):  # no memory or no disk for it now; the runs' directories keep everything
             self._process = _started("hpcexp.tracking.sync.sweep_process", self._sweep)
             os.set_blocking(self._pipe, False)
-            self._untold = b"".join(self._lines)
+            self._unsent = b"".join(self._lines)
 
     def _write(self) -> None:
-        if not self._is_dead and self._untold:
+        if not self._is_dead and self._unsent:
             with contextlib.suppress(BlockingIOError, BrokenPipeError):
-                self._untold = self._untold[os.write(self._pipe, self._untold) :]
+                self._unsent = self._unsent[os.write(self._pipe, self._unsent) :]
 
     def _let_go(self) -> None:
         if self._process is not None and self._process.stdin is not None:

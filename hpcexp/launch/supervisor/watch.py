@@ -121,9 +121,9 @@ class Watch:
         if self.events.silent_s() < patience_s:
             return None
         where = stacks(self.events.pids, self.run)
-        told = "\n".join(f"rank {rank}{self._step(rank)}: {place}" for rank, place in where.items())
+        where_text = "\n".join(f"rank {rank}{self._step(rank)}: {place}" for rank, place in where.items())
         return (
-            f"no rank has got any further for {patience_s:g} s (launch.hang_s).\n{told}\n"
+            f"no rank has got any further for {patience_s:g} s (launch.hang_s).\n{where_text}\n"
             f"All threads of every rank: {self.run.rank_log(0).parent}\n"
             "Fix: mend what it hangs in; for steps or data that take longer, launch.hang_s=…, or null for ever."
         )

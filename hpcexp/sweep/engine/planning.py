@@ -30,18 +30,20 @@ def planned_all(many: Many, jobs: Sequence[Sequence[str]], project: Path, comman
     for overrides in jobs:
         composed = many.compose(overrides)
         if composed.problems:
-            raise CompositionError([_told(problem, [overrides], len(jobs)) for problem in composed.problems], None)
+            raise CompositionError(
+                [_problem_text(problem, [overrides], len(jobs)) for problem in composed.problems], None
+            )
         try:
             plans.append(prepare(composed, project, command, once=once))
         except ConfigError as e:
             for problem in e.problems:
                 wrong.setdefault(problem, []).append(overrides)
     if wrong:
-        raise ConfigError([_told(problem, where, len(jobs)) for problem, where in wrong.items()])
+        raise ConfigError([_problem_text(problem, where, len(jobs)) for problem, where in wrong.items()])
     return plans
 
 
-def check_in_worker(plans: Sequence[Plan], asked: Sequence[Sequence[str]]) -> None:
+def check_in_worker(plans: Sequence[Plan], overrides: Sequence[Sequence[str]]) -> None:
     """Hold the targets of all jobs that are to run against the real signatures; ConfigError with what does not fit.
 
     Where ranks are fresh processes, each of them does it.
@@ -55,16 +57,16 @@ def check_in_worker(plans: Sequence[Plan], asked: Sequence[Sequence[str]]) -> No
     wrong: dict[str, list[Sequence[str]]] = {}
     for i, problems in zip(chosen, found, strict=True):
         for problem in problems:
-            wrong.setdefault(problem, []).append(asked[i])
+            wrong.setdefault(problem, []).append(overrides[i])
     if wrong:
-        raise ConfigError([_told(problem, where, len(plans)) for problem, where in wrong.items()])
+        raise ConfigError([_problem_text(problem, where, len(plans)) for problem, where in wrong.items()])
 
 
 def _starts_warm(plan: Plan) -> bool:
     return launcher_of(plan.config).is_here and plan.config["launch"]["isolation"] != "process"
 
 
-def _told(problem: str, where: Sequence[Sequence[str]], num_jobs: int) -> str:
+def _problem_text(problem: str, where: Sequence[Sequence[str]], num_jobs: int) -> str:
     if len(where) == num_jobs and num_jobs > 1:
         return f"in all {num_jobs} jobs:\n{problem}"
     named = "; ".join(" ".join(override.lstrip("+") for override in overrides) for overrides in where[:NAMED])

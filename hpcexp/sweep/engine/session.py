@@ -21,7 +21,7 @@ from hpcexp.launch.base.launcher import Launcher, launcher_of
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.polling import signals_caught
 from hpcexp.launch.base.rank_process import start_fresh
-from hpcexp.launch.resume.interrupted import as_begun
+from hpcexp.launch.resume.interrupted import with_recorded_settings
 from hpcexp.launch.supervisor.uploader import SweepUploader, has_work
 from hpcexp.plan import JobOf, Plan
 from hpcexp.redaction import masked_override
@@ -47,7 +47,7 @@ from hpcexp.sweep.store.results import Result, not_recorded, ranked, read_result
 class PlannedJob:
     """A planned job before it has a number."""
 
-    asked: tuple[str, ...]
+    overrides: tuple[str, ...]
     """The overrides that make it another job than its neighbours."""
     plan: Plan
     trial: int | None = None
@@ -91,7 +91,7 @@ class Session:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """The directory, this driver's claims, its shipper and its signals, for as long as it works."""
-        self._asked_before = self.place.asked.read_bytes() if self.place.asked.is_file() else None
+        self._asked_before = self.place.definition.read_bytes() if self.place.definition.is_file() else None
         edits = ask(self.place, self.spec, self._setting.project, self._setting.command)
         self.place.cancel.unlink(missing_ok=True)
         self._claims = Claims(self.place.path, timeout_s=self._first.config["launch"]["beat_timeout_s"])
@@ -114,7 +114,7 @@ class Session:
     def take_back(self) -> None:
         """Leave what was asked before: this is refused."""
         if self._asked_before is not None:
-            write_atomic(self.place.asked, self._asked_before)
+            write_atomic(self.place.definition, self._asked_before)
 
     def run(self, source: Source) -> None:
         """Have jobs run, until there are no more or the sweep is stopped."""
@@ -142,16 +142,18 @@ class Session:
 
     def entered(self, jobs: Sequence[PlannedJob]) -> list[Job]:
         """The jobs with their numbers, each with its share of the machine."""
-        plans = [as_begun(self._of_this_sweep(self._with_its_share(job.plan), job.asked)) for job in jobs]
+        plans = [
+            with_recorded_settings(self._of_this_sweep(self._with_its_share(job.plan), job.overrides)) for job in jobs
+        ]
         wanted = [
-            LedgerEntry(0, job.asked, self._base, job.trial, plan.signature, "" if job.problem else plan.run_dir)
+            LedgerEntry(0, job.overrides, self._base, job.trial, plan.signature, "" if job.problem else plan.run_dir)
             for job, plan in zip(jobs, plans, strict=True)
         ]
         before = {entry.key: entry.signature for entry in self._ledger.entries().values()}
         entries = self._ledger.enter(wanted)
-        self._tell_of_changed(sum(before.get(e.key, e.signature) != e.signature for e in entries))
+        self._report_changed(sum(before.get(e.key, e.signature) != e.signature for e in entries))
         self.entries.update({entry.job: entry for entry in entries})
-        self._axes_of.update({entry.run: ranking.values_of(entry.asked) for entry in entries})
+        self._axes_of.update({entry.run: ranking.values_of(entry.overrides) for entry in entries})
         warnings = [warning for plan in plans for warning in plan.warnings]
         warnings += [one_by_one(plan, self._setting.num_jobs or 2) for plan in plans]
         for warning in dict.fromkeys(warnings):
@@ -162,7 +164,7 @@ class Session:
             Job(entry, plan, job.problem or damage(plan)) for entry, plan, job in zip(entries, plans, jobs, strict=True)
         ]
 
-    def _tell_of_changed(self, number: int) -> None:
+    def _report_changed(self, number: int) -> None:
         if number:
             jobs = "1 job is" if number == 1 else f"{number} jobs are"
             print(
@@ -194,8 +196,8 @@ class Session:
 
     def results(self) -> list[Result]:
         """Of all jobs that are asked for, in the order of their numbers: of a search those of all its continuations."""
-        asked = self._ledger.entries() if is_open(self.spec) else self.entries
-        return [self._result(entry) for _, entry in sorted(asked.items())]
+        overrides = self._ledger.entries() if is_open(self.spec) else self.entries
+        return [self._result(entry) for _, entry in sorted(overrides.items())]
 
     def answer(self) -> str:
         """What came of it, for people."""
@@ -283,9 +285,9 @@ class Session:
         threads = threads_for_many(plan, machine, self._setting.num_jobs or machine.num_cores)
         return replace(plan, topology=replace(plan.topology, threads_per_rank=threads))
 
-    def _of_this_sweep(self, plan: Plan, asked: Sequence[str]) -> Plan:
+    def _of_this_sweep(self, plan: Plan, overrides: Sequence[str]) -> Plan:
         """The plan, which knows the sweep it is a job of, and what that asks of it alone."""
-        return replace(plan, job_of=JobOf(str(self.place.path), tuple(map(masked_override, asked))))
+        return replace(plan, job_of=JobOf(str(self.place.path), tuple(map(masked_override, overrides))))
 
     def _begin(self, edits: Sequence[str]) -> None:
         """Say who else is at it and what was edited, and that the sweep is at work."""
@@ -301,7 +303,7 @@ class Session:
             ended=self._before.ended,
             cause=self._before.cause,
             **now,
-            **Owner.this().told(),
+            **Owner.this().facts(),
         )
         write(self.place.status, self._status)
 

@@ -36,8 +36,8 @@ class PlanLauncher(Launcher):
         if self.session is None:
             self.session = self._session_of(plans[0])
             self._stack.enter_context(self.session.opened())
-        asked = [PlannedJob(tuple(job), plan) for job, plan in zip(job_overrides, plans, strict=True)]
-        outcomes = self.session.run_all(asked)
+        overrides = [PlannedJob(tuple(job), plan) for job, plan in zip(job_overrides, plans, strict=True)]
+        outcomes = self.session.run_all(overrides)
         if self.session.is_stopped:
             raise Stopped(self.session.exit_status)
         return [_returned(*job) for job in zip(job_overrides, plans, outcomes, strict=True)]

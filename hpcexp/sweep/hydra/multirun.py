@@ -44,17 +44,17 @@ def multirun(composer: Composer, overrides: list[str], command: list[str], polic
     check_installed(overrides)
     cfg = composer.load(overrides, RunMode.MULTIRUN)
     if is_searched(cfg) and _is_ours(cfg):
-        with _told_callbacks(composer, cfg):
+        with _multirun_callbacks(composer, cfg):
             return run_sweep(composer, _searched(composer, cfg), command, policy, hydra_overrides(cfg), as_typed)
     if not (runs_through_all(cfg) and _is_ours(cfg)):
         return _by_hydra(composer, overrides, cfg, command, policy)
     spec, jobs = combinations(composer, cfg)
     plans = _planned(composer, overrides, cfg, jobs, command)
-    asked = [_on_axes(job, spec) for job in jobs]
-    check_in_worker(plans, asked)
+    job_overrides = [_on_axes(job, spec) for job in jobs]
+    check_in_worker(plans, job_overrides)
     session = Session(spec, Setting(composer.project, masked_command(command), policy, len(jobs)), plans[0])
-    with _told_callbacks(composer, cfg), session.opened():
-        session.run_all([PlannedJob(job, plan) for job, plan in zip(asked, plans, strict=True)])
+    with _multirun_callbacks(composer, cfg), session.opened():
+        session.run_all([PlannedJob(job, plan) for job, plan in zip(job_overrides, plans, strict=True)])
     print(f"\n{session.answer()}", flush=True)
     return session.exit_status
 
@@ -153,7 +153,7 @@ def _sweep(
     place = sweep_dir or sweeps_dir(composer.project / cfg.run.root) / ".hydra" / time.strftime("%Y%m%d-%H%M%S")
     hydras = [f"hydra.sweep.dir='{place}'", "hydra.sweep.subdir=${hydra.job.num}", "hydra.mode=MULTIRUN"]
     cfg = composer.load([*hydras, *overrides], RunMode.MULTIRUN)
-    with _told_callbacks(composer, cfg) as callbacks:
+    with _multirun_callbacks(composer, cfg) as callbacks:
         context = HydraContext(config_loader=composer.loader, callbacks=callbacks)
         made = sweeper_of if is_searched(cfg) else _instantiated
         sweeper: Any = made(cfg, context, task)
@@ -170,7 +170,7 @@ def _instantiated(cfg: DictConfig, context: HydraContext, task: Task) -> Sweeper
 
 
 @contextmanager
-def _told_callbacks(composer: Composer, cfg: DictConfig) -> Iterator[Callbacks]:
+def _multirun_callbacks(composer: Composer, cfg: DictConfig) -> Iterator[Callbacks]:
     """Hydra's callbacks, told of the beginning and the end of a multirun."""
     callbacks = Callbacks(cfg)
     callbacks.on_multirun_start(config=cfg, config_name=composer.config_name)
@@ -183,5 +183,5 @@ def _told_callbacks(composer: Composer, cfg: DictConfig) -> Iterator[Callbacks]:
 def _line(plan: Plan, outcome: Outcome) -> str:
     value = best_value(plan)
     monitor = plan.config["trainer"]["monitor"]
-    told = f"{monitor} {value:.4g}" if value is not None else outcome.cause.partition("\n")[0]
-    return f"{outcome.state:<9} {plan.experiment}/{RunDir(Path(plan.run_dir)).path.name}  {told}"
+    result = f"{monitor} {value:.4g}" if value is not None else outcome.cause.partition("\n")[0]
+    return f"{outcome.state:<9} {plan.experiment}/{RunDir(Path(plan.run_dir)).path.name}  {result}"

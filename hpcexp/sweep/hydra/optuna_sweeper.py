@@ -79,8 +79,8 @@ def spec_of(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> 
         )
     if problems:
         raise ConfigError(problems)
-    asked = [*(str(o.input_line) for o in given), *map(str, objectives)]
-    name = settings["study_name"] or sweep_name(str(cfg.name), ["search"], asked)
+    overrides = [*(str(o.input_line) for o in given), *map(str, objectives)]
+    name = settings["study_name"] or sweep_name(str(cfg.name), ["search"], overrides)
     budget = Budget(trials=settings["n_trials"])
     question = str(cfg.get("notes") or "")
     return Spec(name, question, base, axes, objectives=objectives, search=Search(**search), budget=budget)
@@ -186,11 +186,11 @@ class OptunaSweeper(Sweeper):
             study.tell(batch[0].number, "failed")
             return []
         for trial, (plan, outcome) in zip(batch, self._task.done[before:], strict=True):
-            _tell(study, trial, plan, outcome)
+            _report(study, trial, plan, outcome)
         return returned
 
 
-def _tell(study: Study, trial: Trial, plan: Plan, outcome: Outcome) -> None:
+def _report(study: Study, trial: Trial, plan: Plan, outcome: Outcome) -> None:
     """One that was killed is left to be gone on with."""
     if outcome.state in ("finished", "skipped"):
         run = RunDir(Path(plan.run_dir))
@@ -232,9 +232,9 @@ def _objectives(metric: Any, direction: Any, cfg: DictConfig) -> tuple[tuple[Obj
     default = [cfg.trainer.mode] if metrics == [cfg.trainer.monitor] else []
     directions = direction if isinstance(direction, list) else [direction] * len(metrics) if direction else default
     if len(directions) != len(metrics) or any(way not in _MODES for way in directions):
-        asked = ", ".join(map(str, metrics))
+        named = ", ".join(map(str, metrics))
         return (), [
-            f"hydra.sweeper.direction={direction}: this does not say whether more or less of {asked} is better.\n"
+            f"hydra.sweeper.direction={direction}: this does not say whether more or less of {named} is better.\n"
             "Fix: hydra.sweeper.direction=maximize, or =minimize; of several, =[maximize,minimize]."
         ]
     return tuple(Objective(str(m), _MODES[way]) for m, way in zip(metrics, directions, strict=True)), []

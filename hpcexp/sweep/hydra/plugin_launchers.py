@@ -145,7 +145,7 @@ class StockLauncher(Launcher):
         """Called before the first batch."""
         assert isinstance(task_function, Task)
         self._task = task_function
-        self._tells_failures = not config.hydra.sweeper._target_.endswith(".BasicSweeper")
+        self._reports_failures = not config.hydra.sweeper._target_.endswith(".BasicSweeper")
         self._stop = Path(config.hydra.sweep.dir) / "stopped"
         remote = RemoteTask(
             self._task.project,
@@ -193,7 +193,7 @@ class StockLauncher(Launcher):
         """As the sweeper wants it. Hydra's own would raise the first failure; others want to know what failed."""
         job = JobReturn(overrides=overrides, task_name="hpcexp", status=JobStatus.COMPLETED)
         if ended.outcome.state in ("failed", "killed"):
-            if self._tells_failures:
+            if self._reports_failures:
                 job.return_value, job.status = JobFailed(ended.outcome.cause), JobStatus.FAILED
         else:
             assert ended.plan is not None
@@ -260,14 +260,14 @@ def _stopping(stop: Path, plans: Sequence[Plan]) -> Iterator[list[int]]:
 
 def _stop_all(plans: Sequence[Plan], number: int, is_over: threading.Event) -> None:
     """Ask every supervisor to stop, also one that is about to begin. A terminal's Ctrl-C has reached ours already."""
-    asked: set[int] = set()
+    signalled: set[int] = set()
     while not is_over.wait(_STOP_S):
         for plan in plans:
             run = RunDir(Path(plan.run_dir))
             status = read_status(run)
             pid = status.pid or 0
-            if status.state is RunState.RUNNING and pid not in asked and supervisor_alive(run, status):
-                asked.add(pid)
+            if status.state is RunState.RUNNING and pid not in signalled and supervisor_alive(run, status):
+                signalled.add(pid)
                 if number != signal.SIGINT or _group(pid) != os.getpgrp():
                     _ask_to_end(pid)
 

@@ -32,7 +32,7 @@ class Task:
     fresh: bool
     done: list[tuple[Plan, Outcome]] = field(default_factory=list)
     """Jobs that ended, where a launcher of Hydra's ran them."""
-    _told: set[str] = field(default_factory=set)
+    _warned: set[str] = field(default_factory=set)
 
     def __call__(self, cfg: DictConfig) -> None:
         """Hydra asks for a function; launchers get one of their own."""
@@ -41,8 +41,8 @@ class Task:
     def warn_of(self, plans: Iterable[Plan]) -> None:
         """Say a warning once for all jobs."""
         for warning in (warning for plan in plans for warning in plan.warnings):
-            if warning not in self._told:
-                self._told.add(warning)
+            if warning not in self._warned:
+                self._warned.add(warning)
                 print(f"warning: {warning}", file=sys.stderr)
 
 

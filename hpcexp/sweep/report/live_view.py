@@ -87,8 +87,8 @@ class Lines:
         if is_old:
             return
         took = f"  {time.monotonic() - progress.began:.1f} s" if progress else ""
-        told = value or outcome.cause.partition("\n")[0]
-        self.say(job, f"{outcome.state}{took}  {told}".rstrip())
+        result = value or outcome.cause.partition("\n")[0]
+        self.say(job, f"{outcome.state}{took}  {result}".rstrip())
 
     def say(self, job: Job | None, text: str) -> None:
         """One or more lines, with the job's number before each."""

@@ -60,7 +60,7 @@ def best(points: Sequence[Point], objectives: Sequence[Objective]) -> SweepBest 
     sign = 1 if objectives[0].mode == "max" else -1
     top = max(runs, key=lambda r: sign * (r.values[0] or 0.0))
     means = {o.metric: mean for i, o in enumerate(objectives) if (mean := point.mean(i)) is not None}
-    return SweepBest(run=top.entry.run, params=values_of(point.asked), metrics=means, seeds=len(runs))
+    return SweepBest(run=top.entry.run, params=values_of(point.overrides), metrics=means, seeds=len(runs))
 
 
 def header(axes: Sequence[str], objectives: Sequence[Objective]) -> list[str]:
@@ -73,7 +73,7 @@ def rows(points: Iterable[Point], axes: Sequence[str], objectives: Sequence[Obje
     return [
         [
             str(rank) if point.mean() is not None else "",
-            *(short(values_of(point.asked).get(axis, "")) for axis in axes),
+            *(short(values_of(point.overrides).get(axis, "")) for axis in axes),
             *(mean_text(point, i) for i in range(len(objectives))),
             jobs_text(point),
             seconds_text(point),
@@ -82,9 +82,9 @@ def rows(points: Iterable[Point], axes: Sequence[str], objectives: Sequence[Obje
     ]
 
 
-def values_of(asked: Iterable[str]) -> dict[str, str]:
+def values_of(overrides: Iterable[str]) -> dict[str, str]:
     """Axis → value of a point."""
-    return {key.lstrip("+~"): value for key, _, value in (override.partition("=") for override in asked)}
+    return {key.lstrip("+~"): value for key, _, value in (override.partition("=") for override in overrides)}
 
 
 def mean_text(point: Point, objective: int = 0) -> str:
@@ -126,7 +126,7 @@ def as_csv(results: Iterable[Result], axes: Sequence[str], objectives: Sequence[
     names = ["job", *axes, "seed", "state", *(o.metric for o in objectives), "seconds", "run", "cause"]
     writer.writerow(csv_row(names))
     for result in results:
-        values = values_of(result.entry.asked)
+        values = values_of(result.entry.overrides)
         cells: list[Any] = [result.entry.job, *(values.get(axis, "") for axis in axes), values.get("seed", "")]
         found = result.values or (None,) * len(objectives)
         first_line = result.cause.partition("\n")[0]
@@ -137,7 +137,8 @@ def as_csv(results: Iterable[Result], axes: Sequence[str], objectives: Sequence[
 def failures(results: Iterable[Result]) -> list[str]:
     """A line for each job that failed, with its log."""
     return [
-        f"job {r.entry.job} ({' '.join(r.entry.asked)}) failed: {r.cause.partition(chr(10))[0]}\n    {_log(r)}".rstrip()
+        f"job {r.entry.job} ({' '.join(r.entry.overrides)}) failed: {r.cause.partition(chr(10))[0]}\n"
+        f"    {_log(r)}".rstrip()
         for r in results
         if r.state == "failed"
     ]
@@ -156,11 +157,10 @@ def best_text(points: Sequence[Point], objectives: Sequence[Objective]) -> str:
     if not found:
         return ""
     best = found[0]
-    text = (
-        f"best: {' '.join(best.asked) or 'the base'}  {objectives[0].metric} {mean_text(best)}, job {jobs_text(best)}"
-    )
+    text = f"best: {' '.join(best.overrides) or 'the base'}  {objectives[0].metric} {mean_text(best)}"
+    text += f", job {jobs_text(best)}"
     if len(found) > 1:
-        mine, theirs = values_of(best.asked), values_of(found[1].asked)
+        mine, theirs = values_of(best.overrides), values_of(found[1].overrides)
         differing = [f"{key} {theirs.get(key, '-')}" for key in mine if mine[key] != theirs.get(key)]
         text += f"\nnext: {', '.join(differing) or 'the same point'}  {mean_text(found[1])}"
     return text

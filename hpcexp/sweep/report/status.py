@@ -7,7 +7,7 @@ from dataclasses import replace
 from hpcexp.files.documents import read_json
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import SweepRecord
-from hpcexp.sweep.spec.spec import Spec, asked_by, is_open
+from hpcexp.sweep.spec.spec import Spec, combinations, is_open
 from hpcexp.sweep.store.claims import Claims
 from hpcexp.sweep.store.directory import spec_of
 from hpcexp.sweep.store.ledger import Ledger, LedgerEntry
@@ -16,7 +16,7 @@ from hpcexp.sweep.store.results import Result, read_result
 
 def spec_at(place: SweepDir) -> Spec:
     """What was asked last."""
-    return spec_of(read_json(place.asked, SweepRecord))
+    return spec_of(read_json(place.definition, SweepRecord))
 
 
 def results_at(place: SweepDir, spec: Spec) -> tuple[list[Result], list[LedgerEntry]]:
@@ -35,6 +35,6 @@ def results_at(place: SweepDir, spec: Spec) -> tuple[list[Result], list[LedgerEn
 def jobs_at(place: SweepDir, spec: Spec) -> tuple[list[LedgerEntry], list[LedgerEntry]]:
     """The jobs of the ledger that are asked for, and those that were before, without a look at their runs."""
     entries = sorted(Ledger(place.path, Claims(place.path)).entries().values(), key=lambda entry: entry.job)
-    asked = set() if is_open(spec) else set(asked_by(spec))
-    active = [entry for entry in entries if is_open(spec) or entry.asked in asked]
+    overrides = set() if is_open(spec) else set(combinations(spec))
+    active = [entry for entry in entries if is_open(spec) or entry.overrides in overrides]
     return active, [entry for entry in entries if entry not in active]

@@ -102,10 +102,10 @@ def locked(lock: BaseJournalFileLock) -> Iterator[None]:
 def _stamp(file: Path) -> _Stamp | None:
     """What tells one lock from the next of the same name."""
     try:
-        told = file.stat()
+        info = file.stat()
     except FileNotFoundError:
         return None
-    return told.st_ino, told.st_mtime_ns
+    return info.st_ino, info.st_mtime_ns
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -36,33 +36,33 @@ _LONGEST, _LONGEST_VALUE = 28, 18
 
 def draw_study(study: Study, directory: Path) -> list[Path]:
     """Draw what the study has trials for into `directory`; the files, all of them whole."""
-    told = _drawable(study)
-    finished = [trial for trial in told.trials if trial.state is TrialState.COMPLETE]
+    finite = _drawable(study)
+    finished = [trial for trial in finite.trials if trial.state is TrialState.COMPLETE]
     with _quiet():
-        return [_save(draw(), directory / f"{name}.png") for name, draw in _pictures(told, study, finished)]
+        return [_save(draw(), directory / f"{name}.png") for name, draw in _pictures(finite, study, finished)]
 
 
 def _pictures(
-    told: optuna.Study, study: Study, finished: Sequence[FrozenTrial]
+    finite: optuna.Study, study: Study, finished: Sequence[FrozenTrial]
 ) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """Name → what draws it, of those that there are trials for."""
     from optuna.visualization import matplotlib as drawn
 
     title = f"{study.name}: {len(finished)} finished trial{'s' * (len(finished) != 1)}"
     for i, objective in enumerate(study.objectives):
-        asked: dict[str, Any] = {"target_name": objective.metric}
+        target: dict[str, Any] = {"target_name": objective.metric}
         name = ""
         if len(study.objectives) > 1:
-            asked, name = {**asked, "target": partial(_value, i)}, f"-{_file_name(objective.metric)}"
+            target, name = {**target, "target": partial(_value, i)}, f"-{_file_name(objective.metric)}"
         if finished:
-            yield f"history{name}", partial(_history, drawn, told, asked, title)
+            yield f"history{name}", partial(_history, drawn, finite, target, title)
         if len({trial.values[i] for trial in finished}) > 1 and len(finished) >= _ENOUGH:
-            yield f"importances{name}", partial(_importances, drawn, told, asked, title)
-            yield f"parallel{name}", partial(_parallel, drawn, told, asked, title)
+            yield f"importances{name}", partial(_importances, drawn, finite, target, title)
+            yield f"parallel{name}", partial(_parallel, drawn, finite, target, title)
     if len(study.objectives) == 2 and finished:
-        yield "pareto", partial(_pareto, drawn, told, study.objectives, title)
-    if any(trial.intermediate_values for trial in told.trials):
-        yield "epochs", partial(_epochs, drawn, told, study.objectives[0], title)
+        yield "pareto", partial(_pareto, drawn, finite, study.objectives, title)
+    if any(trial.intermediate_values for trial in finite.trials):
+        yield "epochs", partial(_epochs, drawn, finite, study.objectives[0], title)
 
 
 def _value(i: int, trial: FrozenTrial) -> float:
@@ -85,18 +85,18 @@ def _is_drawable(trial: FrozenTrial) -> bool:
     return trial.state is TrialState.COMPLETE and all(map(math.isfinite, trial.values))
 
 
-def _history(drawn: Any, told: optuna.Study, asked: dict[str, Any], title: str) -> Figure:
-    axes = drawn.plot_optimization_history(told, **asked)
+def _history(drawn: Any, finite: optuna.Study, target: dict[str, Any], title: str) -> Figure:
+    axes = drawn.plot_optimization_history(finite, **target)
     figure = _framed(axes, title)
     axes.set_xlabel("trial")
     axes.legend(["each", "best so far"], fontsize=8, frameon=False)
     return figure
 
 
-def _importances(drawn: Any, told: optuna.Study, asked: dict[str, Any], title: str) -> Figure:
-    axes = drawn.plot_param_importances(told, evaluator=PedAnovaImportanceEvaluator(), **asked)
-    figure = _framed(axes, title, height=1.6 + 0.42 * len(_axes_of(told)))
-    axes.set_xlabel(f"share in {asked['target_name']}")
+def _importances(drawn: Any, finite: optuna.Study, target: dict[str, Any], title: str) -> Figure:
+    axes = drawn.plot_param_importances(finite, evaluator=PedAnovaImportanceEvaluator(), **target)
+    figure = _framed(axes, title, height=1.6 + 0.42 * len(_axes_of(finite)))
+    axes.set_xlabel(f"share in {target['target_name']}")
     axes.set_ylabel("")
     axes.set_yticks(axes.get_yticks(), [_cut(label.get_text()) for label in axes.get_yticklabels()])
     axes.margins(x=0.12)  # room for the numbers behind the bars
@@ -105,11 +105,11 @@ def _importances(drawn: Any, told: optuna.Study, asked: dict[str, Any], title: s
     return figure
 
 
-def _parallel(drawn: Any, told: optuna.Study, asked: dict[str, Any], title: str) -> Figure:
-    names = _axes_of(told)
-    axes = drawn.plot_parallel_coordinate(told, params=names, **asked)
+def _parallel(drawn: Any, finite: optuna.Study, target: dict[str, Any], title: str) -> Figure:
+    names = _axes_of(finite)
+    axes = drawn.plot_parallel_coordinate(finite, params=names, **target)
     figure = _framed(axes, title, width=3.5 + 1.9 * len(names))
-    axes.set_xticks(axes.get_xticks(), [asked["target_name"], *map(_cut, names)], rotation=20, ha="right")
+    axes.set_xticks(axes.get_xticks(), [target["target_name"], *map(_cut, names)], rotation=20, ha="right")
     for upright in figure.axes:
         upright.grid(visible=False)
         upright.tick_params(labelsize=7)
@@ -121,21 +121,21 @@ def _parallel(drawn: Any, told: optuna.Study, asked: dict[str, Any], title: str)
     return figure
 
 
-def _axes_of(told: optuna.Study) -> list[str]:
-    return sorted({name for trial in told.trials for name in trial.params})
+def _axes_of(finite: optuna.Study) -> list[str]:
+    return sorted({name for trial in finite.trials for name in trial.params})
 
 
-def _pareto(drawn: Any, told: optuna.Study, objectives: Sequence[Objective], title: str) -> Figure:
+def _pareto(drawn: Any, finite: optuna.Study, objectives: Sequence[Objective], title: str) -> Figure:
     better = [f"{o.metric} ({'more' if o.mode == 'max' else 'less'} is better)" for o in objectives]
-    return _framed(drawn.plot_pareto_front(told, target_names=better), title)
+    return _framed(drawn.plot_pareto_front(finite, target_names=better), title)
 
 
-def _epochs(drawn: Any, told: optuna.Study, objective: Objective, title: str) -> Figure:
-    axes = drawn.plot_intermediate_values(told)
+def _epochs(drawn: Any, finite: optuna.Study, objective: Objective, title: str) -> Figure:
+    axes = drawn.plot_intermediate_values(finite)
     figure = _framed(axes, title)
     axes.set_xlabel("epoch")
     axes.set_ylabel(objective.metric)
-    if (legend := axes.get_legend()) and len(told.trials) > 12:
+    if (legend := axes.get_legend()) and len(finite.trials) > 12:
         legend.remove()
     return figure
 

@@ -38,12 +38,12 @@ PATIENCE_S = 600.0
 _FAILURES = (StorageInternalError, OSError)
 _STATES = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
 _PREFIX = "hpcexp."
-_ASKED, _SEED = "hpcexp.asked", "hpcexp.seed"
+_SPACE, _SEED = "hpcexp.space", "hpcexp.seed"
 _JOB, _PRUNED, _SURPLUS, _AGAIN = "hpcexp.job", "hpcexp.pruned", "hpcexp.surplus", "hpcexp.again"
 """Attributes of a trial: its job; the step at which it was to end; asked for in vain; of which it is another try."""
 _POINT = "hpcexp.point"
 """Attribute of a grid's trial: the number of its point."""
-_HALF_ASKED_S = 60.0
+_ABANDONED_S = 60.0
 """A trial that after so long lacks values is one whose driver has died over it."""
 
 
@@ -109,7 +109,7 @@ class Study:
                 load_if_exists=True,
             )
             self._storage = self.optuna._storage  # with a cache, where it is a database
-            check_study(self.optuna.user_attrs, _ASKED, _SEED)
+            check_study(self.optuna.user_attrs, _SPACE, _SEED)
             check_trials(self._trials(), _PREFIX, len(objectives))
             self._check_is_of(spec.axes, objectives)
             seed = self._seed(spec.search.seed)
@@ -171,7 +171,7 @@ class Study:
         What a continued run reports again is judged as the first time.
         """
         verdict: list[bool] = []
-        is_sent = self._retry_queue.put(lambda: verdict.append(self._judged(number, step, value)))
+        is_sent = self._retry_queue.put(lambda: verdict.append(self._is_pruned(number, step, value)))
         return is_sent and verdict[-1]
 
     def tell(self, number: int, state: str, values: Sequence[float | None] = ()) -> None:
@@ -193,7 +193,7 @@ class Study:
                 continue
             if set(trial.params) == set(self._axes):
                 found.append(self._trial(trial.number, trial.params, trial.user_attrs.get(_JOB)))
-            elif trial.datetime_start and abs(_age_s(trial.datetime_start)) > _HALF_ASKED_S:
+            elif trial.datetime_start and abs(_age_s(trial.datetime_start)) > _ABANDONED_S:
                 self._retry_queue.put(partial(self._drop, trial.number))
         return found
 
@@ -256,7 +256,7 @@ class Study:
         with suppress(UpdateFinishedTrialError):  # another driver has run it since
             self._storage.set_trial_user_attr(self._id(number), _JOB, job)
 
-    def _judged(self, number: int, step: int, value: float) -> bool:
+    def _is_pruned(self, number: int, step: int, value: float) -> bool:
         trial = self._storage.get_trial(self._id(number))
         if trial.state.is_finished():
             return trial.state is TrialState.PRUNED
@@ -274,10 +274,10 @@ class Study:
         return is_pruned
 
     def _tell(self, number: int, state: str, values: tuple[float | None, ...]) -> None:
-        told = [_worst_if_none(v, o) for v, o in zip(values, self.objectives, strict=True)] if values else None
-        trial = self._end(number, _STATES[state], told)
+        finite = [_worst_if_none(v, o) for v, o in zip(values, self.objectives, strict=True)] if values else None
+        trial = self._end(number, _STATES[state], finite)
         if state == "finished" and trial.state is not TrialState.COMPLETE:
-            self._add_again(trial, told)
+            self._add_again(trial, finite)
 
     def _end(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> FrozenTrial:
         """The trial as it has ended: like this, or as whoever was first has told.
@@ -296,15 +296,18 @@ class Study:
         """
         if not self._again(trial):
             attributes = {_AGAIN: trial.number, _JOB: trial.user_attrs.get(_JOB)}
-            begun = create_trial(
+            another = create_trial(
                 state=TrialState.RUNNING, params=trial.params, distributions=trial.distributions, user_attrs=attributes
             )
-            self.optuna.add_trial(begun)
+            self.optuna.add_trial(another)
         first, *others = self._again(trial)
-        for again, state, told in [(first, TrialState.COMPLETE, values), *((o, TrialState.FAIL, None) for o in others)]:
+        for again, state, finite in [
+            (first, TrialState.COMPLETE, values),
+            *((o, TrialState.FAIL, None) for o in others),
+        ]:
             with suppress(UpdateFinishedTrialError):
                 if not again.state.is_finished():
-                    self._storage.set_trial_state_values(again._trial_id, state, told)
+                    self._storage.set_trial_state_values(again._trial_id, state, finite)
 
     def _again(self, trial: FrozenTrial) -> list[FrozenTrial]:
         """Further tries of a trial, in their order."""
@@ -338,15 +341,15 @@ class Study:
     def _check_is_of(self, axes: Mapping[str, Axis], objectives: Sequence[Objective]) -> None:
         """Have what the study is about noted in it, so that trials of another space do not get among its own."""
         asked = record(axes, objectives)
-        if _ASKED not in self.optuna.user_attrs and not self._trials():
-            self.optuna.set_user_attr(_ASKED, asked)
-        before = self.optuna.user_attrs.get(_ASKED)
+        if _SPACE not in self.optuna.user_attrs and not self._trials():
+            self.optuna.set_user_attr(_SPACE, asked)
+        before = self.optuna.user_attrs.get(_SPACE)
         if before is None:
             raise ConfigError(f"The study {self.name} in {self.where} is none of hpcexp's.\n{_ANOTHER_NAME}")
         if changes := changed(before, asked):
-            told = "\n".join(f"  {change}" for change in changes)
+            finite = "\n".join(f"  {change}" for change in changes)
             raise ConfigError(
-                f"The study {self.name} in {self.where} was begun with another space:\n{told}\n"
+                f"The study {self.name} in {self.where} was begun with another space:\n{finite}\n"
                 f"What it has learned does not hold for this one.\n{_ANOTHER_NAME}"
             )
 

@@ -107,9 +107,9 @@ class _Space(Struct):
     objectives: list[_Objective]
 
 
-def check_study(attributes: Mapping[str, Any], asked: str, seed: str) -> None:
+def check_study(attributes: Mapping[str, Any], space: str, seed: str) -> None:
     """ValueError where a study's notes of its space and seed, under these names, are not what hpcexp has written."""
-    if asked in attributes:
-        convert(attributes[asked], _Space)
+    if space in attributes:
+        convert(attributes[space], _Space)
     if seed in attributes:
         convert(attributes[seed], Count)

@@ -85,18 +85,18 @@ class TrialSource:
 
     def _jobs(self, trial: Trial) -> list[Job]:
         seeds: list[list[str]] = [[f"seed={seed}"] for seed in self.seeds] or [[]]
-        entered = self.session.entered([self._asked((*trial.overrides, *seed), trial.number) for seed in seeds])
+        entered = self.session.entered([self._job((*trial.overrides, *seed), trial.number) for seed in seeds])
         self._ended[trial.number] = {}
         for job in entered:
             self._trials[job.entry.job] = trial.number
             self.study.note_job(trial.number, job.entry.job)
         return entered
 
-    def _asked(self, asked: tuple[str, ...], trial: int) -> PlannedJob:
+    def _job(self, overrides: tuple[str, ...], trial: int) -> PlannedJob:
         try:
-            return PlannedJob(asked, self.plan(asked), trial)
+            return PlannedJob(overrides, self.plan(overrides), trial)
         except ConfigError as e:
-            return PlannedJob(asked, self.first, trial, problem=str(e))
+            return PlannedJob(overrides, self.first, trial, problem=str(e))
 
     def _means(self, ended: dict[int, Outcome]) -> list[float | None]:
         """Of the objectives over the jobs that finished; None for one that has no value."""

@@ -92,7 +92,7 @@ def is_open(spec: Spec) -> bool:
     return spec.search is not None or not (spec.axes or spec.points or spec.seeds)
 
 
-def asked_by(spec: Spec) -> list[tuple[str, ...]]:
+def combinations(spec: Spec) -> list[tuple[str, ...]]:
     """What each job of a sweep without a search is asked beside the base: points × axes × seeds, the last fastest."""
     axes = [[f"{key}={value}" for value in axis.values] for key, axis in spec.axes.items() if isinstance(axis, Choices)]
     seeds = [[f"seed={seed}" for seed in spec.seeds]] if spec.seeds else []

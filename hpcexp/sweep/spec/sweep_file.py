@@ -45,25 +45,25 @@ def read_sweep(name: str, composer: Composer, overrides: Sequence[str], called: 
     if name not in files:
         near = suggest(name, files)
         raise ConfigError(f"There is no sweeps/{name}.yaml{'; ' + near if near else '.'}\nSweeps: {listed(files)}.")
-    told = _read(files[name])
+    content = _read(files[name])
     own, rest = _split(overrides)
-    told = _with_own(told, own)
-    problems = _problems(told, files[name])
+    content = _with_own(content, own)
+    problems = _problems(content, files[name])
     if problems:
         raise ConfigError(problems)
-    return _spec(told, called or name, composer, rest, files[name])
+    return _spec(content, called or name, composer, rest, files[name])
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        told = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{file}{line}: this is not YAML: {getattr(e, 'problem', e)}.") from e
-    if not isinstance(told, dict):
+    if not isinstance(content, dict):
         raise ConfigError(f"{file} has no keys.\nFix: `hpcexp help sweep` shows those of a sweep.")
-    return {str(key): value for key, value in told.items()}
+    return {str(key): value for key, value in content.items()}
 
 
 def _split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -73,9 +73,9 @@ def _split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, [o for o in overrides if o not in own]
 
 
-def _with_own(told: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def _with_own(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """`budget.trials=50` and the like put into what the file tells."""
-    changed = {**told}
+    changed = {**content}
     for override in _parsed(overrides, "the command line"):
         way = override.key_or_group.split(".")
         node = changed
@@ -87,34 +87,34 @@ def _with_own(told: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
     return changed
 
 
-def _problems(told: dict[str, Any], file: Path) -> list[str]:
+def _problems(content: dict[str, Any], file: Path) -> list[str]:
     head = f"In {file.name}: "
-    if not isinstance(told.get("budget", {}), dict):
+    if not isinstance(content.get("budget", {}), dict):
         return [f"{head}budget: a mapping, for example `budget: {{trials: 40}}`."]
-    search = told.get("search")
+    search = content.get("search")
     if search is not None and not isinstance(search, dict):
         return [f"{head}search: a mapping, for example `search: {{sampler: tpe}}`."]
-    found = [*schema_problems(schema.SweepFile, {k: v for k, v in told.items() if k != "search"})]
+    found = [*schema_problems(schema.SweepFile, {k: v for k, v in content.items() if k != "search"})]
     if search is not None:
         found += [*schema_problems(schema.Search, search, "search.")]
         found += [] if "sampler" in search else ["search.sampler: it is needed.\nFix: search: {sampler: tpe}"]
-    found += [] if told.get("question") else ["question: it is needed: one sentence that the sweep answers."]
-    found += [f"{key}: a value is required (???)." for key in missing_keys(told)]
-    if not (told.get("axes") or told.get("points") or told.get("seeds") is not None):
+    found += [] if content.get("question") else ["question: it is needed: one sentence that the sweep answers."]
+    found += [f"{key}: a value is required (???)." for key in missing_keys(content)]
+    if not (content.get("axes") or content.get("points") or content.get("seeds") is not None):
         found.append("it asks for nothing but one run: it has neither axes nor points nor seeds.")
-    if search and told.get("points"):
+    if search and content.get("points"):
         found.append("search and points: a search finds its points itself.\nFix: leave one of them out.")
     return [f"{head}{problem}" for problem in found]
 
 
-def _spec(told: Mapping[str, Any], name: str, composer: Composer, rest: Sequence[str], file: Path) -> Spec:
+def _spec(content: Mapping[str, Any], name: str, composer: Composer, rest: Sequence[str], file: Path) -> Spec:
     where = file.name
-    search = told.get("search")
+    search = content.get("search")
     axes = {
         key: _axis(key, value, composer, where, is_searched=search is not None)
-        for key, value in (told.get("axes") or {}).items()
+        for key, value in (content.get("axes") or {}).items()
     }
-    base = [_override(o, where) for o in told.get("base") or []]
+    base = [_override(o, where) for o in content.get("base") or []]
     for override in _parsed(rest, "the command line", composer):
         key = override.get_key_element().lstrip("+")
         base = [o for o in base if o.lstrip("+~").partition("=")[0] != key]
@@ -128,21 +128,21 @@ def _spec(told: Mapping[str, Any], name: str, composer: Composer, rest: Sequence
             f"In {where}: axes.{open_ones[0]} has no end of values to run through.\n"
             "Fix: a list of values, or `search: {sampler: tpe}` with `budget: {trials: 40}`."
         )
-    if "seed" in axes and told.get("seeds") is not None:
+    if "seed" in axes and content.get("seeds") is not None:
         raise ConfigError(
             f"In {where}: seeds, and an axis seed: each run would count several times.\nFix: leave one out."
         )
     return Spec(
         name=name,
-        question=str(told["question"]),
+        question=str(content["question"]),
         base=tuple(base),
         axes=axes,
-        points=tuple(_point(point, where) for point in told.get("points") or []),
-        seeds=_seeds(told.get("seeds"), where),
-        objectives=_objectives(told.get("metric"), told.get("mode"), where),
+        points=tuple(_point(point, where) for point in content.get("points") or []),
+        seeds=_seeds(content.get("seeds"), where),
+        objectives=_objectives(content.get("metric"), content.get("mode"), where),
         search=Search(**search) if search else None,
-        budget=Budget(**(told.get("budget") or {})),
-        is_fail_fast=told.get("on_failure") == "stop",
+        budget=Budget(**(content.get("budget") or {})),
+        is_fail_fast=content.get("on_failure") == "stop",
     )
 
 
@@ -186,14 +186,18 @@ def _point(point: Any, where: str) -> tuple[str, ...]:
     return tuple(f"{key}={quoted(value)}" for key, value in point.items())
 
 
-def _seeds(told: Any, where: str) -> tuple[int, ...]:
-    if told is None:
+def _seeds(content: Any, where: str) -> tuple[int, ...]:
+    if content is None:
         return ()
-    if isinstance(told, int) and not isinstance(told, bool) and told >= 1:
-        return tuple(range(1, told + 1))
-    if isinstance(told, list) and told and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in told):
-        return tuple(dict.fromkeys(told))
-    raise ConfigError(f"In {where}: seeds={typed(told)}: not a number of seeds from 1, nor a list of seeds.")
+    if isinstance(content, int) and not isinstance(content, bool) and content >= 1:
+        return tuple(range(1, content + 1))
+    if (
+        isinstance(content, list)
+        and content
+        and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in content)
+    ):
+        return tuple(dict.fromkeys(content))
+    raise ConfigError(f"In {where}: seeds={typed(content)}: not a number of seeds from 1, nor a list of seeds.")
 
 
 def _objectives(metric: Any, mode: str | None, where: str) -> tuple[Objective, ...]:

@@ -44,7 +44,7 @@ class Claims:
         """Be there for others. OSError where the directory cannot be written."""
         self._claims.mkdir(parents=True, exist_ok=True)
         self._beat = Beat(self._driver(self.token), self.timeout_s)
-        self._beat.start(Owner.this().told())
+        self._beat.start(Owner.this().facts())
 
     def close(self) -> None:
         """Let go of everything."""

@@ -26,8 +26,8 @@ _NOT_ASKED = ("hydra", "tracking", "launch", "run", "checkpoint", "notes")
 
 def sweep_name(experiment: str, words: Sequence[str], given: Sequence[str]) -> str:
     """Of the sweep that these overrides ask for, in whatever order they are typed."""
-    asked = [o for o in given if re.split(r"[./=]", o.lstrip("+~"), maxsplit=1)[0] not in _NOT_ASKED]
-    digest = hashlib.sha256("\n".join(sorted(asked)).encode()).hexdigest()[:8]
+    overrides = [o for o in given if re.split(r"[./=]", o.lstrip("+~"), maxsplit=1)[0] not in _NOT_ASKED]
+    digest = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:8]
     return f"{'-'.join([experiment, *words])[:80]}-{digest}"
 
 
@@ -91,7 +91,7 @@ def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
     try:
         if now != before:
             text = json.dumps(to_builtins(now), indent=2, ensure_ascii=False)
-            write_atomic(place.asked, f"{text}\n")  # not sorted: axes keep their order
+            write_atomic(place.definition, f"{text}\n")  # not sorted: axes keep their order
     except OSError as e:
         raise RunError(f"{place.path} cannot be written: {e.strerror}.\nFix: run.root=… where there is room.") from e
     return changes(before, now) if before else []
@@ -100,7 +100,7 @@ def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
 def _record_at(place: SweepDir) -> SweepRecord | None:
     """What was asked before; None where nothing was."""
     try:
-        return read_json(place.asked, SweepRecord)
+        return read_json(place.definition, SweepRecord)
     except FileNotFoundError:
         return None
 

@@ -25,7 +25,7 @@ class LedgerEntry:
 
     job: int
     """Its number, from 1."""
-    asked: tuple[str, ...]
+    overrides: tuple[str, ...]
     """The overrides that make it another job than its neighbours."""
     base: tuple[str, ...]
     """Overrides that the jobs of its time had in common."""
@@ -38,7 +38,7 @@ class LedgerEntry:
     @property
     def key(self) -> tuple[tuple[str, ...], int | None]:
         """What a job is recognised by: a search may ask for a point twice, as two trials."""
-        return self.asked, self.trial
+        return self.overrides, self.trial
 
 
 class Ledger:
@@ -129,4 +129,4 @@ class Ledger:
         except ValueError as e:
             raise RunError(f"{where} is damaged: {e}.\nFix: remove that line; its run directory stays.") from e
         run = known.run and str(self._root / known.run)
-        return LedgerEntry(known.job, tuple(known.asked), tuple(known.base), known.trial, known.signature, run)
+        return LedgerEntry(known.job, tuple(known.overrides), tuple(known.base), known.trial, known.signature, run)

@@ -39,7 +39,7 @@ class Result:
 class Point:
     """The jobs that differ in nothing but their seed."""
 
-    asked: tuple[str, ...]
+    overrides: tuple[str, ...]
     results: tuple[Result, ...]
 
     def mean(self, objective: int = 0) -> float | None:
@@ -84,10 +84,12 @@ def not_recorded(run: RunDir, objectives: Iterable[Objective]) -> str:
 
 def ranked(results: Iterable[Result], objectives: Sequence[Objective]) -> list[Point]:
     """Points, the best first: by the first objective. Those without a value come last, in the order of their jobs."""
-    points = [Point(asked, jobs) for asked, jobs in grouped(results, lambda result: point_of(result.entry)).items()]
+    points = [
+        Point(overrides, jobs) for overrides, jobs in grouped(results, lambda result: point_of(result.entry)).items()
+    ]
     return best_first(points, Point.mean, objectives[0].mode if objectives else "min")
 
 
 def point_of(entry: LedgerEntry) -> tuple[str, ...]:
     """What was asked, without the seed."""
-    return tuple(asked for asked in entry.asked if not asked.startswith("seed="))
+    return tuple(overrides for overrides in entry.overrides if not overrides.startswith("seed="))

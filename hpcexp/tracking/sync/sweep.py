@@ -66,7 +66,7 @@ class SweepUpload:
         return self._known.experiment_id
 
     def _asked(self) -> SweepRecord:
-        return read_json(self._sweep.asked, SweepRecord)
+        return read_json(self._sweep.definition, SweepRecord)
 
     @property
     def uri(self) -> str | None:
@@ -113,7 +113,7 @@ class SweepUpload:
             return self._store
         if not self._sweep.path.is_dir():
             raise RunError(f"{self._sweep.path} is gone")
-        status, asked, uri = read_status(self._sweep), self._asked(), self.uri
+        status, overrides, uri = read_status(self._sweep), self._asked(), self.uri
         assert uri is not None
         self._note.update(delivered=False)
         store = self._stores.at(uri, artifact_root(self._sweep.path.parent.parent))
@@ -124,10 +124,10 @@ class SweepUpload:
         self.was_remade = is_new and before is not None
         # MLflow changes no parameter: of axes that were edited the description tells.
         known = {} if is_new else store.params(self._run_id) or {}
-        params = {key: text for key, text in description.sweep_params(asked).items() if legal_key(key) not in known}
-        told = {"mlflow.note.content": self._description(asked, None, "")}
+        params = {key: text for key, text in description.sweep_params(overrides).items() if legal_key(key) not in known}
+        told = {"mlflow.note.content": self._description(overrides, None, "")}
         store.log(self._run_id, params=params, tags=told if is_new else {**tags, **told})
-        self._save_view(store, asked, started)
+        self._save_view(store, overrides, started)
         if not is_new and status.state not in FINAL_STATES:
             store.set_running(self._run_id)
         self._store = store
@@ -158,21 +158,21 @@ class SweepUpload:
             self._note.save(problem=problem)
         return problem
 
-    def _save_view(self, store: Store, asked: SweepRecord, now_ms: int) -> None:
+    def _save_view(self, store: Store, overrides: SweepRecord, now_ms: int) -> None:
         """Have the sweep in the experiment's menu of views."""
-        view = sweep_view(asked, self._sweep.path.name, self._run_id, now_ms)
+        view = sweep_view(overrides, self._sweep.path.name, self._run_id, now_ms)
         store.tag_experiment(self._experiment_id, view)
 
     def _tags(self) -> dict[str, str]:
-        name, asked = self._sweep.path.name, self._asked()
-        known = {"mlflow.user": self._known.user, "mlflow.source.name": asked.command}
+        name, overrides = self._sweep.path.name, self._asked()
+        known = {"mlflow.user": self._known.user, "mlflow.source.name": overrides.command}
         return {
             **{key: str(value) for key, value in known.items() if value},
             "mlflow.source.type": "LOCAL",
             "mlflow.runName": name,
             "hpcexp.sweep": name,
             "hpcexp.sweep_dir": str(self._sweep.path),
-            "hpcexp.objectives": ", ".join(f"{o.metric} {o.mode}" for o in asked.objectives),
+            "hpcexp.objectives": ", ".join(f"{o.metric} {o.mode}" for o in overrides.objectives),
         }
 
     def _final_tags(self, status: Status, best: SweepBest | None) -> dict[str, str]:
@@ -184,9 +184,9 @@ class SweepUpload:
         cause = {"hpcexp.cause": status.cause} if status.cause else {}
         return {"mlflow.note.content": note, "hpcexp.state": str(status.state), **cause}
 
-    def _description(self, asked: SweepRecord, best: SweepBest | None, table: str) -> str:
+    def _description(self, overrides: SweepRecord, best: SweepBest | None, table: str) -> str:
         look = description.sweep_links(self._experiment_id, self._sweep.path.name)
-        return description.sweep_note(asked, _best_text(best), table, str(self._sweep.path), look)
+        return description.sweep_note(overrides, _best_text(best), table, str(self._sweep.path), look)
 
 
 def members(sweep: SweepDir) -> Iterator[tuple[RunDir, Membership]]:
@@ -196,7 +196,7 @@ def members(sweep: SweepDir) -> Iterator[tuple[RunDir, Membership]]:
     """
     jobs = {job.job: job for _, job in lines(sweep.jobs, LedgerLine, MAX_LEDGER_BYTES) if job and job.run}
     for job in jobs.values():
-        values = (override.partition("=") for override in job.asked)
+        values = (override.partition("=") for override in job.overrides)
         yield (
             RunDir(sweep.root / job.run),
             Membership(str(sweep.path), {key.lstrip("+~"): value for key, _, value in values}),
@@ -237,5 +237,5 @@ def _best_text(best: SweepBest | None) -> str:
 
 
 def _artifacts(sweep: SweepDir) -> Iterator[Path]:
-    yield from (sweep.asked, sweep.jobs, sweep.table_csv, sweep.table_md, sweep.best)
+    yield from (sweep.definition, sweep.jobs, sweep.table_csv, sweep.table_md, sweep.best)
     yield from artifacts.files_in(sweep.plots, ".png")

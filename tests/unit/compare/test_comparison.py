@@ -19,7 +19,7 @@ from hpcexp.compare.plot import band_of, draw
 from hpcexp.compare.query import parse
 from hpcexp.compare.report import answer, as_csv, as_markdown, labels
 from hpcexp.compare.runs import ComparedRun
-from hpcexp.compare.selection import judged_by, recorded, select
+from hpcexp.compare.selection import recorded, select, selected_metrics
 from hpcexp.compare.sources import directories
 from hpcexp.compare.sources.plans import Plans
 from hpcexp.errors import ConfigError, RunError
@@ -206,12 +206,12 @@ def test_a_metric_may_say_which_way_is_better() -> None:
     """Otherwise its name does."""
     runs = [run(0, numbers={"distance": 3.0})]
     assert [[("distance", "max")], [("distance", "min")]] == [
-        judged_by([m], runs) for m in ("distance", "distance=min")
+        selected_metrics([m], runs) for m in ("distance", "distance=min")
     ]
     with pytest.raises(ConfigError, match=r"^--metric distance=low: better is either min or max\.\nFix: "):
-        judged_by(["distance=low"], runs)
+        selected_metrics(["distance=low"], runs)
     with pytest.raises(ConfigError, match=r"(?s)^--metric distanc: no run has .*\nFix: --metric distance\n"):
-        judged_by(["distanc"], runs)
+        selected_metrics(["distanc"], runs)
 
 
 def test_a_query_may_name_the_section() -> None:

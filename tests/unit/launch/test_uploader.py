@@ -142,7 +142,7 @@ def test_sync_takes_from_the_ledger_what_no_fleet_was_told(
     sweep = make_sweep(place, "untold")
     run = finished_run(place, uri, "untold-1")
     sweep.jobs.write_text(
-        f'{{"job": 1, "asked": ["optimizer.lr=0.1"], "signature": "a", "run": "{run.path}", "t": 1}}\n'
+        f'{{"job": 1, "overrides": ["optimizer.lr=0.1"], "signature": "a", "run": "{run.path}", "t": 1}}\n'
     )
     write_json(sweep.status, {**read_plain(sweep.status), "pid": 2**22 + 1})
     assert sync(["--root", str(place)]) == 0

@@ -261,7 +261,7 @@ def test_durations_are_measured_and_never_negative(tmp_path: Path) -> None:
     assert 1000.0 == Status(started=1000.0, ended=407.0).ended_at
     assert 1005.0 == Status(started=1000.0, ended=99.0, took_s=5.0).ended_at
     assert 0.0 == running_s(1e9 * 9, None, is_here=False)
-    running = Status(**{**began, **Owner.this().told(), "started": 9e9})
+    running = Status(**{**began, **Owner.this().facts(), "started": 9e9})
     assert 0 <= (elapsed_s(RunState.RUNNING, running) or 0) < 60
     run = make_run(tmp_path, None)
     set_state(run, "finished")

@@ -27,8 +27,8 @@ def opened(place: Path) -> Claims:
     return claims
 
 
-def entry(*asked: str, job: int = 0, trial: int | None = None) -> LedgerEntry:
-    return LedgerEntry(job, asked, ("base=1",), trial, "f" * 64, f"/runs/{'-'.join(asked)}")
+def entry(*overrides: str, job: int = 0, trial: int | None = None) -> LedgerEntry:
+    return LedgerEntry(job, overrides, ("base=1",), trial, "f" * 64, f"/runs/{'-'.join(overrides)}")
 
 
 def test_a_job_is_had_by_one_driver(tmp_path: Path) -> None:
@@ -179,4 +179,4 @@ def test_who_has_slept_over_a_ledger_writes_over_nobodys_jobs(tmp_path: Path) ->
     numbered = Ledger(tmp_path, opened(tmp_path)).enter(Slept(tmp_path, entry("lr=1"), entry("lr=3")))
     assert [3, 2] == [e.job for e in numbered]
     entries = Ledger(tmp_path, opened(tmp_path)).entries()
-    assert {1: ("lr=2",), 2: ("lr=3",), 3: ("lr=1",)} == {job: e.asked for job, e in entries.items()}
+    assert {1: ("lr=2",), 2: ("lr=3",), 3: ("lr=1",)} == {job: e.overrides for job, e in entries.items()}

@@ -20,7 +20,7 @@ OPTUNA = "hydra/sweeper=optuna"
 
 
 @pytest.fixture
-def asked(project: Path) -> Callable[..., Spec]:
+def overrides(project: Path) -> Callable[..., Spec]:
     """The search that overrides ask for."""
     composer = Composer(project)
 
@@ -50,14 +50,14 @@ def asked(project: Path) -> Callable[..., Spec]:
         ("notes='a b','c,d'", Choices(("'a b'", "'c,d'"))),
     ],
 )
-def test_axes_are_those_of_hydras_plugin(asked: Callable[..., Spec], override: str, axis: Axis) -> None:
+def test_axes_are_those_of_hydras_plugin(overrides: Callable[..., Spec], override: str, axis: Axis) -> None:
     """An end of a range is not among its values, as everywhere in Hydra."""
-    assert {override.partition("=")[0]: axis} == dict(asked(override).axes)
+    assert {override.partition("=")[0]: axis} == dict(overrides(override).axes)
 
 
-def test_the_settings_of_the_sweeper_are_those_of_the_search(asked: Callable[..., Spec]) -> None:
+def test_the_settings_of_the_sweeper_are_those_of_the_search(overrides: Callable[..., Spec]) -> None:
     """Axes may stand in `hydra.sweeper.params`; the command line comes first, and has the base."""
-    spec = asked(
+    spec = overrides(
         "hydra.sweeper.sampler=nsga2",
         "hydra.sweeper.n_trials=7",
         "hydra.sweeper.seed=3",
@@ -77,22 +77,24 @@ def test_the_settings_of_the_sweeper_are_those_of_the_search(asked: Callable[...
     assert ("trainer.max_epochs=2", "model.dropout=0.1") == spec.base
 
 
-def test_a_search_is_named_by_what_it_asks(asked: Callable[..., Spec]) -> None:
+def test_a_search_is_named_by_what_it_asks(overrides: Callable[..., Spec]) -> None:
     """So that the same command again goes on with it, whatever its budget and order; the monitor is optimised."""
-    one = asked("optimizer.lr=interval(0.1,1)", "trainer.max_epochs=2")
-    same = asked("trainer.max_epochs=2", "hydra.sweeper.n_trials=99", "optimizer.lr=interval(0.1,1)", "tracking=off")
-    other = asked("optimizer.lr=interval(0.1,1)", "trainer.max_epochs=3")
+    one = overrides("optimizer.lr=interval(0.1,1)", "trainer.max_epochs=2")
+    same = overrides(
+        "trainer.max_epochs=2", "hydra.sweeper.n_trials=99", "optimizer.lr=interval(0.1,1)", "tracking=off"
+    )
+    other = overrides("optimizer.lr=interval(0.1,1)", "trainer.max_epochs=3")
     assert one.name == same.name != other.name
     assert (Objective("val/acc", "max"),) == one.objectives
-    assert (Objective("val/loss", "min"),) == asked(
+    assert (Objective("val/loss", "min"),) == overrides(
         "seed=1,2", "hydra.sweeper.metric=val/loss", "hydra.sweeper.direction=minimize"
     ).objectives
 
 
-def test_wrong_settings_are_told_together(asked: Callable[..., Spec]) -> None:
+def test_wrong_settings_are_told_together(overrides: Callable[..., Spec]) -> None:
     """In the words of the command line."""
     with pytest.raises(ConfigError) as caught:
-        asked(
+        overrides(
             "seed=1,2",
             "hydra.sweeper.sampler=tpee",
             "hydra.sweeper.n_trials=0",

@@ -50,8 +50,8 @@ def jobs_of(project: Path, *overrides: str) -> list[list[str]]:
 )
 def test_jobs_are_those_of_hydras_sweeper(project: Path, line: str) -> None:
     """In its order, as they were typed."""
-    asked = [override for override in line.split(" ") if not override.startswith("hydra")]
-    parsed = OverridesParser.create(Composer(project).loader).parse_overrides(asked)
+    overrides = [override for override in line.split(" ") if not override.startswith("hydra")]
+    parsed = OverridesParser.create(Composer(project).loader).parse_overrides(overrides)
     [expected] = BasicSweeper.split_arguments(parsed, None)
     assert expected == jobs_of(project, *line.split(" "))
 
@@ -92,14 +92,14 @@ def test_plans_are_those_that_each_job_has_alone(project: Path) -> None:
 
 
 def test_what_jobs_share_is_looked_at_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Git, code, environment, machine, and each data set."""
+    """Git, code, environment and each data set; the machine is the launcher's affair."""
     looked: list[str] = []
 
     def count(name: str) -> None:
         look: Callable[..., Any] = getattr(preparation, name)
         monkeypatch.setattr(preparation, name, lambda *a: looked.append(name) or look(*a))
 
-    names = ["code_digest", "code_files", "data_facts", "environment", "git_commit", "root_problems", "this_machine"]
+    names = ["code_digest", "code_files", "data_facts", "environment", "git_commit", "root_problems"]
     for name in names:
         count(name)
     many, once = Many(Composer(project)), Once()

@@ -37,8 +37,8 @@ def spec_of(
     **search: Any,
 ) -> Spec:
     """A search."""
-    asked = Search(sampler, **search)
-    return Spec("s", "", (), axes or AXES, objectives=objectives, search=asked, budget=Budget(trials=trials))
+    overrides = Search(sampler, **search)
+    return Spec("s", "", (), axes or AXES, objectives=objectives, search=overrides, budget=Budget(trials=trials))
 
 
 OPEN: list[Study] = []
@@ -148,7 +148,7 @@ def test_a_trial_whose_driver_died_while_asking_does_not_count(tmp_path: Path, m
     study.optuna.ask().suggest_categorical("model", ("cnn", "mlp"))
     assert [] == study.unfinished()
     assert 1 == study.counts().running
-    monkeypatch.setattr("hpcexp.sweep.search.study._HALF_ASKED_S", -1.0)
+    monkeypatch.setattr("hpcexp.sweep.search.study._ABANDONED_S", -1.0)
     assert [] == study.unfinished()
     assert 0 == study.counts().total
     assert [1, 2] == [trial.number for trial in run(study, 2)]

@@ -15,7 +15,7 @@ from hpcexp.errors import ConfigError
 from hpcexp.files.documents import decode
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import SweepRecord
-from hpcexp.sweep.spec.spec import Budget, Choices, Interval, Objective, Search, Spec, asked_by
+from hpcexp.sweep.spec.spec import Budget, Choices, Interval, Objective, Search, Spec, combinations
 from hpcexp.sweep.spec.sweep_file import quoted, read_sweep, sweep_files
 from hpcexp.sweep.store.directory import ask, changes, spec_of
 
@@ -58,10 +58,10 @@ def test_a_grid_is_every_combination_with_every_seed(read: Callable[..., Spec]) 
     spec = read(GRID)
     assert ("trainer.max_epochs=2",) == spec.base
     assert (Objective("val/acc", "max"),) == spec.objectives
-    asked = asked_by(spec)
-    assert 8 == len(asked)
-    assert ("optimizer.lr=0.001", "model.hidden=[32]", "seed=1") == asked[0]
-    assert ("optimizer.lr=0.01", "model.hidden=[64,32]", "seed=2") == asked[-1]
+    overrides = combinations(spec)
+    assert 8 == len(overrides)
+    assert ("optimizer.lr=0.001", "model.hidden=[32]", "seed=1") == overrides[0]
+    assert ("optimizer.lr=0.01", "model.hidden=[64,32]", "seed=2") == overrides[-1]
 
 
 def test_a_search_has_ends_a_sampler_and_a_budget(read: Callable[..., Spec]) -> None:
@@ -83,7 +83,7 @@ def test_points_are_combined_with_axes(read: Callable[..., Spec]) -> None:
         ("strategy=ddp", "hardware.devices=2", "seed=2"),
         ("hardware.devices=1", "seed=1"),
         ("hardware.devices=1", "seed=2"),
-    ] == asked_by(spec)
+    ] == combinations(spec)
 
 
 def test_overrides_come_on_top(read: Callable[..., Spec]) -> None:
@@ -154,8 +154,8 @@ def test_no_password_is_in_a_sweeps_directory(read: Callable[..., Spec], project
     place = SweepDir(project / "runs" / "sweeps" / "mine")
     for _ in range(2):
         assert [] == ask(place, spec, project, "hpcexp sweep mine search.storage=postgresql://ada:s3cr3t@host/db")
-    assert "s3cr3t" not in place.asked.read_text()
-    assert 2 == place.asked.read_text().count("postgresql://ada@host/db")
+    assert "s3cr3t" not in place.definition.read_text()
+    assert 2 == place.definition.read_text().count("postgresql://ada@host/db")
 
 
 def record(spec: Spec) -> SweepRecord:
