@@ -23,6 +23,7 @@ VERBS = {
     "sweep": ("sweep", "run the sweep of a file in sweeps/, go on with it, see how it stands, stop it"),
     "runs": ("runs", "list runs"),
     "show": ("runs", "one run: state, results, configuration, files"),
+    "cancel": ("cancel", "end a running job with a checkpoint, from any machine that sees its directory"),
     "compare": ("compare", "what runs differ in, beside what they came to; over seeds"),
     "why": ("why", "how a run differs from what would run now"),
     "reproduce": ("reproduce", "train a run again from what it has kept, and see whether the same comes out"),

@@ -131,9 +131,10 @@ def test_it_ends_in_good_order_and_resumes(
     if how == "signal":
         supervisor.send_signal(signal.SIGTERM)
     else:
-        other.cancel(run)
+        assert 0 == command("cancel", "last", "--trust", cwd=project).status
     said = ended(supervisor)
     assert 143 == said.status, said
+    assert "there is nothing to cancel" in command("cancel", "last", "--trust", cwd=project).err
     assert (RunState.KILLED, "stopped by SIGTERM") == (read_status(run).state, read_status(run).cause)
     wait_until(lambda: all(map(is_over, below)), "the end of all its processes")
     step = read_points(run.journal)[0][-1].step
