@@ -12,7 +12,7 @@ from typing import Any
 
 MISSING: Any = "???"
 
-# The classes below are never made, only read; what a dataclass generates beside them would cost planning 10 ms.
+# Most classes below are never made, only read; what a dataclass generates beside them would cost planning 10 ms.
 
 
 CLASSIFICATION_METRICS = ("acc", "top5")
@@ -263,6 +263,12 @@ class Run:
     The result is that of a run of its own up to rounding and, with dropout and augmentation, other random numbers."""
 
 
+def options(section: type, name: str) -> tuple[str, ...]:
+    """The values that a `choice` may have."""
+    [found] = [field.metadata["options"] for field in fields(section) if field.name == name]
+    return tuple(found)
+
+
 def defaults(section: type) -> dict[str, Any]:
     """Key → default of a section's class."""
     return {field.name: field.default for field in fields(section)}
@@ -294,7 +300,7 @@ class Config:
     run: Run = field(default_factory=Run)
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(frozen=True)
 class Search:
     """How a sweep finds its points where it does not run through all of them."""
 
@@ -312,7 +318,7 @@ class Search:
     """Of the choice of points; empty: one that follows from the study's name."""
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(frozen=True)
 class Budget:
     """Where a sweep stops, counted over all its continuations. What runs by then runs to its end."""
 

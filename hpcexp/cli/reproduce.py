@@ -18,7 +18,7 @@ from hpcexp.reproduce.original import Original, opened
 from hpcexp.reproduce.reproduce import ReproduceReport, ReproduceRequest
 from hpcexp.reproduce.reproduce import reproduce as reproduced
 from hpcexp.reproduce.rerun import RerunInterrupted
-from hpcexp.reproduce.verdict import Verdict
+from hpcexp.reproduce.verdict import ReproduceVerdict
 from hpcexp.reproduce.workspace import Code
 from hpcexp.runs.mark import CODE, PACKAGES
 
@@ -89,7 +89,7 @@ Nothing is known to differ. What to look at: kernels that do not give the same b
 data and code that draw random numbers without a seed; metrics that are times; files that are read beside the data."""
 
 
-def _sentence(v: Verdict) -> str:
+def _sentence(v: ReproduceVerdict) -> str:
     if v.kind == "identical":
         what = "weights and " if any(check.what == "weights" for check in v.checks) else ""
         return f"Identical: {what}all {v.num_values:,} values of {v.num_metrics} metrics, to the bit."

@@ -19,7 +19,7 @@ from hpcexp.plan import Plan, load_plan, load_whole, whole
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import (
     CodeFacts,
-    DataFile,
+    DataFileRecord,
     DataRecord,
     EnvironmentFacts,
     ImportedFacts,
@@ -215,7 +215,7 @@ def _code_then(code: CodeFacts | None, job: ImportedFacts) -> dict[str, str] | N
     return {**own, **code.files} if code else None
 
 
-def _by_place(files: Sequence[DataFile]) -> dict[str, str] | None:
+def _by_place(files: Sequence[DataFileRecord]) -> dict[str, str] | None:
     """File → its digest, or its size; below the directory that all are in, wherever that lies."""
     if not files:
         return None
@@ -224,7 +224,7 @@ def _by_place(files: Sequence[DataFile]) -> dict[str, str] | None:
     return {os.path.relpath(place, top): _known(file) for place, file in zip(places, files, strict=True)}
 
 
-def _known(file: DataFile) -> str:
+def _known(file: DataFileRecord) -> str:
     """The digest of a data file, or what its listing showed."""
     if file.sha256:
         return file.sha256[:12]

@@ -14,7 +14,7 @@ from hpcexp.data.content import How, of_files, printable
 from hpcexp.data.facts import source_of
 from hpcexp.data.source import Source
 from hpcexp.plan import DataFacts
-from hpcexp.runs.records import DataFile, DataRecord
+from hpcexp.runs.records import DataFileRecord, DataRecord
 
 MAX_NAMED = 10_000
 """Files that are kept one by one; of more there is the digest of all."""
@@ -39,11 +39,11 @@ def data_manifest(target: str, arguments: Mapping[str, Any], facts: DataFacts | 
     )
 
 
-def _files(source: Source, how: How) -> list[DataFile]:
+def _files(source: Source, how: How) -> list[DataFileRecord]:
     told = of_files(source, how)
     is_read = not told.content.trusted
     return [
-        DataFile(
+        DataFileRecord(
             path=printable(str(path)),
             bytes=stamp.size,
             rows=rows,

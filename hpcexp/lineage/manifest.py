@@ -19,7 +19,7 @@ from hpcexp.files.documents import decode, plain
 from hpcexp.files.untrusted import read_text, sha256_of
 from hpcexp.rundir import FINAL_STATES, RunDir
 from hpcexp.runs.integrity import checksum, is_intact, read_checksum, read_note
-from hpcexp.runs.records import RunState, Seal, SealedFile, Status, read_or_none, read_summary
+from hpcexp.runs.records import RunState, Seal, SealEntry, Status, read_or_none, read_summary
 
 MANIFEST = "manifest.jsonl"
 _READ_LIMIT = 64 << 20
@@ -97,7 +97,7 @@ def last_record(lineage: Path) -> Seal:
     return (_record(lines[-1]) if lines else None) or Seal()
 
 
-def _of_files(run: RunDir, recorded: Mapping[str, SealedFile]) -> Iterator[tuple[str, str]]:
+def _of_files(run: RunDir, recorded: Mapping[str, SealEntry]) -> Iterator[tuple[str, str]]:
     present = {str(path.relative_to(run.path)): path for path in _files(run)}
     for name in sorted({*recorded, *present}):
         if name not in present:
@@ -108,7 +108,7 @@ def _of_files(run: RunDir, recorded: Mapping[str, SealedFile]) -> Iterator[tuple
             yield "changed", f"{name}: {told}"
 
 
-def _differs(path: Path, recorded: SealedFile, run: RunDir) -> str:
+def _differs(path: Path, recorded: SealEntry, run: RunDir) -> str:
     """How a file differs from what was recorded; empty where it does not."""
     if path.is_symlink():
         return "" if digest_of(path, run)["sha256"] == recorded.sha256 else "it is a link"

@@ -21,7 +21,7 @@ from hpcexp.plan import DataFacts
 from hpcexp.reproduce.environment import built, from_source
 from hpcexp.reproduce.original import Original, changed_since
 from hpcexp.reproduce.rerun import check_devices, rerun
-from hpcexp.reproduce.verdict import Verdict, judged
+from hpcexp.reproduce.verdict import ReproduceVerdict, judged
 from hpcexp.reproduce.workspace import Code, code_of, scratch
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import DataRecord, EnvironmentFacts, HardwareFacts, ImportedFacts, read, read_or_none
@@ -51,7 +51,7 @@ class ReproduceRequest:
 class ReproduceReport:
     """What came of it."""
 
-    verdict: Verdict
+    verdict: ReproduceVerdict
     parts: tuple[Part, ...]
     """What is the same and what is known to differ."""
 

@@ -15,7 +15,7 @@ Kind = Literal["identical", "within tolerance", "diverged"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ReproduceVerdict:
     """How near the two are."""
 
     kind: Kind
@@ -31,7 +31,7 @@ class Verdict:
     """The one that is furthest apart."""
 
 
-def judged(original: Original, again: RunDir, rtol: float) -> Verdict:
+def judged(original: Original, again: RunDir, rtol: float) -> ReproduceVerdict:
     """The rerun held against its run, as far as both go."""
     expected, found = journalled(original.run, original.until), journalled(again, original.until)
     if not original.is_whole:
@@ -48,7 +48,9 @@ def judged(original: Original, again: RunDir, rtol: float) -> Verdict:
     # Weights may differ where no value does: nothing then tells by how much.
     kind: Kind = "identical" if is_same else "within tolerance" if odd and beyond is None else "diverged"
     names = {name for _, name, _ in expected}
-    return Verdict(kind, tuple(checks), expected.total(), len(names), rtol, odd[0] if odd else None, beyond, largest)
+    return ReproduceVerdict(
+        kind, tuple(checks), expected.total(), len(names), rtol, odd[0] if odd else None, beyond, largest
+    )
 
 
 def _without_the_rest(expected: Counter[Value], found: Counter[Value]) -> Counter[Value]:

@@ -18,6 +18,7 @@ from hpcexp.files.atomic import write_json
 from hpcexp.files.documents import Count, Duration, ProcessId, Seconds, decode, plain, read_json, read_plain
 from hpcexp.files.untrusted import read_bytes
 from hpcexp.rundir import RecordDir, RunDir
+from hpcexp.schema import Budget, Search
 
 R = TypeVar("R", bound=Struct)
 
@@ -232,7 +233,7 @@ class EnvironmentFacts(Struct, frozen=True, kw_only=True):
     variables: dict[str, Any] = {}
 
 
-class DataFile(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DataFileRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A file of a data set."""
 
     path: str
@@ -249,7 +250,7 @@ class DataRecord(Struct, frozen=True, kw_only=True):
 
     source: str | None = None
     fingerprint: str | None = None
-    files: list[DataFile] = []
+    files: list[DataFileRecord] = []
     num_files: Count = 0
     num_read: Count = 0
     bytes: Count = 0
@@ -297,7 +298,7 @@ class OriginFacts(Struct, frozen=True, kw_only=True):
     initialised_from: CheckpointOrigin | None = None
 
 
-class SealedFile(Struct, frozen=True, kw_only=True):
+class SealEntry(Struct, frozen=True, kw_only=True):
     """A file as a seal records it: by SHA-256, or by the CRC-32 of a large checkpoint."""
 
     bytes: Count
@@ -313,7 +314,7 @@ class Seal(Struct, frozen=True, kw_only=True):
     attempt: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     status: Status = field(default_factory=Status)
     previous: str = ""
-    files: dict[str, SealedFile] = {}
+    files: dict[str, SealEntry] = {}
     sha256: str = ""
 
 
@@ -350,7 +351,7 @@ class RemoteFailure(Struct, frozen=True, kw_only=True):
     """What killed a rank there from outside."""
 
 
-class Refusal(Struct, frozen=True, kw_only=True):
+class PlanRefusal(Struct, frozen=True, kw_only=True):
     """What a machine answers whose plan differs from the one that the leading machine shows."""
 
     to: str
@@ -380,25 +381,6 @@ class ObjectiveRecord(Struct, frozen=True):
     mode: Literal["min", "max"]
 
 
-class SearchRecord(Struct, frozen=True, kw_only=True):
-    """How a sweep finds its points."""
-
-    sampler: str
-    pruner: str = "none"
-    storage: str | None = None
-    study: str | None = None
-    seed: int | None = None
-
-
-class BudgetRecord(Struct, frozen=True, kw_only=True):
-    """Where a sweep stops."""
-
-    trials: Count | None = None
-    hours: float | None = None
-    core_hours: float | None = None
-    gpu_hours: float | None = None
-
-
 class SweepRecord(Struct, frozen=True, kw_only=True):
     """`sweep.json`: what is asked."""
 
@@ -409,8 +391,8 @@ class SweepRecord(Struct, frozen=True, kw_only=True):
     points: list[list[str]] = []
     seeds: list[int] = []
     objectives: list[ObjectiveRecord] = []
-    search: SearchRecord | None = None
-    budget: BudgetRecord = field(default_factory=BudgetRecord)
+    search: Search | None = None
+    budget: Budget = field(default_factory=Budget)
     is_fail_fast: bool = False
     project: str = ""
     command: str = ""

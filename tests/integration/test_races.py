@@ -17,9 +17,10 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 
 from hpcexp.errors import ConfigError, RunError
+from hpcexp.schema import Budget, Search
 from hpcexp.sweep.search.journal_file import JournalLock, locked
 from hpcexp.sweep.search.study import Study
-from hpcexp.sweep.spec.spec import Axis, Budget, Interval, Objective, Search, Spec
+from hpcexp.sweep.spec.spec import Axis, Interval, Objective, Spec
 from hpcexp.sweep.store.claims import Claims
 from hpcexp.tracking.mlflow.gate import gate
 from hpcexp.tracking.mlflow.store import Model, connect

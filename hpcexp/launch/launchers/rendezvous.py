@@ -19,7 +19,7 @@ from hpcexp.launch.launchers.addresses import host_and_port
 from hpcexp.launch.launchers.torchrun_agent import JOIN_S
 from hpcexp.lineage.signature import identity_config
 from hpcexp.plan import Plan, digest, load_plan, save_plan
-from hpcexp.runs.records import Refusal, read_or_none, write
+from hpcexp.runs.records import PlanRefusal, read_or_none, write
 from hpcexp.tracking.mlflow.description import flatten
 
 _LOOK_EVERY_S = 0.5
@@ -58,7 +58,7 @@ class Rendezvous:
         """`refused`, looked for now and then."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _LOOK_EVERY_S
-            answer, shown = read_or_none(self._answer, Refusal), self.theirs()
+            answer, shown = read_or_none(self._answer, PlanRefusal), self.theirs()
             if answer and shown and answer.to == digest(shown):
                 self.refused = answer.differs
         return self.refused
@@ -72,7 +72,7 @@ class Rendezvous:
     def refuse(self, theirs: Plan, differs: str) -> None:
         """Tell the machine that leads."""
         with suppress(OSError):
-            write(self._answer, Refusal(to=digest(theirs), differs=differs))
+            write(self._answer, PlanRefusal(to=digest(theirs), differs=differs))
 
 
 def await_leader(plan: Plan, elsewhere: Callable[[], str | None]) -> Outcome | None:

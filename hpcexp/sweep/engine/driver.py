@@ -28,7 +28,7 @@ from hpcexp.runs.records import Status, read_status
 from hpcexp.runs.state import current_state, doubt_s, is_done
 from hpcexp.sweep.engine.scheduler import Demand, Running, need_of, next_to_start, room_of
 from hpcexp.sweep.store.claims import Claims
-from hpcexp.sweep.store.jobs import Job, Source
+from hpcexp.sweep.store.jobs import Job, JobSource
 
 FAILED_FAST = "a job failed (fail_fast)"
 LOOK_EVERY_S = 1.0
@@ -118,7 +118,7 @@ class Driver:
     _core_s: float = 0.0
     _gpu_s: float = 0.0
 
-    def run(self, source: Source) -> None:
+    def run(self, source: JobSource) -> None:
         """Run all that comes from `source`, until it has no more or the sweep is stopped."""
         try:
             while self._goes_on(source):
@@ -131,14 +131,14 @@ class Driver:
                 one.turns.close()
                 self.claims.release(str(one.job.entry.job))
 
-    def _goes_on(self, source: Source) -> bool:
+    def _goes_on(self, source: JobSource) -> bool:
         if self._running:
             return True
         if self.stop or self.why_stopped:
             return False
         return bool(self._waiting or self._elsewhere or not source.is_over())
 
-    def _start(self, source: Source) -> None:
+    def _start(self, source: JobSource) -> None:
         """Start what fits."""
         while not self.stop and not self.why_stopped:
             if self.policy.max_jobs is not None and len(self._running) >= self.policy.max_jobs:
@@ -152,7 +152,7 @@ class Driver:
                 return
             self._begin(self._waiting.pop(position), source, has_overtaken=position > 0)
 
-    def _fetch(self, source: Source) -> None:
+    def _fetch(self, source: JobSource) -> None:
         """Have jobs in the row: all that are known; of a search the next one, once it could start."""
         while source.is_known or (not self._waiting and self._has_free()):
             job = source.next()
@@ -193,7 +193,7 @@ class Driver:
         taken = self._taken.get(kind)
         return taken.width - 1 if taken and time.monotonic() < taken.until else math.inf
 
-    def _begin(self, job: Job, source: Source, *, has_overtaken: bool) -> None:
+    def _begin(self, job: Job, source: JobSource, *, has_overtaken: bool) -> None:
         name = str(job.entry.job)
         if self.claims.take(name) is not None:
             self._elsewhere.append(job)
@@ -203,7 +203,7 @@ class Driver:
         else:
             self._run(job, source, has_overtaken=has_overtaken)
 
-    def _run(self, job: Job, source: Source, *, has_overtaken: bool) -> None:
+    def _run(self, job: Job, source: JobSource, *, has_overtaken: bool) -> None:
         if not has_overtaken:
             for other in self._running:  # they have overtaken nobody that still waits
                 other.has_overtaken = False
@@ -268,7 +268,7 @@ class Driver:
         attempt = (status.token, status.attempt, status.state in FINAL_STATES)
         return self._first_seen.setdefault(job.entry.job, attempt) == attempt
 
-    def _advance(self, source: Source) -> None:
+    def _advance(self, source: JobSource) -> None:
         """Have every job that runs take its turn."""
         for one in list(self._running):
             try:
@@ -280,7 +280,7 @@ class Driver:
             except HpcexpError as e:
                 self._finish(one, Outcome("failed", str(e), 2), source)
 
-    def _finish(self, one: _Running, outcome: Outcome, source: Source) -> None:
+    def _finish(self, one: _Running, outcome: Outcome, source: JobSource) -> None:
         if one in self._running:
             self._running.remove(one)
             spent = (time.monotonic() - one.since) * one.need.width
@@ -298,7 +298,7 @@ class Driver:
     def _repeats_of(self, job: Job) -> Repeats:
         return self._repeats.setdefault(job.entry.job, Repeats(self.policy.retries))
 
-    def _over(self, job: Job, outcome: Outcome, source: Source, *, is_old: bool = False) -> None:
+    def _over(self, job: Job, outcome: Outcome, source: JobSource, *, is_old: bool = False) -> None:
         source.ended(job, outcome)
         self.view.ended(job, outcome, is_old=is_old)
         if outcome.state == "failed" and self.policy.is_fail_fast and not self.why_stopped:
@@ -311,7 +311,7 @@ class Driver:
         if not self.stop:
             self.stop.append(signal.SIGTERM)
 
-    def _look(self, source: Source) -> None:
+    def _look(self, source: JobSource) -> None:
         """What files and the clock tell."""
         if time.monotonic() < self._next_look:
             return
@@ -325,7 +325,7 @@ class Driver:
         why = next((taken.why for taken in self._taken.values()), "")
         self.view.refresh(len(self._waiting), why)
 
-    def _look_elsewhere(self, job: Job, source: Source) -> None:
+    def _look_elsewhere(self, job: Job, source: JobSource) -> None:
         """Count a job that another process has ended; take back one that it has let go."""
         number, run = job.entry.job, RunDir(Path(job.plan.run_dir))
         status = read_status(run)

@@ -38,7 +38,7 @@ from hpcexp.sweep.spec.spec import Objective, Spec, is_open
 from hpcexp.sweep.store.budget import Meter
 from hpcexp.sweep.store.claims import Claims
 from hpcexp.sweep.store.directory import ask, sweeps_dir
-from hpcexp.sweep.store.jobs import Fixed, Job, Source
+from hpcexp.sweep.store.jobs import Fixed, Job, JobSource
 from hpcexp.sweep.store.ledger import Ledger, LedgerEntry
 from hpcexp.sweep.store.results import Result, not_recorded, ranked, read_result
 
@@ -116,7 +116,7 @@ class Session:
         if self._asked_before is not None:
             write_atomic(self.place.definition, self._asked_before)
 
-    def run(self, source: Source) -> None:
+    def run(self, source: JobSource) -> None:
         """Have jobs run, until there are no more or the sweep is stopped."""
         context = LaunchContext(
             start=start_fresh,

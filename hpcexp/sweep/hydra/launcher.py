@@ -14,7 +14,7 @@ from hpcexp.errors import JobFailed
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.plan import Plan
 from hpcexp.sweep.engine.session import PlannedJob, Session
-from hpcexp.sweep.hydra.task import Stopped, best_value
+from hpcexp.sweep.hydra.task import MultirunStopped, best_value
 
 Planner = Callable[[Sequence[Sequence[str]]], list[Plan]]
 
@@ -39,7 +39,7 @@ class PlanLauncher(Launcher):
         overrides = [PlannedJob(tuple(job), plan) for job, plan in zip(job_overrides, plans, strict=True)]
         outcomes = self.session.run_all(overrides)
         if self.session.is_stopped:
-            raise Stopped(self.session.exit_status)
+            raise MultirunStopped(self.session.exit_status)
         return [_returned(*job) for job in zip(job_overrides, plans, outcomes, strict=True)]
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ from hpcexp.sweep.engine.session import PlannedJob, Session, Setting
 from hpcexp.sweep.hydra.launcher import CollectingLauncher, PlanLauncher
 from hpcexp.sweep.hydra.optuna_sweeper import as_typed, is_searched, spec_of, sweeper_of
 from hpcexp.sweep.hydra.plugin_launchers import StockLauncher, check_installed
-from hpcexp.sweep.hydra.task import Stopped, Task, best_value
+from hpcexp.sweep.hydra.task import HydraTask, MultirunStopped, best_value
 from hpcexp.sweep.spec.axes import hydra_overrides, job_overrides, runs_through_all, task_overrides
 from hpcexp.sweep.spec.spec import Choices, Spec
 from hpcexp.sweep.start import planned_jobs, run_sweep
@@ -70,7 +70,9 @@ def planned(composer: Composer, overrides: list[str], command: list[str]) -> lis
     many = Many(composer, hydra_overrides(cfg))
     collecting = CollectingLauncher(lambda jobs: planned_all(many, jobs, composer.project, command))
     with TemporaryDirectory() as nowhere:
-        _sweep(composer, overrides, Task(composer.project, command, fresh=False), lambda _stock: collecting, nowhere)
+        _sweep(
+            composer, overrides, HydraTask(composer.project, command, fresh=False), lambda _stock: collecting, nowhere
+        )
     return collecting.plans
 
 
@@ -115,7 +117,7 @@ def _is_ours(cfg: DictConfig) -> bool:
 
 def _by_hydra(composer: Composer, overrides: list[str], cfg: DictConfig, command: list[str], policy: Policy) -> int:
     """A sweeper of Hydra's asks for jobs, or a launcher of Hydra's runs them."""
-    task = Task(composer.project, command, policy.fresh)
+    task = HydraTask(composer.project, command, policy.fresh)
     launchers: list[PlanLauncher] = []
     many = Many(composer, hydra_overrides(cfg))
 
@@ -133,7 +135,7 @@ def _by_hydra(composer: Composer, overrides: list[str], cfg: DictConfig, command
     status = 0
     try:
         _sweep(composer, overrides, task, launcher)
-    except Stopped as e:
+    except MultirunStopped as e:
         status = e.exit_status
     finally:
         for ours in launchers:
@@ -146,7 +148,7 @@ def _by_hydra(composer: Composer, overrides: list[str], cfg: DictConfig, command
 
 
 def _sweep(
-    composer: Composer, overrides: list[str], task: Task, launcher: Any, sweep_dir: Path | str | None = None
+    composer: Composer, overrides: list[str], task: HydraTask, launcher: Any, sweep_dir: Path | str | None = None
 ) -> None:
     """Hydra's `multirun`, with hpcexp's launcher in the place of its basic one and around others."""
     cfg = composer.load(overrides, RunMode.MULTIRUN)
@@ -165,7 +167,7 @@ def _sweep(
             raise composer.diagnosis(overrides, RunMode.MULTIRUN, e) from e
 
 
-def _instantiated(cfg: DictConfig, context: HydraContext, task: Task) -> Sweeper:
+def _instantiated(cfg: DictConfig, context: HydraContext, task: HydraTask) -> Sweeper:
     return Plugins.instance().instantiate_sweeper(config=cfg, hydra_context=context, task_function=task)
 
 

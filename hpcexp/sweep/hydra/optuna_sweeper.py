@@ -21,7 +21,6 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hpcexp import schema
 from hpcexp.checks.values import schema_problems
 from hpcexp.compare.metrics import value_of
 from hpcexp.compose.composer import as_given
@@ -29,10 +28,11 @@ from hpcexp.errors import ConfigError, JobFailed
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
-from hpcexp.sweep.hydra.task import Task
+from hpcexp.schema import Budget, Search
+from hpcexp.sweep.hydra.task import HydraTask
 from hpcexp.sweep.spec.axes import axis_of
 from hpcexp.sweep.spec.search_problems import unfit
-from hpcexp.sweep.spec.spec import Budget, Objective, Search, Spec
+from hpcexp.sweep.spec.spec import Objective, Spec
 from hpcexp.sweep.store.directory import sweep_name, sweeps_dir
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def spec_of(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> 
     base = tuple(as_given(str(o.input_line)) for o in given if not o.is_sweep_override())
     search = {"study": settings["study_name"], **{k: settings[k] for k in ("sampler", "pruner", "storage", "seed")}}
     objectives, problems = _objectives(settings["metric"], settings["direction"], cfg)
-    problems += map(as_typed, schema_problems(schema.Search, search, "search."))
-    problems += map(as_typed, schema_problems(schema.Budget, {"trials": settings["n_trials"]}, "budget."))
+    problems += map(as_typed, schema_problems(Search, search, "search."))
+    problems += map(as_typed, schema_problems(Budget, {"trials": settings["n_trials"]}, "budget."))
     if not (isinstance(settings["n_jobs"], int) and settings["n_jobs"] >= 1):
         problems.append(
             f"hydra.sweeper.n_jobs={settings['n_jobs']}: not a number of jobs.\nFix: hydra.sweeper.n_jobs=2"
@@ -105,7 +105,7 @@ class OptunaSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called once, before `sweep`."""
-        assert isinstance(task_function, Task)
+        assert isinstance(task_function, HydraTask)
         self.hydra_context, self.config, self._task = hydra_context, config, task_function
         self._unplanned: list[str] = []
         self.launcher = Plugins.instance().instantiate_launcher(

@@ -32,7 +32,7 @@ from hpcexp.planner import on_path, prepare
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, Status, read_status
 from hpcexp.runs.state import current_state, supervisor_alive
-from hpcexp.sweep.hydra.task import Stopped, Task, best_value
+from hpcexp.sweep.hydra.task import HydraTask, MultirunStopped, best_value
 from hpcexp.terminal import guard
 
 PACKAGES = {
@@ -143,7 +143,7 @@ class StockLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called before the first batch."""
-        assert isinstance(task_function, Task)
+        assert isinstance(task_function, HydraTask)
         self._task = task_function
         self._reports_failures = not config.hydra.sweeper._target_.endswith(".BasicSweeper")
         self._stop = Path(config.hydra.sweep.dir) / "stopped"
@@ -174,7 +174,7 @@ class StockLauncher(Launcher):
             if e.outcome.state == "failed":
                 print(f"failed: {_name(e)}{e.outcome.cause}", flush=True)
         if caught:
-            raise Stopped(128 + caught[0])
+            raise MultirunStopped(128 + caught[0])
         if lost := [e for e in ended if e.plan is None]:
             raise JobFailed(lost[0].outcome.cause)
         return [self._returned(e, overrides) for e, overrides in zip(ended, job_overrides, strict=True)]

@@ -15,7 +15,7 @@ from hpcexp.rundir import RunDir
 from hpcexp.runs.records import read_summary
 
 
-class Stopped(BaseException):
+class MultirunStopped(BaseException):
     """The user stopped a job, and with it the sweep."""
 
     def __init__(self, exit_status: int) -> None:
@@ -24,7 +24,7 @@ class Stopped(BaseException):
 
 
 @dataclass
-class Task:
+class HydraTask:
     """What all jobs of a command have in common."""
 
     project: Path

@@ -27,7 +27,7 @@ class JobProgress:
     """Keeps what a job has last said of its progress. A Display that shows nothing itself."""
 
     job: Job
-    owner: Lines
+    owner: SweepLines
     began: float = field(default_factory=time.monotonic)
     event: Progress | None = None
     _first: tuple[float, int] | None = None
@@ -59,7 +59,7 @@ class JobProgress:
         return (self.event.steps - self.event.step) / speed
 
 
-class Lines:
+class SweepLines:
     """A line for each job that begins or ends."""
 
     def __init__(self, total: int | None) -> None:
@@ -113,7 +113,7 @@ class Lines:
         pass_on(text)
 
 
-class Table(Lines):
+class Table(SweepLines):
     """Running jobs with metric, speed and time left, and how many wait and have ended, below what has been printed."""
 
     def __init__(self, total: int | None) -> None:
@@ -166,14 +166,14 @@ class Table(Lines):
         return " · ".join(parts) + why
 
 
-def view_for(kind: str, total: int | None) -> Lines:
+def view_for(kind: str, total: int | None) -> SweepLines:
     """By `launch.progress`: `auto`, `bar` (a table), `lines` or `none`."""
     if kind == "bar" or (kind == "auto" and sys.stdout.isatty()):
         return Table(total)
-    return Quiet(total) if kind == "none" else Lines(total)
+    return Quiet(total) if kind == "none" else SweepLines(total)
 
 
-class Quiet(Lines):
+class Quiet(SweepLines):
     """Only what jobs print, and those that fail."""
 
     def began(self, job: Job) -> None:

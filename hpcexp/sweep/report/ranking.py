@@ -15,7 +15,7 @@ from hpcexp.rundir import SweepDir
 from hpcexp.runs.naming import short
 from hpcexp.runs.records import SweepBest
 from hpcexp.sweep.spec.spec import Objective, Spec
-from hpcexp.sweep.store.results import Point, Result, ranked
+from hpcexp.sweep.store.results import PointResults, Result, ranked
 
 TOP = 15
 """Points that are shown on the command line."""
@@ -51,7 +51,7 @@ def values_text(values: Sequence[float | None], objectives: Sequence[Objective])
     return "  ".join(f"{o.metric} {v:.4g}" for v, o in zip(values, objectives, strict=False) if v is not None)
 
 
-def best(points: Sequence[Point], objectives: Sequence[Objective]) -> SweepBest | None:
+def best(points: Sequence[PointResults], objectives: Sequence[Objective]) -> SweepBest | None:
     """The best point; None where nothing has a value."""
     point = points[0] if points and points[0].mean() is not None else None
     if point is None:
@@ -68,7 +68,7 @@ def header(axes: Sequence[str], objectives: Sequence[Objective]) -> list[str]:
     return ["", *axes, *(objective.metric for objective in objectives), "jobs", "time"]
 
 
-def rows(points: Iterable[Point], axes: Sequence[str], objectives: Sequence[Objective]) -> list[list[str]]:
+def rows(points: Iterable[PointResults], axes: Sequence[str], objectives: Sequence[Objective]) -> list[list[str]]:
     """A row for each point: rank, its values on the axes, the objectives, its jobs, seconds of one."""
     return [
         [
@@ -87,7 +87,7 @@ def values_of(overrides: Iterable[str]) -> dict[str, str]:
     return {key.lstrip("+~"): value for key, _, value in (override.partition("=") for override in overrides)}
 
 
-def mean_text(point: Point, objective: int = 0) -> str:
+def mean_text(point: PointResults, objective: int = 0) -> str:
     """`0.9912 ± 0.0021 (5)`: mean, 95 % confidence interval and number of seeds where there are several."""
     found = point.found(objective)
     if not found:
@@ -96,7 +96,7 @@ def mean_text(point: Point, objective: int = 0) -> str:
     return statistics.mean_text(found)
 
 
-def jobs_text(point: Point) -> str:
+def jobs_text(point: PointResults) -> str:
     """Numbers of a point's jobs: `1-5,9`."""
     numbers = sorted(result.entry.job for result in point.results)
     ranges: list[list[int]] = []
@@ -108,13 +108,13 @@ def jobs_text(point: Point) -> str:
     return ",".join(f"{a}-{b}" if b > a else str(a) for a, b in ranges)
 
 
-def seconds_text(point: Point) -> str:
+def seconds_text(point: PointResults) -> str:
     """Mean duration of a point's jobs."""
     found = [result.seconds for result in point.results if result.seconds is not None]
     return f"{sum(found) / len(found):.1f} s" if found else ""
 
 
-def as_markdown(points: Sequence[Point], axes: Sequence[str], objectives: Sequence[Objective]) -> str:
+def as_markdown(points: Sequence[PointResults], axes: Sequence[str], objectives: Sequence[Objective]) -> str:
     """The whole ranking as a Markdown table."""
     return markdown_table(["#", *header(axes, objectives)[1:]], rows(points, axes, objectives))
 
@@ -151,7 +151,7 @@ def counts_text(results: Sequence[Result]) -> str:
     return f"{len(results)} {noun}: {', '.join(f'{number} {state}' for state, number in states.items()) or 'none'}"
 
 
-def best_text(points: Sequence[Point], objectives: Sequence[Objective]) -> str:
+def best_text(points: Sequence[PointResults], objectives: Sequence[Objective]) -> str:
     """The best point, and in what it differs from the next."""
     found = [point for point in points if point.mean() is not None]
     if not found:

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 
 from hpcexp.errors import did_you_mean, listed
-from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Search, Spec
+from hpcexp.schema import Search, options
+from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec
 from hpcexp.sweep.spec.values import grid_size, last_value
 from hpcexp.tracking.mlflow.uri import database_problem
 
-SAMPLERS = ("tpe", "cmaes", "random", "grid", "nsga2")
-PRUNERS = ("none", "median", "asha", "hyperband")
 MODES = ("max", "min")
 MAX_GRID = 100_000
 """Points of a grid that is run in an order of its own, all of which are counted out beforehand."""
@@ -38,10 +37,10 @@ def unfit(spec: Spec, objectives: tuple[Objective, ...], max_epochs: int | None)
 
 
 def _unknown(search: Search) -> Iterator[str]:
-    for key, value, options in (("sampler", search.sampler, SAMPLERS), ("pruner", search.pruner, PRUNERS)):
-        if value not in options:
-            near = did_you_mean(value, options)
-            yield f"search.{key}={value} is unknown. {near}There are: {listed(options)}."
+    for key, value in (("sampler", search.sampler), ("pruner", search.pruner)):
+        valid = options(Search, key)
+        if value not in valid:
+            yield f"search.{key}={value} is unknown. {did_you_mean(value, valid)}Valid are: {listed(valid)}."
 
 
 def _axis_problems(name: str, axis: Axis) -> Iterator[str]:

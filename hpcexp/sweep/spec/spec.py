@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hpcexp.schema import Budget, Search
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -37,31 +39,6 @@ class Objective:
     metric: str
     mode: str
     """`max` or `min`."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """How points of a space are found that is not run through as a whole."""
-
-    sampler: str
-    """`tpe`, `cmaes`, `random`, `grid` or `nsga2`."""
-    pruner: str = "none"
-    """`none`, `median`, `asha` or `hyperband`."""
-    storage: str | None = None
-    """Of the Optuna study; None: a journal file in the sweep's directory."""
-    study: str | None = None
-    """The study's name there; None: the sweep's."""
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Where a sweep stops, over all its continuations; None: not by that."""
-
-    trials: int | None = None
-    hours: float | None = None
-    core_hours: float | None = None
-    gpu_hours: float | None = None
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from hpcexp import schema
 from hpcexp.checks.values import missing_keys, schema_problems, typed
 from hpcexp.compose.composer import Composer
 from hpcexp.errors import ConfigError, listed, suggest
+from hpcexp.schema import Budget, Search
 from hpcexp.sweep.spec.axes import axis_of
-from hpcexp.sweep.spec.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
+from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec
 
 _INTERVAL = ("low", "high", "log", "int", "step")
 
@@ -96,7 +97,7 @@ def _problems(content: dict[str, Any], file: Path) -> list[str]:
         return [f"{head}search: a mapping, for example `search: {{sampler: tpe}}`."]
     found = [*schema_problems(schema.SweepFile, {k: v for k, v in content.items() if k != "search"})]
     if search is not None:
-        found += [*schema_problems(schema.Search, search, "search.")]
+        found += [*schema_problems(Search, search, "search.")]
         found += [] if "sampler" in search else ["search.sampler: it is needed.\nFix: search: {sampler: tpe}"]
     found += [] if content.get("question") else ["question: it is needed: one sentence that the sweep answers."]
     found += [f"{key}: a value is required (???)." for key in missing_keys(content)]

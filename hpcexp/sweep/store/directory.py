@@ -18,7 +18,7 @@ from hpcexp.files.documents import decode, read_json
 from hpcexp.redaction import masked_override, without_passwords
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import AxisRecord, SweepRecord, read_status
-from hpcexp.sweep.spec.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
+from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec
 
 _NOT_ASKED = ("hydra", "tracking", "launch", "run", "checkpoint", "notes")
 """Sections whose values make no other sweep."""
@@ -122,7 +122,6 @@ def changes(before: SweepRecord, now: SweepRecord) -> list[str]:
 
 def spec_of(record: SweepRecord) -> Spec:
     """The sweep that a `sweep.json` asks for."""
-    search, budget = record.search, record.budget
     return Spec(
         name=record.name,
         question=record.question,
@@ -131,8 +130,8 @@ def spec_of(record: SweepRecord) -> Spec:
         points=tuple(map(tuple, record.points)),
         seeds=tuple(record.seeds),
         objectives=tuple(Objective(objective.metric, objective.mode) for objective in record.objectives),
-        search=Search(**to_builtins(search)) if search else None,
-        budget=Budget(**to_builtins(budget)),
+        search=record.search,
+        budget=record.budget,
         is_fail_fast=record.is_fail_fast,
     )
 

@@ -22,7 +22,7 @@ class Job:
     """Why it cannot be run: its directory is damaged, or it could not be planned and its plan is another job's."""
 
 
-class Source(Protocol):
+class JobSource(Protocol):
     """Where jobs come from."""
 
     is_known: bool

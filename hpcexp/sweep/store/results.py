@@ -36,7 +36,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Point:
+class PointResults:
     """The jobs that differ in nothing but their seed."""
 
     overrides: tuple[str, ...]
@@ -82,12 +82,13 @@ def not_recorded(run: RunDir, objectives: Iterable[Objective]) -> str:
     return ""
 
 
-def ranked(results: Iterable[Result], objectives: Sequence[Objective]) -> list[Point]:
+def ranked(results: Iterable[Result], objectives: Sequence[Objective]) -> list[PointResults]:
     """Points, the best first: by the first objective. Those without a value come last, in the order of their jobs."""
     points = [
-        Point(overrides, jobs) for overrides, jobs in grouped(results, lambda result: point_of(result.entry)).items()
+        PointResults(overrides, jobs)
+        for overrides, jobs in grouped(results, lambda result: point_of(result.entry)).items()
     ]
-    return best_first(points, Point.mean, objectives[0].mode if objectives else "min")
+    return best_first(points, PointResults.mean, objectives[0].mode if objectives else "min")
 
 
 def point_of(entry: LedgerEntry) -> tuple[str, ...]:

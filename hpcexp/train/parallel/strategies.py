@@ -13,7 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from hpcexp.plan import Plan
-from hpcexp.schema import OWN_KEYS
+from hpcexp.schema import OWN_KEYS, Strategy
 from hpcexp.targets.instantiate import TARGET, fill, instantiate, without
 
 _MEMORY = ("error_dict", "p_memory_dict", "q_memory_dict")
@@ -35,13 +35,13 @@ class Ddp(DDPStrategy):
 
     def __init__(
         self,
-        bucket_cap_mb: float = 25,
-        find_unused_parameters: bool = False,
-        gradient_as_bucket_view: bool = True,
-        static_graph: bool = False,
-        compression: str = "none",
-        powersgd_rank: int = 1,
-        powersgd_start: int = 1000,
+        bucket_cap_mb: float = Strategy.bucket_cap_mb,
+        find_unused_parameters: bool = Strategy.find_unused_parameters,
+        gradient_as_bucket_view: bool = Strategy.gradient_as_bucket_view,
+        static_graph: bool = Strategy.static_graph,
+        compression: str = Strategy.compression,
+        powersgd_rank: int = Strategy.powersgd_rank,
+        powersgd_start: int = Strategy.powersgd_start,
         process_group_backend: str | None = None,
     ) -> None:
         super().__init__(

@@ -17,10 +17,11 @@ from postgres import Server, server_programs, serving_postgres
 pytest.importorskip("optuna", reason="Optuna is not installed")
 
 from hpcexp.errors import ConfigError, RunError
+from hpcexp.schema import Budget, Search
 from hpcexp.sweep.search.retry_queue import RetryQueue
 from hpcexp.sweep.search.study import JOURNAL, Study, Trial
 from hpcexp.sweep.spec.search_problems import unfit
-from hpcexp.sweep.spec.spec import Axis, Budget, Choices, Interval, Objective, Search, Spec
+from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec
 from hpcexp.sweep.spec.values import grid_point, grid_size, typed_value
 
 ACC = (Objective("val/acc", "max"),)

@@ -13,8 +13,9 @@ import pytest
 pytest.importorskip("optuna")
 
 from hpcexp.errors import RunError
+from hpcexp.schema import Search
 from hpcexp.sweep.search.study import JOURNAL, Study
-from hpcexp.sweep.spec.spec import Interval, Objective, Search, Spec
+from hpcexp.sweep.spec.spec import Interval, Objective, Spec
 
 OBJECTIVES = (Objective("val/acc", "max"),)
 
