@@ -36,7 +36,7 @@ class Key:
 
 
 def sections() -> dict[str, type]:
-    """Section → the class that documents it; the keys beside the sections are under the empty name."""
+    """Section → the class that documents it; keys outside the sections are under the empty name."""
     typed_ones: dict[str, type] = {
         n: t for n, t in field_types(schema.Config).items() if hasattr(t, "__dataclass_fields__")
     }
@@ -44,7 +44,7 @@ def sections() -> dict[str, type]:
 
 
 def keys(section: str) -> list[Key]:
-    """The documented keys of a section, in the order of the schema. Those of a sweep's file stand there at the top."""
+    """The documented keys of a section, in the order of the schema. A sweep's file has its keys at the top level."""
     prefix = f"{section}." if section not in ("", "sweep") else ""
     below = [*_keys(schema.Search, "search."), *_keys(schema.Budget, "budget.")] if section == "sweep" else []
     return [*_keys(sections()[section], prefix), *below]
@@ -80,18 +80,18 @@ def page(topic: str) -> str:
 
 
 def explain(word: str, dirs: Sequence[Path]) -> str:
-    """Plain text on a group, option (`model=cnn`), section or key; ConfigError where there is none of that name."""
+    """Plain text about a group, option (`model=cnn`), section or key; ConfigError if none has that name."""
     everything = {k.name: k for section in sections() for k in keys(section)}
     group, equals, option = word.partition("=")
     if equals and (group in everything or group in groups(dirs)):
         return _explained(everything[group]) if group in everything else _explained_option(group, option, dirs)
     if word in everything:
         return _explained(everything[word])
-    told = [_explained(k) for k in everything.values() if k.name.startswith(f"{word}.")]
-    told += [_explained(k) for k in keys(word)] if word == "sweep" else []
-    told += [f"{word}={name}\n{indent(text, '    ')}" for name, text in options(word, dirs).items()]
-    if told:
-        return "\n".join(told)
+    text = [_explained(k) for k in everything.values() if k.name.startswith(f"{word}.")]
+    text += [_explained(k) for k in keys(word)] if word == "sweep" else []
+    text += [f"{word}={name}\n{indent(file, '    ')}" for name, file in options(word, dirs).items()]
+    if text:
+        return "\n".join(text)
     near = suggest(group, [*everything, *groups(dirs)])
     unknown = f"There is no group or key '{word}'{'; ' + near if near else '.'}"
     raise ConfigError(f"{unknown}\nGroups: {listed(groups(dirs))}.")
@@ -105,13 +105,13 @@ def _explained_option(group: str, option: str, dirs: Sequence[Path]) -> str:
             f"{group}={option}: there is no option '{option}' in {group}.\n"
             f"Fix: {did_you_mean(option, there)}Options: {listed(there)}."
         )
-    said = set(_names(there[option], "" if group in GLOBAL_GROUPS else f"{group}."))
-    told = [_explained(k) for section in sections() for k in keys(section) if k.name in said]
-    return "\n".join([f"{group}={option}", indent(there[option], "    "), *told])
+    named = set(_names(there[option], "" if group in GLOBAL_GROUPS else f"{group}."))
+    text = [_explained(k) for section in sections() for k in keys(section) if k.name in named]
+    return "\n".join([f"{group}={option}", indent(there[option], "    "), *text])
 
 
 def _names(text: str, prefix: str) -> Iterator[str]:
-    """Dotted names of all keys in a config file; none where it is no YAML, which composing tells."""
+    """Dotted names of all keys in a config file; none if it is not YAML, which composing reports."""
     with contextlib.suppress(yaml.YAMLError):
         yield from _below(yaml.safe_load(text), prefix)
 
@@ -134,7 +134,8 @@ def write_pages(directory: Path) -> None:
     lines = [
         "# Configuration",
         "",
-        "Written by `make docs` from `hpcexp/schema.py` and `conf/`.",
+        "All config groups and keys. `hpcexp help`, plus a group, `GROUP=OPTION` or a key, prints the same text.",
+        "`make docs` writes these pages from `hpcexp/schema.py` and `conf/`.",
         "",
         *_table(keys("")),
         "",
@@ -145,7 +146,7 @@ def write_pages(directory: Path) -> None:
 def _key(name: str, field: Any, annotation: Any, text: str) -> Key:
     default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
     if default == schema.MISSING:
-        shown = "none: it is needed, or set by the group's file"
+        shown = "none: required, or set by the group's file"
     else:
         shown = "as below" if dataclasses.is_dataclass(default) else f"`{typed(default)}`"
     return Key(name, _type_name(annotation), shown, _range(field.metadata), text)
@@ -164,7 +165,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def _table(rows: list[Key]) -> Iterator[str]:
-    yield "| key | type | default | what |"
+    yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
     for k in rows:
         yield f"| `{k.name}` | {(k.type + k.range).replace('|', chr(92) + '|')} | {k.default} | {k.text} |"

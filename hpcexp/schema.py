@@ -1,8 +1,8 @@
 """The typed configuration: every key hpcexp reads, its type, default and range.
 
-The docstring under a field is its documentation, on the command line (`hpcexp help KEY`) and in `docs/config/`.
-`model`, `data`, `optimizer`, `scheduler`, `strategy`, `launch` and `callbacks` carry a `_target_` and its arguments;
-the keys that hpcexp itself reads there are the classes below named after them.
+The docstring under a field documents it on the command line (`hpcexp help KEY`) and in `docs/config/`. `model`, `data`,
+`optimizer`, `scheduler`, `strategy`, `launch` and `callbacks` contain a `_target_` and its arguments; the classes below
+with their names list the keys that hpcexp itself reads there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 MISSING: Any = "???"
 
-# Most classes below are never made, only read; what a dataclass generates beside them would cost planning 10 ms.
+# Most classes below are only read, never instantiated; generating their __eq__ and __repr__ would cost planning 10 ms.
 
 
 CLASSIFICATION_METRICS = ("acc", "top5")
@@ -20,7 +20,7 @@ REGRESSION_METRICS = ("mse", "mae")
 
 
 def number(default: Any, **bounds: float) -> Any:
-    """A numeric field with the range that the checks hold it to: `above`, `below`, `least`, `most`."""
+    """A numeric field and its valid range: `above`, `below`, `least`, `most`."""
     return field(default=default, metadata=bounds)
 
 
@@ -34,233 +34,232 @@ class Hardware:
     """Which devices a job runs on."""
 
     accelerator: str = choice(MISSING, "auto", "cpu", "cuda")
-    """`auto` takes CUDA devices where there are any, and the CPU otherwise."""
+    """`auto`: CUDA devices if the machine has any, otherwise the CPU."""
     devices: Any = MISSING
-    """How many (`2`: of GPUs the least busy), which (`[0,2]`, counted as nvidia-smi does), `all`, or `auto`: one CPU
-    process, or every GPU."""
+    """A count (`2`: the least busy GPUs), a list (`[0,2]`, numbered as in nvidia-smi), `all`, or `auto`: every GPU, or
+    one CPU process."""
     share: int | None = number(None, least=1)
-    """Jobs that may be on a device at once, all of them by hpcexp. Empty: one on a GPU; on the CPU as many as are
-    started, each with cores of its own while there are enough, and on any after that. A number on the CPU: as many jobs
-    may have a core, each rank keeps to its own cores, and a job that finds none is refused; above 1, ranks and their
-    threads may be more than the cores."""
+    """hpcexp jobs that may use a device at the same time. Empty: one per GPU; on the CPU any number, each with its own
+    cores while enough are free, then on any core. A number on the CPU: at most so many jobs per core, each rank stays
+    on its own cores, and a job that finds no free core is refused; above 1, ranks and their threads may outnumber the
+    cores."""
     force: bool = False
-    """Take a GPU also where processes compute on it that are not hpcexp's."""
+    """Take a GPU even if processes of other programs compute on it."""
     num_nodes: int = number("${launch.nodes}", least=1)
-    """Machines the job runs on, each with `devices`."""
+    """Machines that the job runs on, each with `devices`."""
     threads_per_rank: int | None = number(None, least=1)
-    """CPU threads a rank computes with; empty: the machine's cores divided by the job's ranks, or by its GPUs."""
+    """CPU threads of each rank; empty: the machine's cores divided by the job's ranks, or by the machine's GPUs."""
 
 
 @dataclass(eq=False, repr=False)
 class Data:
-    """What hpcexp reads of a data set beside the arguments of its `_target_`."""
+    """Keys of a data set that hpcexp reads, in addition to the arguments of its `_target_`."""
 
     global_batch_size: int = number(MISSING, least=1)
-    """Samples in one optimizer step over all ranks and accumulated batches."""
+    """Samples in one optimizer step, over all ranks and accumulated batches."""
     eval_batch_size: int | None = number(None, least=1)
-    """Samples in a validation or test batch on each rank; empty: as large as is sensible."""
+    """Samples in a validation or test batch on each rank; empty: a suitable size is chosen."""
     loader: str = choice("auto", "auto", "resident", "map")
-    """`resident` holds the set as tensors and batches by index; `map` reads samples through workers; `auto` picks."""
+    """`resident` keeps the set in memory as tensors; `map` reads samples through workers; `auto` chooses."""
     num_workers: int = number(0, least=0)
-    """Processes that read samples, with `loader=map`."""
+    """Worker processes that read samples, for `loader=map`."""
     fingerprint: str = choice("auto", "auto", "content", "listing")
-    """What makes the data files other data: `content`, each byte, read once and again where a file has changed;
-    `listing`, names, sizes and times; `auto` reads up to 32 GB in 500,000 files, and `hpcexp plan` says where it does
-    not."""
+    """How changed data files are detected: `content` reads every byte, once per version of a file; `listing` compares
+    names, sizes and times; `auto` reads up to 32 GB in 500,000 files, and `hpcexp plan` reports if it does not."""
     augment: Any = None
     """A callable (`_target_`) applied to every training batch on its device."""
 
 
 @dataclass(eq=False, repr=False)
 class Task:
-    """What is learned: the loss, and the metrics that are reported beside it."""
+    """What the model learns: the loss, and the metrics to report."""
 
     loss: dict[str, Any] = field(default_factory=dict)
-    """`_target_` of the loss and its arguments."""
+    """The loss: `_target_` and its arguments."""
     metrics: list[str] = field(default_factory=list)
-    """Names of metrics: acc, top5 (classification); mse, mae (regression)."""
+    """Metrics to report: acc, top5 (classification); mse, mae (regression)."""
     monitor: str = MISSING
-    """Metric by which the task is judged; `trainer.monitor` follows it."""
+    """Metric that judges the task; the default of `trainer.monitor`."""
     mode: str = choice(MISSING, "max", "min")
-    """Whether more or less of it is better; `trainer.mode` follows it."""
+    """Whether a higher or lower `monitor` is better; the default of `trainer.mode`."""
 
 
 @dataclass(eq=False, repr=False)
 class Optimizer:
-    """What hpcexp checks of an optimizer beside the arguments of its `_target_`."""
+    """Keys of an optimizer that hpcexp checks, in addition to the arguments of its `_target_`."""
 
     lr: float = number(MISSING, above=0)
-    """Learning rate at its highest point; a schedule scales it."""
+    """Highest learning rate; a schedule scales it."""
     weight_decay: float = number(0.0, least=0)
-    """Decay of the weights per step, scaled as the optimizer defines it."""
+    """Weight decay per step, as the optimizer defines it."""
     momentum: float = number(0.0, least=0, most=1)
-    """Momentum, where the optimizer has one."""
+    """Momentum, if the optimizer has it."""
 
 
 @dataclass(eq=False, repr=False)
 class Scheduler:
-    """What hpcexp reads of a learning-rate schedule beside the arguments of its `_target_`."""
+    """Keys of a learning-rate schedule that hpcexp reads, in addition to the arguments of its `_target_`."""
 
     interval: str = choice("step", "step", "epoch")
-    """Whether the schedule moves after every optimizer step or every epoch."""
+    """Whether the learning rate changes after every optimizer step or every epoch."""
     warmup: float = number(0.0, least=0, most=1)
-    """Share of all steps over which the rate rises from zero, where the schedule has one."""
+    """Share of all steps during which the rate rises from zero, if the schedule has a warm-up."""
 
 
 @dataclass(eq=False, repr=False)
 class Strategy:
-    """What hpcexp reads of a strategy beside the arguments of its `_target_`."""
+    """Keys of a strategy that hpcexp reads, in addition to the arguments of its `_target_`."""
 
     name: str = choice(MISSING, "auto", "single", "ddp", "fsdp", "custom")
-    """`auto`: one process on one device, DDP on several. `fsdp`: weights and optimizer state are spread over them."""
+    """`auto`: one process on one device, DDP on several. `fsdp` shards weights and optimizer state over the devices."""
     bucket_cap_mb: float = number(25.0, above=0)
-    """ddp: size of the pieces that gradients are sent in, beside the computation of the rest."""
+    """ddp: size of the buckets in which gradients are sent while the rest is computed."""
     find_unused_parameters: bool = False
-    """ddp: let parameters be that a step's loss does not depend on; costs a walk through the graph at every step."""
+    """ddp: allow parameters that a step's loss does not depend on; costs a walk through the graph at every step."""
     gradient_as_bucket_view: bool = True
-    """ddp: keep gradients where they are sent from, which saves a copy of them."""
+    """ddp: keep gradients in the buckets, which saves a copy."""
     static_graph: bool = False
-    """ddp: promise that all steps use the same parameters in the same way, which saves looking."""
+    """ddp: promise that all steps use the same parameters in the same way, which saves checks."""
     compression: str = choice("none", "none", "fp16", "bf16", "powersgd")
-    """ddp: what gradients are made smaller by before they are sent. `fp16`, `bf16` round them; `bf16` needs GPUs.
-    `powersgd` sends matrices as products of two narrow ones (Vogels et al. 2019) and carries the error on to the next
-    step. All change the result."""
+    """ddp: how gradients are compressed before they are sent. `fp16` and `bf16` round them; `bf16` needs GPUs.
+    `powersgd` sends matrices as products of two narrow ones (Vogels et al. 2019) and adds the error to the next step.
+    All change the result."""
     powersgd_rank: int = number(1, least=1)
-    """ddp: columns of the narrow matrices of `powersgd`: more is more exact, and more to send."""
+    """ddp: columns of the narrow matrices of `powersgd`: more columns are more exact, and more to send."""
     powersgd_start: int = number(1000, least=2)
-    """ddp: steps that are sent in full before `powersgd` begins; a run that is shorter never compresses."""
+    """ddp: steps before `powersgd` starts; shorter runs are not compressed."""
     min_params: int = number(100_000, least=1)
-    """fsdp: parameters from which on a child of a Sequential or ModuleList is a unit, gathered together while it
-    computes; the rest of the model is one more."""
+    """fsdp: a child of a Sequential or ModuleList with at least so many parameters becomes a unit, whose weights are
+    gathered together while it computes; the rest of the model is one more unit."""
     reshard_after_forward: bool = True
-    """fsdp: free a unit's weights between forward and backward; costs gathering them twice."""
+    """fsdp: free a unit's weights between forward and backward; they are then gathered twice."""
 
 
 @dataclass(eq=False, repr=False)
 class Trainer:
-    """How long and how the model is trained."""
+    """How, and how long, the model is trained."""
 
     max_epochs: int = number(MISSING, least=1)
     """Passes over the training data."""
     max_steps: int | None = number(None, least=1)
-    """Optimizer steps after which training ends, if that comes before the epochs do."""
+    """Optimizer steps after which training ends, if `max_epochs` does not end it earlier."""
     precision: str = choice("32-true", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
-    """Number format, as Lightning names it; `16-mixed` needs a GPU."""
+    """Number format, by Lightning's name; `16-mixed` needs a GPU."""
     accumulate_grad_batches: int = number(1, least=1)
-    """Batches per optimizer step on each rank; the global batch stays what `data.global_batch_size` says."""
+    """Batches per optimizer step on each rank; `data.global_batch_size` stays the same."""
     gradient_clip_val: float | None = number(None, above=0)
-    """Norm that gradients are clipped to; empty: not clipped."""
+    """Norm to clip gradients to; empty: no clipping."""
     ema_decay: float | None = number(None, above=0, below=1)
-    """Decay of the moving average of weights that is evaluated and kept; empty: none."""
+    """Decay of a moving average of the weights, which is evaluated and saved; empty: none."""
     compile: bool = False
-    """Compile the model with `torch.compile`: slower to start, faster on large models."""
+    """Compile the model with `torch.compile`: starts slower, trains large models faster."""
     deterministic: bool = False
-    """Use only kernels that give the same bits every time; fails where there is none."""
+    """Use only kernels that give the same bits every time; an operation without one fails."""
     val_every_epochs: int = number(1, least=1)
-    """Epochs between two validations; the last epoch is always validated."""
+    """Epochs between validations; the last epoch is always validated."""
     monitor: str = "${task.monitor}"
-    """Metric that decides which checkpoint is best and when to stop early."""
+    """Metric that determines the best checkpoint and early stopping."""
     mode: str = choice("${task.mode}", "max", "min")
-    """Whether more or less of `monitor` is better."""
+    """Whether a higher or lower `monitor` is better."""
     patience: int | None = number(None, least=1)
-    """Validations without a better `monitor` after which training stops; empty: never."""
+    """Validations without improvement of `monitor` after which training stops; empty: never."""
     min_delta: float = number(0.0, least=0)
-    """How much better `monitor` must get to count against `patience`."""
+    """Smallest change of `monitor` that counts as an improvement."""
     log_every_n_steps: int = number(50, least=1)
-    """Steps between two writes of the journal; every step's values are in it all the same."""
+    """Steps between writes of the journal, which contains the values of every step in any case."""
     limit_train_batches: int | None = number(None, least=1)
-    """Global batches of an epoch that are trained on; empty: all."""
+    """Global batches per training epoch; empty: all."""
     limit_eval_batches: int | None = number(None, least=1)
-    """Batches that a validation or test counts; empty: all."""
+    """Batches per validation or test; empty: all."""
     overfit_batches: int = number(0, least=0)
-    """Train and validate on these first few global batches only, to see whether the model can learn at all."""
+    """Train and validate only on so many global batches, to see whether the model can learn at all; 0: on all."""
     profiler: str | None = choice(None, "simple", "advanced", "pytorch")
-    """Lightning profiler whose report goes to the run directory."""
+    """Lightning profiler, which writes its report to the run directory."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of `pytorch_lightning.Trainer`, spelled as there."""
+    """Further arguments of `pytorch_lightning.Trainer`, by their names there."""
 
 
 @dataclass(eq=False, repr=False)
 class Checkpoint:
-    """When a run's state is written; best and last are always written together at the end."""
+    """When checkpoints are written. The end of training always writes the best and the last."""
 
     every_s: float | None = number(60.0, above=0)
-    """Seconds between two checkpoints; empty: not by time."""
+    """Seconds between checkpoints; empty: none by time."""
     every_steps: int | None = number(None, least=1)
-    """Optimizer steps between two checkpoints; empty: not by steps."""
+    """Optimizer steps between checkpoints; empty: none by steps."""
     every_epochs: int | None = number(None, least=1)
-    """Epochs between two checkpoints; empty: not by epochs."""
+    """Epochs between checkpoints; empty: none by epochs."""
     async_write: bool = True
-    """Write while training goes on, from a copy: takes as much host memory as a checkpoint has bytes (of rank 0 alone;
-    for GPUs pinned). Where that is not free, and without it, training waits for the disk."""
+    """Write from a copy while training continues. The copy takes a checkpoint's size of host memory on rank 0 (pinned,
+    for GPUs). Without this, or without free memory, training waits for the disk."""
     on_error: str = choice("continue", "continue", "stop")
-    """What a checkpoint that cannot be written does, as on a full disk: training goes on with a warning and tries again
-    when the next one is due, or stops. The last one must succeed in any case, and the one before stays intact."""
+    """After a checkpoint cannot be written, for example on a full disk: `continue` training with a warning and try
+    again at the next one, or `stop`. The last checkpoint must succeed in any case; the one before stays intact."""
 
 
 @dataclass(eq=False, repr=False)
 class Tracking:
-    """Where MLflow gets what the run directory holds."""
+    """Where and how runs are recorded in MLflow."""
 
     enabled: bool = MISSING
     """Send metrics, parameters, artifacts and the model to MLflow."""
     uri: str | None = None
-    """Tracking server or database; empty: `MLFLOW_TRACKING_URI`, or SQLite beside the runs."""
+    """Tracking server or database; empty: `MLFLOW_TRACKING_URI`, otherwise SQLite beside the runs."""
     experiment: str = "${name}"
-    """MLflow experiment the run is listed under."""
+    """MLflow experiment of the run."""
     tags: dict[str, Any] = field(default_factory=dict)
-    """Further tags of the MLflow run."""
+    """Additional tags of the MLflow run."""
     model: str = choice("auto", "auto", "always", "never")
-    """Whether the trained weights are uploaded; `auto`: up to 100 MB, otherwise linked by path and digest."""
+    """Whether to upload the trained weights; `auto`: up to 100 MB, otherwise MLflow records path and digest."""
     system_every_s: float | None = number(10.0, above=0)
-    """Seconds between two looks at what the job takes of CPU, memory, network, GPUs and power; empty: none."""
+    """Seconds between measurements of CPU, memory, network, GPUs and power; empty: none."""
     wait_s: float = number(60.0, least=0)
-    """Seconds that the command waits at its end for MLflow to have everything; `hpcexp sync` delivers the rest."""
+    """Seconds to wait at the end for the upload to MLflow; `hpcexp sync` uploads the rest."""
 
 
 @dataclass(eq=False, repr=False)
 class Launch:
-    """What hpcexp reads of every launcher beside the arguments of its `_target_`."""
+    """Keys of every launcher that hpcexp reads, in addition to the arguments of its `_target_`."""
 
     nodes: int = number(1, least=1)
     """Machines that the job runs on, each with `hardware.devices`."""
     beat_timeout_s: float = number(60.0, least=5, most=86400)
-    """Seconds without a sign of life after which other machines consider the command that runs a job or drives a sweep
-    dead, and repeat its jobs. On the machine itself its process decides."""
+    """Seconds without a beat after which other machines consider the command that runs a job or a sweep dead, and take
+    its jobs over. On the same machine, its process decides."""
     grace_s: float = number(30.0, least=0)
-    """Seconds that ranks have to end after they were asked to, before they are killed."""
+    """Seconds that ranks get to stop before they are killed."""
     hang_s: float | None = number(1800.0, above=0)
-    """Seconds without a step, or an evaluated batch, on any rank after which their stacks are saved and they are ended;
-    before the first step at least 600; empty: never."""
+    """Seconds without a step or an evaluated batch on any rank after which hpcexp saves the stacks of all ranks and
+    ends them; at least 600 before the first step; empty: never."""
     isolation: str = choice("auto", "auto", "warm", "process")
-    """`warm`: ranks are forked from a server that has imported what they need; `process`: each starts from nothing;
-    `auto`: warm where a command runs more than one job."""
+    """`warm`: fork ranks from a server that has imported what they need; `process`: start a fresh process for each;
+    `auto`: `warm` if a command runs more than one job."""
     max_jobs: int | None = number(None, least=1)
-    """Jobs of a sweep that run at once on this machine; empty: as many as find devices, on CPUs as many as there are
-    cores for the threads of all their ranks."""
+    """Jobs of a sweep that run at once on this machine; empty: as many as there are devices for; on CPUs, as many as
+    there are cores for the threads of all their ranks."""
     retries: int = number(2, least=0)
-    """Times in a row that a job of a sweep resumes by itself where a rank was killed from outside (`kill -9`, no
-    memory) before it came to another checkpoint. After that it has failed, and the same command tries again."""
+    """How often in a row a sweep's job resumes by itself, without reaching another checkpoint, after a rank is killed
+    from outside (`kill -9`, no memory). After that the job has failed; the same command tries it again."""
     progress: str = choice("auto", "auto", "bar", "lines", "none")
-    """`auto`: a bar on a terminal, a line every few seconds elsewhere; of a sweep a table on a terminal, a line for
-    each job that begins or ends elsewhere."""
+    """`auto`: on a terminal, a bar, or a table for a sweep; elsewhere, a line every few seconds, or one for each job of
+    a sweep that starts or ends."""
 
 
 @dataclass(eq=False, repr=False)
 class Run:
-    """Where results go."""
+    """Where results are stored."""
 
     root: str = "runs"
     """Directory of all run directories, and of the default MLflow store."""
     label: str = ""
-    """A word of your own in the run's name; it does not change the run's identity."""
+    """Your own word in the run's name; it does not change the run's identity."""
     pictures: bool = True
-    """Draw curves and confusion matrix when the run has ended, which takes a second. Without them and without tracking,
-    no process accompanies the run."""
+    """Draw curves and confusion matrix after the run, which takes a second. Without pictures and tracking, no sync
+    process runs."""
     resume_from: str | None = None
-    """An interrupted run of the same experiment on other devices, to go on from its last checkpoint: its directory, or
-    the eight characters that its name ends in.
-    The result is that of a run of its own up to rounding and, with dropout and augmentation, other random numbers."""
+    """An interrupted run of the same experiment on other devices, from whose last checkpoint this run starts: its
+    directory, or the eight characters at the end of its name. The result equals that of an uninterrupted run up to
+    rounding and, with dropout and augmentation, other random numbers."""
 
 
 def options(section: type, name: str) -> tuple[str, ...]:
@@ -281,7 +280,7 @@ class Config:
     name: str = MISSING
     """Name of the experiment."""
     notes: str = ""
-    """What this experiment is to find out; shown on the run's page in MLflow."""
+    """What this experiment investigates; the run's page in MLflow shows it."""
     seed: int = number(1, least=0, most=2**32 - 1)
     """Seed of initial weights, shuffling, dropout and augmentation."""
     hardware: Hardware = field(default_factory=Hardware)
@@ -294,7 +293,7 @@ class Config:
     trainer: Trainer = field(default_factory=Trainer)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     callbacks: dict[str, Any] = field(default_factory=dict)
-    """Lightning callbacks by a name of your own, each with its `_target_`."""
+    """Lightning callbacks, each with its `_target_`, under names of your choice."""
     tracking: Tracking = field(default_factory=Tracking)
     launch: dict[str, Any] = field(default_factory=lambda: defaults(Launch))
     run: Run = field(default_factory=Run)
@@ -302,62 +301,62 @@ class Config:
 
 @dataclass(frozen=True)
 class Search:
-    """How a sweep finds its points where it does not run through all of them."""
+    """How a sweep chooses its points if it does not run all of them."""
 
     sampler: str = choice(MISSING, "tpe", "cmaes", "random", "grid", "nsga2")
-    """How the next point is chosen: `tpe` learns from those before, `cmaes` too, for numbers alone; `random`; `grid`
-    runs through all in a shuffled order; `nsga2` for several metrics."""
+    """How the next point is chosen: `tpe` learns from earlier points; `cmaes` too, for numeric axes only; `random`;
+    `grid` runs all points in shuffled order; `nsga2` is for several metrics."""
     pruner: str = choice("none", "none", "median", "asha", "hyperband")
-    """Ends a training early that does worse than others at the same epoch."""
+    """Ends a training early if it does worse than others at the same epoch."""
     storage: str | None = None
-    """Database of the Optuna study, as `sqlite:///study.db` or `postgresql://user@host/name`; empty: a file in the
-    sweep's directory."""
+    """Database of the Optuna study, for example `sqlite:///study.db` or `postgresql://user@host/name`; empty: a file in
+    the sweep's directory."""
     study: str | None = None
-    """Name of the study in its storage; empty: the sweep's."""
+    """Name of the study in its storage; empty: the sweep's name."""
     seed: int | None = number(None, least=0, most=2**31 - 1)
-    """Of the choice of points; empty: one that follows from the study's name."""
+    """Seed for the choice of points; empty: derived from the study's name."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Where a sweep stops, counted over all its continuations. What runs by then runs to its end."""
+    """When a sweep stops, counted over all its attempts. Jobs that are running then finish."""
 
     trials: int | None = number(None, least=1)
-    """Points that a search tries in all."""
+    """Points that a search tries in total."""
     hours: float | None = number(None, above=0)
-    """Hours of work on it."""
+    """Hours that the sweep has run."""
     core_hours: float | None = number(None, above=0)
-    """Hours of its jobs on CPU cores."""
+    """Core hours of its jobs."""
     gpu_hours: float | None = number(None, above=0)
-    """Hours of its jobs on GPUs."""
+    """GPU hours of its jobs."""
 
 
 @dataclass(eq=False, repr=False)
 class SweepFile:
-    """A sweep in a file, `sweeps/NAME.yaml`, that `hpcexp sweep NAME` starts or goes on with."""
+    """A sweep in a file, `sweeps/NAME.yaml`, that `hpcexp sweep NAME` starts or resumes."""
 
     question: str = MISSING
-    """What it is to find out; it heads the sweep's page in MLflow."""
+    """What the sweep investigates; the heading of its page in MLflow."""
     base: list[Any] = field(default_factory=list)
-    """Overrides of every job: `[experiment=digits_mlp, trainer.max_epochs=10]`."""
+    """Overrides for every job: `[experiment=digits_mlp, trainer.max_epochs=10]`."""
     axes: dict[str, Any] = field(default_factory=dict)
     """Key or config group → its values: a list; text as after `-m` (`range(1,5)`, `glob(*)`); or, for a search,
-    `{low: 1e-4, high: 0.1, log: true}` with `int: true` or `step: …`. All combinations are run, or searched."""
+    `{low: 1e-4, high: 0.1, log: true}` with `int: true` or `step: …`. The sweep runs, or searches, all combinations."""
     points: list[Any] = field(default_factory=list)
-    """Points given one by one, each a mapping `{key: value, …}`; every one is combined with the axes."""
+    """Individual points, each a mapping `{key: value, …}`; each is combined with the axes."""
     seeds: Any = None
-    """Seeds that every point is run with: how many (`5` for 1 to 5), or which (`[1, 7]`); empty: that of the base."""
+    """Seeds for every point: a count (`5` for 1 to 5) or a list (`[1, 7]`); empty: the seed of the base."""
     metric: Any = None
-    """What points are ranked by: `val/acc`, `test/loss`, a number of `summary.json` (`num_params`, `durations.fit_s`),
-    or several: `{val/acc: max, num_params: min}`; empty: `trainer.monitor`."""
+    """Metric that ranks the points: `val/acc`, `test/loss`, a number in `summary.json` (`num_params`,
+    `durations.fit_s`), or several: `{val/acc: max, num_params: min}`; empty: `trainer.monitor`."""
     mode: str | None = choice(None, "max", "min")
-    """Whether more or less of `metric` is better; empty: as `trainer.mode` for `trainer.monitor`."""
+    """Whether a higher or lower `metric` is better; empty: `trainer.mode`, for `trainer.monitor`."""
     search: Search | None = None
-    """How points are chosen, by its keys; empty: every combination."""
+    """How points are chosen: the keys below; empty: every combination."""
     budget: Budget = field(default_factory=Budget)
-    """Where the sweep stops, by its keys."""
+    """When the sweep stops: the keys below."""
     on_failure: str = choice("continue", "continue", "stop")
-    """What a failed job does to the others."""
+    """Whether the other jobs continue or stop after one fails."""
 
 
 OPEN_SECTIONS: dict[str, type] = {
@@ -367,7 +366,7 @@ OPEN_SECTIONS: dict[str, type] = {
     "strategy": Strategy,
     "launch": Launch,
 }
-"""Sections that take the arguments of their `_target_`, and the class of the keys hpcexp reads or checks in each."""
+"""Sections with a `_target_` and its arguments → the class of the keys that hpcexp reads or checks there."""
 
 OWN_KEYS: dict[str, frozenset[str]] = {
     "data": frozenset(Data.__dataclass_fields__),
@@ -375,7 +374,7 @@ OWN_KEYS: dict[str, frozenset[str]] = {
     "strategy": frozenset({"name"}),
     "launch": frozenset(Launch.__dataclass_fields__),
 }
-"""Keys beside a `_target_` that are hpcexp's own and are not given to the target."""
+"""hpcexp's own keys beside a `_target_`, which are not passed to the target."""
 
 FILLED_IN: dict[str, frozenset[str]] = {
     "data": frozenset({"batch_size", "seed"}),
@@ -384,4 +383,4 @@ FILLED_IN: dict[str, frozenset[str]] = {
     "scheduler": frozenset({"optimizer", "total_steps", "mode"}),
     "strategy": frozenset({"process_group_backend"}),
 }
-"""Arguments that hpcexp gives a section's target where it takes them and the configuration does not say them."""
+"""Arguments that hpcexp passes to a section's target if it accepts them and the configuration does not set them."""
