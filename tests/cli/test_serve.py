@@ -305,13 +305,15 @@ def test_what_is_asked_for_reaches_the_server(tmp_path: Path, certificate: tuple
     )
 
 
-def test_its_names_for_mlflow_are_mlflows() -> None:
+def test_its_names_for_mlflow_are_mlflows(tmp_path: Path) -> None:
     """The variables are of MLflow's inside; each of them is looked up under its name there."""
     from mlflow import environment_variables
     from mlflow.server import constants
     from mlflow.utils.crypto import CRYPTO_KEK_PASSPHRASE_ENV_VAR
 
-    server = served(Path("/d"))
+    server = served(tmp_path)
+    for key in (server.secret, server.passphrase):
+        key.write_text("0" * 64)
     names = {
         *(v for name, v in vars(constants).items() if name.endswith("_ENV_VAR")),
         *(
@@ -321,9 +323,7 @@ def test_its_names_for_mlflow_are_mlflows() -> None:
         ),
         CRYPTO_KEK_PASSPHRASE_ENV_VAR,
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "read_text", lambda path: "secret")
-        given = server_environment(server, {})
+    given = server_environment(server, {})
     assert [] == [name for name in given if "MLFLOW" in name and name not in names]
 
 

@@ -51,12 +51,12 @@ from hpcexp.launch.dispatch import started, starter
 from hpcexp.launch.base.pruner import Pruner
 from hpcexp.launch.base.polling import alone
 from hpcexp.planner import prepare
-from test_pruning import JOBS, SMALL, terms
+from test_pruning import JOBS, SMALL, context
 
-def launched(name, judge, root):
+def launched(name, pruner, root):
     asked = [*SMALL, *JOBS[name][0], f"run.root={{root}}/{{name}}"]
     plan = prepare(Composer(Path.cwd()).compose(asked), Path.cwd(), [])
-    return vars(alone(started(plan, terms(starter(plan, many=True), judge), fresh=False)))
+    return vars(alone(started(plan, context(starter(plan, many=True), pruner), fresh=False)))
 
 def story(name, metric):
     heard = []

@@ -68,5 +68,7 @@ def test_samples_of_a_training_are_in_mlflow_once(train: Callable[..., Said], pr
     points, _ = read_points(only_run(project).system)
     assert points
     told = "SELECT step, value FROM metrics WHERE key = 'system/job_cpu_percentage' ORDER BY step"
-    expected = [(point.step, point.metrics["system/job_cpu_percentage"]) for point in points]
+    name = "system/job_cpu_percentage"  # left out where a rank has ended since the sample before
+    expected = [(point.step, point.metrics[name]) for point in points if name in point.metrics]
+    assert expected
     assert expected == query(project / "runs" / "mlflow.db", told)
