@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-FINAL_STATES = ("finished", "pruned", "failed", "killed")
-
 
 @dataclass(frozen=True)
 class RecordDir:

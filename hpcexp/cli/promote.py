@@ -14,7 +14,7 @@ from hpcexp.formatting import pairs
 from hpcexp.lineage.manifest import differences, last_record
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_delivered
+from hpcexp.runs.records import RunState, read_delivered
 from hpcexp.runs.state import current_state
 from hpcexp.tracking.sync.destination import address, destined
 
@@ -57,8 +57,8 @@ def _name(text: str) -> tuple[str, str | None]:
 def _check(run: RunDir, plan: Plan, *, is_verified: bool) -> None:
     """RunError where there is nothing to promote, or what is there is not what was trained."""
     state = current_state(run)
-    if state not in ("finished", "pruned"):
-        fix = "wait for its end." if state == "running" else "hpcexp train … goes on with it."
+    if state not in (RunState.FINISHED, RunState.PRUNED):
+        fix = "wait for its end." if state is RunState.RUNNING else "hpcexp train … goes on with it."
         raise RunError(f"{run.path} is {state}: what it has is no result.\nFix: {fix}")
     if not run.best.is_file():
         raise RunError(f"{run.best} is not there: the run has no best weights.")

@@ -13,7 +13,7 @@ from hpcexp.errors import ConfigError, RunError
 from hpcexp.formatting import near, pairs
 from hpcexp.planner import on_path
 from hpcexp.rundir import SweepDir
-from hpcexp.runs.records import read_status
+from hpcexp.runs.records import RunState, read_status
 from hpcexp.runs.state import current_state
 from hpcexp.sweep.engine.driver import Policy
 from hpcexp.sweep.report.ranking import answer, counts_text
@@ -66,7 +66,7 @@ def _status(place: SweepDir) -> int:
     by = f" by {', '.join(map(str, drivers))}" if drivers else ""
     print(f"{spec.question}\n{current_state(place, status)}{by}")
     print(answer(place, spec, results, status.cause or "", len(dropped)))
-    return int(any(result.state == "failed" for result in results))
+    return int(any(result.state is RunState.FAILED for result in results))
 
 
 def _cancel(place: SweepDir) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hpcexp.cli.arguments import RUN_HELP, configured_uri, find_run, parser
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, find_runs, find_sweeps
-from hpcexp.runs.records import read_delivered
+from hpcexp.runs.records import RunState, read_delivered
 from hpcexp.runs.state import current_state, is_driven
 
 if TYPE_CHECKING:
@@ -41,9 +41,11 @@ def sync(argv: Sequence[str]) -> int:
                 _redirect_sweep(sweep, mine[0], stores)
     # The sweeps first, as their runs are shown below them.
     meant = [sweep for sweep, found in places.items() if not a.runs or wanted & found.keys()]
-    sweeps = [_synced_sweep(sweep, stores) for sweep in meant if not (is_driven(sweep) or _is_in(sweep, "running"))]
+    sweeps = [
+        _synced_sweep(sweep, stores) for sweep in meant if not (is_driven(sweep) or _is_in(sweep, RunState.RUNNING))
+    ]
     place_of = {path: place for found in places.values() for path, place in found.items()}
-    ended = [run for run in runs if not _is_in(run, "planned", "running")]
+    ended = [run for run in runs if not _is_in(run, RunState.PLANNED, RunState.RUNNING)]
     problems = [_synced(run, stores, place_of.get(run.path)) for run in ended]
     if sweeps:
         _tell(sweeps, "sweeps")

@@ -13,6 +13,7 @@ from hpcexp.launch.dispatch import launch
 from hpcexp.plan import Plan
 from hpcexp.planner import prepare
 from hpcexp.rundir import RunDir
+from hpcexp.runs.records import RunState
 from hpcexp.tracking.sync.destination import destined
 
 SUMMARY = "Check an experiment, run it, and record it. With -m: every combination of comma-separated values."
@@ -41,12 +42,12 @@ def run_one(plan: Plan, *, fresh: bool) -> int:
     print(f"{plan.experiment}/{plan.name}", flush=True)
     outcome = launch(plan, fresh=fresh)
     run = RunDir(Path(plan.run_dir))
-    if outcome.state == "skipped":
+    if outcome.state is RunState.SKIPPED:
         print(f"Already done, so not run again: {outcome.cause} (--fresh runs it all the same)")
-    if outcome.state in ("finished", "skipped"):
+    if outcome.state in (RunState.FINISHED, RunState.SKIPPED):
         print(summary_text(destined(run), run))
         return 0
-    if outcome.state == "planned":
+    if outcome.state is RunState.PLANNED:
         print(f"Planned, not started (launch=dry): {run.plan}")
         return 0
     if outcome.exit == 2:

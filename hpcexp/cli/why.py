@@ -14,7 +14,7 @@ from hpcexp.compose.composer import Composer
 from hpcexp.planner import on_path, prepare
 from hpcexp.redaction import MASK
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_secrets
+from hpcexp.runs.records import RunState, read_secrets
 from hpcexp.runs.state import current_state
 
 
@@ -59,5 +59,5 @@ def _headline(run: RunDir, then: Facts, now: Facts) -> str:
     if then.plan.signature != now.plan.signature:
         return f"{name} is another run than would run now: {now.plan.experiment}/{now.plan.name}"
     state = current_state(run)
-    would = "skip it" if state == "finished" else "wait for it" if state == "running" else "go on with it"
+    would = "skip it" if state is RunState.FINISHED else "wait for it" if state is RunState.RUNNING else "go on with it"
     return f"{name} is what would run now: `hpcexp train` would {would}"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from hpcexp.compare.differences import Difference, differences, seeds
 from hpcexp.compare.runs import ComparedRun
 from hpcexp.compare.statistics import best_first, grouped, mean, paired_p
+from hpcexp.runs.records import RunState
 
 _MOST_METRICS = 6
 """Where nothing says which of a run's numbers count."""
@@ -53,7 +54,7 @@ class Comparison:
 
     def counted(self, row: Row) -> list[int]:
         """Places of the runs that count: of groups only finished ones, and of several with one seed the latest."""
-        chosen = [i for i in row if not self.is_grouped or self.runs[i].state == "finished"]
+        chosen = [i for i in row if not self.is_grouped or self.runs[i].state == RunState.FINISHED]
         chosen.sort(key=lambda i: self.runs[i].started)
         return list({_seed(self.runs[i]): i for i in chosen}.values())
 

@@ -15,6 +15,7 @@ from hpcexp.compare.statistics import CONFIDENCE, mean_text
 from hpcexp.errors import listed
 from hpcexp.formatting import csv_row, markdown_table, table
 from hpcexp.runs.naming import short
+from hpcexp.runs.records import RunState
 
 BESIDE = 4
 """Up to so many rows stand beside each other, one column each, as there is room for all that they differ in."""
@@ -167,7 +168,7 @@ def _p_text(p: float | None) -> str:
 def _runs_text(whole: Comparison, row: Row) -> str:
     """`fff94895 +2, 1 failed`: one to look at, how many more, and those that have not finished."""
     runs = whole.of(row)
-    states = Counter(run.state for run in runs if run.state != "finished")
+    states = Counter(run.state for run in runs if run.state != RunState.FINISHED)
     more = f" +{len(runs) - 1}" if len(runs) > 1 else ""
     parts = [f"{number} {state}" if len(runs) > 1 else state for state, number in states.items()]
     return ", ".join([f"{runs[0].id}{more}", *parts])

@@ -15,6 +15,7 @@ from hpcexp.launch.base.rank_process import Process, Start, start_fresh
 from hpcexp.launch.supervisor.uploader import RunUploader
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
+from hpcexp.runs.records import RunState
 from hpcexp.runs.state import is_done
 from hpcexp.terminal import say
 
@@ -39,7 +40,7 @@ def started(plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[O
     """
     run = RunDir(Path(plan.run_dir))
     if not fresh and is_done(plan):
-        return Outcome("skipped", f"{plan.signature[:8]} finished in {run.path}", 0)
+        return Outcome(RunState.SKIPPED, f"{plan.signature[:8]} finished in {run.path}", 0)
     return (yield from launcher_of(plan.config).run(plan, context, fresh=fresh))
 
 

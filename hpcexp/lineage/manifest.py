@@ -17,7 +17,7 @@ from hpcexp.errors import RunError
 from hpcexp.files.atomic import write_atomic
 from hpcexp.files.documents import decode, plain
 from hpcexp.files.untrusted import read_text, sha256_of
-from hpcexp.rundir import FINAL_STATES, RunDir
+from hpcexp.rundir import RunDir
 from hpcexp.runs.integrity import checksum, is_intact, read_checksum, read_note
 from hpcexp.runs.records import RunState, Seal, SealEntry, Status, read_or_none, read_summary
 
@@ -196,4 +196,4 @@ def _unsealed(last: Seal, status: Status) -> str:
 
 def _lost_its_supervisor(status: Status) -> bool:
     """Whether nobody was left to seal the attempt: a supervisor leaves the record, then its state with `exit`."""
-    return status.state not in FINAL_STATES or (status.state is RunState.KILLED and status.exit is None)
+    return not status.state.is_final or (status.state is RunState.KILLED and status.exit is None)

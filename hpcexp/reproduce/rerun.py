@@ -25,7 +25,7 @@ from hpcexp.rank_protocol import RankEnv
 from hpcexp.reproduce.original import Original, checkpoint_origin
 from hpcexp.reproduce.workspace import Code
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import EnvironmentFacts, read_or_none
+from hpcexp.runs.records import EnvironmentFacts, RunState, read_or_none
 from hpcexp.terminal import say
 
 _STEERING = re.compile(
@@ -96,9 +96,9 @@ def rerun(original: Original, code: Code, place: Path, python: str = sys.executa
     )
     outcome = alone(run_here(plan, context, fresh=True))
     run = RunDir(Path(plan.run_dir))
-    if outcome.state == "finished":
+    if outcome.state is RunState.FINISHED:
         return run
-    if outcome.state == "killed":
+    if outcome.state is RunState.KILLED:
         raise RerunInterrupted(outcome.exit)
     if outcome.exit == 2:
         raise ConfigError(outcome.cause)

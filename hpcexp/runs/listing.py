@@ -11,7 +11,7 @@ from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.records import Delivered, RunState, read_or_none, read_status, read_summary
 from hpcexp.runs.state import current_state, elapsed_s, silence_text
 
-STATES = tuple(map(str, RunState))
+STATES = tuple(str(state) for state in RunState if state.is_recorded)
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class RunRow:
     experiment: str
     name: str
     signature: str
-    state: str
+    state: RunState
     """One of STATES; `killed` also where a run's supervisor died before it could say so."""
     started: float | None
     """Unix seconds."""

@@ -27,7 +27,7 @@ MAX_LEDGER_BYTES = 1 << 30
 
 
 class RunState(StrEnum):
-    """How far a run or a sweep is."""
+    """How far a run, a sweep or a job of a sweep is."""
 
     PLANNED = "planned"
     RUNNING = "running"
@@ -35,6 +35,26 @@ class RunState(StrEnum):
     PRUNED = "pruned"
     FAILED = "failed"
     KILLED = "killed"
+    WAITING = "waiting"
+    """A job of a sweep that has not started."""
+    NOT_RUN = "not run"
+    """A job that the sweep ended before."""
+    SKIPPED = "skipped"
+    """A job that had finished before the command."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether an attempt has ended."""
+        return self in _FINAL
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether `status.json` may say it; the others are a sweep's view of its jobs."""
+        return self not in _UNRECORDED
+
+
+_FINAL = frozenset({RunState.FINISHED, RunState.PRUNED, RunState.FAILED, RunState.KILLED})
+_UNRECORDED = frozenset({RunState.WAITING, RunState.NOT_RUN, RunState.SKIPPED})
 
 
 class Owned(Struct, frozen=True, kw_only=True):
@@ -70,6 +90,10 @@ class Status(Owned, frozen=True, kw_only=True):
     exit: Annotated[int, Meta(ge=-255, le=255)] | None = None
     signal: Annotated[int, Meta(ge=1, le=64)] | None = None
     """What killed a rank from outside, where the run failed of that."""
+
+    def __post_init__(self) -> None:
+        if not self.state.is_recorded:
+            raise ValueError(f"state is {self.state}")
 
     @property
     def seconds(self) -> float | None:
@@ -127,7 +151,7 @@ class Delivered(Struct, kw_only=True):
     delivered: bool = False
     pictured: bool = False
     problem: str | None = None
-    state: str | None = None
+    state: RunState | None = None
     ended: Seconds | None = None
     user: str | None = None
     sweep: Membership | None = None

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 
 from hpcexp.errors import ConfigError, RunError
+from hpcexp.runs.records import RunState
 from hpcexp.schema import Budget, Search
 from hpcexp.sweep.search.journal_file import JournalLock, locked
 from hpcexp.sweep.search.study import Study
@@ -81,7 +82,7 @@ def report_and_tell(me: int, start: Callable[[], object], place: Path, storage: 
         for trial in TRIALS:
             start()
             study.report(trial, 1, 0.5)
-            study.tell(trial, *(("finished", [0.5]) if trial % 2 == me else ("failed", ())))
+            study.tell(trial, *((RunState.FINISHED, [0.5]) if trial % 2 == me else (RunState.FAILED, ())))
             assert study.settle(30) is None
         study.close()
 
@@ -104,7 +105,7 @@ def tell_again(me: int, start: Callable[[], object], place: Path, storage: str |
         study = studied(place, storage, number)
         for trial in TRIALS:
             start()
-            study.tell(trial, "finished", [float(me)])
+            study.tell(trial, RunState.FINISHED, [float(me)])
             assert study.settle(30) is None
         study.close()
 
@@ -116,7 +117,7 @@ def test_a_second_try_is_told_once(tmp_path: Path, racers: Racers, storage: str 
         for _ in TRIALS:
             trial = study.ask()
             assert trial is not None
-            study.tell(trial.number, "failed")
+            study.tell(trial.number, RunState.FAILED)
     racers.run(tell_again, tmp_path, storage)
     for study in studies:
         finished = [trial for trial in study.optuna.trials if trial.state is TrialState.COMPLETE]

@@ -19,6 +19,7 @@ from hpcexp.launch.launchers import rendezvous
 from hpcexp.launch.launchers.rendezvous import Rendezvous, await_leader, difference
 from hpcexp.plan import Plan
 from hpcexp.planner import prepare
+from hpcexp.runs.records import RunState
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_both_machines_are_told(asked: Callable[..., Plan]) -> None:
         assert None is board.heard()
         outcome = await_leader(other, nothing)
         board = Rendezvous(led)
-        assert outcome == Outcome("failed", board.heard() or "", 2)
+        assert outcome == Outcome(RunState.FAILED, board.heard() or "", 2)
         assert "optimizer.lr: 0.02 (the second command), " in outcome.cause
     assert [] == list(board.path.parent.iterdir())
 
@@ -108,7 +109,7 @@ def test_a_plan_that_a_killed_command_has_left_is_not_compared_with(
         outcome = await_leader(mine, nothing)
         assert outcome is not None
         assert "nobody has come there for 0.2 s" in outcome.cause
-        assert Outcome("failed", "the disk is full", 1) == await_leader(mine, lambda: "the disk is full")
+        assert Outcome(RunState.FAILED, "the disk is full", 1) == await_leader(mine, lambda: "the disk is full")
 
 
 def test_somebody_else_at_the_place_is_told(asked: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:

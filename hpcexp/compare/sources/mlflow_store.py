@@ -15,9 +15,16 @@ from hpcexp.compare.sources.stored import RunReader, Stored
 from hpcexp.errors import ConfigError, RunError, listed, suggest
 from hpcexp.redaction import without_password
 from hpcexp.runs.naming import SIGNATURE_LENGTH
+from hpcexp.runs.records import RunState
 from hpcexp.tracking.mlflow.uri import sqlite_path, uri_problem
 
-_STATES = {"SCHEDULED": "planned", "RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
+_STATES: dict[str, str] = {
+    "SCHEDULED": RunState.PLANNED,
+    "RUNNING": RunState.RUNNING,
+    "FINISHED": RunState.FINISHED,
+    "FAILED": RunState.FAILED,
+    "KILLED": RunState.KILLED,
+}
 _OURS = "hpcexp."
 _AXIS = "axis."
 _ENVIRONMENT = ("accelerator", "strategy", "world_size", "host", "user", "platform")

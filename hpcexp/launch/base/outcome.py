@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
+from hpcexp.runs.records import RunState
+
 
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended."""
 
-    state: str
+    state: RunState
     """finished, pruned, failed or killed; skipped or planned where nothing ran."""
     cause: str
     """Why it did not finish, in the words of the rank that failed first; empty where it did."""
@@ -22,4 +24,4 @@ class Outcome:
 
 def stopped_by(number: int) -> Outcome:
     """Of a job that a signal ended."""
-    return Outcome("killed", f"stopped by {signal.Signals(number).name}", 128 + number)
+    return Outcome(RunState.KILLED, f"stopped by {signal.Signals(number).name}", 128 + number)

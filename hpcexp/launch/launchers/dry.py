@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hpcexp.launch.launchers.local import OneMachine
+from hpcexp.runs.records import RunState
 
 if TYPE_CHECKING:
     from hpcexp.launch.base.context import LaunchContext
@@ -34,4 +35,4 @@ class Dry(OneMachine):
         with claimed(plan):
             if fresh or not (begins_again(plan) or continuation(plan, verify=False)):
                 context.capture.write(plan, freeze(plan))
-        return Outcome("planned", "", 0)
+        return Outcome(RunState.PLANNED, "", 0)

@@ -19,7 +19,7 @@ from hpcexp.launch.launchers.addresses import host_and_port
 from hpcexp.launch.launchers.torchrun_agent import JOIN_S
 from hpcexp.lineage.signature import identity_config
 from hpcexp.plan import Plan, digest, load_plan, save_plan
-from hpcexp.runs.records import PlanRefusal, read_or_none, write
+from hpcexp.runs.records import PlanRefusal, RunState, read_or_none, write
 from hpcexp.tracking.mlflow.description import flatten
 
 _LOOK_EVERY_S = 0.5
@@ -82,19 +82,19 @@ def await_leader(plan: Plan, elsewhere: Callable[[], str | None]) -> Outcome | N
     unseen_since: float | None = None
     while time.monotonic() < deadline:
         if cause := elsewhere():
-            return Outcome("failed", cause, 1)
+            return Outcome(RunState.FAILED, cause, 1)
         if _can_be_reached(rdzv):
             if (theirs := rendezvous.theirs()) is not None:
                 differs = difference(plan, theirs)
                 if differs is None:
                     return None
                 rendezvous.refuse(theirs, differs)
-                return Outcome("failed", differs, 2)
+                return Outcome(RunState.FAILED, differs, 2)
             unseen_since = unseen_since or time.monotonic()
             if time.monotonic() - unseen_since > _UNSEEN_S:
-                return Outcome("failed", _unseen(rdzv, rendezvous.path), 2)
+                return Outcome(RunState.FAILED, _unseen(rdzv, rendezvous.path), 2)
         time.sleep(_LOOK_EVERY_S)
-    return Outcome("failed", f"launch.rdzv={rdzv}: nobody has come there for {JOIN_S} s.", 1)
+    return Outcome(RunState.FAILED, f"launch.rdzv={rdzv}: nobody has come there for {JOIN_S} s.", 1)
 
 
 def difference(mine: Plan, theirs: Plan) -> str | None:

@@ -23,7 +23,7 @@ from hpcexp.launch.supervisor.ranks import job_environment
 from hpcexp.plan import Plan
 from hpcexp.rank_protocol import RankEnv
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RemoteFailure, read_or_none, write
+from hpcexp.runs.records import RemoteFailure, RunState, read_or_none, write
 
 JOIN_S = 600
 """In which all machines must have come to the rendezvous."""
@@ -157,7 +157,7 @@ class RemoteFailures:
 
     def agreed(self, outcome: Outcome) -> Outcome:
         """The outcome, with the cause from another machine where that is the real one; otherwise they are told it."""
-        if outcome.state not in ("failed", "killed"):
+        if outcome.state not in (RunState.FAILED, RunState.KILLED):
             return outcome
         if self._found:
             return replace(outcome, signal=self._found.signal)
@@ -166,7 +166,7 @@ class RemoteFailures:
         while any(sign in outcome.cause for sign in _LOST) and time.monotonic() < deadline:
             time.sleep(_LOOK_EVERY_S / 2)
             if (cause := self()) and self._found:
-                return Outcome("failed", cause, 1, self._found.signal)
+                return Outcome(RunState.FAILED, cause, 1, self._found.signal)
         self._publish(outcome)
         return outcome
 

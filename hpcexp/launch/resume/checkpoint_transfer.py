@@ -14,6 +14,7 @@ from hpcexp.lineage.signature import signature
 from hpcexp.plan import Plan, load_plan
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.integrity import is_intact, read_note
+from hpcexp.runs.records import RunState
 from hpcexp.runs.state import current_state
 
 
@@ -43,7 +44,7 @@ def origin(plan: Plan) -> TransferOrigin | None:
     if not given:
         return None
     run = _named(plan, given)
-    if (state := current_state(run)) in ("running", "finished"):
+    if (state := current_state(run)) in (RunState.RUNNING, RunState.FINISHED):
         raise RunError(f"run.resume_from={given}: that run {_STATES[state]}")
     _check_same(plan, load_plan(run.plan), given)
     for path in (run.last, run.previous):
@@ -73,8 +74,8 @@ def adopt(found: TransferOrigin, run: RunDir) -> None:
 
 
 _STATES = {
-    "running": "is still being trained.\nFix: wait for it, or end it.",
-    "finished": "has finished.\nFix: leave it out; hpcexp test, predict and export work with any devices.",
+    RunState.RUNNING: "is still being trained.\nFix: wait for it, or end it.",
+    RunState.FINISHED: "has finished.\nFix: leave it out; hpcexp test, predict and export work with any devices.",
 }
 
 

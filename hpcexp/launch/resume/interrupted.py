@@ -86,7 +86,7 @@ _NOTES = (
 def begins_again(plan: Plan) -> bool:
     """Whether the plan's unfinished run came to no checkpoint: it does the same from its first step on."""
     run = RunDir(Path(plan.run_dir))
-    if not run.plan.exists() or current_state(run) in ("planned", "finished"):
+    if not run.plan.exists() or current_state(run) in (RunState.PLANNED, RunState.FINISHED):
         return False
     return load_signature(run.plan) == plan.signature and not (run.last.exists() or run.previous.exists())
 
@@ -97,7 +97,7 @@ def with_recorded_settings(plan: Plan) -> Plan:
     if plan.topology.accelerator != "cpu" or not run.journal.exists() or damage(plan):
         return plan
     before = load_plan(run.plan)
-    if before.signature != plan.signature or current_state(run) == "finished":
+    if before.signature != plan.signature or current_state(run) == RunState.FINISHED:
         return plan
     threads = before.topology.threads_per_rank
     return replace(plan, topology=replace(plan.topology, threads_per_rank=threads))

@@ -132,11 +132,11 @@ def lead(plan: Plan, context: LaunchContext, *, fresh: bool, supervise: Supervis
         status = Status(state=RunState.RUNNING, attempt=attempt, **started_now(), **own.owner.facts())
         write(run.status, status)
         context.uploader.begin(run, plan)
-        outcome = Outcome("failed", "the supervisor itself failed", 1)
+        outcome = Outcome(RunState.FAILED, "the supervisor itself failed", 1)
         try:
             outcome = yield from supervise(run, stop, own.check)
         except GeneratorExit:
-            outcome = Outcome("killed", "the command that ran it let go of it", 1)
+            outcome = Outcome(RunState.KILLED, "the command that ran it let go of it", 1)
             raise
         finally:
             if not own.is_lost():  # otherwise whatever is written belongs to another attempt

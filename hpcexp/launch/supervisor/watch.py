@@ -16,7 +16,7 @@ from hpcexp.launch.supervisor.rank_events import RankEvents
 from hpcexp.launch.supervisor.stack_dumps import stacks
 from hpcexp.launch.supervisor.system_metrics import SystemMetrics
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_summary
+from hpcexp.runs.records import RunState, read_summary
 
 START_S = 600.0
 """At least so long may a rank import, read its data and make its first step."""
@@ -74,14 +74,14 @@ class Watch:
         oom_before = oom_kills()
         trouble, failures = yield from self._until_end()
         if trouble:
-            return Outcome("failed", trouble, 1)
+            return Outcome(RunState.FAILED, trouble, 1)
         if not failures and self.run.summary.exists():
             return _complete(self.run)
         if number := self.stop[0] if self.stop else self._stopped_by(failures):
             return stopped_by(number)
         if not failures:
             cause = "its ranks ended before the run was complete: something called exit."
-            return Outcome("failed", f"{cause}\nIts log: {self.run.rank_log(0)}", 1)
+            return Outcome(RunState.FAILED, f"{cause}\nIts log: {self.run.rank_log(0)}", 1)
         return self._failed(failures, oom_kills() > oom_before)
 
     def _until_end(self) -> Supervision[tuple[str | None, dict[int, int]]]:
@@ -145,7 +145,7 @@ class Watch:
         if left := [rank for rank in self.ranks.left() if rank not in self.events.done]:
             rank = left[0]
             cause = f"rank {rank} left with status 0 before the run was complete: something in it called exit."
-            return Outcome("failed", f"{cause}\nIts log: {self.run.rank_log(rank)}", 1)
+            return Outcome(RunState.FAILED, f"{cause}\nIts log: {self.run.rank_log(rank)}", 1)
         errors = self.events.errors
         silent = [rank for rank in failures if rank not in errors]
         silent.sort(key=lambda rank: not from_outside(failures[rank]))  # others may have aborted for it
@@ -153,7 +153,7 @@ class Watch:
         code = failures.get(rank) or self.ranks.failures().get(rank) or 1
         said = errors.get(rank)
         if said and said.kind in MISTAKES:
-            return Outcome("failed", said.message, 2)
+            return Outcome(RunState.FAILED, said.message, 2)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         what = f": {said.message}" if said else ""
         number = from_outside(code) or (signal.SIGKILL if _KILLED_WORKER.search(what) else 0)
@@ -163,7 +163,7 @@ class Watch:
                 "it).\n"
                 "Fix: data.global_batch_size, data.num_workers, a smaller model, or fewer jobs at once"
             )
-        return Outcome("failed", f"rank {rank} {how}{what}\nIts log: {self.run.rank_log(rank)}", 1, number)
+        return Outcome(RunState.FAILED, f"rank {rank} {how}{what}\nIts log: {self.run.rank_log(rank)}", 1, number)
 
 
 def from_outside(code: int) -> int:
@@ -174,4 +174,6 @@ def from_outside(code: int) -> int:
 def _complete(run: RunDir) -> Outcome:
     """Of a run that has ended as it should, by its summary."""
     epoch = read_summary(run).pruned
-    return Outcome("finished", "", 0) if epoch is None else Outcome("pruned", f"pruned at epoch {epoch}", 0)
+    return (
+        Outcome(RunState.FINISHED, "", 0) if epoch is None else Outcome(RunState.PRUNED, f"pruned at epoch {epoch}", 0)
+    )

@@ -22,9 +22,9 @@ from hpcexp.launch.base.pruner import Pruner
 from hpcexp.launch.base.repeats import Repeats
 from hpcexp.launch.dispatch import started, starter
 from hpcexp.launch.supervisor.ownership import TakenOverError
-from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
+from hpcexp.rundir import RunDir, SweepDir
 from hpcexp.runs.clock import boottime
-from hpcexp.runs.records import Status, read_status
+from hpcexp.runs.records import RunState, Status, read_status
 from hpcexp.runs.state import current_state, doubt_s, is_done
 from hpcexp.sweep.engine.scheduler import Demand, Running, need_of, next_to_start, room_of
 from hpcexp.sweep.store.claims import Claims
@@ -220,7 +220,7 @@ class Driver:
             self.claims.release(str(job.entry.job))
             self._elsewhere.append(job)
         except HpcexpError as e:
-            self._finish(one, Outcome("failed", str(e), 2), source)
+            self._finish(one, Outcome(RunState.FAILED, str(e), 2), source)
         else:
             self._taken.pop(one.need.kind, None)
             self._running.append(one)
@@ -249,23 +249,23 @@ class Driver:
     def _before(self, job: Job) -> Outcome | None:
         """What became of the job already; None where it is to run."""
         if job.problem:
-            return Outcome("failed", job.problem, 2)
+            return Outcome(RunState.FAILED, job.problem, 2)
         run = RunDir(Path(job.plan.run_dir))
         status = read_status(run)
         state, cause = current_state(run, status), status.cause or ""
         is_old = self._is_old(job, status)
-        if state == "finished" and not (self.policy.fresh and is_old) and is_done(job.plan):
-            return Outcome("skipped", "", 0)
+        if state is RunState.FINISHED and not (self.policy.fresh and is_old) and is_done(job.plan):
+            return Outcome(RunState.SKIPPED, "", 0)
         is_tried_again = status.signal or ((self.policy.fresh or self.policy.retries_failed) and is_old)
-        if state == "failed" and not is_tried_again:
-            return Outcome("failed", cause, status.exit or 1)
-        if state == "pruned" and not (self.policy.fresh and is_old):
-            return Outcome("pruned", cause, 0)
+        if state is RunState.FAILED and not is_tried_again:
+            return Outcome(RunState.FAILED, cause, status.exit or 1)
+        if state is RunState.PRUNED and not (self.policy.fresh and is_old):
+            return Outcome(RunState.PRUNED, cause, 0)
         return None
 
     def _is_old(self, job: Job, status: Status) -> bool:
         """Whether a job's directory still tells of the attempt that it told of when this driver first looked."""
-        attempt = (status.token, status.attempt, status.state in FINAL_STATES)
+        attempt = (status.token, status.attempt, status.state.is_final)
         return self._first_seen.setdefault(job.entry.job, attempt) == attempt
 
     def _advance(self, source: JobSource) -> None:
@@ -278,7 +278,7 @@ class Driver:
             except TakenOverError:
                 self._leave(one)
             except HpcexpError as e:
-                self._finish(one, Outcome("failed", str(e), 2), source)
+                self._finish(one, Outcome(RunState.FAILED, str(e), 2), source)
 
     def _finish(self, one: _Running, outcome: Outcome, source: JobSource) -> None:
         if one in self._running:
@@ -301,7 +301,7 @@ class Driver:
     def _over(self, job: Job, outcome: Outcome, source: JobSource, *, is_old: bool = False) -> None:
         source.ended(job, outcome)
         self.view.ended(job, outcome, is_old=is_old)
-        if outcome.state == "failed" and self.policy.is_fail_fast and not self.why_stopped:
+        if outcome.state is RunState.FAILED and self.policy.is_fail_fast and not self.why_stopped:
             self._halt(FAILED_FAST)
 
     def _halt(self, why: str) -> None:
@@ -330,16 +330,16 @@ class Driver:
         number, run = job.entry.job, RunDir(Path(job.plan.run_dir))
         status = read_status(run)
         state = current_state(run, status)
-        if self.claims.holder(str(number)) is not None or state == "running":
+        if self.claims.holder(str(number)) is not None or state is RunState.RUNNING:
             self._silent_since.pop(number, None)
             return
         # By its beat alone, one that lives seems dead for a moment after the file server's clock was set.
         if boottime() < self._silent_since.setdefault(number, boottime()) + doubt_s(run, status):
             return
         self._silent_since.pop(number, None)
-        is_final = status.state in FINAL_STATES and not self._is_old(job, status)
+        is_final = status.state.is_final and not self._is_old(job, status)
         self._elsewhere.remove(job)
-        if is_final and state != "killed" and not status.signal:
+        if is_final and state is not RunState.KILLED and not status.signal:
             self._over(job, Outcome(state, status.cause or "", status.exit or 0), source)
         else:
             self._wait(job)

@@ -25,7 +25,7 @@ from hpcexp.launch.resume.interrupted import with_recorded_settings
 from hpcexp.launch.supervisor.uploader import SweepUploader, has_work
 from hpcexp.plan import JobOf, Plan
 from hpcexp.redaction import masked_override
-from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
+from hpcexp.rundir import RunDir, SweepDir
 from hpcexp.runs.clock import ended_now, started_now
 from hpcexp.runs.owner import Owner
 from hpcexp.runs.records import Membership, RunState, Status, read_delivered, read_status, write
@@ -137,7 +137,7 @@ class Session:
         """Have jobs run that are known beforehand; how each ended, in their order."""
         entered = self.entered(jobs)
         self.run(Fixed(entered))
-        not_run = Outcome("not run", self.why_stopped, 0)
+        not_run = Outcome(RunState.NOT_RUN, self.why_stopped, 0)
         return [self.outcomes.get(job.entry.job, not_run) for job in entered]
 
     def entered(self, jobs: Sequence[PlannedJob]) -> list[Job]:
@@ -192,7 +192,7 @@ class Session:
             return 128 + self._stop[0]
         if self._misses:
             return 2
-        return int(any(outcome.state in ("failed", "killed") for outcome in self.outcomes.values()))
+        return int(any(outcome.state in (RunState.FAILED, RunState.KILLED) for outcome in self.outcomes.values()))
 
     def results(self) -> list[Result]:
         """Of all jobs that are asked for, in the order of their numbers: of a search those of all its continuations."""
@@ -203,7 +203,7 @@ class Session:
         """What came of it, for people."""
         gone = 0 if is_open(self.spec) else len(self._ledger.entries().keys() - self.entries.keys())
         said = [ranking.answer(self.place, self.spec, self.results(), self.why_stopped, gone)]
-        failed = sum(self.outcomes[number].state == "failed" for number in self._old)
+        failed = sum(self.outcomes[number].state is RunState.FAILED for number in self._old)
         if self._is_idle:
             said.insert(0, "nothing to do: every job has been run before (--fresh runs them again).")
         if failed:
@@ -229,12 +229,12 @@ class Session:
         self.outcomes[job.entry.job] = outcome
         if is_old:
             self._old.add(job.entry.job)
-        if outcome.state == "skipped" and not self._is_delivered(job):
+        if outcome.state is RunState.SKIPPED and not self._is_delivered(job):
             self.begin(RunDir(Path(job.plan.run_dir)), job.plan)
-        if outcome.state == "finished" and self._is_ranked is None:
+        if outcome.state is RunState.FINISHED and self._is_ranked is None:
             self._misses = not_recorded(RunDir(Path(job.plan.run_dir)), self.objectives)
             self._is_ranked = not self._misses
-        is_over = outcome.state in ("finished", "pruned") and not is_old
+        is_over = outcome.state in (RunState.FINISHED, RunState.PRUNED) and not is_old
         values = read_result(job.entry, self.objectives).values if is_over else ()
         self._view.ended(job, outcome, ranking.values_text(values, self.objectives), is_old=is_old)
 
@@ -327,11 +327,11 @@ class Session:
         self._claims.close()  # before the look at others: of two that end at once, one must see that it is the last
         if self._claims.others():
             return
-        if self._is_idle and self._before.state in FINAL_STATES:
+        if self._is_idle and self._before.state.is_final:
             write(self.place.status, self._before)
             return
         states = {outcome.state for outcome in self.outcomes.values()}
-        has_failed = bool(states & {"failed", "killed"} or self._misses)
+        has_failed = bool(states & {RunState.FAILED, RunState.KILLED} or self._misses)
         is_stopped = self._stop and self.why_stopped != FAILED_FAST
         state = RunState.KILLED if is_stopped else RunState.FAILED if has_failed else RunState.FINISHED
         status = self._status_before(self._status)
@@ -344,9 +344,9 @@ class Session:
         """From its directory; what this command knows better comes first."""
         outcome = self.outcomes.get(entry.job)
         if outcome is None and entry.job in self.entries:
-            return replace(read_result(entry, ()), state="not run")
+            return replace(read_result(entry, ()), state=RunState.NOT_RUN)
         if outcome is None:  # of another driver, or of before
             return read_result(entry, self.objectives)
-        if outcome.state == "failed":
-            return replace(read_result(entry, self.objectives), state="failed", cause=outcome.cause)
+        if outcome.state is RunState.FAILED:
+            return replace(read_result(entry, self.objectives), state=RunState.FAILED, cause=outcome.cause)
         return read_result(entry, self.objectives)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from hpcexp.errors import JobFailed
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.plan import Plan
+from hpcexp.runs.records import RunState
 from hpcexp.sweep.engine.session import PlannedJob, Session
 from hpcexp.sweep.hydra.task import MultirunStopped, best_value
 
@@ -61,14 +62,14 @@ class CollectingLauncher(Launcher):
         """Keep the plans."""
         plans = self._planned(job_overrides)
         self.plans += plans
-        not_run = Outcome("planned", "", 0)
+        not_run = Outcome(RunState.PLANNED, "", 0)
         return [_returned(job, plan, not_run) for job, plan in zip(job_overrides, plans, strict=True)]
 
 
 def _returned(overrides: Sequence[str], plan: Plan, outcome: Outcome) -> JobReturn:
     """As a sweeper wants it: a failure is told, and not raised."""
     job = JobReturn(overrides=overrides, task_name="hpcexp", status=JobStatus.COMPLETED)
-    if outcome.state in ("failed", "killed", "not run"):
+    if outcome.state in (RunState.FAILED, RunState.KILLED, RunState.NOT_RUN):
         job.return_value, job.status = JobFailed(outcome.cause), JobStatus.FAILED
     else:
         job.return_value = best_value(plan)

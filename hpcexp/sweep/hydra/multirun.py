@@ -26,6 +26,7 @@ from hpcexp.launch.base.outcome import Outcome
 from hpcexp.plan import Plan
 from hpcexp.redaction import masked_command
 from hpcexp.rundir import RunDir
+from hpcexp.runs.records import RunState
 from hpcexp.sweep.engine.driver import Policy
 from hpcexp.sweep.engine.planning import check_in_worker, planned_all
 from hpcexp.sweep.engine.session import PlannedJob, Session, Setting
@@ -144,7 +145,7 @@ def _by_hydra(composer: Composer, overrides: list[str], cfg: DictConfig, command
         print(f"\n{session.answer()}", flush=True)
         return status or session.exit_status
     print("\n".join(["", *(_line(plan, outcome) for plan, outcome in task.done)]))
-    return status or int(any(outcome.state in ("failed", "killed") for _, outcome in task.done))
+    return status or int(any(outcome.state in (RunState.FAILED, RunState.KILLED) for _, outcome in task.done))
 
 
 def _sweep(

@@ -28,6 +28,7 @@ from hpcexp.errors import ConfigError, JobFailed
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
+from hpcexp.runs.records import RunState
 from hpcexp.schema import Budget, Search
 from hpcexp.sweep.hydra.task import HydraTask
 from hpcexp.sweep.spec.axes import axis_of
@@ -183,7 +184,7 @@ class OptunaSweeper(Sweeper):
             if len(batch) > 1:
                 return [r for t, j in zip(batch, jobs, strict=True) for r in self._launched(study, [t], [j], index)]
             self._unplanned.append(str(e))
-            study.tell(batch[0].number, "failed")
+            study.tell(batch[0].number, RunState.FAILED)
             return []
         for trial, (plan, outcome) in zip(batch, self._task.done[before:], strict=True):
             _report(study, trial, plan, outcome)
@@ -192,11 +193,11 @@ class OptunaSweeper(Sweeper):
 
 def _report(study: Study, trial: Trial, plan: Plan, outcome: Outcome) -> None:
     """One that was killed is left to be gone on with."""
-    if outcome.state in ("finished", "skipped"):
+    if outcome.state in (RunState.FINISHED, RunState.SKIPPED):
         run = RunDir(Path(plan.run_dir))
-        study.tell(trial.number, "finished", [value_of(run, o.metric, o.mode) for o in study.objectives])
-    elif outcome.state == "failed":
-        study.tell(trial.number, "failed")
+        study.tell(trial.number, RunState.FINISHED, [value_of(run, o.metric, o.mode) for o in study.objectives])
+    elif outcome.state is RunState.FAILED:
+        study.tell(trial.number, RunState.FAILED)
 
 
 def _best_text(study: Study) -> str:

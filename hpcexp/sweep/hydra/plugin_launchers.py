@@ -98,13 +98,13 @@ class RemoteTask:
         try:
             plan = prepare(composed(_with_hydra(cfg, hydra)), self.project, self.command)
             if self.stop.exists():
-                return Ended(plan, Outcome("killed", "not started: the sweep was stopped", 130))
+                return Ended(plan, Outcome(RunState.KILLED, "not started: the sweep was stopped", 130))
             print(f"{plan.experiment}/{plan.name}", flush=True)
             outcome = self._run(self._shown(plan))
             if parent is not None and os.getppid() != parent:
                 os._exit(1)  # nobody is left to tell, and joblib's worker would wait for minutes
         except HpcexpError as e:
-            outcome = Outcome("failed", str(e), 2)
+            outcome = Outcome(RunState.FAILED, str(e), 2)
         return Ended(plan, outcome)
 
     def _run(self, plan: Plan) -> Outcome:
@@ -171,7 +171,7 @@ class StockLauncher(Launcher):
         ended = [_ended(job, plan, why, attempt) for job, plan, attempt in came]
         self._task.done += [(e.plan, e.outcome) for e in ended if e.plan]
         for e in ended:
-            if e.outcome.state == "failed":
+            if e.outcome.state is RunState.FAILED:
                 print(f"failed: {_name(e)}{e.outcome.cause}", flush=True)
         if caught:
             raise MultirunStopped(128 + caught[0])
@@ -192,7 +192,7 @@ class StockLauncher(Launcher):
     def _returned(self, ended: Ended, overrides: Sequence[str]) -> JobReturn:
         """As the sweeper wants it. Hydra's own would raise the first failure; others want to know what failed."""
         job = JobReturn(overrides=overrides, task_name="hpcexp", status=JobStatus.COMPLETED)
-        if ended.outcome.state in ("failed", "killed"):
+        if ended.outcome.state in (RunState.FAILED, RunState.KILLED):
             if self._reports_failures:
                 job.return_value, job.status = JobFailed(ended.outcome.cause), JobStatus.FAILED
         else:
@@ -214,9 +214,9 @@ def _ended(job: JobReturn | None, plan: Plan | None, why: str, before: str | Non
         why = f"{type(job._return_value).__name__}: {job._return_value}"
     status = read_status(RunDir(Path(plan.run_dir))) if plan else Status()
     if plan is None or status.token == before:
-        return Ended(plan, Outcome("failed", why, 1))
+        return Ended(plan, Outcome(RunState.FAILED, why, 1))
     state = current_state(RunDir(Path(plan.run_dir)), status)
-    return Ended(plan, Outcome(state if state != "running" else "killed", status.cause or why, 1))
+    return Ended(plan, Outcome(state if state is not RunState.RUNNING else RunState.KILLED, status.cause or why, 1))
 
 
 def _end_with(parent: int) -> None:

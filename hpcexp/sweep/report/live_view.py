@@ -13,6 +13,7 @@ from hpcexp.formatting import in_line, shown
 from hpcexp.launch.base.display import Display
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.rank_protocol import Progress
+from hpcexp.runs.records import RunState
 from hpcexp.sweep.store.jobs import Job
 from hpcexp.terminal import beneath, guard, pass_on
 
@@ -181,7 +182,7 @@ class Quiet(SweepLines):
 
     def ended(self, job: Job, outcome: Outcome, value: str, *, is_old: bool) -> None:
         """Failures."""
-        super().ended(job, outcome, value, is_old=is_old or outcome.state != "failed")
+        super().ended(job, outcome, value, is_old=is_old or outcome.state is not RunState.FAILED)
 
 
 def _cells(progress: JobProgress) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from hpcexp.compare import statistics
 from hpcexp.formatting import csv_row, markdown_table, table
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.naming import short
-from hpcexp.runs.records import SweepBest
+from hpcexp.runs.records import RunState, SweepBest
 from hpcexp.sweep.spec.spec import Objective, Spec
 from hpcexp.sweep.store.results import PointResults, Result, ranked
 
@@ -56,7 +56,7 @@ def best(points: Sequence[PointResults], objectives: Sequence[Objective]) -> Swe
     point = points[0] if points and points[0].mean() is not None else None
     if point is None:
         return None
-    runs = [r for r in point.results if r.state == "finished" and r.values and r.values[0] is not None]
+    runs = [r for r in point.results if r.state is RunState.FINISHED and r.values and r.values[0] is not None]
     sign = 1 if objectives[0].mode == "max" else -1
     top = max(runs, key=lambda r: sign * (r.values[0] or 0.0))
     means = {o.metric: mean for i, o in enumerate(objectives) if (mean := point.mean(i)) is not None}
@@ -140,7 +140,7 @@ def failures(results: Iterable[Result]) -> list[str]:
         f"job {r.entry.job} ({' '.join(r.entry.overrides)}) failed: {r.cause.partition(chr(10))[0]}\n"
         f"    {_log(r)}".rstrip()
         for r in results
-        if r.state == "failed"
+        if r.state is RunState.FAILED
     ]
 
 

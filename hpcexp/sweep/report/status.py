@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hpcexp.files.documents import read_json
 from hpcexp.rundir import SweepDir
-from hpcexp.runs.records import SweepRecord
+from hpcexp.runs.records import RunState, SweepRecord
 from hpcexp.sweep.spec.spec import Spec, combinations, is_open
 from hpcexp.sweep.store.claims import Claims
 from hpcexp.sweep.store.directory import spec_of
@@ -26,8 +26,8 @@ def results_at(place: SweepDir, spec: Spec) -> tuple[list[Result], list[LedgerEn
     results = []
     for entry in active:
         result = read_result(entry, spec.objectives)
-        if result.state in ("waiting", "killed") and claims.holder(str(entry.job)) is not None:
-            result = replace(result, state="running")
+        if result.state in (RunState.WAITING, RunState.KILLED) and claims.holder(str(entry.job)) is not None:
+            result = replace(result, state=RunState.RUNNING)
         results.append(result)
     return results, dropped
 

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.redaction import without_password
+from hpcexp.runs.records import RunState
 from hpcexp.sweep.search.retry_queue import RetryQueue
 from hpcexp.sweep.search.samplers import Pointer, make_pruner, make_sampler
 from hpcexp.sweep.search.space import changed, record
@@ -36,7 +37,7 @@ JOURNAL = "study.jsonl"
 PATIENCE_S = 600.0
 """So long may a storage not answer before asking it for a trial is an error."""
 _FAILURES = (StorageInternalError, OSError)
-_STATES = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
+_STATES = {RunState.FINISHED: TrialState.COMPLETE, RunState.FAILED: TrialState.FAIL, RunState.PRUNED: TrialState.PRUNED}
 _PREFIX = "hpcexp."
 _SPACE, _SEED = "hpcexp.space", "hpcexp.seed"
 _JOB, _PRUNED, _SURPLUS, _AGAIN = "hpcexp.job", "hpcexp.pruned", "hpcexp.surplus", "hpcexp.again"
@@ -174,7 +175,7 @@ class Study:
         is_sent = self._retry_queue.put(lambda: verdict.append(self._is_pruned(number, step, value)))
         return is_sent and verdict[-1]
 
-    def tell(self, number: int, state: str, values: Sequence[float | None] = ()) -> None:
+    def tell(self, number: int, state: RunState, values: Sequence[float | None] = ()) -> None:
         """What came of a trial: `finished` with the objectives' values, `failed` or `pruned`.
 
         A value that is no number, as where training has diverged, counts as the worst there is: a search must learn to
@@ -273,10 +274,10 @@ class Study:
             return self._storage.get_trial(trial._trial_id).state is TrialState.PRUNED
         return is_pruned
 
-    def _tell(self, number: int, state: str, values: tuple[float | None, ...]) -> None:
+    def _tell(self, number: int, state: RunState, values: tuple[float | None, ...]) -> None:
         finite = [_worst_if_none(v, o) for v, o in zip(values, self.objectives, strict=True)] if values else None
         trial = self._end(number, _STATES[state], finite)
-        if state == "finished" and trial.state is not TrialState.COMPLETE:
+        if state is RunState.FINISHED and trial.state is not TrialState.COMPLETE:
             self._add_again(trial, finite)
 
     def _end(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> FrozenTrial:

@@ -11,6 +11,7 @@ from hpcexp.errors import ConfigError
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.pruner import Pruner
 from hpcexp.plan import Plan
+from hpcexp.runs.records import RunState
 from hpcexp.sweep.engine.session import PlannedJob, Session
 from hpcexp.sweep.search.study import Study, Trial
 from hpcexp.sweep.store.jobs import Job
@@ -63,8 +64,8 @@ class TrialSource:
         if len(ended) < len(self.seeds or (0,)) or any(_is_unfinished(o) for o in ended.values()):
             return
         states = {_state(o) for o in ended.values()}
-        state = next(s for s in ("finished", "pruned", "failed") if s in states)
-        self.study.tell(trial, state, self._means(ended) if state == "finished" else ())
+        state = next(s for s in (RunState.FINISHED, RunState.PRUNED, RunState.FAILED) if s in states)
+        self.study.tell(trial, state, self._means(ended) if state is RunState.FINISHED else ())
 
     def pruner(self, job: Job) -> Pruner | None:
         """The study, where it prunes."""
@@ -104,7 +105,7 @@ class TrialSource:
         rows = [
             read_result(entries[number], self.session.objectives).values
             for number, outcome in ended.items()
-            if _state(outcome) == "finished"
+            if _state(outcome) == RunState.FINISHED
         ]
         columns = [[value for value in column if value is not None] for column in zip(*rows, strict=True)]
         return [statistics.fmean(column) if column else None for column in columns]
@@ -112,8 +113,8 @@ class TrialSource:
 
 def _is_unfinished(outcome: Outcome) -> bool:
     """Whether the next command has the job run on."""
-    return outcome.state in ("killed", "not run") or bool(outcome.signal)
+    return outcome.state in (RunState.KILLED, RunState.NOT_RUN) or bool(outcome.signal)
 
 
 def _state(outcome: Outcome) -> str:
-    return "finished" if outcome.state == "skipped" else outcome.state
+    return RunState.FINISHED if outcome.state is RunState.SKIPPED else outcome.state

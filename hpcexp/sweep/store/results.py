@@ -9,8 +9,8 @@ from pathlib import Path
 from hpcexp.compare.metrics import numbers, value_of
 from hpcexp.compare.statistics import best_first, grouped, mean
 from hpcexp.errors import RunError, did_you_mean, listed
-from hpcexp.rundir import FINAL_STATES, RunDir
-from hpcexp.runs.records import Status, read_status, read_summary
+from hpcexp.rundir import RunDir
+from hpcexp.runs.records import RunState, Status, read_status, read_summary
 from hpcexp.runs.series import read_series
 from hpcexp.runs.state import current_state
 from hpcexp.sweep.spec.spec import Objective
@@ -22,8 +22,7 @@ class Result:
     """A job and what is known of it."""
 
     entry: LedgerEntry
-    state: str
-    """`waiting`, `running`, `finished`, `pruned`, `failed`, `killed`, or `not run`."""
+    state: RunState
     values: tuple[float | None, ...] = ()
     """Of the objectives, in their order; None where the run has not recorded it."""
     cause: str = ""
@@ -48,9 +47,8 @@ class PointResults:
 
     def found(self, objective: int = 0) -> list[float]:
         """Values of the finished jobs."""
-        return [
-            v for r in self.results if r.state == "finished" and (v := (r.values or (None,))[objective]) is not None
-        ]
+        finished = [result.values or (None,) for result in self.results if result.state is RunState.FINISHED]
+        return [value for values in finished if (value := values[objective]) is not None]
 
 
 def read_result(entry: LedgerEntry, objectives: Sequence[Objective]) -> Result:
@@ -58,16 +56,17 @@ def read_result(entry: LedgerEntry, objectives: Sequence[Objective]) -> Result:
     try:
         return _result(entry, objectives)
     except RunError as e:
-        return Result(entry, "failed", (None,) * len(objectives), str(e))
+        return Result(entry, RunState.FAILED, (None,) * len(objectives), str(e))
 
 
 def _result(entry: LedgerEntry, objectives: Sequence[Objective]) -> Result:
     run = RunDir(Path(entry.run))
     status = read_status(run) if entry.run else Status()
     state = current_state(run, status)
-    seconds = status.seconds if state in FINAL_STATES else None
-    values = tuple(value_of(run, o.metric, o.mode) for o in objectives) if state in ("finished", "pruned") else ()
-    return Result(entry, "waiting" if state == "planned" else state, values, status.cause or "", seconds)
+    seconds = status.seconds if state.is_final else None
+    has_values = state in (RunState.FINISHED, RunState.PRUNED)
+    values = tuple(value_of(run, o.metric, o.mode) for o in objectives) if has_values else ()
+    return Result(entry, RunState.WAITING if state is RunState.PLANNED else state, values, status.cause or "", seconds)
 
 
 def not_recorded(run: RunDir, objectives: Iterable[Objective]) -> str:

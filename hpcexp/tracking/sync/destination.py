@@ -10,7 +10,7 @@ from hpcexp.files.untrusted import read_text
 from hpcexp.plan import Plan, load_plan
 from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_delivered
+from hpcexp.runs.records import RunState, read_delivered
 from hpcexp.runs.state import current_state
 from hpcexp.tracking.mlflow.uri import resolve_uri, uri_problem
 
@@ -52,7 +52,7 @@ def check_redirect(run: RunDir, uri: str | None, experiment: str | None) -> None
         raise ConfigError(problem.replace("tracking.uri=", "--uri "))
     if experiment == "":
         raise ConfigError("--experiment is empty.\nFix: --experiment NAME")
-    if current_state(run) in ("planned", "running"):
+    if current_state(run) in (RunState.PLANNED, RunState.RUNNING):
         raise RunError(f"{run.path} is no run that has ended.\nFix: hpcexp train, or wait for it.")
     plan = destined(run)
     if read_delivered(run).delivered and plan.tracking_uri is not None:

@@ -18,7 +18,7 @@ from hpcexp.errors import InUseError, RunError
 from hpcexp.files.locks import held, held_within
 from hpcexp.files.untrusted import folders_problem, open_append
 from hpcexp.plan import load_plan
-from hpcexp.rundir import FINAL_STATES, RecordDir, RunDir
+from hpcexp.rundir import RecordDir, RunDir
 from hpcexp.runs.records import Membership, RunState, read_status, write
 from hpcexp.runs.state import supervisor_alive
 from hpcexp.tracking.mlflow.store import Stores, is_refusal, problem_of
@@ -62,7 +62,7 @@ class RunSync:
     @property
     def is_over(self) -> bool:
         """Whether the run has ended."""
-        return read_status(self.run).state in FINAL_STATES
+        return read_status(self.run).state.is_final
 
     @property
     def is_undrawn(self) -> bool:
@@ -147,7 +147,7 @@ def end_if_abandoned(record: RecordDir, what: str, *, is_orphan: bool) -> None:
     try:
         with held(path.parent / f".{path.name}.lock", f"the {what} is continued by"):
             status = read_status(record)
-            if status.state not in FINAL_STATES and supervisor_alive(record, status) is not True:
+            if not status.state.is_final and supervisor_alive(record, status) is not True:
                 cause, took_s = f"the process that supervised the {what} died", _until_last_beat(record)
                 ended = set_fields(status, state=RunState.KILLED, ended=time.time(), took_s=took_s, cause=cause)
                 write(record.status, ended)
@@ -220,6 +220,6 @@ def _is_abandoned(record: RecordDir, *, is_orphan: bool) -> bool:
     """Whether nobody is left to write the final state."""
     status = read_status(record)
     if status.state is not RunState.RUNNING:
-        return is_orphan and status.state not in FINAL_STATES
+        return is_orphan and not status.state.is_final
     alive = supervisor_alive(record, status)
     return is_orphan if alive is None else not alive

@@ -15,7 +15,7 @@ from hpcexp.files.atomic import write_atomic
 from hpcexp.files.documents import read_json
 from hpcexp.files.untrusted import UnusableFileError, read_text
 from hpcexp.plan import Plan
-from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
+from hpcexp.rundir import RunDir, SweepDir
 from hpcexp.runs.journal import Point
 from hpcexp.runs.records import (
     MAX_LEDGER_BYTES,
@@ -128,7 +128,7 @@ class SweepUpload:
         told = {"mlflow.note.content": self._description(overrides, None, "")}
         store.log(self._run_id, params=params, tags=told if is_new else {**tags, **told})
         self._save_view(store, overrides, started)
-        if not is_new and status.state not in FINAL_STATES:
+        if not is_new and not status.state.is_final:
             store.set_running(self._run_id)
         self._store = store
         return store
@@ -137,7 +137,7 @@ class SweepUpload:
         """Send the answer and the status of a sweep that has ended."""
         status = read_status(self._sweep)
         state = status.state
-        if state not in FINAL_STATES or self.is_complete:
+        if not state.is_final or self.is_complete:
             return
         store, run_id = self.start(), self._run_id
         ended_ms = round(status.ended_at * 1000)

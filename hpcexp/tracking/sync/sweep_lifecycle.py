@@ -11,7 +11,7 @@ from errno import ENOENT
 
 from hpcexp.errors import InUseError
 from hpcexp.files.untrusted import UnusableFileError
-from hpcexp.rundir import FINAL_STATES, SweepDir
+from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import read_delivered, read_status
 from hpcexp.runs.state import is_driven
 from hpcexp.tracking.mlflow.store import Stores
@@ -71,7 +71,7 @@ class SweepSync:
     def is_over(self) -> bool:
         """Whether the sweep has ended; not where its status is damaged, which `finish` would report."""
         try:
-            return read_status(self._sweep).state in FINAL_STATES
+            return read_status(self._sweep).state.is_final
         except UnusableFileError:
             return False
 

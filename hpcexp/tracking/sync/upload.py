@@ -9,9 +9,9 @@ from pathlib import Path
 
 from hpcexp.files.untrusted import UnusableFileError, sha256_of
 from hpcexp.plan import Plan
-from hpcexp.rundir import FINAL_STATES, RunDir, SweepDir
+from hpcexp.rundir import RunDir, SweepDir
 from hpcexp.runs.journal import Point, last_values, read_points
-from hpcexp.runs.records import Delivered, Membership, Summary, read_delivered, read_status, read_summary
+from hpcexp.runs.records import Delivered, Membership, RunState, Summary, read_delivered, read_status, read_summary
 from hpcexp.tracking.mlflow import description
 from hpcexp.tracking.mlflow.links import artifact_root, page
 from hpcexp.tracking.mlflow.store import MAX_DIGEST, Model, Store, Stores, legal_model_name
@@ -19,7 +19,12 @@ from hpcexp.tracking.sync import artifacts
 from hpcexp.tracking.sync.destination import address
 from hpcexp.tracking.sync.state import OFFSETS, SyncState, have_run
 
-STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "killed": "KILLED"}
+STATUS = {
+    RunState.FINISHED: "FINISHED",
+    RunState.PRUNED: "KILLED",
+    RunState.FAILED: "FAILED",
+    RunState.KILLED: "KILLED",
+}
 """Final state → MLflow's status."""
 MAX_POINTS = 1000
 """Steps whose metrics are sent in one go."""
@@ -78,7 +83,7 @@ class RunUpload:
         run_id = self._run_id
         if not self._is_new:
             store.log(run_id, tags=tags)
-            if self._state not in FINAL_STATES:
+            if not self._state.is_final:
                 store.set_running(run_id)
         self._note.update(parent=parent)
         self._params = description.params(self._plan)
@@ -98,7 +103,7 @@ class RunUpload:
         if self._is_delivered and self._link():
             return
         state = self._state
-        is_over = state in FINAL_STATES
+        is_over = state.is_final
         summary = read_summary(self._run) if is_over else Summary()
         self._send(self._final_tags(state, summary) if is_over else {})
         while self.send_metrics():
@@ -132,8 +137,8 @@ class RunUpload:
         return self._known.experiment_id
 
     @property
-    def _state(self) -> str:
-        return str(read_status(self._run).state)
+    def _state(self) -> RunState:
+        return read_status(self._run).state
 
     @property
     def _journals(self) -> tuple[Path, ...]:
@@ -240,7 +245,7 @@ class RunUpload:
         self._note.update(**news)
         return bool(news)
 
-    def _end(self, state: str, summary: Summary) -> None:
+    def _end(self, state: RunState, summary: Summary) -> None:
         store, run_id = self.start(), self._run_id
         artifacts.send(store, run_id, self._run.path, _artifacts(self._run))
         store.log_text(run_id, "".join(f"{override}\n" for override in self._plan.overrides), "overrides.txt")
@@ -276,12 +281,12 @@ class RunUpload:
         digest = (summary.best and summary.best.sha256) or sha256_of(checkpoint)
         return {"hpcexp.checkpoint": str(checkpoint.absolute()), "hpcexp.checkpoint.sha256": digest}
 
-    def _final_tags(self, state: str, summary: Summary) -> dict[str, str]:
+    def _final_tags(self, state: RunState, summary: Summary) -> dict[str, str]:
         cause = read_status(self._run).cause
         told = {**description.best_tags(summary), **({"hpcexp.cause": cause} if cause else {})}
         tags = {"hpcexp.state": state, **told}
-        if "pruned" in (state, self._known.state):  # it may have been gone on with since
-            tags["hpcexp.pruned"] = str(state == "pruned").lower()
+        if RunState.PRUNED in (state, self._known.state):  # it may have been gone on with since
+            tags["hpcexp.pruned"] = str(state is RunState.PRUNED).lower()
         if summary.world_size is not None:  # as measured, which replaces the planned one
             tags["hpcexp.world_size"] = str(summary.world_size)
         tags |= description.lineage_tags(self._run.lineage)

@@ -17,6 +17,7 @@ from postgres import Server, server_programs, serving_postgres
 pytest.importorskip("optuna", reason="Optuna is not installed")
 
 from hpcexp.errors import ConfigError, RunError
+from hpcexp.runs.records import RunState
 from hpcexp.schema import Budget, Search
 from hpcexp.sweep.search.retry_queue import RetryQueue
 from hpcexp.sweep.search.study import JOURNAL, Study, Trial
@@ -63,7 +64,7 @@ def run(study: Study, num: int, value: Callable[[Trial], float] = lambda trial: 
     for _ in range(num):
         trial = study.ask()
         assert trial is not None
-        study.tell(trial.number, "finished", [value(trial)] * len(study.objectives))
+        study.tell(trial.number, RunState.FINISHED, [value(trial)] * len(study.objectives))
         trials.append(trial)
     return trials
 
@@ -124,7 +125,7 @@ def test_the_budget_is_of_all_continuations(tmp_path: Path) -> None:
     """Failed and pruned trials count; one that runs does too, and can be gone on with."""
     study = opened(tmp_path, spec_of(trials=4))
     run(study, 1)
-    for state in ("failed", "pruned"):
+    for state in (RunState.FAILED, RunState.PRUNED):
         trial = study.ask()
         assert trial is not None
         study.tell(trial.number, state)
@@ -183,8 +184,8 @@ def test_telling_twice_is_as_telling_once(tmp_path: Path, storage: str | None) -
     study = opened(tmp_path, spec)
     run(study, 2)
     again = opened(tmp_path, spec)
-    again.tell(0, "finished", [0.7])
-    again.tell(1, "failed")
+    again.tell(0, RunState.FINISHED, [0.7])
+    again.tell(1, RunState.FAILED)
     assert [0.0, 0.1] == [trial.value for trial in again.optuna.trials]
 
 
@@ -194,9 +195,9 @@ def test_a_second_try_that_finishes_is_learned_from(tmp_path: Path) -> None:
     run(study, 1)
     trial = study.ask()
     assert trial is not None
-    study.tell(trial.number, "failed")
+    study.tell(trial.number, RunState.FAILED)
     for _ in range(2):
-        study.tell(trial.number, "finished", [0.9])
+        study.tell(trial.number, RunState.FINISHED, [0.9])
     assert [1] == study.best()
     assert (1, 0, 1, 0) == tuple(vars(study.counts()).values())
     assert 1 == len(run(study, 1))
@@ -208,7 +209,7 @@ def test_what_diverged_is_the_worst(tmp_path: Path) -> None:
     for values in ([0.5, 1.0], [None, float("nan")]):
         trial = study.ask()
         assert trial is not None
-        study.tell(trial.number, "finished", values)
+        study.tell(trial.number, RunState.FINISHED, values)
     assert [[0.5, 1.0], [-float("inf"), float("inf")]] == [trial.values for trial in study.optuna.trials]
     assert [0] == study.best()
 
@@ -238,7 +239,11 @@ def test_pruners_end_the_worse_trials(tmp_path: Path, pruner: str) -> None:
         if end is not None and "pruned" not in ends:
             other = opened(tmp_path, spec, max_epochs=9)
             assert [False, True] == [other.report(trial.number, e, -99.0) for e in (end - 1, end)]
-        study.tell(trial.number, "finished" if end is None else "pruned", [-float(trial.number)] if end is None else ())
+        study.tell(
+            trial.number,
+            RunState.FINISHED if end is None else RunState.PRUNED,
+            [-float(trial.number)] if end is None else (),
+        )
         ends["finished" if end is None else "pruned"] += 1
     assert ends["pruned"] >= 5
     assert [0] == study.best()
@@ -285,6 +290,7 @@ def test_a_study_of_somebody_else_is_not_taken(tmp_path: Path) -> None:
 
 
 WORKER = """
+from hpcexp.runs.records import RunState
 import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1].split(":")
@@ -295,7 +301,7 @@ while (trial := study.ask()) or study.problem:
     if trial:
         study.note_job(trial.number, trial.number + 1)
         study.report(trial.number, 1, float(trial.number))
-        study.tell(trial.number, "finished", [float(trial.number)])
+        study.tell(trial.number, RunState.FINISHED, [float(trial.number)])
 sys.exit(study.settle(30) is not None)
 """
 
@@ -332,7 +338,7 @@ def test_results_wait_for_a_database_that_is_away(tmp_path: Path, postgres: Serv
     postgres.stop()
     try:
         assert not study.report(trial.number, 1, 0.5)
-        study.tell(trial.number, "finished", [0.5])
+        study.tell(trial.number, RunState.FINISHED, [0.5])
         assert "127.0.0.1" in (study.problem or "")
         assert "s3cr3t" not in (study.problem or "")
         assert study.ask() is None
@@ -383,11 +389,11 @@ def test_pictures_are_of_what_there_is(
         assert trial is not None
         if len(objectives) == 1:
             study.report(trial.number, 1, 0.5)
-        study.tell(trial.number, "finished", [trial.number / 10] * len(objectives))
-    for state in ("failed", "finished") if num else ():
+        study.tell(trial.number, RunState.FINISHED, [trial.number / 10] * len(objectives))
+    for state in (RunState.FAILED, RunState.FINISHED) if num else ():
         trial = study.ask()
         assert trial is not None
-        study.tell(trial.number, state, [None] * len(objectives) if state == "finished" else ())
+        study.tell(trial.number, state, [None] * len(objectives) if state == RunState.FINISHED else ())
     drawn = draw_study(study, tmp_path / "plots")
     assert [f"{name}.png" for name in expected] == [file.name for file in drawn]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in drawn)

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("optuna")
 
 from hpcexp.errors import RunError
+from hpcexp.runs.records import RunState
 from hpcexp.schema import Search
 from hpcexp.sweep.search.study import JOURNAL, Study
 from hpcexp.sweep.spec.spec import Interval, Objective, Spec
@@ -33,7 +34,7 @@ def opened(tmp_path: Path) -> Callable[[], Study]:
         trial = study.ask()
         assert trial is not None
         study.note_job(trial.number, trial.number + 1)
-        study.tell(trial.number, "finished", [value])
+        study.tell(trial.number, RunState.FINISHED, [value])
     study.close()
     return open_study
 
