@@ -32,8 +32,9 @@ from hpcexp.redaction import masked_command, masked_config, masked_override, wit
 from hpcexp.rundir import RunDir
 from hpcexp.runs.naming import SIGNATURE_LENGTH, run_name
 from hpcexp.schema import MISSING
+from hpcexp.targets.nodes import arguments, target_nodes
 from hpcexp.targets.source_code import Found, defining_file, imported_roots, parameters
-from hpcexp.targets.static_check import arguments, node_problems, target_nodes, target_problems
+from hpcexp.targets.static_check import node_problems, target_problems
 from hpcexp.tracking.mlflow.authentication import refused
 from hpcexp.tracking.mlflow.uri import resolve_uri, unreachable, uri_problem
 

@@ -26,7 +26,7 @@ from hpcexp.runs.records import (
     read,
     read_or_none,
 )
-from hpcexp.targets.static_check import arguments
+from hpcexp.targets.nodes import arguments
 from hpcexp.tracking.mlflow.description import flatten
 
 NOTHING = "nothing"

@@ -18,7 +18,7 @@ from hpcexp.data.facts import data_facts
 from hpcexp.files.atomic import sha256
 from hpcexp.plan import load_whole
 from hpcexp.rundir import RunDir
-from hpcexp.targets.static_check import arguments
+from hpcexp.targets.nodes import arguments
 
 
 def main() -> None:

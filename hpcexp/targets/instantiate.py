@@ -7,10 +7,17 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from hpcexp.errors import ConfigError, listed, suggest
-
-TARGET = "_target_"
-RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+from hpcexp.errors import ConfigError
+from hpcexp.targets.nodes import (
+    HYDRA_KEYS,
+    TARGET,
+    missing_argument,
+    no_module,
+    no_name,
+    not_callable,
+    unknown_argument,
+    wrong_target,
+)
 
 
 def instantiate(node: Mapping[str, Any], *args: Any, path: str, **kwargs: Any) -> Any:
@@ -40,12 +47,6 @@ def _place(error: BaseException) -> str:
     return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
-def without(node: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """`node` less the keys that hpcexp reads itself."""
-    dropped = set(keys)
-    return {k: v for k, v in node.items() if k not in dropped}
-
-
 def fill(node: Mapping[str, Any], path: str, **known: Any) -> dict[str, Any]:
     """`node` with what is known, where its target takes it by name and the configuration does not say it."""
     names = {name for name, p in parameters(resolve(node[TARGET], path)).items() if p.kind is not p.VAR_KEYWORD}
@@ -59,9 +60,9 @@ def resolve(target: str, path: str) -> Callable[..., Any]:
     try:
         found = _locate(target)
     except Exception as e:
-        raise ConfigError(_missing(target, path, e)) from e
+        raise ConfigError(wrong_target(path, target, _missing(target, e))) from e
     if not callable(found):
-        raise ConfigError(f"{path}.{TARGET}={target} is a {type(found).__name__}, which cannot be called.")
+        raise ConfigError(wrong_target(path, target, not_callable(target, type(found).__name__)))
     return found  # type: ignore[no-any-return]
 
 
@@ -79,13 +80,15 @@ def call_problems(node: Mapping[str, Any], path: str, given: Iterable[str] = (),
         taken = parameters(resolve(node[TARGET], path))
     except ConfigError as e:
         return e.problems
-    names = [k for k in node if k not in RESERVED]
+    names = [k for k in node if k not in HYDRA_KEYS]
     problems = []
     if not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
-        problems = [_not_taken(name, node[TARGET], path, taken) for name in names if name not in taken]
+        problems = [unknown_argument(path, name, node[TARGET], taken) for name in names if name not in taken]
     if not node.get("_partial_"):
         present = {*names, *given, *list(taken)[: positional + len(node.get("_args_", ()))]}
-        problems += [_left_out(name, node[TARGET], path) for name, p in taken.items() if _required(p, name, present)]
+        problems += [
+            missing_argument(path, name, node[TARGET]) for name, p in taken.items() if _required(p, name, present)
+        ]
     return problems
 
 
@@ -94,18 +97,8 @@ def _required(parameter: inspect.Parameter, name: str, present: set[str]) -> boo
     return parameter.default is parameter.empty and not variable and name not in present
 
 
-def _not_taken(name: str, target: str, path: str, taken: Mapping[str, Any]) -> str:
-    near = suggest(name, taken)
-    hint = f"; {near}" if near else ""
-    return f"{path}.{name} is no argument of {target}{hint}.\nIt takes: {listed(taken)}."
-
-
-def _left_out(name: str, target: str, path: str) -> str:
-    return f"{path}.{name} is not set, and {target} needs it.\nFix: {path}.{name}=VALUE"
-
-
-def _missing(target: str, path: str, error: Exception) -> str:
-    """Walk the dotted name to its last part that exists."""
+def _missing(target: str, error: Exception) -> str:
+    """The reason: walks the dotted name to its last part that exists."""
     import importlib
 
     parts = target.split(".")
@@ -118,21 +111,18 @@ def _missing(target: str, path: str, error: Exception) -> str:
                 step = importlib.import_module(name)
             except ModuleNotFoundError as e:
                 if e.name is None or not name.startswith(e.name):
-                    return f"{path}.{TARGET}={target} could not be imported: {e}."
-                return _no_part(target, path, ".".join(parts[:i]), part, owner)
+                    return f"could not be imported: {e}"
+                return _no_part(".".join(parts[:i]), part, owner)
             except Exception as e:  # noqa: BLE001 - a module may raise anything while it is imported
-                return f"{path}.{TARGET}={target} could not be imported: {type(e).__name__}: {e}."
+                return f"could not be imported: {type(e).__name__}: {e}"
         owner = step
-    return f"{path}.{TARGET}={target} could not be imported: {error}."
+    return f"could not be imported: {error}"
 
 
-def _no_part(target: str, path: str, owner_name: str, part: str, owner: Any) -> str:
+def _no_part(owner_name: str, part: str, owner: Any) -> str:
     if owner is None:
-        return (
-            f"{path}.{TARGET}={target}: there is no module '{part}'.\nFix: install it, or put its folder on PYTHONPATH."
-        )
-    near = suggest(part, [name for name in dir(owner) if not name.startswith("_")])
-    return f"{path}.{TARGET}={target}: there is no '{part}' in {owner_name}" + (f"; {near}." if near else ".")
+        return no_module(part)
+    return no_name(part, owner_name, [name for name in dir(owner) if not name.startswith("_")])
 
 
 def _root(error: BaseException) -> BaseException:

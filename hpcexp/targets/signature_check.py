@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from hpcexp.errors import ConfigError
-from hpcexp.schema import FILLED_IN, OWN_KEYS
-from hpcexp.targets.instantiate import RESERVED, TARGET, call_problems, parameters, resolve, without
+from hpcexp.targets.instantiate import call_problems, parameters, resolve
+from hpcexp.targets.nodes import HYDRA_KEYS, TARGET, filled_in, has_target, own_keys, target_nodes, without, wrong_type
 
 
 def check_targets(config: Mapping[str, Any]) -> list[str]:
@@ -18,24 +18,12 @@ def check_targets(config: Mapping[str, Any]) -> list[str]:
     Without the launcher: planning has made it, and where ranks run it need not be installed.
     """
     problems: list[str] = []
-    for path, node in targets({name: section for name, section in config.items() if name != "launch"}):
-        kept = OWN_KEYS.get(path, frozenset())
-        own = without(node, kept)
-        found = call_problems(own, path, given=FILLED_IN.get(path, frozenset()) | (kept & node.keys()))
-        problems += found or type_problems(own, path)
+    for path, node in target_nodes(without(config, {"launch"})):
+        kept = own_keys(path)
+        given = without(node, kept)
+        found = call_problems(given, path, given=filled_in(path) | (kept & node.keys()))
+        problems += found or type_problems(given, path)
     return problems
-
-
-def targets(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every node with a `_target_` and its dotted path, outer ones first."""
-    if isinstance(node, Mapping):
-        if isinstance(node.get(TARGET), str):
-            yield path, node
-        for key, value in node.items():
-            yield from targets(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list | tuple):
-        for i, value in enumerate(node):
-            yield from targets(value, f"{path}[{i}]")
 
 
 def type_problems(node: Mapping[str, Any], path: str) -> list[str]:
@@ -45,20 +33,20 @@ def type_problems(node: Mapping[str, Any], path: str) -> list[str]:
         hints = typing.get_type_hints(getattr(target, "__init__") if isinstance(target, type) else target)  # noqa: B009
     except (ConfigError, NameError, TypeError, AttributeError):
         return []
-    names = [k for k in parameters(target) if k in node and k in hints and k not in RESERVED]
+    names = [k for k in parameters(target) if k in node and k in hints and k not in HYDRA_KEYS]
     return [
-        f"{path}.{name}={node[name]!r} is not what {node[TARGET]} takes: {_shown(hints[name])}."
+        wrong_type(path, name, node[name], node[TARGET], f"not {_shown(hints[name])}.")
         for name in names
-        if not fits(node[name], hints[name])
+        if not matches(node[name], hints[name])
     ]
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value of a configuration may be given where `hint` is asked; True where this cannot be told."""
-    if hint is Any or any(True for _ in targets(value)):
+def matches(value: Any, hint: Any) -> bool:
+    """Whether a value of a configuration matches the annotation `hint`; True where this is unknown."""
+    if hint is Any or has_target(value):
         return True
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return any(fits(value, option) for option in typing.get_args(hint))
+        return any(matches(value, option) for option in typing.get_args(hint))
     if hint is float:
         return isinstance(value, float | int) and not isinstance(value, bool)
     if hint is int:
@@ -69,10 +57,10 @@ def fits(value: Any, hint: Any) -> bool:
         return value is None
     if isinstance(hint, type) and typing.get_origin(hint) is None and not isinstance(value, list | dict | str):
         return isinstance(value, hint)
-    return _fits_by_pydantic(value, hint)
+    return _matches_by_pydantic(value, hint)
 
 
-def _fits_by_pydantic(value: Any, hint: Any) -> bool:
+def _matches_by_pydantic(value: Any, hint: Any) -> bool:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
     from pydantic.errors import PydanticUserError
 

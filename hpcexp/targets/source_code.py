@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, cast
 
-from hpcexp.errors import suggest
+from hpcexp.targets.nodes import no_module, no_name, not_callable
 
 _SCALARS: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
 _DEFINITION = re.compile(r"^(?P<kind>class|def) (?P<name>\w+).*\n(?:[ \t#)\]}].*\n|\s*\n)*", re.MULTILINE)
@@ -112,7 +112,7 @@ def locate(target: str) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | Missi
         return found
     spec, names = found
     if not names:
-        return Missing(f"'{target}' is a module, not something that can be called")
+        return Missing(not_callable(target, "module"))
     if spec.origin is None or not spec.origin.endswith(".py"):
         return UNKNOWN
     module = _module(spec)
@@ -130,7 +130,7 @@ def _split(target: str) -> tuple[ModuleSpec, list[str]] | Missing | Unknown:
     except (ImportError, ValueError):
         return UNKNOWN
     if spec is None:
-        return Missing(f"there is no module '{first}' (looked in the current directory and the installed packages)")
+        return Missing(no_module(first))
     for i, part in enumerate(rest):
         places = spec.submodule_search_locations
         inner = PathFinder.find_spec(f"{spec.name}.{part}", places) if places else None
@@ -222,8 +222,7 @@ def _in_stars(
             names |= _names_in(star)
     if "__getattr__" in names:
         return UNKNOWN
-    near = suggest(name, names)
-    return Missing(f"there is no '{name}' in {module.name}" + (f"; {near}" if near else ""))
+    return Missing(no_name(name, module.name, names))
 
 
 def _reexported(target: str, seen: frozenset[tuple[str, str]]) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from hpcexp.errors import ConfigError, listed
 from hpcexp.targets.instantiate import call_problems, resolve
-from hpcexp.targets.static_check import arguments
+from hpcexp.targets.nodes import arguments
 
 if TYPE_CHECKING:
     from hpcexp.hardware.machine import Machine

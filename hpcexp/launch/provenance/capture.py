@@ -32,7 +32,7 @@ from hpcexp.memo import Once
 from hpcexp.plan import Plan, whole
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import DataRecord, GpuFacts, HardwareFacts, OriginFacts, read
-from hpcexp.targets.static_check import arguments
+from hpcexp.targets.nodes import arguments
 
 _DATA_WAIT_S = 5.0
 """How long a job that has ended waits for the digests of its data."""

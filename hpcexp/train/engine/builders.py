@@ -18,8 +18,8 @@ from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
 from hpcexp.runs.journal import Journal
 from hpcexp.schema import OWN_KEYS
-from hpcexp.targets.instantiate import fill, instantiate, resolve, without
-from hpcexp.targets.signature_check import targets
+from hpcexp.targets.instantiate import fill, instantiate, resolve
+from hpcexp.targets.nodes import target_nodes, without
 from hpcexp.train.checkpointing.best_and_last import Checkpointing
 from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.data.loaders import Shard
@@ -138,5 +138,5 @@ def make_callbacks(plan: Plan, checkpointing: Checkpointing) -> list[pl.Callback
         callbacks.append(EarlyStopping(**settings, check_finite=False, verbose=False))
     own = plan.config.get("callbacks") or {}
     return callbacks + [
-        instantiate(node, path=path) for path, node in targets(own, "callbacks") if path.count(".") == 1
+        instantiate(node, path=path) for path, node in target_nodes(own, "callbacks") if path.count(".") == 1
     ]

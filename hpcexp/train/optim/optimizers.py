@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Steps
 from hpcexp.schema import OWN_KEYS
-from hpcexp.targets.instantiate import TARGET, fill, instantiate, without
+from hpcexp.targets.instantiate import fill, instantiate
+from hpcexp.targets.nodes import TARGET, without
 
 
 def optimizers_of(module: pl.LightningModule, config: Mapping[str, Any], steps: Steps | None) -> dict[str, Any]:

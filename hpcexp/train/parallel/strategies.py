@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hpcexp.plan import Plan
 from hpcexp.schema import OWN_KEYS, Strategy
-from hpcexp.targets.instantiate import TARGET, fill, instantiate, without
+from hpcexp.targets.instantiate import fill, instantiate
+from hpcexp.targets.nodes import TARGET, without
 
 _MEMORY = ("error_dict", "p_memory_dict", "q_memory_dict")
 _COUNTS = ("iter", "total_numel_before_compression", "total_numel_after_compression", "next_stats_report")

@@ -16,7 +16,8 @@ from hpcexp.compose.composer import Composed
 from hpcexp.hardware.machine import Machine, num_cores, num_gpus
 from hpcexp.plan import Batch, DataFacts, Steps, Topology
 from hpcexp.schema import OPEN_SECTIONS, Config
-from hpcexp.targets.static_check import target_nodes, target_problems
+from hpcexp.targets.nodes import target_nodes
+from hpcexp.targets.static_check import target_problems
 
 CPU = Machine("laptop", num_cores=8, num_gpus=0)
 GPUS = Machine("server", num_cores=16, num_gpus=4)

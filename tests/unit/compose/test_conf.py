@@ -19,8 +19,8 @@ from hpcexp.config_reference import explain, groups, keys, options, page, sectio
 from hpcexp.data.digits import Digits
 from hpcexp.planner import prepare
 from hpcexp.schema import OWN_KEYS, Config
-from hpcexp.targets.instantiate import fill, instantiate, resolve, without
-from hpcexp.targets.static_check import target_nodes
+from hpcexp.targets.instantiate import fill, instantiate, resolve
+from hpcexp.targets.nodes import target_nodes, without
 
 CONF = packaged_conf()
 FILES = sorted(CONF.rglob("*.yaml"))
