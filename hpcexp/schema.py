@@ -53,7 +53,7 @@ class Hardware:
 
 @dataclass(eq=False, repr=False)
 class Data:
-    """Keys of a data set that hpcexp reads, in addition to the arguments of its `_target_`."""
+    """The data set: keys that hpcexp reads, beside the arguments of its `_target_`."""
 
     global_batch_size: int = number(MISSING, least=1)
     """Samples in one optimizer step, over all ranks and accumulated batches."""
@@ -86,7 +86,7 @@ class Task:
 
 @dataclass(eq=False, repr=False)
 class Optimizer:
-    """Keys of an optimizer that hpcexp checks, in addition to the arguments of its `_target_`."""
+    """The optimizer: keys that hpcexp checks, beside the other arguments of its `_target_`."""
 
     lr: float = number(MISSING, above=0)
     """Highest learning rate; a schedule scales it."""
@@ -98,7 +98,7 @@ class Optimizer:
 
 @dataclass(eq=False, repr=False)
 class Scheduler:
-    """Keys of a learning-rate schedule that hpcexp reads, in addition to the arguments of its `_target_`."""
+    """The learning-rate schedule: keys that hpcexp reads, beside the arguments of its `_target_`."""
 
     interval: str = choice("step", "step", "epoch")
     """Whether the learning rate changes after every optimizer step or every epoch."""
@@ -108,7 +108,7 @@ class Scheduler:
 
 @dataclass(eq=False, repr=False)
 class Strategy:
-    """Keys of a strategy that hpcexp reads, in addition to the arguments of its `_target_`."""
+    """How several devices share the training: keys that hpcexp reads, beside the arguments of its `_target_`."""
 
     name: str = choice(MISSING, "auto", "single", "ddp", "fsdp", "custom")
     """`auto`: one process on one device, DDP on several. `fsdp` shards weights and optimizer state over the devices."""
@@ -219,7 +219,7 @@ class Tracking:
 
 @dataclass(eq=False, repr=False)
 class Launch:
-    """Keys of every launcher that hpcexp reads, in addition to the arguments of its `_target_`."""
+    """Where and how jobs start: keys that hpcexp reads for every launcher, beside the arguments of its `_target_`."""
 
     nodes: int = number(1, least=1)
     """Machines that the job runs on, each with `hardware.devices`."""

@@ -13,7 +13,7 @@ from hpcexp.formatting import left_out
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.records import read_delivered, read_status
 
-RUN_HELP = "a run: its directory, its name, the start of its signature or of its MLflow id; `last` is the latest"
+RUN_HELP = "a run: its directory, name, or the start of its signature or MLflow id; `last` is the latest"
 
 
 def parser(verb: str, summary: str) -> argparse.ArgumentParser:

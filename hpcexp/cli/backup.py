@@ -20,13 +20,13 @@ from hpcexp.tracking.mlflow.uri import resolve_uri
 
 def backup(argv: Sequence[str]) -> int:
     """Exit status 0 when everything is kept, 1 when a snapshot is damaged."""
-    p = parser("backup", "Keep runs, artifacts, databases and a server's accounts, while they are in use.")
+    p = parser("backup", "Back up runs, artifacts, databases and a server's accounts, also while they are in use.")
     _add_places(p)
-    p.add_argument("--keep", type=int, metavar="N", help="remove all but the latest N snapshots of the same "
-                   "(runs, a server, or both) afterwards")  # fmt: skip
-    p.add_argument("--verify", action="store_true", help="make none; compare the latest of runs and of a "
-                   "server with their checksums instead")  # fmt: skip
-    p.add_argument("--at", metavar="NAME", help="with --verify: another snapshot than the latest")
+    p.add_argument("--keep", type=int, metavar="N", help="afterwards, remove all but the latest N snapshots "
+                   "of the same source")  # fmt: skip
+    p.add_argument("--verify", action="store_true", help="instead of making a snapshot, check the latest of "
+                   "runs and of a server against their checksums")  # fmt: skip
+    p.add_argument("--at", metavar="NAME", help="with --verify: this snapshot instead of the latest")
     a = p.parse_args(argv)
     if a.keep is not None and a.keep < 1:
         raise ConfigError(f"--keep {a.keep} would leave nothing.\nFix: --keep 1 or more.")
@@ -54,10 +54,10 @@ def backup(argv: Sequence[str]) -> int:
 
 def restore(argv: Sequence[str]) -> int:
     """Bring a snapshot back, checked file by file."""
-    p = parser("restore", "Bring back what `hpcexp backup` has kept. Stop a server before.")
+    p = parser("restore", "Restore a snapshot of `hpcexp backup`. Stop a server first.")
     _add_places(p)
-    p.add_argument("--at", metavar="NAME", help="another snapshot than the latest")
-    p.add_argument("--force", action="store_true", help="put aside what is there, and replace a database's tables")
+    p.add_argument("--at", metavar="NAME", help="this snapshot instead of the latest")
+    p.add_argument("--force", action="store_true", help="move existing files aside, and replace a database's tables")
     a = p.parse_args(argv)
     places, repository = _places(a), _repository(a.target)
     if repository is None:
@@ -76,9 +76,9 @@ def restore(argv: Sequence[str]) -> int:
 
 def _add_places(p: argparse.ArgumentParser) -> None:
     p.set_defaults(root=None)
-    p.add_argument("target", metavar="DIR|restic:REPO", help="a directory, or a repository of restic")
-    p.add_argument("--server", type=Path, metavar="DIR", help="directory of `hpcexp serve`; without --root, only that")
-    p.add_argument("--store", metavar="URI", help="database, if not SQLite there (default: MLFLOW_BACKEND_STORE_URI)")
+    p.add_argument("target", metavar="DIR|restic:REPO", help="a directory, or a restic repository")
+    p.add_argument("--server", type=Path, metavar="DIR", help="directory of `hpcexp serve`; without --root, only this")
+    p.add_argument("--store", metavar="URI", help="its database, if not SQLite (default: MLFLOW_BACKEND_STORE_URI)")
 
 
 def _places(a: argparse.Namespace) -> dict[str, SnapshotDirectory]:

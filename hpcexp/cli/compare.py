@@ -102,23 +102,23 @@ def _written(whole: Comparison, form: str, top: int) -> str:
 def _parser() -> argparse.ArgumentParser:
     p = parser(
         "compare",
-        "What runs differ in (configuration, code, data, environment) beside their metrics, over seeds. "
+        "Show how runs differ (configuration, code, data, environment), beside their metrics; means over seeds. "
         "Without RUN and --sweep: all runs.",
     )
     add = p.add_argument
     add("runs", nargs="*", metavar="RUN", help=RUN_HELP)
-    add("--sweep", action="append", default=[], metavar="NAME", help="the runs of this sweep; `last` is the latest")
-    add("--query", metavar="EXPR", help=f'only those of them that it holds for: "{EXAMPLE}"')
+    add("--sweep", action="append", default=[], metavar="NAME", help="compare this sweep's runs; `last` is the latest")
+    add("--query", metavar="EXPR", help=f'only runs that match: "{EXAMPLE}"')
     add(
         "--metric",
         action="append",
         default=[],
         metavar="NAME[=min|max]",
-        help="rank by this, and show it; may be repeated (default: what was monitored, and test metrics)",
+        help="rank by this metric and show it; repeatable (default: the monitored metric, and test metrics)",
     )
-    add("--each", action="store_true", help="every run for itself, not grouped over seeds")
-    add("--format", choices=("table", "markdown", "csv"), default="table", help="csv: a line for each run")
-    add("--top", type=int, metavar="N", help=f"rows of the table, the best first; 0: all (default: {_TOP})")
-    add("--plot", type=Path, metavar="FILE.png", help="draw the curves of the metrics too")
-    add("--uri", help="read this MLflow store, and not the run directories: sqlite:///FILE, http://HOST:PORT")
+    add("--each", action="store_true", help="show every run separately, not grouped over seeds")
+    add("--format", choices=("table", "markdown", "csv"), default="table", help="csv: one line per run")
+    add("--top", type=int, metavar="N", help=f"show the best N rows of the table; 0: all (default: {_TOP})")
+    add("--plot", type=Path, metavar="FILE.png", help="also draw the curves of the metrics")
+    add("--uri", help="read this MLflow store instead of run directories: sqlite:///FILE, http://HOST:PORT")
     return p

@@ -29,7 +29,7 @@ _TORCH = "import torch; print(torch.__version__, torch.cuda.is_available(), torc
 
 def doctor(argv: Sequence[str]) -> int:
     """Exit status 0 when training would work here, 1 when it would not."""
-    p = parser("doctor", "What works on this machine: versions, devices, stores, tools.")
+    p = parser("doctor", "Report what works on this machine: versions, devices, stores, tools.")
     a = p.parse_args(argv)
     root = a.root.resolve()
     findings = [*_packages(), *_devices(), *_workers(), *_paths(root), *_tracking(root), *_tools()]

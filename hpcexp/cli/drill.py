@@ -1,4 +1,4 @@
-"""`hpcexp drill`: shows on the user's own experiment that kills cost nothing, and that devices do not matter."""
+"""`hpcexp drill`: test, on the user's own experiment, that kills and the number of devices do not change the result."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hpcexp.launch.base.polling import ending_on_signals
 from hpcexp.planner import on_path
 
 SUMMARY = """\
-preempt  trains without interruption, then again with kills at random steps, going on each time as `hpcexp train`
-         does; compares weights, summary, every logged value and what MLflow has of it, to the bit.
+preempt  trains without interruption, then again with kills at random steps, and resumes each time as `hpcexp train`
+         does; compares weights, summary, every logged value and MLflow's records, bit for bit.
 devices  trains on several numbers of devices with the same global batch; compares the losses step by step.
 
-The drill's runs lie below RUN_ROOT/.drills with an MLflow store of their own, and are gone when it is over, unless
-something differs. Both log every step, and `preempt` takes more checkpoints, unless the overrides say how often;
-neither changes what a training comes to. Exit status: 0 the same, 1 not the same or a run failed, 2 a mistake."""
+The drill stores its runs below RUN_ROOT/.drills, with a separate MLflow store, and removes them unless something
+differs. Unless overridden, both drills log every step and `preempt` takes more checkpoints; neither changes the result.
+Exit status: 0 the same, 1 not the same or a run failed, 2 a mistake."""
 
 
 def drill(argv: Sequence[str]) -> int:
@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = p.add_argument
     add("kind", choices=tuple(_KINDS), help="which drill")
-    add("overrides", nargs="*", metavar="OVERRIDE", help="as `hpcexp train` takes them, and drill.KEY=VALUE")
-    add("-cd", "--config-dir", type=Path, help="a directory of config files that add to and shadow all others")
+    add("overrides", nargs="*", metavar="OVERRIDE", help="as for `hpcexp train`, or drill.KEY=VALUE")
+    add("-cd", "--config-dir", type=Path, help="config files that add to all others, or replace those of equal name")
     add("-cn", "--config-name", default="config", help="the primary config file (default: config)")
     return p

@@ -13,9 +13,10 @@ from hpcexp.formatting import pairs
 
 
 def explain(argv: Sequence[str]) -> int:
-    """What a group, option, section or key means; without one, the list of them."""
-    p = argparse.ArgumentParser(prog="hpcexp help", description="What a config group, option, section or key means.")
-    p.add_argument("word", nargs="?", help="for example: optimizer, strategy=ddp, trainer, trainer.max_epochs")
+    """Explain a group, option, section or key; without one, list them."""
+    summary = "Explain a config group, option, section or key; without WORD, list them."
+    p = argparse.ArgumentParser(prog="hpcexp help", description=summary)
+    p.add_argument("word", nargs="?", metavar="WORD", help="for example optimizer, strategy=ddp, trainer.max_epochs")
     a = p.parse_args(argv)
     dirs = conf_dirs(Path.cwd(), None)
     if a.word:
@@ -23,7 +24,7 @@ def explain(argv: Sequence[str]) -> int:
         return 0
     print("Groups, chosen by group=option:")
     print(pairs((g, " ".join(options(g, dirs))) for g in groups(dirs)))
-    print("\nSections with keys of their own, set by section.key=value:")
+    print("\nSections with keys, set by section.key=value:")
     print(pairs((s, (c.__doc__ or "").splitlines()[0]) for s, c in sections().items() if s))
     print("\nMore: hpcexp help WORD, for example hpcexp help trainer or hpcexp help trainer.max_epochs.")
     return 0

@@ -28,9 +28,9 @@ FOLDERS = frozenset({"conf", "examples", "runs", "tests"})
 
 def init(argv: Sequence[str]) -> int:
     """Exit status 0, or 2 where the project cannot be written; then nothing is."""
-    p = argparse.ArgumentParser(prog="hpcexp init", description="Write a project of your own that trains at once.")
+    p = argparse.ArgumentParser(prog="hpcexp init", description="Create a project that trains at once.")
     p.add_argument("directory", type=Path, metavar="DIR", help="a new or empty directory")
-    p.add_argument("--name", help="name of its Python package (default: made from DIR)")
+    p.add_argument("--name", help="name of its Python package (default: from DIR)")
     a = p.parse_args(argv)
     target = a.directory.resolve()
     name = a.name if a.name is not None else package_name(target)
@@ -41,7 +41,7 @@ def init(argv: Sequence[str]) -> int:
     print(f"Wrote {len(files)} files to {target}, with the package '{name}'. Next:")
     steps = [] if there == "." else [(f"cd {shlex.quote(there)}", "")]
     steps += [("hpcexp train", "train its default experiment"), ("pytest", "test its parts (pip install pytest)")]
-    print(pairs([*steps, ("README.md", "what is where, and what to try next")]))
+    print(pairs([*steps, ("README.md", "says what is where, and what to try next")]))
     return 0
 
 

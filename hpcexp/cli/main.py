@@ -18,29 +18,29 @@ from hpcexp.redaction import masked_text
 from hpcexp.terminal import guard, guarded
 
 VERBS = {
-    "train": ("train", "run an experiment, or with -m every combination of several"),
+    "train": ("train", "run an experiment or, with -m, a sweep over every combination"),
     "plan": ("plan", "check everything and show what would run; starts nothing"),
-    "sweep": ("sweep", "run the sweep of a file in sweeps/, go on with it, see how it stands, stop it"),
+    "sweep": ("sweep", "run or resume a sweep from a file in sweeps/, show its progress, stop it"),
     "runs": ("runs", "list runs"),
-    "show": ("runs", "one run: state, results, configuration, files"),
+    "show": ("runs", "show one run: state, results, configuration, files"),
     "cancel": ("cancel", "end a running job with a checkpoint, from any machine that sees its directory"),
-    "compare": ("compare", "what runs differ in, beside what they came to; over seeds"),
-    "why": ("why", "how a run differs from what would run now"),
-    "reproduce": ("reproduce", "train a run again from what it has kept, and see whether the same comes out"),
-    "verify": ("verify", "whether runs' files are as they were when they ended"),
+    "compare": ("compare", "show how runs differ, beside their results; means over seeds"),
+    "why": ("why", "show how a run differs from one started now"),
+    "reproduce": ("reproduce", "train a run again from what it recorded, and compare the results"),
+    "verify": ("verify", "check that runs' files are unchanged since they ended"),
     "test": ("model", "evaluate a trained model again"),
     "predict": ("model", "classify files with a trained model"),
-    "export": ("model", "hand a trained model over: torch.export, TorchScript, MLflow"),
-    "promote": ("promote", "put a trained model into MLflow's registry, under a name and an alias"),
-    "ui": ("ui", "open MLflow's interface on the runs"),
+    "export": ("model", "write a trained model for other tools: torch.export, TorchScript, MLflow"),
+    "promote": ("promote", "register a trained model in MLflow, under a name and an alias"),
+    "ui": ("ui", "open the runs in MLflow"),
     "serve": ("serve", "serve MLflow to a group, with accounts"),
-    "sync": ("sync", "send MLflow what could not be delivered during a run"),
-    "backup": ("backup", "keep runs, artifacts and databases, while they are in use"),
-    "restore": ("backup", "bring back what a backup has kept"),
-    "drill": ("drill", "kill a training on purpose, or change its devices, and see whether the result is the same"),
-    "doctor": ("doctor", "what works on this machine, and what does not"),
-    "init": ("init", "write a project of your own that trains at once"),
-    "help": ("help", "what a config group or key means"),
+    "sync": ("sync", "upload to MLflow what it missed during a run"),
+    "backup": ("backup", "back up runs, artifacts and databases, also while they are in use"),
+    "restore": ("backup", "restore a backup"),
+    "drill": ("drill", "kill a training, or change its devices, to test that the result stays the same"),
+    "doctor": ("doctor", "report what works on this machine, and what does not"),
+    "init": ("init", "create a project that trains at once"),
+    "help": ("help", "explain a config group, option or key"),
 }
 """Verb → module of hpcexp.cli that has a function of the verb's name, and what it does."""
 
@@ -142,14 +142,14 @@ Say what to run; hpcexp checks it, runs it and records it.
 {verbs}
 
 First:     hpcexp train                              train the default experiment
-           hpcexp train optimizer.lr=0.01 seed=2     change anything by an override
-           hpcexp plan model=cnn                     see what would run
-           hpcexp train -m seed=1,2,3                every combination
+           hpcexp train optimizer.lr=0.01 seed=2     change anything with an override
+           hpcexp plan model=cnn                     show what would run
+           hpcexp train -m seed=1,2,3                run every combination
            hpcexp ui                                 look at the results
-Using somebody's run or project runs his code, with your rights. Before that of a run, you are asked (--trust).
+Using somebody else's run or project executes its code with your rights. hpcexp asks before it uses a run (--trust).
 
 Each verb: hpcexp VERB --help                        Version: hpcexp --version
-Tab keys:  eval "$(hpcexp -sc install=bash)"         also zsh and fish"""
+Completion: eval "$(hpcexp -sc install=bash)"        also zsh and fish"""
 
 
 def error_text(error: HpcexpError) -> str:

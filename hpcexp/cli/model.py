@@ -36,8 +36,8 @@ def test(argv: Sequence[str]) -> int:
     """Metrics of a run's best weights."""
     p = parser("test", "Evaluate a run's best weights again, on the CPU.")
     p.add_argument("run", help=RUN_HELP)
-    p.add_argument("--split", choices=("test", "val"), default="test", help="which data (default: test)")
-    p.add_argument("--json", action="store_true", help="as one JSON object")
+    p.add_argument("--split", choices=("test", "val"), default="test", help="which split of the data (default: test)")
+    p.add_argument("--json", action="store_true", help="print one JSON object")
     add_trust(p)
     a = p.parse_args(argv)
     run = find_run(a.root, a.run)
@@ -53,10 +53,10 @@ def test(argv: Sequence[str]) -> int:
 
 def predict(argv: Sequence[str]) -> int:
     """What a trained model says of files."""
-    p = parser("predict", "Ask a trained model about files, read as its data set reads them (pictures, for images).")
+    p = parser("predict", "Predict files with a trained model, read as its data set reads them (for example pictures).")
     p.add_argument("run", help=RUN_HELP)
     p.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    p.add_argument("--json", action="store_true", help="one JSON object a line, with the probability of every class")
+    p.add_argument("--json", action="store_true", help="one JSON object per file, with every class's probability")
     add_trust(p)
     a = p.parse_args(argv)
     run = find_run(a.root, a.run)
@@ -76,11 +76,11 @@ def predict(argv: Sequence[str]) -> int:
 
 def export(argv: Sequence[str]) -> int:
     """A trained model for use without hpcexp."""
-    p = parser("export", "Write a trained model for use without hpcexp, and check that it gives the same outputs.")
+    p = parser("export", "Write a trained model for use without hpcexp, and check that its outputs are the same.")
     p.add_argument("run", help=RUN_HELP)
     formats = "torch: torch.export; torchscript; mlflow: a pyfunc model for MLflow's tools and servers"
     p.add_argument("--format", choices=tuple(SUFFIXES), default="torch", help=f"{formats} (default: torch)")
-    p.add_argument("-o", "--output", type=Path, help="where to (default: export/ in the run directory)")
+    p.add_argument("-o", "--output", type=Path, help="file to write (default: in export/ of the run directory)")
     add_trust(p)
     a = p.parse_args(argv)
     run = find_run(a.root, a.run)

@@ -23,7 +23,7 @@ from hpcexp.runs.records import RunState, read_summary
 from hpcexp.runs.state import current_state, damage, is_done
 from hpcexp.schema import Strategy
 
-SUMMARY = "Check everything and show what would run, where, how big it is and whether it is done. Starts nothing."
+SUMMARY = "Check everything and show what would run: devices, batch, steps, size, whether it is done. Start nothing."
 
 
 def plan(argv: Sequence[str]) -> int:

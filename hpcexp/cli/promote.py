@@ -21,10 +21,10 @@ from hpcexp.tracking.sync.destination import address, destined
 
 def promote(argv: Sequence[str]) -> int:
     """Exit status 0: the name stands for the run's best weights."""
-    p = parser("promote", "Put a run's best weights into MLflow's registry, as a model that its tools load by name.")
+    p = parser("promote", "Register a run's best weights in MLflow, as a model that its tools load by name.")
     p.add_argument("run", help=RUN_HELP)
     p.add_argument("--to", required=True, metavar="NAME[@ALIAS]", help="for example digits@champion")
-    p.add_argument("--unverified", action="store_true", help="also a run or a model's code that was changed since")
+    p.add_argument("--unverified", action="store_true", help="accept a run, or model code, that has changed since")
     add_trust(p)
     a = p.parse_args(argv)
     name, alias = _name(a.to)

@@ -22,20 +22,20 @@ from hpcexp.reproduce.verdict import ReproduceVerdict
 from hpcexp.reproduce.workspace import Code
 from hpcexp.runs.mark import CODE, PACKAGES
 
-SUMMARY = """Restore a run's code in a git worktree of its own, look whether data and packages are the same, train its
-frozen plan again on as many ranks, and hold weights and every logged value against the run's. Nothing is recorded, and
-nothing left behind. Exit status: 0 identical or within tolerance, 1 diverged, 2 it cannot be done."""
+SUMMARY = """Restore a run's code in a separate git worktree, compare data and packages, train its frozen plan again on
+as many ranks, and compare weights and every logged value. Records nothing, and leaves nothing behind. Exit status: 0
+identical or within tolerance, 1 diverged, 2 it cannot be reproduced."""
 
 
 def reproduce(argv: Sequence[str]) -> int:
     """Exit status: 0 identical or within tolerance, 1 diverged or the rerun failed, 2 it cannot be done."""
     p = parser("reproduce", SUMMARY)
     p.add_argument("run", help=RUN_HELP)
-    p.add_argument("--steps", type=int, metavar="N", help="the first N steps alone, of the same schedule")
-    p.add_argument("--env", action="store_true", help="in a new virtual environment with the packages that it had")
-    p.add_argument("--as-is", action="store_true", help="with the code that there is, where it cannot be restored")
-    p.add_argument("--rtol", type=float, help="relative difference that is tolerated (default: by trainer.precision)")
-    p.add_argument("--keep", action="store_true", help="leave the restored code and the rerun where they are")
+    p.add_argument("--steps", type=int, metavar="N", help="train only the first N steps of the same schedule")
+    p.add_argument("--env", action="store_true", help="use a new virtual environment with the run's packages")
+    p.add_argument("--as-is", action="store_true", help="use the current code if the run's cannot be restored")
+    p.add_argument("--rtol", type=float, help="relative difference to tolerate (default: by trainer.precision)")
+    p.add_argument("--keep", action="store_true", help="keep the restored code and the rerun")
     add_trust(p)
     a = p.parse_args(argv)
     if a.steps is not None and a.steps < 1:

@@ -23,9 +23,9 @@ from hpcexp.tracking.sync.destination import destined
 def runs(argv: Sequence[str]) -> int:
     """A table of runs, the latest last."""
     p = parser("runs", "List runs, the latest last.")
-    p.add_argument("experiment", nargs="?", help="only this experiment")
+    p.add_argument("experiment", nargs="?", help="only runs of this experiment")
     p.add_argument("--state", choices=STATES, help="only runs in this state")
-    p.add_argument("--json", action="store_true", help="one JSON object a line")
+    p.add_argument("--json", action="store_true", help="print one JSON object per line")
     a = p.parse_args(argv)
     found, problems = list_runs(a.root.resolve())
     rows = [r for r in found if a.experiment in (None, r.experiment) and a.state in (None, r.state)]
@@ -43,10 +43,10 @@ def runs(argv: Sequence[str]) -> int:
 
 def show(argv: Sequence[str]) -> int:
     """One run, for people."""
-    p = parser("show", "One run: its state, results, shape, overrides and files.")
+    p = parser("show", "Show one run: state, results, size, overrides and files.")
     p.add_argument("run", help=RUN_HELP)
-    p.add_argument("--config", action="store_true", help="its whole configuration instead, as YAML")
-    p.add_argument("--log", action="store_true", help="the log of its first rank instead")
+    p.add_argument("--config", action="store_true", help="print its whole configuration as YAML instead")
+    p.add_argument("--log", action="store_true", help="print the log of rank 0 instead")
     a = p.parse_args(argv)
     run = find_run(a.root, a.run)
     plan = load_plan(run.plan)

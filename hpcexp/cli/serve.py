@@ -61,21 +61,21 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         prog="hpcexp serve", description="Serve MLflow to a group, with accounts, until SIGTERM or Ctrl-C."
     )
     p.add_argument("data", type=Path, metavar="DIR", help="directory of its artifacts, accounts and SQLite database")
-    p.add_argument("--store", metavar="URI", help="another database, as postgresql://user:password@host/database; "
-                   "better in MLFLOW_BACKEND_STORE_URI, as everybody may read a command line")  # fmt: skip
-    p.add_argument("--host", default="127.0.0.1", help="address to listen at (default: only this machine)")
-    p.add_argument("--port", type=int, default=5000, help="port to listen at (default: 5000)")
-    p.add_argument("--allowed-hosts", metavar="NAMES", default="", help="further names that browsers and jobs call it "
-                   "by, as mlflow.lab.org,10.0.0.5 (this machine's own are allowed)")  # fmt: skip
-    p.add_argument("--forwarded-from", metavar="ADDRESSES", default="", help="addresses or networks of the proxy in "
-                   "front, as 127.0.0.1, whose X-Forwarded-For tells who asks")  # fmt: skip
-    p.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate (PEM), for https")
+    p.add_argument("--store", metavar="URI", help="another database: postgresql://user:password@host/database; "
+                   "prefer MLFLOW_BACKEND_STORE_URI, because everybody can read a command line")  # fmt: skip
+    p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: only this machine)")
+    p.add_argument("--port", type=int, default=5000, help="port to listen on (default: 5000)")
+    p.add_argument("--allowed-hosts", metavar="NAMES", default="", help="more host names that browsers and jobs use, "
+                   "such as mlflow.lab.org,10.0.0.5 (in addition to this machine's own)")  # fmt: skip
+    p.add_argument("--forwarded-from", metavar="ADDRESSES", default="", help="addresses or networks of the proxy, such "
+                   "as 127.0.0.1; its X-Forwarded-For names the client")  # fmt: skip
+    p.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate (PEM) for https")
     p.add_argument("--tls-key", type=Path, metavar="FILE", help="its key (PEM)")
     p.add_argument("--admin", default="admin", metavar="NAME", help="the administrator (default: admin)")
-    p.add_argument("--password-file", type=Path, metavar="FILE", help="the administrator's password, at the first "
-                   "start or to change it; or MLFLOW_AUTH_ADMIN_PASSWORD, or it is asked for")  # fmt: skip
+    p.add_argument("--password-file", type=Path, metavar="FILE", help="file with the administrator's password, for "
+                   "the first start or to change it (default: MLFLOW_AUTH_ADMIN_PASSWORD, or ask)")  # fmt: skip
     p.add_argument("--permission", choices=PERMISSIONS, default=PERMISSIONS[0], help="what users may do with others' "
-                   "experiments where nothing else is granted (default: NO_PERMISSIONS)")  # fmt: skip
+                   "experiments unless granted more (default: NO_PERMISSIONS)")  # fmt: skip
     return p.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""`hpcexp sweep`: starts the sweep of a file or goes on with it, tells how it stands, stops it."""
+"""`hpcexp sweep`: start or resume the sweep in a file, show its progress, stop it."""
 
 from __future__ import annotations
 
@@ -109,20 +109,20 @@ def _standing(place: SweepDir) -> str:
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="hpcexp sweep",
-        description="Start the sweep of sweeps/NAME.yaml, or go on with it: what has finished is not run again.",
-        epilog="The keys of a sweep's file: `hpcexp help sweep`. Without NAME: the sweeps there are.",
+        description="Start or resume the sweep in sweeps/NAME.yaml. Finished jobs do not run again.",
+        epilog="Without NAME: list files and started sweeps. Keys of a file: `hpcexp help sweep`.",
     )
     add = p.add_argument
-    add("name", nargs="?", metavar="NAME", help="a file in sweeps/; with --status and --cancel a sweep that was begun")
-    add("overrides", nargs="*", metavar="OVERRIDE", help="key=value for all jobs, or budget.trials=50, seeds=3, …")
-    add("--plan", action="store_true", help="check all and show the jobs; start nothing")
-    add("--status", action="store_true", help="show how it stands")
-    add("--cancel", action="store_true", help="stop it, wherever it runs; the same command goes on later")
-    add("--retry-failed", action="store_true", help="run jobs again that have failed")
-    add("--fail-fast", action="store_true", help="stop at the first job that fails")
-    add("--fresh", action="store_true", help="run all jobs again, also finished ones")
-    add("--as", dest="called", metavar="OTHER", help="keep its jobs apart from those of NAME, under this name")
-    add("-cd", "--config-dir", type=Path, help="a directory of config files that add to and shadow all others")
+    add("name", nargs="?", metavar="NAME", help="a file in sweeps/; for --status and --cancel also another sweep")
+    add("overrides", nargs="*", metavar="OVERRIDE", help="key=value for all jobs, or seeds=3, budget.trials=50, …")
+    add("--plan", action="store_true", help="check and list the jobs; start nothing")
+    add("--status", action="store_true", help="show its progress")
+    add("--cancel", action="store_true", help="stop it, wherever it runs; the same command resumes it")
+    add("--retry-failed", action="store_true", help="run failed jobs again")
+    add("--fail-fast", action="store_true", help="stop at the first failure")
+    add("--fresh", action="store_true", help="run all jobs again, including finished ones")
+    add("--as", dest="called", metavar="OTHER", help="store the sweep under this name, apart from NAME")
+    add("-cd", "--config-dir", type=Path, help="config files that add to all others, or replace those of equal name")
     add(
         "--root",
         type=Path,

@@ -22,10 +22,10 @@ def sync(argv: Sequence[str]) -> int:
     from hpcexp.tracking.mlflow.store import Stores
     from hpcexp.tracking.sync.sweep import members
 
-    p = parser("sync", "Send MLflow what it lacks of runs and sweeps that have ended. Safe to repeat.")
-    p.add_argument("runs", nargs="*", help=f"{RUN_HELP}; without any, all of them")
-    p.add_argument("--uri", help="have these runs, which MLflow does not have yet, go to another store from now on")
-    p.add_argument("--experiment", metavar="NAME", help="… or to another of its experiments")
+    p = parser("sync", "Upload to MLflow what it lacks of ended runs and sweeps. Safe to repeat.")
+    p.add_argument("runs", nargs="*", help=f"{RUN_HELP} (default: all)")
+    p.add_argument("--uri", help="send these runs, which MLflow does not have yet, to another store from now on")
+    p.add_argument("--experiment", metavar="NAME", help="send them to another experiment")
     a = p.parse_args(argv)
     root = a.root.resolve()
     runs = [find_run(a.root, word) for word in a.runs] or list(find_runs(root))

@@ -16,7 +16,7 @@ from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState
 from hpcexp.tracking.sync.destination import destined
 
-SUMMARY = "Check an experiment, run it, and record it. With -m: every combination of comma-separated values."
+SUMMARY = "Check, run and record an experiment; resume it if it was interrupted. With -m: every combination of values."
 
 
 def train(argv: Sequence[str]) -> int:

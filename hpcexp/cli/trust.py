@@ -15,14 +15,14 @@ from hpcexp.rundir import RunDir
 from hpcexp.runs.mark import PLAN, unmarked
 
 RUNS_CODE = (
-    "This runs the code that the run names, with your rights. A run that you made in this project is used at once; "
-    "before the code of any other runs, you are asked."
+    "This executes the code that the run names, with your rights. hpcexp asks first, unless you created the run in "
+    "this project."
 )
 
 
 def add_trust(p: argparse.ArgumentParser) -> None:
     """The option, and what it is for."""
-    p.add_argument("--trust", action="store_true", help="run the code of a run of others or of another project")
+    p.add_argument("--trust", action="store_true", help="use a run of others or of another project without asking")
     p.epilog = RUNS_CODE
 
 

@@ -51,14 +51,14 @@ def _listening(interface: Interface) -> socket.socket:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    p = parser("ui", "Serve MLflow's interface on the runs to you alone, until Ctrl-C. It only reads.")
+    p = parser("ui", "Serve MLflow on the runs, private to you and read-only, until Ctrl-C.")
     p.add_argument("--uri", help="another store (default: MLFLOW_TRACKING_URI, or SQLite beside the runs)")
-    p.add_argument("--write", action="store_true", help="let it change what is recorded: notes, tags, names, deletions")
-    p.add_argument("--open", action="store_true", help="open it in the browser, once it answers")
-    p.add_argument("--host", default="127.0.0.1", help="address to listen at (default: only this machine)")
-    p.add_argument("--port", type=int, default=5000, help="port to listen at (default: 5000)")
-    p.add_argument("--socket", type=Path, metavar="PATH", help="listen at a Unix socket that only you may open, as for "
-                   "`ssh -L 5000:PATH HOST`, in the place of host and port")  # fmt: skip
+    p.add_argument("--write", action="store_true", help="allow changes: notes, tags, names, deletions")
+    p.add_argument("--open", action="store_true", help="open the browser when the server answers")
+    p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: only this machine)")
+    p.add_argument("--port", type=int, default=5000, help="port to listen on (default: 5000)")
+    p.add_argument("--socket", type=Path, metavar="PATH", help="listen on a Unix socket that only you can open, "
+                   "for example for `ssh -L 5000:PATH HOST`, instead of host and port")  # fmt: skip
     a = p.parse_args(argv)
     if a.open and a.socket:
         raise ConfigError("--open: a browser opens no Unix socket.\nFix: leave --open or --socket out.")

@@ -18,9 +18,9 @@ from hpcexp.runs.state import current_state
 
 def verify(argv: Sequence[str]) -> int:
     """Exit status 0: nothing was changed; 1: what was is named; 2: a run that cannot be verified, none was changed."""
-    p = parser("verify", "Hold runs' files against the digests that were kept when they ended.")
+    p = parser("verify", "Compare runs' files with the digests recorded when they ended.")
     p.add_argument("runs", metavar="RUN", nargs="+", help=RUN_HELP)
-    p.add_argument("--json", action="store_true", help="as JSON, a line for each run")
+    p.add_argument("--json", action="store_true", help="print one JSON object per run")
     a = p.parse_args(argv)
     found = set()
     for run in a.runs:

@@ -20,9 +20,9 @@ from hpcexp.runs.state import current_state
 
 def why(argv: Sequence[str]) -> int:
     """Exit status 0: the same would run now; 1: what differs is named; 2: a mistake."""
-    p = parser("why", "What is the same and what differs between a run and what would run now.")
+    p = parser("why", "Show what is the same and what differs between a run and one started now.")
     p.add_argument("run", help=RUN_HELP)
-    p.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="what would be asked now (default: as the run was)")
+    p.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="overrides of the other run (default: RUN's)")
     p.add_argument("-cd", "--config-dir", type=Path, help="a directory of config files, as for train")
     p.add_argument("-cn", "--config-name", default="config", help="the primary config file, as for train")
     a = p.parse_intermixed_args(list(argv))

@@ -22,15 +22,15 @@ def setting(default: Any, text: str, **bounds: float) -> Any:
     return field(default=default, metadata={"text": text, **bounds})
 
 
-_KEEP = "true: leave the drill's runs where they are, to look at"
+_KEEP = "true: keep the drill's runs"
 
 
 @dataclass(frozen=True)
 class Preempt:
     """Of `hpcexp drill preempt`."""
 
-    kills: int = setting(3, "how often the training is killed", least=1)
-    seed: int | None = setting(None, "of the steps and ways of the kills; it is shown, so that they can be had again")
+    kills: int = setting(3, "number of kills", least=1)
+    seed: int | None = setting(None, "seed of the steps and kinds of the kills; printed, to repeat them")
     keep: bool = setting(False, _KEEP)
 
 
@@ -38,9 +38,9 @@ class Preempt:
 class Devices:
     """Of `hpcexp drill devices`."""
 
-    devices: tuple[int, ...] = setting((1, 2), "numbers of devices, the first is what the others are held against")
-    rtol: float | None = setting(None, "share by which two losses of a step may be apart; empty: by precision", above=0)
-    steps: int = setting(30, "first steps that are compared: rounding grows from step to step", least=1)
+    devices: tuple[int, ...] = setting((1, 2), "numbers of devices; the first is the reference")
+    rtol: float | None = setting(None, "relative difference of losses to tolerate; empty: by precision", above=0)
+    steps: int = setting(30, "number of steps to compare; rounding grows from step to step", least=1)
     keep: bool = setting(False, _KEEP)
 
 

@@ -219,7 +219,7 @@ def test_a_server_that_does_not_answer_is_a_warning(hpcexp: Callable[..., Said])
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["trian"], ["'trian'", "did you mean 'train'?", "Verbs: backup, compare"]),
+        (["trian"], ["'trian'", "did you mean 'train'?", "Verbs: backup, cancel, compare"]),
         (["optimizer.lr=1"], ["an override, not a verb", "Fix: hpcexp train optimizer.lr=1"]),
         (["show", "last"], ["no runs", "Fix: hpcexp train"]),
         (["test", "last"], ["no runs"]),
