@@ -16,6 +16,7 @@ from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, read_delivered
 from hpcexp.runs.state import current_state
+from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.sync.destination import address, destined
 
 
@@ -92,9 +93,9 @@ def _registered(run: RunDir, plan: Plan, name: str, alias: str | None, *, is_ver
             with TemporaryDirectory() as scratch:
                 exported = Path(scratch) / "model"
                 registry.make_loadable(model_id, exported, _exported(run, plan, exported, is_verified=is_verified))
-        tags = {"hpcexp.run": f"{plan.experiment}/{plan.name}", "hpcexp.signature": plan.signature}
+        tags = {names.RUN: f"{plan.experiment}/{plan.name}", names.SIGNATURE: plan.signature}
         seal = last_record(run.lineage).sha256
-        tags |= {"hpcexp.seal": seal} if seal else {}
+        tags |= {names.SEAL: seal} if seal else {}
         version = registry.register(name, f"Trained by hpcexp: {plan.experiment}.", model_id, known.run_id, tags)
         return version, registry.point(name, alias, version) if alias else None
     except (OSError, RunError):

@@ -16,6 +16,7 @@ from hpcexp.errors import ConfigError, RunError, listed, suggest
 from hpcexp.redaction import without_password
 from hpcexp.runs.naming import SIGNATURE_LENGTH
 from hpcexp.runs.records import RunState
+from hpcexp.tracking.mlflow import tags
 from hpcexp.tracking.mlflow.uri import sqlite_path, uri_problem
 
 _STATES: dict[str, str] = {
@@ -25,8 +26,6 @@ _STATES: dict[str, str] = {
     "FAILED": RunState.FAILED,
     "KILLED": RunState.KILLED,
 }
-_OURS = "hpcexp."
-_AXIS = "axis."
 _ENVIRONMENT = ("accelerator", "strategy", "world_size", "host", "user", "platform")
 _MOST_NAMED = 6
 """Runs that a message lists."""
@@ -38,7 +37,7 @@ def read_runs(uri: str, words: Sequence[str] = (), sweeps: Sequence[str] = ()) -
     RunError where it cannot be read, or has none of that name.
     """
     store = open_store(uri)
-    stored = [run for run in store.runs() if f"{_OURS}sweep_dir" not in run.tags]
+    stored = [run for run in store.runs() if tags.SWEEP_DIR not in run.tags]
     if not stored:
         raise RunError(f"There are no runs in {without_password(uri)}.\nFix: hpcexp train, or --uri of another store.")
     chosen = [_named(word, stored) for word in words]
@@ -70,26 +69,26 @@ def _run(stored: Stored, store: RunReader, *, is_of_sweep: bool) -> ComparedRun:
     return ComparedRun(
         experiment=stored.experiment,
         name=stored.name,
-        id=ours.get("signature", stored.id)[:SIGNATURE_LENGTH],
+        id=ours.get(tags.SIGNATURE, stored.id)[:SIGNATURE_LENGTH],
         place=stored.id,
-        state=ours.get("state") or _STATES.get(stored.status, stored.status.lower()),
+        state=ours.get(tags.STATE) or _STATES.get(stored.status, stored.status.lower()),
         started=stored.started_ms / 1000,
         facts={"config": stored.params, **{section: sections[section] for section in ("code", "data", "environment")}},
         choices=sections["choices"],
         numbers=_numbers(stored.metrics, ours),
         curve_of=partial(store.curve, stored.id),
         curve_names=lambda: stored.metrics,
-        sweeps=(ours["sweep"],) if "sweep" in ours else (),
+        sweeps=(ours[tags.SWEEP],) if tags.SWEEP in ours else (),
         axes=sections["axes"] if is_of_sweep else {},
     )
 
 
-def _tag_sections(tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def _tag_sections(given: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """What the tags say, by what it is about."""
     sections: dict[str, dict[str, str]] = {
         name: {} for name in ("code", "data", "environment", "choices", "axes", "ours")
     }
-    for tag, value in tags.items():
+    for tag, value in given.items():
         section, name = _place_of(tag)
         if section:
             sections[section][name] = value
@@ -98,29 +97,29 @@ def _tag_sections(tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
 
 @lru_cache(maxsize=10_000)
 def _place_of(tag: str) -> tuple[str, str]:
-    """Section and name of what a tag says; an empty section for one that is not ours."""
-    if tag.startswith(_AXIS):
-        return "axes", tag.removeprefix(_AXIS)
-    if not tag.startswith(_OURS):
+    """The section that a tag belongs to and its name there; an empty section for one that is not hpcexp's."""
+    if tag.startswith(tags.AXIS):
+        return "axes", tag.removeprefix(tags.AXIS)
+    if tag.startswith(tags.CHOICES):
+        return "choices", tag.removeprefix(tags.CHOICES)
+    if not tag.startswith(tags.PREFIX):
         return "", tag
-    name = tag.removeprefix(_OURS)
+    name = tag.removeprefix(tags.PREFIX)
     head = name.partition(".")[0]
-    if head == "choices":
-        return "choices", name.removeprefix("choices.")
     if head in ("git", "code"):
         return "code", name
     if head == "data":
         return "data", name
-    return "environment" if head == "version" or name in _ENVIRONMENT else "ours", name
+    return ("environment", name) if head == "version" or name in _ENVIRONMENT else ("ours", tag)
 
 
 def _numbers(metrics: Mapping[str, float], ours: Mapping[str, str]) -> dict[str, float]:
     """Last values but of a validation, of which the best counts."""
     found = {key: value for key, value in metrics.items() if not key.startswith("val")}
-    if "best.monitor" in ours and "best.value" in ours:
-        found[ours["best.monitor"]] = float(ours["best.value"])
-    if "num_params" in ours:
-        found["num_params"] = float(ours["num_params"])
+    if tags.BEST_MONITOR in ours and tags.BEST_VALUE in ours:
+        found[ours[tags.BEST_MONITOR]] = float(ours[tags.BEST_VALUE])
+    if tags.NUM_PARAMS in ours:
+        found["num_params"] = float(ours[tags.NUM_PARAMS])
     return found
 
 
@@ -128,9 +127,7 @@ def _named(word: str, stored: Sequence[Stored]) -> Stored:
     if word == "last":
         return max(stored, key=lambda run: run.started_ms)
     found = [run for run in stored if word in (run.id, run.name, f"{run.experiment}/{run.name}")]
-    found = found or [
-        r for r in stored if r.id.startswith(word) or r.tags.get(f"{_OURS}signature", "").startswith(word)
-    ]
+    found = found or [r for r in stored if r.id.startswith(word) or r.tags.get(tags.SIGNATURE, "").startswith(word)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -144,11 +141,10 @@ def _named(word: str, stored: Sequence[Stored]) -> Stored:
 
 
 def _of_sweep(name: str, stored: Sequence[Stored]) -> list[Stored]:
-    tag = f"{_OURS}sweep"
-    names = list(dict.fromkeys(run.tags[tag] for run in stored if tag in run.tags))
+    names = list(dict.fromkeys(run.tags[tags.SWEEP] for run in stored if tags.SWEEP in run.tags))
     meant = [n for n in names if n == name] or [n for n in names if n.endswith(name)]
     meant = names[-1:] if name == "last" else meant
     if len(meant) == 1:
-        return [run for run in stored if run.tags.get(tag) == meant[0]]
+        return [run for run in stored if run.tags.get(tags.SWEEP) == meant[0]]
     near = suggest(name, names)
     raise RunError(f"No sweep in the store is named '{name}'{'; ' + near if near else '.'}\nSweeps: {listed(names)}.")

@@ -24,6 +24,7 @@ from hpcexp.runs.records import (
     SweepRecord,
     read,
 )
+from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.mlflow.links import page
 from hpcexp.tracking.mlflow.views import view_key
 
@@ -63,8 +64,8 @@ def params(plan: Plan) -> dict[str, str]:
 
 def tags(plan: Plan) -> dict[str, str]:
     """Identity, code, data, machine and shape of the run."""
-    chosen = {f"choices.{group}": option for group, option in plan.choices.items()}
-    facts = {f"hpcexp.{key}": typed(value) for key, value in {**_shape(plan), **chosen, **plan.lineage}.items()}
+    facts = {f"{names.PREFIX}{key}": typed(value) for key, value in {**_shape(plan), **plan.lineage}.items()}
+    facts |= {f"{names.CHOICES}{group}": typed(option) for group, option in plan.choices.items()}
     known = {tag: typed(plan.lineage[fact]) for tag, fact in _MLFLOW_TAGS.items() if plan.lineage.get(fact)}
     own = {key: typed(value) for key, value in plan.config.get("tracking", {}).get("tags", {}).items()}
     return {**facts, "mlflow.source.type": "LOCAL", **known, "mlflow.runName": plan.name, **own}
@@ -74,8 +75,8 @@ def best_tags(summary: Summary) -> dict[str, str]:
     """What was monitored at its best, and when: MLflow shows and filters by the last value of a metric."""
     if (best := summary.best) is None:
         return {}
-    told = {f"hpcexp.best.{key}": getattr(best, key) for key in ("monitor", "value", "epoch")}
-    return {key: typed(value) for key, value in told.items() if value is not None}
+    values = {names.BEST_MONITOR: best.monitor, names.BEST_VALUE: best.value, names.BEST_EPOCH: best.epoch}
+    return {key: typed(value) for key, value in values.items() if value is not None}
 
 
 def sweep_tags(name: str, axes: Mapping[str, str], parent: str | None) -> dict[str, str]:
@@ -84,7 +85,7 @@ def sweep_tags(name: str, axes: Mapping[str, str], parent: str | None) -> dict[s
     MLflow's interface nests a run below the one that `mlflow.parentRunId` names.
     """
     above = {} if parent is None else {"mlflow.parentRunId": parent}
-    return {"hpcexp.sweep": name, **{f"axis.{key}": value for key, value in axes.items()}, **above}
+    return {names.SWEEP: name, **{f"{names.AXIS}{key}": value for key, value in axes.items()}, **above}
 
 
 def note(plan: Plan, results: Mapping[str, float], links: Mapping[str, str] | None = None) -> str:
@@ -122,12 +123,12 @@ def lineage_tags(lineage: Path) -> dict[str, str]:
     origin = read(lineage / "origin.json", OriginFacts)
     continued, begun = origin.continued, origin.initialised_from
     found = {
-        "hpcexp.seal": last_record(lineage).sha256,
-        "hpcexp.data.digest": data.digest,
-        "hpcexp.git.patch.sha256": code.patch and code.patch.sha256,
-        "hpcexp.continued_from.step": continued and continued.step,
-        "hpcexp.initialised_from": begun and begun.checkpoint,
-        "hpcexp.initialised_from.run_id": begun and begun.mlflow_run_id,
+        names.SEAL: last_record(lineage).sha256,
+        names.DATA_DIGEST: data.digest,
+        names.PATCH_SHA256: code.patch and code.patch.sha256,
+        names.CONTINUED_FROM_STEP: continued and continued.step,
+        names.INITIALISED_FROM: begun and begun.checkpoint,
+        names.INITIALISED_FROM_RUN: begun and begun.mlflow_run_id,
     }
     return {key: str(value) for key, value in found.items() if value not in (None, "")}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hpcexp.plan import Plan
+from hpcexp.tracking.mlflow import tags as names
 
 LOADER = Path(__file__).with_name("exported_program.py")
 """The code that goes along; it imports nothing of hpcexp."""
@@ -37,5 +38,5 @@ def save_pyfunc(path: Path, program: Path, input_shape: tuple[int, ...], plan: P
             data_path=str(data),
             signature=ModelSignature(inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *input_shape))])),
             pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "torch", "numpy")],
-            metadata={"hpcexp.signature": plan.signature, "hpcexp.run": f"{plan.experiment}/{plan.name}"},
+            metadata={names.SIGNATURE: plan.signature, names.RUN: f"{plan.experiment}/{plan.name}"},
         )

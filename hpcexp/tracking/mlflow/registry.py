@@ -1,4 +1,4 @@
-"""Models that are had by name: MLflow's registry."""
+"""Models by name: MLflow's registry."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpcexp.tracking.mlflow.tags import EXPORTED
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-_EXPORTED = "hpcexp.exported"
 
 
 class Registry:
@@ -24,12 +24,12 @@ class Registry:
 
     def is_loadable(self, model_id: str) -> bool:
         """Whether MLflow's tools can load the LoggedModel, as it was trained: it has more than a checkpoint."""
-        return self._client.get_logged_model(model_id).tags.get(_EXPORTED) == "true"
+        return self._client.get_logged_model(model_id).tags.get(EXPORTED) == "true"
 
     def make_loadable(self, model_id: str, directory: Path, edited: Sequence[str]) -> None:
         """Give the LoggedModel the files of an MLflow model; `edited`: code of it that is not that of the training."""
         self._send(model_id, directory)
-        self._client.set_logged_model_tags(model_id, {_EXPORTED: f"edited: {', '.join(edited)}" if edited else "true"})
+        self._client.set_logged_model_tags(model_id, {EXPORTED: f"edited: {', '.join(edited)}" if edited else "true"})
 
     def register(self, name: str, description: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> str:
         """Number of the LoggedModel's version under `name`, made where there is none."""

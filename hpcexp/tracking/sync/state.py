@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.runs.records import Delivered, read, write
+from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.mlflow.store import Store
 
 OFFSETS = ("offset", "system_offset")
@@ -65,8 +66,8 @@ def have_run(note: SyncState, store: Store, experiment: str, start_ms: int, tags
         note.forget_offsets()
         note.save(token=token, run_id=None)
     experiment_id = store.experiment(experiment)
-    found = None if is_first else store.find_run(experiment_id, "hpcexp.token", token)
-    run_id = found or store.create_run(experiment_id, tags["mlflow.runName"], start_ms, {"hpcexp.token": token, **tags})
+    found = None if is_first else store.find_run(experiment_id, names.TOKEN, token)
+    run_id = found or store.create_run(experiment_id, tags["mlflow.runName"], start_ms, {names.TOKEN: token, **tags})
     note.forget_offsets()
     note.save(experiment_id=experiment_id, run_id=run_id)
     return found is None

@@ -31,6 +31,7 @@ from hpcexp.runs.records import (
     read_status,
 )
 from hpcexp.tracking.mlflow import description
+from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.mlflow.links import artifact_root, page
 from hpcexp.tracking.mlflow.store import Store, Stores, legal_key, problem_of
 from hpcexp.tracking.mlflow.views import sweep_view
@@ -118,7 +119,7 @@ class SweepUpload:
         self._note.update(delivered=False)
         store = self._stores.at(uri, artifact_root(self._sweep.path.parent.parent))
         started = round((status.started or time.time()) * 1000)
-        tags = {**self._tags(), "hpcexp.state": str(status.state)}
+        tags = {**self._tags(), names.STATE: str(status.state)}
         before = self._known.run_id
         is_new = have_run(self._note, store, str(self._known.experiment), started, tags)
         self.was_remade = is_new and before is not None
@@ -170,9 +171,9 @@ class SweepUpload:
             **{key: str(value) for key, value in known.items() if value},
             "mlflow.source.type": "LOCAL",
             "mlflow.runName": name,
-            "hpcexp.sweep": name,
-            "hpcexp.sweep_dir": str(self._sweep.path),
-            "hpcexp.objectives": ", ".join(f"{o.metric} {o.mode}" for o in overrides.objectives),
+            names.SWEEP: name,
+            names.SWEEP_DIR: str(self._sweep.path),
+            names.OBJECTIVES: ", ".join(f"{o.metric} {o.mode}" for o in overrides.objectives),
         }
 
     def _final_tags(self, status: Status, best: SweepBest | None) -> dict[str, str]:
@@ -181,8 +182,8 @@ class SweepUpload:
         except FileNotFoundError:
             table = ""
         note = self._description(self._asked(), best, table)
-        cause = {"hpcexp.cause": status.cause} if status.cause else {}
-        return {"mlflow.note.content": note, "hpcexp.state": str(status.state), **cause}
+        cause = {names.CAUSE: status.cause} if status.cause else {}
+        return {"mlflow.note.content": note, names.STATE: str(status.state), **cause}
 
     def _description(self, overrides: SweepRecord, best: SweepBest | None, table: str) -> str:
         look = description.sweep_links(self._experiment_id, self._sweep.path.name)

@@ -13,6 +13,7 @@ from hpcexp.rundir import RunDir, SweepDir
 from hpcexp.runs.journal import Point, last_values, read_points
 from hpcexp.runs.records import Delivered, Membership, RunState, Summary, read_delivered, read_status, read_summary
 from hpcexp.tracking.mlflow import description
+from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.mlflow.links import artifact_root, page
 from hpcexp.tracking.mlflow.store import MAX_DIGEST, Model, Store, Stores, legal_model_name
 from hpcexp.tracking.sync import artifacts
@@ -160,7 +161,7 @@ class RunUpload:
         return self._stores.at(self.uri, artifact_root(Path(self._plan.run_dir).parent.parent))
 
     def _tags(self, parent: str | None) -> dict[str, str]:
-        news = {**self._description(Summary()), "hpcexp.state": self._state}
+        news = {**self._description(Summary()), names.STATE: self._state}
         return {**description.tags(self._plan), **news, **self._sweep_tags(parent)}
 
     def _description(self, summary: Summary) -> dict[str, str]:
@@ -279,16 +280,15 @@ class RunUpload:
         """Where the best weights lie, and their digest."""
         checkpoint = self._run.best
         digest = (summary.best and summary.best.sha256) or sha256_of(checkpoint)
-        return {"hpcexp.checkpoint": str(checkpoint.absolute()), "hpcexp.checkpoint.sha256": digest}
+        return {names.CHECKPOINT: str(checkpoint.absolute()), names.CHECKPOINT_SHA256: digest}
 
     def _final_tags(self, state: RunState, summary: Summary) -> dict[str, str]:
         cause = read_status(self._run).cause
-        told = {**description.best_tags(summary), **({"hpcexp.cause": cause} if cause else {})}
-        tags = {"hpcexp.state": state, **told}
-        if RunState.PRUNED in (state, self._known.state):  # it may have been gone on with since
-            tags["hpcexp.pruned"] = str(state is RunState.PRUNED).lower()
+        tags = {names.STATE: state, **description.best_tags(summary), **({names.CAUSE: cause} if cause else {})}
+        if RunState.PRUNED in (state, self._known.state):  # it may have resumed since
+            tags[names.PRUNED] = str(state is RunState.PRUNED).lower()
         if summary.world_size is not None:  # as measured, which replaces the planned one
-            tags["hpcexp.world_size"] = str(summary.world_size)
+            tags[names.WORLD_SIZE] = str(summary.world_size)
         tags |= description.lineage_tags(self._run.lineage)
         return tags | (self._model_tags(summary) if self._has_model else {})
 
