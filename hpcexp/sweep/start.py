@@ -12,8 +12,9 @@ from hpcexp.errors import ConfigError, HpcexpError, did_you_mean, listed
 from hpcexp.plan import Plan
 from hpcexp.redaction import masked_command
 from hpcexp.sweep.engine.driver import Policy
+from hpcexp.sweep.engine.job_entries import PlannedJob, Setting
 from hpcexp.sweep.engine.planning import check_in_worker, planned_all
-from hpcexp.sweep.engine.session import PlannedJob, Session, Setting
+from hpcexp.sweep.engine.session import Session
 from hpcexp.sweep.spec.search_problems import unfit
 from hpcexp.sweep.spec.spec import Axis, Choices, Objective, Spec, combinations
 from hpcexp.sweep.spec.values import typed_value
@@ -107,11 +108,11 @@ def _search(many: Many, session: Session, first: Plan, command: Sequence[str]) -
     try:
         session.run(TrialSource(study, session, planned, first, spec.seeds))
         if (problem := study.settle(SETTLE_S)) is not None:
-            session.say(None, f"The study lacks results, and gets them when the sweep goes on: {problem}")
+            session.outcomes.say(None, f"The study lacks results, and gets them when the sweep goes on: {problem}")
         try:
             draw_study(study, session.place.plots)
         except Exception as e:  # noqa: BLE001 - a picture is worth no search
-            session.say(None, f"The study's pictures could not be drawn: {type(e).__name__}: {e}")
+            session.outcomes.say(None, f"The study's pictures could not be drawn: {type(e).__name__}: {e}")
     finally:
         study.close()
 

@@ -223,7 +223,7 @@ def test_edited_code_is_said(hpcexp: Callable[..., Said], paced: Path) -> None:
     assert 0 == hpcexp(*asked).status
     write_module(paced, "paced", PACED + "\n# edited")
     again = hpcexp(*asked)
-    assert "2 jobs are not what they were when they were run" in again.out
+    assert "2 jobs have changed since the last run" in again.out
     assert 2 == begun(again)
     assert 4 == len(list(find_runs(paced / "runs")))
 

@@ -14,7 +14,8 @@ from hpcexp.errors import JobFailed
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.plan import Plan
 from hpcexp.runs.records import RunState
-from hpcexp.sweep.engine.session import PlannedJob, Session
+from hpcexp.sweep.engine.job_entries import PlannedJob
+from hpcexp.sweep.engine.session import Session
 from hpcexp.sweep.hydra.task import MultirunStopped, best_value
 
 Planner = Callable[[Sequence[Sequence[str]]], list[Plan]]

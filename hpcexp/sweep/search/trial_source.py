@@ -12,7 +12,8 @@ from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.pruner import Pruner
 from hpcexp.plan import Plan
 from hpcexp.runs.records import RunState
-from hpcexp.sweep.engine.session import PlannedJob, Session
+from hpcexp.sweep.engine.job_entries import PlannedJob
+from hpcexp.sweep.engine.session import Session
 from hpcexp.sweep.search.study import Study, Trial
 from hpcexp.sweep.store.jobs import Job
 from hpcexp.sweep.store.results import read_result
@@ -86,7 +87,7 @@ class TrialSource:
 
     def _jobs(self, trial: Trial) -> list[Job]:
         seeds: list[list[str]] = [[f"seed={seed}"] for seed in self.seeds] or [[]]
-        entered = self.session.entered([self._job((*trial.overrides, *seed), trial.number) for seed in seeds])
+        entered = self.session.jobs.enter([self._job((*trial.overrides, *seed), trial.number) for seed in seeds])
         self._ended[trial.number] = {}
         for job in entered:
             self._trials[job.entry.job] = trial.number
@@ -101,7 +102,7 @@ class TrialSource:
 
     def _means(self, ended: dict[int, Outcome]) -> list[float | None]:
         """Of the objectives over the jobs that finished; None for one that has no value."""
-        entries = self.session.entries
+        entries = self.session.jobs.entered
         rows = [
             read_result(entries[number], self.session.objectives).values
             for number, outcome in ended.items()
