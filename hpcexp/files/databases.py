@@ -3,6 +3,10 @@
 The libraries that make the tables of such a file do so in hundreds of steps, and cannot go on with what a process that
 was killed has left. So nobody finds a file that is being made. One that was left half made in former times is set
 aside, and one of an older version is brought up to date in a copy.
+
+A database is looked at by stat(2) and through SQLite, and never opened as a file: POSIX frees all locks that a process
+has on a file as soon as it closes any descriptor of it, so that other processes could write between the writes of a
+connection of this one (https://sqlite.org/howtocorrupt.html, 2.2).
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from pathlib import Path
 
 from hpcexp.errors import InUseError, RunError
 from hpcexp.files.locks import held, held_within
-from hpcexp.files.untrusted import UnusableFileError, holes_problem, open_regular
+from hpcexp.files.untrusted import UnusableFileError, holes_problem, kind_problem
 
 _BESIDE = ("-wal", "-shm", "-journal")
 
@@ -96,14 +100,13 @@ def _checked(path: Path) -> Path:
     placed the link may have meant it to be.
     """
     real = Path(os.path.realpath(path))
-    if not real.exists():
-        return real
     try:
-        with open_regular(real) as file:
-            is_empty = not file.read(1)
-    except UnusableFileError as e:
-        raise RunError(f"{path} is no database: {e.why} ({real}).\nFix: another file, or move this one away.") from e
-    if is_empty and path.is_symlink():
+        status = real.stat()
+    except FileNotFoundError:
+        return real
+    if (problem := kind_problem(status.st_mode)) is not None:
+        raise RunError(f"{path} is no database: {problem} ({real}).\nFix: another file, or move this one away.")
+    if not status.st_size and path.is_symlink():
         raise RunError(
             f"{path} leads to {real}, which is empty and no database.\nFix: remove that file, or the link to it."
         )
@@ -117,9 +120,9 @@ def reading(path: Path, timeout_s: float = 20.0) -> Iterator[sqlite3.Connection]
     FileNotFoundError where there is none; UnusableFileError where it is anything but a regular file, or mostly holes:
     SQLite would wait for the writer of a FIFO, and reads a file to its end.
     """
-    with open_regular(Path(os.path.realpath(path))) as file:
-        if (problem := holes_problem(os.fstat(file.fileno()))) is not None:
-            raise UnusableFileError(path, problem)
+    status = path.stat()
+    if (problem := kind_problem(status.st_mode) or holes_problem(status)) is not None:
+        raise UnusableFileError(path, problem)
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=timeout_s)) as connection:
         yield connection
 

@@ -6,8 +6,10 @@ import os
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from record_support import finish, make_plan, make_run, query
 
 from hpcexp.cli.model import _named_once_whole
 from hpcexp.errors import RunError
-from hpcexp.files.databases import Schema, have_database, is_current
+from hpcexp.files.databases import Schema, have_database, is_current, reading
 from hpcexp.launch.resume.interrupted import begins_again
 from hpcexp.launch.supervisor.lifecycle import freeze
 from hpcexp.plan import load_plan
@@ -482,3 +484,24 @@ def test_a_link_to_another_disk_stays_one(tmp_path: Path) -> None:
     have_database(tmp_path / "mlflow.db", schema())
     assert (tmp_path / "mlflow.db").is_symlink()
     assert is_current(tmp_path / "disk" / "mlflow.db", schema())
+
+
+def test_a_look_at_a_database_frees_no_lock_of_the_process(tmp_path: Path) -> None:
+    """Of a connection that writes, which would let others write at the same time, and the file be malformed."""
+    path = tmp_path / "mlflow.db"
+    impatient = replace(schema(), busy_s=0.05)
+    have_database(path, impatient)
+    for look in (lambda: have_database(path, impatient), lambda: _read_all(path), lambda: is_current(path, impatient)):
+        with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+            writer.execute("PRAGMA journal_mode=DELETE")
+            writer.execute("BEGIN EXCLUSIVE")
+            with suppress(sqlite3.OperationalError, RunError):  # it is locked
+                look()
+            code = f"import sqlite3; sqlite3.connect({str(path)!r}, timeout=0).execute('BEGIN IMMEDIATE')"
+            other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+            assert "database is locked" in other.stderr
+
+
+def _read_all(path: Path) -> None:
+    with reading(path, timeout_s=0) as connection:
+        connection.execute("SELECT * FROM things").fetchall()
