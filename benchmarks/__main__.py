@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import HEADER
+from benchmarks.size import choose_smallest
 
 NAMES = (
     "planning",
@@ -38,13 +39,16 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--pairs", type=int, help="rounds that count; each benchmark has its own number")
+    parser.add_argument("--smallest", action="store_true", help="one small round: shows what works, and no figures")
     parser.add_argument("--directory", type=Path, help="where scratch files go; a checkpoint is timed on its disk")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(NAMES):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    if arguments.smallest:
+        choose_smallest()
     print(HEADER, flush=True)
     for name in arguments.names or NAMES:
-        run(name, arguments.pairs, arguments.directory)
+        run(name, 1 if arguments.smallest else arguments.pairs, arguments.directory)
 
 
 def run(name: str, pairs: int | None, directory: Path | None) -> None:

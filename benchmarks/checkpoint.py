@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Row, interleaved
+from benchmarks.size import size
 
 PAIRS = 5
 GOAL = 1.3
 STALL_GOAL = 0.15
-MEGABYTES = 500
+MEGABYTES = size(500, 5)
 TENSORS = 20
-STEPS_S = 0.5
+STEPS_S = size(0.5, 0.05)
 
 
 def rows(pairs: int, scratch: Path) -> list[Row]:
@@ -55,8 +56,13 @@ def _waits(checkpoint: Mapping[str, Any], pairs: int, scratch: Path) -> list[Row
     taken = interleaved(ways, pairs)
     raw = taken["raw"]
     return [
-        Row("stall of an asynchronous checkpoint of 500 MB / raw write + fsync", taken["stall"], raw, STALL_GOAL),
-        Row("synchronous checkpoint of 500 MB / raw write + fsync", taken["ours"], raw, GOAL),
+        Row(
+            f"stall of an asynchronous checkpoint of {MEGABYTES} MB / raw write + fsync",
+            taken["stall"],
+            raw,
+            STALL_GOAL,
+        ),
+        Row(f"synchronous checkpoint of {MEGABYTES} MB / raw write + fsync", taken["ours"], raw, GOAL),
         Row("Lightning's default, fsync after it / raw write + fsync", taken["synced"], raw),
         Row("Lightning's default, not durable / raw write + fsync", taken["stock"], raw),
     ]

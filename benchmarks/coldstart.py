@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.measure import Row, cpu_seconds, interleaved, metered
 
@@ -25,37 +26,44 @@ OURS = [
 STOCK = ["-m", "benchmarks.stock", "hydra/output=default", "trainer.max_steps=1"]
 
 
+class Start(NamedTuple):
+    """Seconds of CPU time."""
+
+    whole: float
+    until_first_step: float
+
+
 def rows(pairs: int, scratch: Path) -> list[Row]:
     """The table's lines."""
-    stock_first, ours_first = [], []
 
-    def floor(directory: Path) -> float:
-        return cpu_seconds(FLOOR, directory)
+    def floor(directory: Path) -> Start:
+        whole = cpu_seconds(FLOOR, directory)
+        return Start(whole, whole)
 
-    def stock(directory: Path) -> float:
+    def stock(directory: Path) -> Start:
         whole = cpu_seconds(STOCK, directory)
-        stock_first.append(metered(directory, "until_first_step_s"))
-        return whole
+        return Start(whole, metered(directory, "until_first_step_s"))
 
-    def ours(directory: Path) -> float:
+    def ours(directory: Path) -> Start:
         planning = cpu_seconds([*OURS, "launch=dry"], directory)
         whole = cpu_seconds(OURS, directory)
-        ours_first.append(planning + metered(directory, "until_first_step_s"))
-        return whole
+        return Start(whole, planning + metered(directory, "until_first_step_s"))
 
     ways = {"floor": floor, "stock": stock, "ours": ours}
     taken = interleaved({name: _in_new_directory(way, scratch) for name, way in ways.items()}, pairs)
-    against = taken["floor"]
+    whole = {name: [start.whole for start in starts] for name, starts in taken.items()}
+    first = {name: [start.until_first_step for start in starts] for name, starts in taken.items()}
+    against = whole["floor"]
     return [
-        Row("cold `hpcexp train` until its first step / torch + optimizer", ours_first[1:], against, GOAL),
-        Row("stock Lightning + Hydra until its first step / torch + optimizer", stock_first[1:], against),
-        Row("the whole command `hpcexp train trainer.max_steps=1` / torch + optimizer", taken["ours"], against),
-        Row("the whole stock script of one step / torch + optimizer", taken["stock"], against),
+        Row("cold `hpcexp train` until its first step / torch + optimizer", first["ours"], against, GOAL),
+        Row("stock Lightning + Hydra until its first step / torch + optimizer", first["stock"], against),
+        Row("the whole command `hpcexp train trainer.max_steps=1` / torch + optimizer", whole["ours"], against),
+        Row("the whole stock script of one step / torch + optimizer", whole["stock"], against),
     ]
 
 
-def _in_new_directory(way: Callable[[Path], float], scratch: Path) -> Callable[[], float]:
-    def run() -> float:
+def _in_new_directory(way: Callable[[Path], Start], scratch: Path) -> Callable[[], Start]:
+    def run() -> Start:
         with tempfile.TemporaryDirectory(dir=scratch) as directory:
             return way(Path(directory))
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.measure import Row, cpu_seconds, interleaved
+from benchmarks.size import size
 from hpcexp.files.documents import read_plain
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.records import read_delivered
 
 PAIRS = 5
 GOAL = 0.2
-NUM_RUNS = (1_000, 10_000)
+NUM_RUNS = size((1_000, 10_000), (5, 10))
 NUM_SEEDS = 5
 TRAIN = ["-m", "hpcexp", "train", "trainer.max_epochs=2", "run.pictures=false", "launch.progress=none"]
 OURS = ["-m", "hpcexp", "compare"]

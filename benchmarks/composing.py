@@ -15,6 +15,7 @@ from pathlib import Path
 from hydra.types import RunMode
 
 from benchmarks.measure import Row, cpu_seconds, interleaved
+from benchmarks.size import size
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.many import Many
 from hpcexp.files.atomic import write_json
@@ -26,12 +27,12 @@ from hpcexp.rundir import RunDir
 PAIRS = 5
 GOAL = 0.03
 """4 ms, where Hydra takes 136 ms."""
-NUM_BY_HYDRA = 20
+NUM_BY_HYDRA = size(20, 2)
 
 UNTRACKED = "tracking=off"
-RATES = [f"0.0{digit}" for digit in range(1, 10)] + ["0.1"]
-VALUES = {"optimizer.lr": RATES, "model.dropout": RATES, "seed": range(10)}
-GROUPS = {"model": ["mlp", "cnn", "resnet", "vit"], "optimizer": ["adam", "adamw"], "seed": range(125)}
+RATES = [f"0.0{digit}" for digit in range(1, size(10, 2))] + ["0.1"]
+VALUES = {"optimizer.lr": RATES, "model.dropout": RATES, "seed": range(size(10, 2))}
+GROUPS = {"model": ["mlp", "cnn", "resnet", "vit"], "optimizer": ["adam", "adamw"], "seed": range(size(125, 1))}
 
 Jobs = Sequence[list[str]]
 
@@ -40,17 +41,17 @@ def rows(pairs: int, scratch: Path) -> Iterator[Row]:
     """The table's lines."""
     composer, gc_was_on = Composer(scratch), gc.isenabled()
     gc.disable()  # as hpcexp plans
-    what = "a job of 1,000 composed, checked and planned / composed by Hydra"
-    yield _row(what, composer, _jobs(VALUES), pairs)
+    jobs = _jobs(VALUES)
+    yield _row(f"a job of {len(jobs):,} composed, checked and planned / composed by Hydra", composer, jobs, pairs)
     yield _row("the same, with eight choices of files among them", composer, _jobs(GROUPS), pairs)
     if gc_was_on:
         gc.enable()
     axes = [f"{key}={','.join(map(str, values))}" for key, values in VALUES.items()]
-    for plan in _planned(composer, [[*job, UNTRACKED] for job in _jobs(VALUES)]):
+    for plan in _planned(composer, [[*job, UNTRACKED] for job in jobs]):
         _finish(plan)
     command = ["-m", "hpcexp", "train", "-m", *axes, UNTRACKED]
     whole = interleaved({"train": lambda: cpu_seconds(command, scratch)}, pairs)
-    yield Row("`hpcexp train -m` of 1,000 finished jobs: nothing to do", whole["train"])
+    yield Row(f"`hpcexp train -m` of {len(jobs):,} finished jobs: nothing to do", whole["train"])
 
 
 def _row(what: str, composer: Composer, jobs: Jobs, pairs: int) -> Row:

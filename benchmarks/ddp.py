@@ -21,6 +21,7 @@ from pathlib import Path
 
 from benchmarks.ends import STEPS, WINDOW, read
 from benchmarks.measure import Row, cpu_seconds, interleaved
+from benchmarks.size import size
 
 PAIRS = 3
 PLAIN_GOAL, CEILING_GOAL, FIRST_GOAL = 1.02, 1.17, 1.2
@@ -37,7 +38,7 @@ TWO_RANKS = (
 )
 MODELS = {
     "CNN of 0.4 M parameters": ("model=cnn", "model.channels=[16,32,64,128,256]"),
-    "MLP of 10 M parameters": ("model=mlp", "model.hidden=[2048,1800]"),
+    **size({"MLP of 10 M parameters": ("model=mlp", "model.hidden=[2048,1800]")}, {}),
 }
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}")
 

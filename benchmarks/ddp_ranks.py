@@ -128,8 +128,11 @@ class Ports:
 
 
 def _meeting(way: Callable[[], float], ports: Ports) -> Callable[[], float]:
+    launched = dict(os.environ)
+
     def run() -> float:
-        os.environ["MASTER_PORT"] = ports.next()
+        # Lightning takes WORLD_SIZE away when its Trainer ends.
+        os.environ.update(launched, MASTER_PORT=ports.next())
         return way()
 
     return run

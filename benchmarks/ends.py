@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from benchmarks.size import size
+
 ENDS_FILE = "ends-{rank}.json"
 """What each rank leaves in its Trainer's root directory."""
-WINDOW = 10
+WINDOW = size(10, 1)
 """Steps between two looks at the clock. A run that journals as often has one write in each."""
 WARM_UP, MEASURED = 1, 3
 """Windows that do not count, and those that do."""

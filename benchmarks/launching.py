@@ -12,18 +12,21 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks import METER_FILE
 from benchmarks.ends import read
 from benchmarks.measure import Row, interleaved
 from benchmarks.orphans import cpu_seconds_of_all
+from benchmarks.size import size
+from hpcexp.rundir import find_runs
 
 PAIRS = 3
 GOAL = 0.05
-JOBS = 3
+JOBS = size(3, 2)
 
 SWEEP = (
     *("-m", "hpcexp", "train", "-m", f"seed={','.join(str(seed) for seed in range(1, JOBS + 1))}"),
@@ -47,17 +50,8 @@ class Sweep:
 
 def rows(pairs: int, scratch: Path) -> list[Row]:
     """The table's lines."""
-    sweeps: dict[str, list[Sweep]] = {"warm": [], "process": []}
-
-    def way(isolation: str) -> Callable[[], float]:
-        def run() -> float:
-            sweeps[isolation].append(sweep(isolation, scratch))
-            return 0.0
-
-        return run
-
-    interleaved({isolation: way(isolation) for isolation in sweeps}, pairs)
-    warm, cold = sweeps["warm"][1:], sweeps["process"][1:]
+    taken = interleaved({isolation: partial(sweep, isolation, scratch) for isolation in ("warm", "process")}, pairs)
+    warm, cold = taken["warm"], taken["process"]
     return [
         Row("CPU time of a rank until its first step, warm / cold", _each(warm, "rank"), _each(cold, "rank"), GOAL),
         Row("time from a job's beginning to its first step, warm / cold", _each(warm, "waited"), _each(cold, "waited")),
@@ -69,11 +63,10 @@ def sweep(isolation: str, scratch: Path) -> Sweep:
     """Run it in a new directory."""
     with tempfile.TemporaryDirectory(dir=scratch) as directory:
         seconds = cpu_seconds_of_all([*SWEEP, f"launch.isolation={isolation}"], Path(directory))
-        runs = sorted(path.parent for path in Path(directory).rglob("status.json"))
-        ranks = [json.loads((run / METER_FILE).read_text())["until_first_step_s"] for run in runs]
-        began = [json.loads((run / "status.json").read_text())["started"] for run in runs]
-        waited = [read(run)[0] - start for run, start in zip(runs, began, strict=True)]
-    assert len(runs) == JOBS
+        runs = [*find_runs(Path(directory, "runs"))]
+        ranks = [json.loads((run.path / METER_FILE).read_text())["until_first_step_s"] for run in runs]
+        waited = [read(run.path)[0] - json.loads(run.status.read_text())["started"] for run in runs]
+    assert len(ranks) == JOBS
     waited.remove(max(waited))
     return Sweep(statistics.median(ranks), statistics.median(waited), seconds / JOBS)
 

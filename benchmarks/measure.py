@@ -10,9 +10,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks import METER_FILE
+from benchmarks.size import size
 
+T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 HEADER = """\
@@ -60,17 +63,17 @@ def megabytes(size: float) -> str:
     return f"{size / 1e6:.3g} MB"
 
 
-def interleaved(ways: Mapping[str, Callable[[], float]], pairs: int) -> dict[str, list[float]]:
-    """What each way gave in each of `pairs` rounds, after one round that does not count.
+def interleaved(ways: Mapping[str, Callable[[], T]], pairs: int) -> dict[str, list[T]]:
+    """What each way returned in each of `pairs` rounds, after one round that does not count.
 
     Rounds go through the ways forwards and backwards by turns, so that a drift of the machine favours none.
     """
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(pairs + 1):
+    taken: dict[str, list[T]] = {name: [] for name in ways}
+    for number in range(size(0, 1), pairs + 1):
         for name in list(ways)[:: 1 if number % 2 else -1]:
-            seconds = ways[name]()
+            result = ways[name]()
             if number:
-                taken[name].append(seconds)
+                taken[name].append(result)
     return taken
 
 

@@ -19,24 +19,29 @@ from pathlib import Path
 
 from benchmarks import ends
 from benchmarks.measure import Row, cpu_seconds, interleaved, megabytes
+from benchmarks.size import size
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.journal import Journal
 
 PAIRS = 5
 ALONE_GOAL, SHARED_GOAL = 1 / 0.97, 1 / 0.88
-EARLY = 100
+EARLY = size(100, 5)
 """Steps that do not count."""
-POINTS = 1_000_000
+POINTS = size(1_000_000, 10_000)
 PART = 10
 """Of the points, what MLflow's client sends."""
 TRAIN = (
     *("-m", "hpcexp", "train", "--fresh", "hardware=cpu", "hardware.threads_per_rank=1", "launch.progress=none"),
-    *("trainer.max_epochs=150", "trainer.val_every_epochs=50", "run.pictures=false"),
+    *size(("trainer.max_epochs=150", "trainer.val_every_epochs=50"), ("trainer.max_epochs=1",)),
+    "run.pictures=false",
     "callbacks.stopwatch._target_=benchmarks.stopwatch.Stopwatch",
 )
 RECORDED = ("trainer.log_every_n_steps=1",)
 BARE = ("trainer.log_every_n_steps=1000000", "tracking=off")
-RANKS = {"a core of its own": ("hardware.devices=1",), "no core of its own": ("hardware.devices=2", "strategy=ddp")}
+RANKS = {
+    "a core of its own": ("hardware.devices=1",),
+    **size({"no core of its own": ("hardware.devices=2", "strategy=ddp")}, {}),
+}
 CLIENT = """
 import sys, time
 from mlflow import MlflowClient
@@ -52,7 +57,7 @@ for first in range(0, int(sys.argv[2]), 1000):
 
 def rows(pairs: int, scratch: Path) -> Iterator[Row]:
     """The table's lines."""
-    for where, goal in zip(RANKS, (ALONE_GOAL, SHARED_GOAL), strict=True):
+    for where, goal in zip(RANKS, (ALONE_GOAL, SHARED_GOAL), strict=False):
         yield _steps(where, goal, pairs, scratch)
     yield from _million(scratch)
 

@@ -17,12 +17,14 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.measure import Row, interleaved
+from benchmarks.size import size
 from hpcexp.plan import Plan
 
 PAIRS = 15
 GOAL = 1.01
 """0.99 of the steps in a second."""
 USUAL = ("model.hidden=[512,512]", "data.global_batch_size=256", "trainer.max_epochs=60")
+SMALLEST = size((), ("trainer.max_epochs=1",))
 """A step of some milliseconds, which is still short for a training that is worth resuming."""
 
 
@@ -40,7 +42,9 @@ def rows(pairs: int, scratch: Path) -> Iterator[Row]:
     torch.set_num_threads(1)
 
     def plan(*overrides: str) -> Plan:
-        return prepare(Composer(scratch).compose([*overrides, *ONE_THREAD, METER]), scratch, ["hpcexp", "train"])
+        return prepare(
+            Composer(scratch).compose([*overrides, *SMALLEST, *ONE_THREAD, METER]), scratch, ["hpcexp", "train"]
+        )
 
     shortest, usual = plan(), plan(*USUAL)
     yield _row("a step of `digits_mlp` with exact resume / without", lambda: hpcexp_step(shortest, scratch), pairs)

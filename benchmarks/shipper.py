@@ -15,14 +15,16 @@ from pathlib import Path
 import psutil
 
 from benchmarks.measure import Row, cpu_seconds, ended_well, start
+from benchmarks.size import size
 from hpcexp.files.atomic import write_json
 from hpcexp.plan import load_plan, save_plan
 from hpcexp.rundir import RunDir, SweepDir, find_runs
 
 PAIRS = 2
 OURS = ["-m", "hpcexp", "train", "--fresh", "hardware=cpu", "hardware.threads_per_rank=1"]
+OURS += size([], ["trainer.max_epochs=1"])
 POLL_S = 0.02
-RUNS = 30
+RUNS = size(30, 2)
 """Of a sweep."""
 
 
@@ -64,7 +66,7 @@ def single_seconds(run: RunDir, scratch: Path) -> float:
 def fleet_seconds(runs: list[RunDir], scratch: Path, number: int) -> float:
     """For each of the runs, of a process that delivers them all; its imports are a part."""
     sweep = SweepDir(scratch / "runs" / "sweeps" / f"fleet-{number}")
-    write_json(sweep.definition, {"name": sweep.path.name, "axes": {}})
+    write_json(sweep.definition, {"name": sweep.path.name, "question": "", "axes": {}})
     write_json(sweep.status, {"state": "finished", "started": 1.0, "ended": 2.0})
     told = [{"run": str(run.path), "axes": {"copy": run.path.name}} for run in runs]
     lines = "".join(json.dumps(line) + "\n" for line in [*told, {"end": True}])

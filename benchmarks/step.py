@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Row, interleaved, metered
+from benchmarks.size import size
 from hpcexp.plan import Plan
 
 PAIRS = 5
@@ -37,9 +38,11 @@ LONG_STEP_S = 0.015
 
 ONE_THREAD = ("tracking=off", "hardware=cpu", "hardware.threads_per_rank=1", "run.root=.")
 METER = "callbacks.meter._target_=benchmarks.meter.Meter"
+SHORT = size((), ("trainer.max_epochs=1",))
 LONG = (
     *("experiment=digits_cnn", "data.augment=null", "data.global_batch_size=400"),
     *("trainer.max_epochs=20", "trainer.val_every_epochs=20"),
+    *size((), ("trainer.max_epochs=1", "trainer.val_every_epochs=1")),
 )
 
 
@@ -55,7 +58,7 @@ def rows(pairs: int, scratch: Path) -> list[Row]:
 
 
 def _short(pairs: int, scratch: Path) -> list[Row]:
-    plan = _plan(scratch)
+    plan = _plan(scratch, *SHORT)
     ways: dict[str, Callable[[], float]] = {
         "bare": lambda: bare_step(plan),
         "ours": lambda: hpcexp_step(plan, scratch),

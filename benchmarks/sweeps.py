@@ -26,9 +26,10 @@ from pathlib import Path
 from benchmarks import MEMORY_FILE, TIMES_FILE
 from benchmarks.measure import Row, cpu_seconds, environment, interleaved, megabytes
 from benchmarks.orphans import cpu_seconds_of_all
+from benchmarks.size import size
 
 PAIRS = 3
-JOBS = 16
+JOBS = size(16, 3)
 STOCK = ("-m", "benchmarks.stock_sweep")
 SEEDS = f"seed={','.join(map(str, range(1, JOBS + 1)))}"
 OURS = ("-m", "hpcexp", "train", "-m", SEEDS, "trainer.max_epochs=3", "hardware=cpu", "hardware.threads_per_rank=1")
@@ -58,21 +59,19 @@ def rows(pairs: int, scratch: Path) -> list[Row]:
     store = scratch / "mlflow.db"
     made = [sys.executable, "-c", MAKE_STORE, f"sqlite:///{store}"]
     subprocess.run(made, env=environment(), cwd=scratch, check=True, capture_output=True)
-    runs = {"hpcexp": ours, "Hydra's launcher": basic, "joblib launcher": joblib, "a process each": processes}
-    if importlib.util.find_spec("ray"):
+    runs = {"hpcexp": ours, "Hydra's launcher": basic}
+    runs |= size({"joblib launcher": joblib, "a process each": processes}, {})
+    if size(importlib.util.find_spec("ray"), None):
         runs["Ray Tune"] = ray
-    costs: dict[str, list[Cost]] = {name: [] for name in runs}
 
-    def way(name: str) -> float:
+    def way(name: str) -> Cost:
         with tempfile.TemporaryDirectory(dir=scratch) as directory:
-            costs[name].append(runs[name](Path(directory), store))
-        return 0.0
+            return runs[name](Path(directory), store)
 
-    interleaved({name: partial(way, name) for name in runs}, pairs)
-    counted = {name: taken[1:] for name, taken in costs.items()}
-    memory = _both(counted, "Hydra's launcher", "memory")
+    costs = interleaved({name: partial(way, name) for name in runs}, pairs)
+    memory = _both(costs, "Hydra's launcher", "memory")
     return [
-        *(row for peer in runs if peer != "hpcexp" for row in _against(peer, counted)),
+        *(row for peer in runs if peer != "hpcexp" for row in _against(peer, costs)),
         Row("private memory of a process that trains, hpcexp / Hydra's launcher", *memory, 0.1, megabytes),
     ]
 
