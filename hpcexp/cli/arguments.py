@@ -50,7 +50,7 @@ def find_run(root: Path, word: str) -> RunDir:
         return found[0]
     names = [f"{r.path.parent.name}/{r.path.name}" for r in found]
     if found:
-        raise RunError(f"'{word}' names {len(found)} runs: {listed(names)}.\nFix: give more of it.")
+        raise RunError(f"'{word}' names {len(found)} runs: {listed(names)}.\nFix: give more characters.")
     raise RunError(_no_run(root, word, [r.path.name for r in runs]))
 
 
@@ -64,7 +64,7 @@ def _no_run(root: Path, word: str, names: Sequence[str]) -> str:
     if bare := next((place for place in places if any((place / name).exists() for name in _TRACES)), None):
         return (
             f"{bare} is no run's directory: it has no plan.yaml.\n"
-            "Fix: have it back from a backup, or another run: `hpcexp runs` lists them."
+            "Fix: restore it from a backup, or choose another run: `hpcexp runs` lists them."
         )
     if not names:
         return f"There are no runs in {root.resolve()}.\nFix: hpcexp train, or --root DIR."

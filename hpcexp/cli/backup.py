@@ -101,7 +101,7 @@ def _repository(target: str) -> str | None:
 def _verify(target: str, repository: str | None, name: str | None) -> int:
     if repository is not None:
         restic.check(repository)
-        print(f"{without_passwords(repository)}: everything is as it was written")
+        print(f"{without_passwords(repository)}: unchanged")
         return 0
     is_damaged, problems = False, []
     for snapshot in snapshots.to_verify(Path(target).resolve(), name):
@@ -126,7 +126,7 @@ def _renewal(damaged: list[Path]) -> str:
     """Have files copied anew by the next backup; what is said of that."""
     if [file for file in damaged if not disown(file)]:
         return "Fix: --verify as the owner of the snapshots, so that the next backup does not link to these."
-    return "The next backup copies these anew from where they are in use."
+    return "The next backup copies these again from their source."
 
 
 def _tell_left_out(lacks: Mapping[str, str]) -> None:

@@ -27,7 +27,7 @@ def cancel(argv: Sequence[str]) -> int:
         on_path(Path.cwd())
     launcher, status = launcher_of(config), read_status(run)
     if status.state is not RunState.RUNNING or launcher.is_alive(run) is False:
-        raise RunError(f"{run.path} is not running: there is nothing to cancel.\nFix: hpcexp runs lists what runs.")
+        raise RunError(f"{run.path} is not running: there is nothing to cancel.\nFix: `hpcexp runs` lists the runs.")
     launcher.cancel(run)
-    print(f"Asked {run.path} to end; its supervisor looks every few seconds. `hpcexp show {run.path}` tells its state.")
+    print(f"Asked {run.path} to end; its supervisor checks every few seconds. `hpcexp show {run.path}` shows it.")
     return 0

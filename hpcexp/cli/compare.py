@@ -69,7 +69,7 @@ def _nothing(a: argparse.Namespace, root: Path, found: Found) -> str:
     if found.problems:
         return "\n\n".join(found.problems[:_MOST_PROBLEMS])
     if a.sweep:
-        return f"No job of {', '.join(a.sweep)} has begun.\nFix: `hpcexp sweep NAME` runs its jobs."
+        return f"No job of {', '.join(a.sweep)} has started.\nFix: `hpcexp sweep NAME` runs its jobs."
     return f"There are no runs in {root}.\nFix: hpcexp train, or --root DIR, or --uri URI for an MLflow store."
 
 

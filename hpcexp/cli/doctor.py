@@ -67,7 +67,7 @@ def _devices() -> Iterator[Finding]:
             f"{machine.num_gpus} here, but torch {version} cannot use them: a CPU build, or an old driver",
         )
     else:
-        yield "GPUs", True, f"{count} that torch can use" if machine.num_gpus else "none: hardware=cpu is what runs"
+        yield "GPUs", True, f"{count} that torch can use" if machine.num_gpus else "none: use hardware=cpu"
     if machine.num_gpus:
         yield from gpu_findings(survey())
     yield "leased", True, leases_text()
@@ -94,7 +94,7 @@ def _gpu_text(gpu: Gpu) -> str:
         facts.append(f"{(gpu.total - gpu.free) / 2**30:.1f} of {gpu.total / 2**30:.1f} GB used")
     if gpu.utilisation is not None:
         facts.append(f"{gpu.utilisation} % busy")
-    return f"{', '.join(facts) or 'present'}; {processes_text(gpu) or 'no process told of'}"
+    return f"{', '.join(facts) or 'present'}; {processes_text(gpu) or 'no process reported'}"
 
 
 def _workers() -> Iterator[Finding]:

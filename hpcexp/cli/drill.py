@@ -62,15 +62,15 @@ def preempt_text(v: preempt.PreemptVerdict) -> str:
         )
         for kill in v.kills
     ]
-    lines = ["", table(("aimed at", "hit at", "kill", "went on from"), rows), ""]
+    lines = ["", table(("aimed at", "hit at", "kill", "resumed from"), rows), ""]
     lines += [table(("compared", "", ""), [(c.what, _same(c.is_same), c.detail) for c in v.checks]), ""]
     if unheard := [str(kill.landed) for kill in v.kills if kill.is_unheard]:
         lines += [f"SIGTERM at step {', '.join(unheard)} left no checkpoint of that step. {_UNHEARD}", ""]
     if v.is_same:
-        lines.append(f"The same to the bit after {len(v.kills)} kills.")
+        lines.append(f"Bit-identical after {len(v.kills)} kills.")
     else:
         lines += [
-            f"Not the same after {len(v.kills)} kills. Once more, with the same aims: drill.seed={v.seed}",
+            f"Not the same after {len(v.kills)} kills. To repeat these kills: drill.seed={v.seed}",
             _LOOK_AT,
         ]
     return "\n".join([*lines, *_kept(v.kept)])
@@ -78,11 +78,11 @@ def preempt_text(v: preempt.PreemptVerdict) -> str:
 
 _UNHEARD = """\
 That costs steps, not exactness.
-Data loaders without state_dict() go on from between epochs only; otherwise the rank's log says what ended it."""
+Data loaders without state_dict() resume only between epochs; otherwise the rank's log says what ended it."""
 _LOOK_AT = """\
-What to look at: kernels that do not give the same bits twice (trainer.deterministic=true); data of your own that
-draws random numbers without a seed; callbacks, models and strategies that hold a state outside state_dict(); metrics
-that are times; means of a LightningModule of your own (self.log(on_epoch=True)), which begin anew within an epoch."""
+What to look at: kernels that do not give the same bits twice (trainer.deterministic=true); your own data that
+draws random numbers without a seed; callbacks, models and strategies with state outside state_dict(); metrics that are
+times; means of your own LightningModule (self.log(on_epoch=True)), which restart in a resumed epoch."""
 
 
 def devices_text(v: devices.DevicesVerdict) -> str:
@@ -100,7 +100,7 @@ def devices_text(v: devices.DevicesVerdict) -> str:
         step, name = t.parts_at or (0, "")
         why = t.problem or f"{name} of step {step} is the first to be further apart than drill.rtol={v.rtol:g}"
         lines.append(f"Not the same on {t.num_devices} as on {first.num_devices}: {why}.")
-    reasons = [f"As was to be expected: {cause.splitlines()[0]}" for cause in v.causes] or [_WHY_APART]
+    reasons = [f"Expected: {cause.splitlines()[0]}" for cause in v.causes] or [_WHY_APART]
     return "\n".join([*lines, *reasons, *_kept(v.kept)])
 
 

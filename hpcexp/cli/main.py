@@ -165,7 +165,7 @@ def _refusal_text(error: OSError) -> str:
     if error.errno in _NO_ROOM:
         return f"{error.filename or 'Output, or a file,'} cannot be written: {error.strerror}.\nFix: make room there."
     what = f"{error.filename}: " if error.filename else ""
-    return f"{what}{error.strerror or error}.\nFix: see to that file or connection, then repeat the command."
+    return f"{what}{error.strerror or error}.\nFix: check that file or connection, then repeat the command."
 
 
 def _no_verb(verb: str) -> str:

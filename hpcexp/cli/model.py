@@ -125,7 +125,7 @@ def _warn(changed: Sequence[str]) -> None:
     if changed:
         more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         what = f"{listed(changed[:_NAMED])}{more} {'is' if len(changed) == 1 else 'are'}"
-        print(f"warning: {what} not what the run was trained with (hpcexp why RUN tells more).", file=sys.stderr)
+        print(f"warning: {what} not what the run was trained with (hpcexp why RUN shows more).", file=sys.stderr)
 
 
 @contextmanager

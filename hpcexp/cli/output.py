@@ -53,8 +53,8 @@ def _look(plan: Plan, run: RunDir) -> list[tuple[str, object]]:
     except UnusableFileError as e:
         return [("MLflow", str(e))]
     if not known.delivered:
-        why = known.problem or "it is still being delivered"
-        return [("MLflow", f"not delivered yet: {why}\n`hpcexp sync` sends what is missing")]
+        why = known.problem or "it is still being uploaded"
+        return [("MLflow", f"not uploaded yet: {why}\n`hpcexp sync` uploads the rest")]
     if plan.tracking_uri.startswith("http"):
         base = without_password(plan.tracking_uri)
         return [("MLflow", ui_link(base, known.experiment_id, known.run_id))]

@@ -163,14 +163,14 @@ def _state(plan: Plan) -> str:
     if found is None:
         before = "not run yet" if state is RunState.PLANNED else f"tried before ({state}, without a checkpoint)"
         would = (
-            f"would go on from {begun.text(plan)}"
+            f"would resume from {begun.text(plan)}"
             if begun
             else "would begin again"
             if state is not RunState.PLANNED
             else ""
         )
         return f"{before}: {would}".rstrip(": ")
-    return f"interrupted: `hpcexp train` would continue from {found.text(plan)}, `hpcexp train --fresh` start over"
+    return f"interrupted: `hpcexp train` would resume from {found.text(plan)}, `hpcexp train --fresh` start over"
 
 
 def _blamed(composer: Composer, overrides: list[str], key: str) -> str:

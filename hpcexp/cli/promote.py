@@ -59,8 +59,8 @@ def _check(run: RunDir, plan: Plan, *, is_verified: bool) -> None:
     """RunError where there is nothing to promote, or what is there is not what was trained."""
     state = current_state(run)
     if state not in (RunState.FINISHED, RunState.PRUNED):
-        fix = "wait for its end." if state is RunState.RUNNING else "hpcexp train … goes on with it."
-        raise RunError(f"{run.path} is {state}: what it has is no result.\nFix: {fix}")
+        fix = "wait for its end." if state is RunState.RUNNING else "resume it with hpcexp train …"
+        raise RunError(f"{run.path} is {state}: it has no final result.\nFix: {fix}")
     if not run.best.is_file():
         raise RunError(f"{run.best} is not there: the run has no best weights.")
     if plan.tracking_uri is None:
@@ -81,7 +81,7 @@ def _registered(run: RunDir, plan: Plan, name: str, alias: str | None, *, is_ver
 
     stores = Stores(Named(lambda: [configured_uri()]))
     if (problem := sync(run.path, stores)) is not None:
-        raise RunError(f"MLflow does not have the run: {problem}\nFix: see to that, then give this again.")
+        raise RunError(f"MLflow does not have the run: {problem}\nFix: fix that, then repeat the command.")
     known = read_delivered(run)
     if (model_id := known.model_id) is None or known.run_id is None:
         raise RunError("MLflow has no model of this run (tracking.model=never).\nFix: train with tracking.model=auto.")
@@ -101,7 +101,7 @@ def _registered(run: RunDir, plan: Plan, name: str, alias: str | None, *, is_ver
     except (OSError, RunError):
         raise
     except Exception as e:  # whatever a server or a database says
-        raise RunError(f"MLflow does not take the model: {problem_of(e, address(run, plan))}") from e
+        raise RunError(f"MLflow refuses the model: {problem_of(e, address(run, plan))}") from e
 
 
 def _exported(run: RunDir, plan: Plan, path: Path, *, is_verified: bool) -> list[str]:
@@ -111,10 +111,10 @@ def _exported(run: RunDir, plan: Plan, path: Path, *, is_verified: bool) -> list
     trained = trained_of(run)
     if (edited := edited_since(trained)) and is_verified:
         commit = plan.lineage.get("git.commit")
-        then = f"the code of then ({'commit ' + commit[:12] if commit else 'hpcexp why tells what differs'})"
+        then = f"restore that code ({'commit ' + commit[:12] if commit else 'hpcexp why shows what differs'})"
         raise RunError(
             f"The model's code was edited since: {', '.join(edited)}. Its weights would go into another model.\n"
-            f"Fix: {then}, or --unverified promotes it with today's."
+            f"Fix: {then}, or --unverified promotes it with the current code."
         )
     export_mlflow(trained, path)
     return edited

@@ -64,8 +64,8 @@ def _begin(original: Original, code: Code, parts: Sequence[Part], kept: Path | N
     shown = [part for part in parts if part.differing or part.name not in ("config", "record")]
     print("\n".join(map(part_text, shown)), flush=True)
     if kept:
-        away = f"; git worktree remove --force {near(kept / 'code')} takes the code away" * code.is_restored
-        print(f"It stays in {near(kept)}{away}", flush=True)
+        away = f"; git worktree remove --force {near(kept / 'code')} removes the code" * code.is_restored
+        print(f"Kept in {near(kept)}{away}", flush=True)
 
 
 def _lines(description: ReproduceReport, took_s: float) -> Iterator[str]:
@@ -76,7 +76,7 @@ def _lines(description: ReproduceReport, took_s: float) -> Iterator[str]:
     yield _sentence(verdict)
     differing = [f"{part.name} ({_first(part)})" for part in description.parts if part.differing]
     if verdict.kind == "identical" and differing:
-        yield f"The same though this differs: {'; '.join(differing)}."
+        yield f"Identical although these differ: {'; '.join(differing)}."
     elif differing:
         yield f"Known to differ: {'; '.join(differing)}."
     elif verdict.kind != "identical":
@@ -86,20 +86,20 @@ def _lines(description: ReproduceReport, took_s: float) -> Iterator[str]:
 
 _UNKNOWN = """\
 Nothing is known to differ. What to look at: kernels that do not give the same bits twice (trainer.deterministic=true);
-data and code that draw random numbers without a seed; metrics that are times; files that are read beside the data."""
+data and code that draw random numbers without a seed; metrics that are times; files read besides the data."""
 
 
 def _sentence(v: ReproduceVerdict) -> str:
     if v.kind == "identical":
         what = "weights and " if any(check.what == "weights" for check in v.checks) else ""
-        return f"Identical: {what}all {v.num_values:,} values of {v.num_metrics} metrics, to the bit."
+        return f"Identical: {what}all {v.num_values:,} values of {v.num_metrics} metrics, bit for bit."
     if v.kind == "within tolerance" and v.first and v.largest:
         return (
             f"Within tolerance: no value is further apart than {v.rtol:g} of it; the furthest {v.largest.apart:.1e}, "
             f"{v.largest.metric} of step {v.largest.step}. The first that differs: {v.first}."
         )
     if v.first is None:
-        return "Diverged: every logged value is the same to the bit, and what is left in the end is not."
+        return "Diverged: every logged value is identical, but the weights or the summary are not."
     beyond = v.beyond or v.first
     late = "" if beyond == v.first else f", and by more than {v.rtol:g} at {beyond}"
     return f"Diverged at {v.first}{late}."

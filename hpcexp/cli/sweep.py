@@ -54,7 +54,7 @@ def _plan(composer: Composer, spec: Spec, command: Sequence[str]) -> int:
     print(jobs_text(planned_jobs(composer, spec, command)))
     if spec.search is not None:
         trials = f"{spec.budget.trials} trials" if spec.budget.trials else "trials"
-        print(f"These are the ends of the space. Of {trials} in all, each is planned when its turn comes.")
+        print(f"These jobs are the ends of the space. Each of the {trials} trials is planned when it starts.")
     return 0
 
 
@@ -73,10 +73,10 @@ def _cancel(place: SweepDir) -> int:
     """Ask every driver to stop, and wait for none."""
     drivers = Claims(place.path).others()
     if not drivers:
-        raise RunError(f"Nobody is at work on {place.path.name}: there is nothing to cancel.")
+        raise RunError(f"{place.path.name} is not running: there is nothing to cancel.")
     place.cancel.touch()
-    print(f"Asked {', '.join(map(str, drivers))} to stop: what runs writes a checkpoint and ends.")
-    print(f"`hpcexp sweep {place.path.name} --status` shows how far it is; the same command as before goes on.")
+    print(f"Asked {', '.join(map(str, drivers))} to stop: running jobs write a checkpoint and end.")
+    print(f"`hpcexp sweep {place.path.name} --status` shows its progress; the same command resumes it.")
     return 0
 
 

@@ -43,7 +43,7 @@ def run_one(plan: Plan, *, fresh: bool) -> int:
     outcome = launch(plan, fresh=fresh)
     run = RunDir(Path(plan.run_dir))
     if outcome.state is RunState.SKIPPED:
-        print(f"Already done, so not run again: {outcome.cause} (--fresh runs it all the same)")
+        print(f"Not run again: {outcome.cause} (--fresh runs it again)")
     if outcome.state in (RunState.FINISHED, RunState.SKIPPED):
         print(summary_text(destined(run), run))
         return 0
@@ -54,5 +54,5 @@ def run_one(plan: Plan, *, fresh: bool) -> int:
         raise ConfigError(outcome.cause)
     if outcome.exit == 1:
         raise JobFailed(f"failed: {outcome.cause}")
-    print(f"{outcome.cause}; what there is lies in {run.path}", file=sys.stderr)
+    print(f"{outcome.cause}; its files are in {run.path}", file=sys.stderr)
     return outcome.exit

@@ -92,6 +92,6 @@ def _told(interface: Interface, token: str) -> Iterator[str]:
     if interface.socket is not None:
         yield f"socket  {interface.socket}   (for `ssh -L 5000:{interface.socket} HOST`, or `curl --unix-socket`)"
     if not interface.may_write:
-        yield "It only reads; --write lets it change what is recorded."
+        yield "It is read-only; --write allows changes."
     if not interface.is_local:
         yield "Others can read it on its way to another machine. `ssh -L 5000:localhost:5000 HOST` needs no --host."

@@ -30,7 +30,7 @@ def verify(argv: Sequence[str]) -> int:
             print(e, file=sys.stderr)
             found.add(2)
     if 1 in found and not a.json:
-        print("Fix: have the files back from a backup; until then `hpcexp promote` refuses what differs from its seal.")
+        print("Fix: restore the files from a backup; until then `hpcexp promote` refuses the run.")
     return 1 if 1 in found else max(found)
 
 
@@ -38,7 +38,7 @@ def _verify(root: Path, asked: str, *, as_json: bool, is_alone: bool) -> int:
     """Tell of one run, in more than a line where it is alone; its part of the exit status."""
     run = find_run(root, asked)
     if current_state(run) is RunState.RUNNING:
-        raise RunError(f"{run.path} is still being trained: its files change.\nFix: wait for it, or end it.")
+        raise RunError(f"{run.path} is still training: its files change.\nFix: wait for it, or end it.")
     found, last = differences(run), last_record(run.lineage)
     ended = last.status.ended or read_status(run).ended
     name = f"{run.path.parent.name}/{run.path.name}"
@@ -48,7 +48,7 @@ def _verify(root: Path, asked: str, *, as_json: bool, is_alone: bool) -> int:
     elif found:
         print(f"{name}: {len(found)} difference{'s' * (len(found) != 1)} {_since(ended)}\n{pairs(found)}")
     else:
-        print("\n".join([f"{name}: untouched {_since(ended)}", *([pairs(_sealed(last))] if is_alone else [])]))
+        print("\n".join([f"{name}: unchanged {_since(ended)}", *([pairs(_sealed(last))] if is_alone else [])]))
     return int(bool(found))
 
 

@@ -1,4 +1,4 @@
-"""`hpcexp why`: how a run differs from what would run now."""
+"""`hpcexp why`: how a run differs from one started now."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hpcexp.runs.state import current_state
 
 
 def why(argv: Sequence[str]) -> int:
-    """Exit status 0: the same would run now; 1: what differs is named; 2: a mistake."""
+    """Exit status 0: the same; 1: something differs; 2: a mistake."""
     p = parser("why", "Show what is the same and what differs between a run and one started now.")
     p.add_argument("run", help=RUN_HELP)
     p.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="overrides of the other run (default: RUN's)")
@@ -36,7 +36,7 @@ def why(argv: Sequence[str]) -> int:
     print("\n".join([_headline(run, then, now), *map(part_text, parts)]))
     differs = any(part.differing and part.counts for part in parts)
     if not differs and then.plan.signature != now.plan.signature:
-        print("The signatures differ all the same, by something that the run has not kept.", file=sys.stderr)
+        print("The signatures still differ, in something that the run did not record.", file=sys.stderr)
     return int(differs or then.plan.signature != now.plan.signature)
 
 
@@ -57,7 +57,7 @@ def _with_secrets(overrides: Sequence[str], secrets: Mapping[str, Any]) -> Itera
 def _headline(run: RunDir, then: Facts, now: Facts) -> str:
     name = f"{then.plan.experiment}/{run.path.name}"
     if then.plan.signature != now.plan.signature:
-        return f"{name} is another run than would run now: {now.plan.experiment}/{now.plan.name}"
+        return f"{name} differs from a run started now: {now.plan.experiment}/{now.plan.name}"
     state = current_state(run)
-    would = "skip it" if state is RunState.FINISHED else "wait for it" if state is RunState.RUNNING else "go on with it"
-    return f"{name} is what would run now: `hpcexp train` would {would}"
+    would = "skip it" if state is RunState.FINISHED else "wait for it" if state is RunState.RUNNING else "resume it"
+    return f"{name} equals a run started now: `hpcexp train` would {would}"

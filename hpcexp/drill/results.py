@@ -19,7 +19,7 @@ def recorded(uri: str, killed: RunDir, num_trainings: int) -> Check:
     """What the drill's own MLflow store has of the `killed` run, held against its journal."""
     known = read_delivered(killed)
     if not known.delivered or known.run_id is None:
-        why = known.problem or "it is still being delivered"
+        why = known.problem or "it is still being uploaded"
         return Check("MLflow", is_same=False, detail=f"not delivered: {why}")
     path = sqlite_path(uri)
     assert path is not None

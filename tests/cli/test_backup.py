@@ -130,7 +130,7 @@ def test_a_run_that_was_restored_elsewhere_is_untouched(
     assert 0 == hpcexp("backup", "kept").status
     assert 0 == hpcexp("restore", "kept", "--root", "back").status
     said = hpcexp("verify", "last", "--root", "back")
-    assert (0, True) == (said.status, "untouched since" in said.out), said
+    assert (0, True) == (said.status, "unchanged since" in said.out), said
     shutil.move(project / "runs", project / "gone")
     assert 0 == command("promote", "last", "--to", "digits", "--root", "back", cwd=project).status
 
@@ -328,7 +328,7 @@ def test_what_was_found_damaged_is_copied_anew(runs: Path, hpcexp: Callable[...,
     )
     said = hpcexp("backup", "kept", "--verify")
     assert 1 == said.status
-    assert "The next backup copies these anew" in said.out
+    assert "The next backup copies these again" in said.out
     assert 0 == hpcexp("backup", "kept").status
     assert 0 == hpcexp("backup", "kept", "--verify").status
     renewed = snapshots(kept)[-1]

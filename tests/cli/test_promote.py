@@ -218,4 +218,4 @@ def test_what_is_no_result_is_not_promoted(train: Callable[..., Said], project: 
     assert "removed  lineage/" in refused("--trust")
     status = json.loads(run.status.read_text())
     run.status.write_text(json.dumps({**status, "state": "killed"}))
-    assert "is killed: what it has is no result" in refused("--trust")
+    assert "is killed: it has no final result" in refused("--trust")

@@ -134,7 +134,7 @@ def test_a_clean_run_is_reproduced_to_the_bit(
     said = hpcexp("reproduce", "last")
     assert (0, "") == (said.status, said.err), said
     assert f"again: commit {git(checkout, 'rev-parse', 'HEAD')[:12]}; 1 rank on cpu\n" in said.out
-    assert "Identical: weights and all 15 values of 7 metrics, to the bit." in said.out
+    assert "Identical: weights and all 15 values of 7 metrics, bit for bit." in said.out
     assert "differs" not in said.out
     assert before == content(checkout)
     assert " M part_0.py\n" == git(checkout, "status", "--porcelain")
@@ -156,7 +156,7 @@ def test_a_dirty_tree_is_reproduced_with_its_untracked_module(
     assert "and its patch" in said.out
     assert "Identical: weights and all" in said.out
     [kept] = Path(tempfile.gettempdir()).glob("hpcexp-reproduce-*")
-    assert f"; git worktree remove --force {near(kept / 'code')} takes the code away\n" in said.out
+    assert f"; git worktree remove --force {near(kept / 'code')} removes the code\n" in said.out
     assert "part_1" in (kept / "code" / "net_0.py").read_text()
     assert only_run(kept).summary.is_file()
     git(checkout, "worktree", "remove", "--force", str(kept / "code"))
@@ -176,7 +176,7 @@ def test_two_ranks_are_reproduced_to_the_bit(
     said = hpcexp("reproduce", "last", "--steps", "3")
     assert (0, "") == (said.status, said.err), said
     assert "2 ranks on cpu, up to step 3\n" in said.out
-    assert "Identical: all 6 values of 2 metrics, to the bit." in said.out
+    assert "Identical: all 6 values of 2 metrics, bit for bit." in said.out
 
 
 def test_another_seed_in_the_plan_is_named(run: RunDir, hpcexp: Callable[..., Said]) -> None:
@@ -221,7 +221,8 @@ def test_another_version_of_a_package_is_named(run: RunDir, hpcexp: Callable[...
     said = hpcexp("reproduce", "last", "--steps", "2")
     assert (0, "") == (said.status, said.err), said
     assert f"  numpy  0.1 → {now}\n" in said.out
-    assert f"The same though this differs: packages (numpy 0.1 → {now}); record (lineage/environment.json" in said.out
+    differing = f"packages (numpy 0.1 → {now}); record (lineage/environment.json"
+    assert f"Identical although these differ: {differing}" in said.out
 
 
 def test_a_lost_checkpoint_is_named(run: RunDir, hpcexp: Callable[..., Said]) -> None:
@@ -246,7 +247,7 @@ def test_rounding_is_told_from_another_result(run: RunDir, hpcexp: Callable[...,
     write_json(run.summary, {**read_plain(run.summary), "weights_sha256": "0" * 64})
     said = hpcexp("reproduce", "last")
     assert 1 == said.status
-    assert "Diverged: every logged value is the same to the bit" in said.out
+    assert "Diverged: every logged value is identical" in said.out
 
 
 def test_a_killed_run_is_reproduced_as_far_as_it_came_and_once_it_has_gone_on(
@@ -258,12 +259,12 @@ def test_a_killed_run_is_reproduced_as_far_as_it_came_and_once_it_has_gone_on(
     said = hpcexp("reproduce", "last")
     assert (0, "") == (said.status, said.err), said
     assert ", up to step 3\n" in said.out
-    assert "Identical: all 6 values of 2 metrics, to the bit." in said.out
+    assert "Identical: all 6 values of 2 metrics, bit for bit." in said.out
     assert 0 == train(*FAST, *asked, *MODEL).status
     assert 2 == read_plain(only_run(checkout).status)["attempt"]
     said = hpcexp("reproduce", "last")
     assert (0, "") == (said.status, said.err), said
-    assert "Identical: weights and all 15 values of 7 metrics, to the bit." in said.out
+    assert "Identical: weights and all 15 values of 7 metrics, bit for bit." in said.out
 
 
 @pytest.mark.skipif(num_cores() < 2, reason="two ranks need two cores")
@@ -278,7 +279,7 @@ def test_a_run_that_began_with_another_is_reproduced_from_there(
     assert 0 == train(*asked, "hardware.devices=2", f"run.resume_from={first.path.name[-8:]}").status
     said = hpcexp("reproduce", "last")
     assert (0, "") == (said.status, said.err), said
-    assert "Identical: weights and all 15 values of 7 metrics, to the bit." in said.out
+    assert "Identical: weights and all 15 values of 7 metrics, bit for bit." in said.out
     os.replace(first.previous, first.last)
     said = hpcexp("reproduce", "last")
     assert 2 == said.status

@@ -112,7 +112,7 @@ def test_a_wrong_password_is_told_before_and_after_and_sync_delivers_later(
     said = train(*SMALL, "tracking.experiment=adas", f"tracking.uri={server.address}", "tracking.wait_s=600")
     assert 0 == said.status
     assert "does not know the user 'ada' with this password" in said.err
-    assert "not delivered yet: " in said.out
+    assert "not uploaded yet: " in said.out
     assert "wrong user or password" in said.out
     assert 1 == hpcexp("sync").status
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", ADA[1])

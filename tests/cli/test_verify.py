@@ -57,7 +57,7 @@ def test_a_finished_run_is_untouched(trained: TrainedRun, hpcexp: Callable[..., 
     for named in (str(trained.run.path), run_id, run_id[:8]):
         said = hpcexp("verify", named, "--root", str(trained.project / "runs"))
         assert (0, "") == (said.status, said.err)
-        assert "untouched since" in said.out
+        assert "unchanged since" in said.out
     assert trained.run.plots.exists()
 
 
@@ -89,7 +89,7 @@ def test_many_runs_are_verified_at_once(trained: TrainedRun, project: Path, hpce
     (runs[1].path / "notes.txt").write_text("better than it was\n")
     said = hpcexp("verify", *(str(run.path) for run in runs), "nowhere")
     assert 1 == said.status
-    assert "digits_mlp/whole: untouched since" in said.out
+    assert "digits_mlp/whole: unchanged since" in said.out
     assert "digits_mlp/edited: 1 difference since" in said.out
     assert "nowhere" in said.err
     assert 2 == hpcexp("verify", "nowhere", str(runs[0].path)).status
@@ -195,7 +195,7 @@ def test_what_was_removed_is_named_and_what_to_do(run: RunDir, project: Path, hp
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1.0))
     for named, what in (("base-1", "lineage/"), ("base-2", "status.json")):
         assert f"digits/{named}: 1 difference since {since}\n  removed  {what}\n" in said.out
-    assert 1 == said.out.count("Fix: have the files back from a backup")
+    assert 1 == said.out.count("Fix: restore the files from a backup")
     assert [{"what": "removed", "file": "lineage/"}] == json.loads(hpcexp("verify", "base-1", "--json").out)[
         "differences"
     ]
@@ -209,7 +209,7 @@ def test_a_run_without_its_plan_is_there_all_the_same(run: RunDir, project: Path
         for named in ("base-1", "digits/base-1", str(run.path)):
             said = hpcexp("verify", named)
             assert (2, "") == (said.status, said.out)
-            assert "base-1 is no run's directory: it has no plan.yaml.\nFix: have it back from a backup" in said.err
+            assert "base-1 is no run's directory: it has no plan.yaml.\nFix: restore it from a backup" in said.err
         for name in others:
             shutil.rmtree(run.path.with_name(name))
 
@@ -231,7 +231,7 @@ def test_files_that_are_to_be_tidied_away_are_not_missed(run: RunDir) -> None:
     ("status", "expected"),
     [
         ({}, "was never sealed"),
-        ({"state": "running", "pid": 1, "host": "elsewhere"}, "is still being trained"),
+        ({"state": "running", "pid": 1, "host": "elsewhere"}, "is still training"),
     ],
 )
 def test_what_cannot_be_verified_is_a_mistake(

@@ -46,7 +46,7 @@ def test_nothing_differs_from_the_runs_own_overrides(run: RunDir, hpcexp: Callab
     """Each part says so; and a run that has not finished would be gone on with."""
     said = hpcexp("why", "last")
     assert (0, "") == (said.status, said.err)
-    assert f"digits_mlp/{run.path.name} is what would run now: `hpcexp train` would go on with it" in said.out
+    assert f"digits_mlp/{run.path.name} equals a run started now: `hpcexp train` would resume it" in said.out
     for part in ("config ", "devices", "code", "packages"):
         assert any(line.startswith(part) and " the same (" in line for line in said.out.splitlines()), part
 
@@ -75,7 +75,7 @@ def test_what_is_asked_otherwise_is_named_with_both_values(
     said = hpcexp("why", "last", *DRY, "hardware=cpu", *overrides)
     assert (1, "") == (said.status, said.err)
     assert expected in said.out
-    assert "is another run than would run now: digits_mlp/" in said.out
+    assert "differs from a run started now: digits_mlp/" in said.out
     assert part in {line.split()[0] for line in said.out.splitlines() if " differ" in line}
 
 
@@ -121,7 +121,7 @@ def test_another_version_of_a_package_is_named(
     monkeypatch.setattr(provenance_diff, "installed", lambda: versions)
     said = hpcexp("why", "last")
     assert 1 == said.status
-    assert "is what would run now" in said.out
+    assert "equals a run started now" in said.out
     assert " → 99.0" in said.out
     assert "pillow" in said.out
 

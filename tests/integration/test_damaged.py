@@ -115,7 +115,7 @@ def test_the_last_run_is_one_that_says_when_it_started(hpcexp: Callable[..., Sai
     seal(kept, read_status(kept))
     lost.status.write_text("{")
     said = hpcexp("verify", "last")
-    assert (0, "digits_mlp/kept: untouched") == (said.status, said.out[:26])
+    assert (0, "digits_mlp/kept: unchanged") == (said.status, said.out[:26])
     assert f"left out: {lost.status} is damaged: " in said.err
     kept.status.write_text("{")
     said = hpcexp("verify", "last")

@@ -210,7 +210,7 @@ def test_plan_says_where_a_run_would_go_on_and_fresh_starts_over(
     train(kills="9 SIGTERM 0")
     run = run_in(tmp_path / "runs")
     asked = [*EXACT, f"run.root={tmp_path / 'runs'}", "tracking=off"]
-    assert "interrupted: `hpcexp train` would continue from step " in hpcexp("plan", *asked).out
+    assert "interrupted: `hpcexp train` would resume from step " in hpcexp("plan", *asked).out
     dry = hpcexp("train", *asked, "launch=dry")
     assert 0 == dry.status, dry.err
     assert [run.path] == [found.path for found in find_runs(tmp_path / "runs")]

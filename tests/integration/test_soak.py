@@ -48,7 +48,7 @@ def test_no_kill_leaves_a_trace(
     settings = ["drill.kills=7", f"drill.seed={seed * 100 + log_every}"]
     said = ended(start("drill", "preempt", *asked, *settings, cwd=tmp_path), TIMEOUT_S)
     assert 0 == said.status, f"hpcexp drill preempt {' '.join([*asked, *settings])}\n{said.out}\n{said.err}"
-    assert "The same to the bit after 7 kills." in said.out
+    assert "Bit-identical after 7 kills." in said.out
 
 
 MOODY = """

@@ -100,7 +100,7 @@ def test_two_machines_train_as_one_does(machines: None, project: Path, train: Ca
     for ours, theirs in zip(read_points(run.journal)[0], read_points(alone.journal)[0], strict=True):
         assert ours.step == theirs.step
         assert ours.metrics == pytest.approx(theirs.metrics, rel=1e-4)
-    assert all("Already done" in s.out for s in on_both(project, *SHORT).values())
+    assert all("Not run again" in s.out for s in on_both(project, *SHORT).values())
 
 
 @pytest.mark.slow

@@ -291,7 +291,7 @@ def test_doctor_tells_of_each_gpu() -> None:
     told = {what: text for what, _, text in gpu_findings(Survey((BUSY, MIG), "570.1", "12.8"))}
     assert told["GPU driver"] == "570.1, for CUDA up to 12.8"
     assert told["GPU 0"] == "H100, 10.0 of 80.0 GB used, 90 % busy; process 17 (3.0 GB), process 18"
-    assert told["GPU 1 MIG-c"] == "H100 MIG 1g.10gb; no process told of"
+    assert told["GPU 1 MIG-c"] == "H100 MIG 1g.10gb; no process reported"
     told = {what: text for what, _, text in gpu_findings(Survey((Gpu(0),), problem="NVML: no"))}
     assert "NVML: no" in told["GPU driver"]
     assert "GPU 0" in told

@@ -119,13 +119,13 @@ def test_the_command_runs_again_and_says_which_picture(
     """Where it was already done before."""
     asked = asked_of(flat)
     assert 0 == train(*asked).status
-    assert "Already done" in train(*asked).out
+    assert "Not run again" in train(*asked).out
     run = only_run(flat.parent)
     replaced(flat / "red" / "00.png")
     assert "not run yet" in hpcexp("plan", *asked).out
     assert "red/00.png" in hpcexp("why", str(run.path)).out
     said = train(*asked)
-    assert (0, False) == (said.status, "Already done" in said.out)
+    assert (0, False) == (said.status, "Not run again" in said.out)
     assert 2 == len(list(find_runs(flat.parent / "runs")))
 
 

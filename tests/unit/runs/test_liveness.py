@@ -291,7 +291,7 @@ def test_a_run_of_a_dead_machine_is_continued_on_another(
     assert "bob" == read_status(run).host
     process.send_signal(signal.SIGTERM)
     assert "Continuing from step" in ended(process).out
-    assert "untouched" in hpcexp("verify", "last").out
+    assert "unchanged" in hpcexp("verify", "last").out
 
 
 @pytest.mark.slow
