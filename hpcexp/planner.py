@@ -69,8 +69,8 @@ def prepare(
     wrong = value_problems(config)
     refused = {subject(problem) for problem in wrong}
     targets_wrong = [p for p in target_problems(config, parameters_of) if subject(p) not in refused]
-    launcher, launch_problems = _launcher(config, refused | {subject(problem) for problem in targets_wrong})
-    machine = machine or (launcher.machine(config) if launcher else this_machine())
+    launcher, launch_problems = _launcher(config, refused | {subject(problem) for problem in targets_wrong}, look)
+    machine = machine or (look(_asked(config), lambda: launcher.machine(config)) if launcher else this_machine())
     shape, shape_problems = _shape(config, machine, facts, refused)
     problems = [
         *composed.problems,
@@ -150,12 +150,17 @@ def _shape(
     return Shape(ranks, divided, length), [*problems, *more, *most]
 
 
-def _launcher(config: dict[str, Any], wrong: Set[str]) -> tuple[Launcher | None, list[str]]:
+def _asked(config: dict[str, Any]) -> tuple[str, str]:
+    """What a launcher is asked for its machine by: jobs that differ in nothing of it share the answer."""
+    return "machine", json.dumps([config["launch"], config["hardware"]], default=repr)
+
+
+def _launcher(config: dict[str, Any], wrong: Set[str], once: Once) -> tuple[Launcher | None, list[str]]:
     """The job's launcher, and what it cannot do; None where it cannot be made, or a key of `launch` is `wrong`."""
     if any(key.startswith("launch.") for key in wrong):
         return None, []
     try:
-        launcher = launcher_of(config)
+        launcher = once(("launcher", json.dumps(config["launch"], default=repr)), lambda: launcher_of(config))
     except ConfigError as e:
         return None, e.problems
     return launcher, _guarded(lambda: launcher.problems(config)) or []

@@ -19,6 +19,7 @@ from helpers import Said, command, environment, write_conf, write_module
 
 from hpcexp.formatting import csv_row, markdown_table, pairs, shown, table
 from hpcexp.launch.base.display import Bar, Lines
+from hpcexp.rank_protocol import Progress
 from hpcexp.rundir import RunDir
 from hpcexp.terminal import guarded
 
@@ -133,7 +134,7 @@ def test_output_of_ones_own_training_passes_as_it_is(project: Path, train: Calla
 
 def test_a_bar_and_lines_keep_their_own_orders(capsys: pytest.CaptureFixture[str]) -> None:
     """The bar is redrawn in place, beside metrics with orders in their names."""
-    event = {"steps": 10, "step": 5, "epoch": 1, "epochs": 2, "loss": 1.0, "metrics": {"a\x1b[2J\nb": 0.5}}
+    event = Progress(0, 5, 10, "train", 1, 2, 1.0, {"a\x1b[2J\nb": 0.5})
     with guarded():
         bar = Bar()
         bar.progress(event)

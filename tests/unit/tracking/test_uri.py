@@ -101,9 +101,16 @@ def test_a_server_needs_no_second_one() -> None:
 
 def test_the_light_modules_import_nothing_heavy() -> None:
     """They are on the planning side and in rank 0."""
-    modules = "alive, delivery, describe, journal, listing, pictures, series, shipper, store, ui, uri"
+    packages = {
+        "runs": "state, journal, listing, series",
+        "tracking.mlflow": "credentials, description, links, store, uri",
+        "tracking.plots": "run_plots",
+        "tracking.server": "interface",
+        "tracking.sync": "run, run_process, sweep, upload",
+    }
+    imports = "\n".join(f"from hpcexp.{package} import {modules}" for package, modules in packages.items())
     code = (
-        f"import sys; from hpcexp.record import {modules}\n"
+        f"import sys\n{imports}\n"
         "print([m for m in ('mlflow', 'torch', 'numpy', 'matplotlib', 'pytorch_lightning') if m in sys.modules])"
     )
     output = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
