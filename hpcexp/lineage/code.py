@@ -16,7 +16,7 @@ import hpcexp
 from hpcexp.lineage.git import git_command
 from hpcexp.redaction import masked_text
 
-RESULT_CODE = ("build", "data", "models", "train", "job.py")
+RESULT_CODE = ("data", "models", "train", "targets/instantiate.py", "targets/signature_check.py", "job.py")
 """Parts of hpcexp that can change a result; a new command line verb makes no run another one."""
 
 
