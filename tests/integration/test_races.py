@@ -280,7 +280,7 @@ def test_drivers_get_each_point_of_a_grid_once(tmp_path: Path, racers: Racers, s
     study.ask()
     half_asked = study.optuna.ask()
     later = [trial for _ in range(3) if (trial := study.ask()) is not None]
-    study._drop(half_asked.number)
+    study._records.drop(half_asked.number)
     got = [value for values in racers.run(ask_for_all, tmp_path, storage) for value in values]
     first = [trial.params["model.width"] for trial in study.trials().values() if trial.number < 5]
     assert len(later) == 3

@@ -285,7 +285,7 @@ def test_a_study_of_somebody_else_is_not_taken(tmp_path: Path) -> None:
 
     storage = f"sqlite:///{tmp_path}/theirs.db"
     optuna.create_study(storage=storage, study_name="s").ask().suggest_float("x", 0, 1)
-    with pytest.raises(ConfigError, match="none of hpcexp's"):
+    with pytest.raises(ConfigError, match="not made by hpcexp"):
         opened(tmp_path, spec_of(storage=storage))
 
 
