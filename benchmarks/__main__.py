@@ -24,7 +24,7 @@ NAMES = (
     "sweeps",
     "step",
     "ddp",
-    "shipper",
+    "sync",
     "recording",
     "checkpoint",
     "resume",

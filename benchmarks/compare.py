@@ -17,7 +17,7 @@ from benchmarks.measure import Row, cpu_seconds, interleaved
 from benchmarks.size import size
 from hpcexp.files.documents import read_plain
 from hpcexp.rundir import RunDir, find_runs
-from hpcexp.runs.records import read_delivered
+from hpcexp.runs.records import read_sync_record
 
 PAIRS = 5
 GOAL = 0.2
@@ -74,12 +74,12 @@ def make_runs(run: RunDir, numbers: range, database: Path) -> None:
     }
     _copy_directories(run, copies)
     with closing(sqlite3.connect(database)) as connection, connection:
-        _copy_rows(connection, str(read_delivered(run).run_id), copies)
+        _copy_rows(connection, str(read_sync_record(run).run_id), copies)
 
 
 def _copy_directories(run: RunDir, copies: dict[int, Copy]) -> None:
     plan, summary, journal = run.plan.read_text(), read_plain(run.summary), run.journal.read_bytes()
-    status, delivery = run.status.read_bytes(), run.mlflow.read_bytes()
+    status, record = run.status.read_bytes(), run.mlflow.read_bytes()
     for number, copy in copies.items():
         made = RunDir(run.path.with_name(f"lr={copy.rate}-s{copy.seed}-{number:08x}"))
         made.path.mkdir()
@@ -87,7 +87,7 @@ def _copy_directories(run: RunDir, copies: dict[int, Copy]) -> None:
         made.plan.write_text(own.replace(run.path.name, made.path.name))
         made.summary.write_text(json.dumps({**summary, "best": {**summary["best"], "value": copy.acc}}))
         made.status.write_bytes(status)
-        made.mlflow.write_bytes(delivery)
+        made.mlflow.write_bytes(record)
         made.journal.write_bytes(journal)
 
 

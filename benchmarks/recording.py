@@ -1,8 +1,8 @@
-"""What recording every step takes of training by the clock, and what a million points cost to deliver.
+"""What recording every step takes of training by the clock, and what a million points cost to sync.
 
-*A step* is wall-clock time, from the first hundred steps' end to the last step, of a whole `hpcexp train` whose shipper
-delivers to SQLite beside it; against the same command with nothing recorded between its validations and nothing
-delivered. With one rank of one thread the shipper has the second core to itself; two ranks leave it none. Lightning's
+*A step* is wall-clock time, from the first hundred steps' end to the last step, of a whole `hpcexp train` whose sync
+process writes to SQLite beside it; against the same command with nothing recorded between its validations and nothing
+synced. With one rank of one thread the sync process has the second core to itself; two ranks leave it none. Lightning's
 own MLFlowLogger at every step stands in `benchmarks.step`.
 
 *A million points* are 500,000 journalled steps of two metrics, sent by `hpcexp sync`, and by MLflow's own client in its
@@ -68,7 +68,7 @@ def _steps(where: str, goal: float, pairs: int, scratch: Path) -> Row:
         "bare": partial(step_s, (*RANKS[where], *BARE), scratch),
     }
     taken = interleaved(ways, pairs)
-    what = f"step of `digits_mlp`, everything recorded, the shipper on {where} / nothing recorded"
+    what = f"step of `digits_mlp`, everything recorded, the sync process on {where} / nothing recorded"
     return Row(what, taken["recorded"], taken["bare"], round(goal, 2))
 
 

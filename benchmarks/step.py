@@ -4,8 +4,8 @@
 step's loss and rate in the journal, best weights held, both checkpoints written and synced, signals heard, progress
 down a pipe that another process reads. `bare` is optimizer, DataLoader(shuffle) and loop, and nothing else: no
 validation, no record. The peers are stock Lightning over the same DataLoader, without validation and checkpoints.
-Not counted for any: imports, reading the data, building the model; nor the shipper, a process of its own
-(`benchmarks.shipper`).
+Not counted for any: imports, reading the data, building the model; nor the sync process, a process of its own
+(`benchmarks.sync`).
 
 The default model shows what a step costs beside its arithmetic; `digits_cnn` with more samples in a batch what is left
 of that at a step of more than 15 ms (where it takes less, no goal is set). There the bare loop has hpcexp's own fused

@@ -1,6 +1,6 @@
 """Sixteen trainings of the digits MLP as a sweep: by hpcexp, and by what people use instead.
 
-Each way is a whole command and all that it leaves behind, delivery to MLflow among it, divided by its jobs: wall-clock
+Each way is a whole command and all that it leaves behind, sync to MLflow among it, divided by its jobs: wall-clock
 time on two cores, and CPU time. *Once warm* is the time from the second job's end to the last one's, by the jobs after
 the second, so that imports and planning fall out. The peers run `benchmarks.stock_sweep` through Hydra's own launcher,
 through its joblib launcher with two workers, in a process for each job, two at once, and, where Ray is installed, as

@@ -30,9 +30,9 @@ class RecordDir:
         return self.path / "plots"
 
     @property
-    def delivery_lock(self) -> Path:
-        """Held by the process that delivers the directory to MLflow."""
-        return self.path / ".shipper.lock"
+    def sync_lock(self) -> Path:
+        """Held by the process that syncs the directory to MLflow."""
+        return self.path / ".sync.lock"
 
     @property
     def secret_uri(self) -> Path:

@@ -125,11 +125,11 @@ def set_state(run: RecordDir, state: str, pid: int | None = None) -> None:
 def uploader(run: RunDir) -> Iterator[subprocess.Popen[bytes]]:
     """The real process beside a run, with the pipe that launch gives it; killed if it is still there afterwards."""
     command = [sys.executable, "-m", "hpcexp.tracking.sync.run_process", str(run.path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=REPOSITORY) as shipper:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=REPOSITORY) as sync_process:
         try:
-            yield shipper
+            yield sync_process
         finally:
-            shipper.kill()
+            sync_process.kill()
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
@@ -238,5 +238,5 @@ def end_sweep(sweep: SweepDir, best: RunDir, state: str = "finished") -> None:
 
 
 def told_of(run: RunDir, **axes: str) -> dict[str, Any]:
-    """What a driver tells the fleet of a run."""
+    """What a driver tells the sync process of a run."""
     return {"run": str(run.path), "axes": {key.replace("__", "."): value for key, value in axes.items()}}

@@ -181,7 +181,7 @@ def _mode(name: str, root: Path) -> int:
 def _copied(copier: Copier, name: str, place: SnapshotDirectory) -> str | None:
     """Copy a tree in the order in which its parts refer to each other; its database's name in the snapshot.
 
-    Sweeps before the runs that they start, runs before the database that has at least what they have delivered, the
+    Sweeps before the runs that they start, runs before the database that has at least what they have synced, the
     database before the artifacts.
     """
     artifacts = artifact_root(place.root)

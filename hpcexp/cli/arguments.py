@@ -11,7 +11,7 @@ from pathlib import Path
 from hpcexp.errors import HpcexpError, RunError, listed, suggest
 from hpcexp.formatting import left_out
 from hpcexp.rundir import RunDir, find_runs
-from hpcexp.runs.records import read_delivered, read_status
+from hpcexp.runs.records import read_status, read_sync_record
 
 RUN_HELP = "a run: its directory, name, or the start of its signature or MLflow id; `last` is the latest"
 
@@ -89,6 +89,6 @@ def _latest(runs: Sequence[RunDir]) -> RunDir:
 def _mlflow_id(run: RunDir) -> str:
     """Empty where it has none."""
     try:
-        return read_delivered(run).run_id or ""
+        return read_sync_record(run).run_id or ""
     except RunError:
-        return ""  # damaged, which whoever delivers to MLflow tells
+        return ""  # damaged, which whoever syncs to MLflow tells

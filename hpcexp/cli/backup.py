@@ -90,7 +90,7 @@ def _places(a: argparse.Namespace) -> dict[str, SnapshotDirectory]:
         if root is not None:
             store = given if name == "server" or not a.server else None
             places[name] = SnapshotDirectory(root.resolve(), resolve_uri(store, root.resolve(), {}))
-    # Runs first: a store has at least what they have delivered.
+    # Runs first: a store has at least what they have synced.
     return {name: places[name] for name in ("runs", "server") if name in places}
 
 

@@ -8,7 +8,7 @@ from hpcexp.formatting import duration, metric, near, pairs
 from hpcexp.plan import Plan
 from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_delivered, read_status, read_summary
+from hpcexp.runs.records import read_status, read_summary, read_sync_record
 from hpcexp.tracking.mlflow.links import ui_link
 
 _SHOWN = 20
@@ -49,10 +49,10 @@ def _look(plan: Plan, run: RunDir) -> list[tuple[str, object]]:
     if plan.tracking_uri is None:
         return []
     try:
-        known = read_delivered(run)
+        known = read_sync_record(run)
     except UnusableFileError as e:
         return [("MLflow", str(e))]
-    if not known.delivered:
+    if not known.synced:
         why = known.problem or "it is still being uploaded"
         return [("MLflow", f"not uploaded yet: {why}\n`hpcexp sync` uploads the rest")]
     if plan.tracking_uri.startswith("http"):

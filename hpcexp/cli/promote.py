@@ -14,7 +14,7 @@ from hpcexp.formatting import pairs
 from hpcexp.lineage.manifest import differences, last_record
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RunState, read_delivered
+from hpcexp.runs.records import RunState, read_sync_record
 from hpcexp.runs.state import current_state
 from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.sync.destination import address, destined
@@ -82,13 +82,12 @@ def _registered(run: RunDir, plan: Plan, name: str, alias: str | None, *, is_ver
     stores = Stores(Named(lambda: [configured_uri()]))
     if (problem := sync(run.path, stores)) is not None:
         raise RunError(f"MLflow does not have the run: {problem}\nFix: fix that, then repeat the command.")
-    known = read_delivered(run)
+    known = read_sync_record(run)
     if (model_id := known.model_id) is None or known.run_id is None:
         raise RunError("MLflow has no model of this run (tracking.model=never).\nFix: train with tracking.model=auto.")
     try:
         with alone_in_turn(run):
-            delivery = RunUpload(run, plan, stores)
-            registry = delivery.start().registry()
+            registry = RunUpload(run, plan, stores).start().registry()
         if not registry.is_loadable(model_id):
             with TemporaryDirectory() as scratch:
                 exported = Path(scratch) / "model"

@@ -20,7 +20,7 @@ from hpcexp.drill.training import DrilledSweep, DrillRequest, Training, ended_wi
 from hpcexp.errors import ConfigError
 from hpcexp.launch.resume.interrupted import continuation
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_delivered
+from hpcexp.runs.records import read_sync_record
 
 _STALL_S = 120.0
 """How long an attempt may stand still, where a whole training is faster than that."""
@@ -177,15 +177,15 @@ def _finish(drill: _Drill, training: Training) -> None:
 def _compare(drill: _Drill, training: Training, number: int) -> None:
     found = compared(drill.whole.run, training.run)
     if training.plan.tracking_uri:
-        _await_delivery(training.run, training.patience_s())
+        _await_sync(training.run, training.patience_s())
         found.append(recorded(own_store(drill.place.path), training.run, 1 + number))
     drill.checks += found
 
 
-def _await_delivery(run: RunDir, limit_s: float) -> None:
-    """A shipper whose supervisor was killed may be at it yet, and the last one waits for it."""
+def _await_sync(run: RunDir, limit_s: float) -> None:
+    """A sync process whose supervisor was killed may be at it yet, and the last one waits for it."""
     deadline = time.monotonic() + limit_s
-    while not read_delivered(run).delivered and time.monotonic() < deadline:
+    while not read_sync_record(run).synced and time.monotonic() < deadline:
         time.sleep(0.1)
 
 

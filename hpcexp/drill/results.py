@@ -11,16 +11,16 @@ from hpcexp.compare.bitwise import Check, Value, journalled, metrics
 from hpcexp.files.databases import reading
 from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import read_points
-from hpcexp.runs.records import read_delivered, read_summary
+from hpcexp.runs.records import read_summary, read_sync_record
 from hpcexp.tracking.mlflow.uri import sqlite_path
 
 
 def recorded(uri: str, killed: RunDir, num_trainings: int) -> Check:
     """What the drill's own MLflow store has of the `killed` run, held against its journal."""
-    known = read_delivered(killed)
-    if not known.delivered or known.run_id is None:
+    known = read_sync_record(killed)
+    if not known.synced or known.run_id is None:
         why = known.problem or "it is still being uploaded"
-        return Check("MLflow", is_same=False, detail=f"not delivered: {why}")
+        return Check("MLflow", is_same=False, detail=f"not synced: {why}")
     path = sqlite_path(uri)
     assert path is not None
     with reading(path) as store:

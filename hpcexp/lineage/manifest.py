@@ -26,7 +26,7 @@ _READ_LIMIT = 64 << 20
 """Checkpoints above this many bytes are told by the checksum that they were written with."""
 MAX_MANIFEST_BYTES = 256 << 20
 """A record has about 100 bytes for each file of the run."""
-_NOT_OURS = ("plots", "export", "launch/", "mlflow.json", "status.json", "logs/shipper.log", f"lineage/{MANIFEST}")
+_NOT_OURS = ("plots", "export", "launch/", "mlflow.json", "status.json", "logs/sync.log", f"lineage/{MANIFEST}")
 """What comes after the end of an attempt, or changes then. Of the status the record has what counts."""
 
 

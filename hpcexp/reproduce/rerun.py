@@ -48,7 +48,7 @@ class _Nothing(Capture):
 
 
 class _Nobody:
-    """Delivers nothing."""
+    """Syncs nothing."""
 
     def begin(self, run: RunDir, plan: Plan) -> None:
         """Nothing is recorded."""

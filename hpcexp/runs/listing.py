@@ -8,7 +8,7 @@ from pathlib import Path
 from hpcexp.errors import RunError
 from hpcexp.plan import load_head
 from hpcexp.rundir import RunDir, find_runs
-from hpcexp.runs.records import Delivered, RunState, read_or_none, read_status, read_summary
+from hpcexp.runs.records import RunState, SyncRecord, read_or_none, read_status, read_summary
 from hpcexp.runs.state import current_state, elapsed_s, silence_text
 
 STATES = tuple(str(state) for state in RunState if state.is_recorded)
@@ -32,7 +32,7 @@ class RunRow:
     """Final metrics by their names (`test/acc`); empty until the run has finished."""
     cause: str | None = None
     """Why the run did not finish, where it did not; of one that may be running, that it was not heard of for long."""
-    delivered: bool | None = None
+    synced: bool | None = None
     """Whether MLflow has everything; None where nothing was sent yet."""
 
 
@@ -53,7 +53,7 @@ def read_row(run: RunDir) -> RunRow:
     """What the directory of `run` tells."""
     status, head = read_status(run), load_head(run.plan)
     state = current_state(run, status)
-    delivered = read_or_none(run.mlflow, Delivered)
+    synced = read_or_none(run.mlflow, SyncRecord)
     return RunRow(
         path=run.path,
         experiment=str(head.get("experiment", run.path.parent.name)),
@@ -64,5 +64,5 @@ def read_row(run: RunDir) -> RunRow:
         duration_s=elapsed_s(state, status),
         metrics=dict(read_summary(run).test),
         cause=status.cause or silence_text(run, status) or None,
-        delivered=None if delivered is None else delivered.delivered,
+        synced=None if synced is None else synced.synced,
     )

@@ -135,7 +135,7 @@ class Membership(Struct, frozen=True):
     """The run's value on each axis, as it is typed."""
 
 
-class Delivered(Struct, kw_only=True):
+class SyncRecord(Struct, kw_only=True):
     """`mlflow.json` of a run or a sweep: how far it is in MLflow."""
 
     tracking_uri: str | None = None
@@ -148,7 +148,7 @@ class Delivered(Struct, kw_only=True):
     offset: Count = 0
     """Bytes of the journal that MLflow has."""
     system_offset: Count = 0
-    delivered: bool = False
+    synced: bool = False
     pictured: bool = False
     problem: str | None = None
     state: RunState | None = None
@@ -470,9 +470,9 @@ def read_status(record: RecordDir) -> Status:
     return read(record.status, Status)
 
 
-def read_delivered(record: RecordDir) -> Delivered:
+def read_sync_record(record: RecordDir) -> SyncRecord:
     """`mlflow.json`."""
-    return read(record.mlflow, Delivered)
+    return read(record.mlflow, SyncRecord)
 
 
 def read_summary(run: RunDir) -> Summary:

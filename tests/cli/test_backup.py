@@ -37,10 +37,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:D
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of which one is delivered to SQLite, and a sweep. For copying: it is shared."""
+    """Runs of which one is synced to SQLite, and a sweep. For copying: it is shared."""
     root = tmp_path_factory.mktemp("recorded") / "runs"
     uri = f"sqlite:///{root}/mlflow.db"
-    run = make_run(root, uri, "delivered", steps=20)
+    run = make_run(root, uri, "synced", steps=20)
     finish(run)
     assert sync(run.path) is None
     sweep = make_sweep(root)
@@ -103,7 +103,7 @@ def snapshot_of(project: Path) -> Path:
 
 
 def test_runs_that_were_moved_are_whole_and_mlflow_shows_them(recorded: Path, moved: Path) -> None:
-    """Metrics, artifacts where they are now, and nothing left to deliver; the same MLflow run goes on."""
+    """Metrics, artifacts where they are now, and nothing left to sync; the same MLflow run goes on."""
     from mlflow import MlflowClient
 
     [run], [before] = find_runs(moved), find_runs(recorded)
@@ -169,7 +169,7 @@ def test_a_second_backup_shares_what_has_not_changed(runs: Path, hpcexp: Callabl
     write_steps(run, 1, first=900)
     assert 0 == hpcexp("backup", "kept").status
     first, second = snapshots(project / "kept")
-    places = [s / "runs/digits_mlp/delivered" for s in (first, second)]
+    places = [s / "runs/digits_mlp/synced" for s in (first, second)]
     inodes = [{f.name: (place / f.name).stat().st_ino for f in run.path.glob("*.*")} for place in places]
     shared = {name for name in inodes[0] if inodes[0][name] == inodes[1][name]}
     assert {"plan.yaml", "summary.json", "status.json"} <= shared
@@ -218,22 +218,22 @@ def test_verify_looks_at_the_latest_of_runs_and_of_a_server(
     assert 0 == hpcexp("backup", "kept").status
     assert 0 == hpcexp("backup", "kept", "--server", "server").status
     of_runs, of_server = snapshots(kept)
-    (of_runs / "runs/digits_mlp/delivered/plan.yaml").unlink()
+    (of_runs / "runs/digits_mlp/synced/plan.yaml").unlink()
     said = hpcexp("backup", "kept", "--verify")
     assert 1 == said.status
-    assert "delivered/plan.yaml: No such file" in said.out
+    assert "synced/plan.yaml: No such file" in said.out
     assert f"{of_server}: 0 of " in said.out
-    assert "delivered/plan.yaml. Nothing was changed." in hpcexp("restore", "kept", "--root", "new").err
+    assert "synced/plan.yaml. Nothing was changed." in hpcexp("restore", "kept", "--root", "new").err
     assert 0 == hpcexp("backup", "kept", "--verify", "--at", of_server.name).status
     (of_server / "manifest.json").write_text("{}")
     said = hpcexp("backup", "kept", "--verify")
     assert 2 == said.status
-    assert "delivered/plan.yaml: No such file" in said.out
+    assert "synced/plan.yaml: No such file" in said.out
     assert "manifest.json is damaged" in said.err
 
 
 def test_what_is_written_meanwhile_is_kept_as_of_one_moment(runs: Path, project: Path) -> None:
-    """A journal that is a valid prefix and not behind what is said to be delivered, checkpoints that fit each other."""
+    """A journal that is a valid prefix and not behind what is said to be synced, checkpoints that fit each other."""
     run = make_run(runs, f"sqlite:///{runs}/mlflow.db", "going")
     stop = threading.Event()
 
@@ -292,16 +292,16 @@ def test_damage_is_noticed_and_nothing_of_it_restored(runs: Path, hpcexp: Callab
     assert 0 == hpcexp("backup", "kept").status
     assert 0 == hpcexp("backup", "kept").status
     older, latest = snapshots(runs.parent / "kept")
-    plan = latest / "runs/digits_mlp/delivered/plan.yaml"
+    plan = latest / "runs/digits_mlp/synced/plan.yaml"
     content = plan.read_bytes()
     plan.unlink()  # the older snapshot has the same file
     plan.write_bytes(content.replace(b"0.01", b"0.02", 1))
     said = hpcexp("backup", "kept", "--verify")
     assert 1 == said.status
-    assert "runs/digits_mlp/delivered/plan.yaml: its content is another" in said.out
+    assert "runs/digits_mlp/synced/plan.yaml: its content is another" in said.out
     said = hpcexp("restore", "kept", "--root", "new")
     assert 2 == said.status
-    assert "delivered/plan.yaml. Nothing was changed." in said.err
+    assert "synced/plan.yaml. Nothing was changed." in said.err
     assert not (runs.parent / "new").exists()
     (latest / "manifest.json").write_text("{}")
     assert "manifest.json is damaged" in hpcexp("backup", "kept", "--verify").err
@@ -316,14 +316,14 @@ def test_what_was_found_damaged_is_copied_anew(runs: Path, hpcexp: Callable[...,
     for _ in range(2):
         assert 0 == hpcexp("backup", "kept").status
     older, latest = snapshots(kept)
-    plan = latest / "runs/digits_mlp/delivered/plan.yaml"
+    plan = latest / "runs/digits_mlp/synced/plan.yaml"
     times = plan.stat()
     plan.write_bytes(plan.read_bytes().replace(b"0.01", b"0.02", 1))
     os.utime(plan, ns=(times.st_atime_ns, times.st_mtime_ns))
     said = hpcexp("restore", "kept", "--root", "new")
     assert 2 == said.status
     assert (
-        "delivered/plan.yaml. Nothing was changed.\nNo other snapshot has these whole.\nFix: `hpcexp backup … --verify`"
+        "synced/plan.yaml. Nothing was changed.\nNo other snapshot has these whole.\nFix: `hpcexp backup … --verify`"
         in said.err
     )
     said = hpcexp("backup", "kept", "--verify")
@@ -332,10 +332,10 @@ def test_what_was_found_damaged_is_copied_anew(runs: Path, hpcexp: Callable[...,
     assert 0 == hpcexp("backup", "kept").status
     assert 0 == hpcexp("backup", "kept", "--verify").status
     renewed = snapshots(kept)[-1]
-    assert (runs / "digits_mlp/delivered/plan.yaml").read_bytes() == (
-        renewed / "runs/digits_mlp/delivered/plan.yaml"
+    assert (runs / "digits_mlp/synced/plan.yaml").read_bytes() == (
+        renewed / "runs/digits_mlp/synced/plan.yaml"
     ).read_bytes()
-    summary = "runs/digits_mlp/delivered/summary.json"
+    summary = "runs/digits_mlp/synced/summary.json"
     assert (latest / summary).samefile(renewed / summary)
     said = hpcexp("restore", "kept", "--root", "new", "--at", older.name)
     assert f"Fix: --at NAME, where these are whole: {renewed.name}.\n" in said.err
@@ -368,7 +368,7 @@ def test_a_backup_that_is_killed_leaves_the_former_and_a_half_one_that_nobody_ta
     """Which the next one removes."""
     kept = runs.parent / "kept"
     assert 0 == hpcexp("backup", "kept").status
-    with (runs / "digits_mlp/delivered/checkpoints/large.ckpt").open("wb") as large:
+    with (runs / "digits_mlp/synced/checkpoints/large.ckpt").open("wb") as large:
         os.posix_fallocate(large.fileno(), 0, 1 << 30)  # a file that is mostly holes would be left out
     command = [sys.executable, "-m", "hpcexp", "backup", "kept"]
     process = subprocess.Popen(command, cwd=runs.parent, env=environment())
@@ -379,7 +379,7 @@ def test_a_backup_that_is_killed_leaves_the_former_and_a_half_one_that_nobody_ta
         process.wait()
     assert 1 == len(snapshots(kept))
     assert "0 of" in hpcexp("backup", "kept", "--verify").out
-    (runs / "digits_mlp/delivered/checkpoints/large.ckpt").unlink()
+    (runs / "digits_mlp/synced/checkpoints/large.ckpt").unlink()
     assert 0 == hpcexp("backup", "kept").status
     assert [] == [*kept.glob(".half-*")]
     assert 2 == len(snapshots(kept))
@@ -387,7 +387,7 @@ def test_a_backup_that_is_killed_leaves_the_former_and_a_half_one_that_nobody_ta
 
 def test_what_does_not_fit_is_told_and_leaves_nothing(runs: Path) -> None:
     """As on a full disk; here no file may become larger than a megabyte."""
-    (runs / "digits_mlp/delivered/checkpoints/large.ckpt").write_bytes(b"x" * (4 << 20))
+    (runs / "digits_mlp/synced/checkpoints/large.ckpt").write_bytes(b"x" * (4 << 20))
     done = subprocess.run(
         [sys.executable, "-m", "hpcexp", "backup", "kept"],
         cwd=runs.parent,
@@ -474,7 +474,7 @@ def test_a_snapshot_is_read_by_nobody_who_may_not_read_the_original(
     assert [0o700, 0o750, 0o700] == [mode_of(path) for path in kept]
     for name in ("secret", "users.db", "mlflow.db"):
         assert mode_of(server / name) == mode_of(kept[0] / "server" / name)
-    plan = runs / "digits_mlp/delivered/plan.yaml"
+    plan = runs / "digits_mlp/synced/plan.yaml"
     plan.chmod(0o600)
     assert 0 == hpcexp("backup", "kept").status
     assert 0o600 == mode_of(snapshot_of(runs.parent) / plan.relative_to(runs.parent))

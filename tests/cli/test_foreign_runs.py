@@ -342,14 +342,14 @@ def test_sync_writes_no_picture_where_a_link_leads(run: RunDir, secret: Path, sy
 
 def test_a_lock_that_is_a_link_empties_nobodys_file(run: RunDir, secret: Path, synced: Synced) -> None:
     """Neither a symbolic link nor a second name of the file."""
-    run.delivery_lock.unlink(missing_ok=True)
-    run.delivery_lock.symlink_to(secret / "id_rsa")
+    run.sync_lock.unlink(missing_ok=True)
+    run.sync_lock.symlink_to(secret / "id_rsa")
     said, _ = synced()
     assert 1 == said.status
-    assert ".shipper.lock is damaged: it is a link." in said.out
+    assert ".sync.lock is damaged: it is a link." in said.out
     assert "k3y of mine" == (secret / "id_rsa").read_text()
-    run.delivery_lock.unlink()
-    run.delivery_lock.hardlink_to(secret / "id_rsa")
+    run.sync_lock.unlink()
+    run.sync_lock.hardlink_to(secret / "id_rsa")
     said, _ = synced()
     assert 0 == said.status
     assert "k3y of mine" == (secret / "id_rsa").read_text()

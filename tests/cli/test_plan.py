@@ -244,7 +244,7 @@ def test_the_command_says_what_became_of_earlier_tries(
 @pytest.mark.parametrize(
     ("left", "kept"),
     [
-        ({"logs/rank-0.log": "Traceback", "mlflow.json": "{}", "metrics.jsonl": "", ".shipper.lock": ""}, False),
+        ({"logs/rank-0.log": "Traceback", "mlflow.json": "{}", "metrics.jsonl": "", ".sync.lock": ""}, False),
         ({"metrics.jsonl": '{"t": 1, "s": 1, "m": {}}\n'}, True),
         ({"checkpoints/last.ckpt": "damaged"}, True),
         ({"notes.txt": "mine"}, True),

@@ -90,7 +90,7 @@ def test_a_user_trains_against_it(
     said = train(*SMALL, "tracking.experiment=adas", f"tracking.uri=http://ada@127.0.0.1:{server.port}")
     assert (0, "") == (said.status, said.err)
     note = read_plain(only_run(project).mlflow)
-    assert note["delivered"] is True
+    assert note["synced"] is True
     texts = [
         *only_run(project).path.glob("*.yaml"),
         *only_run(project).path.glob("*.json"),
@@ -103,7 +103,7 @@ def test_a_user_trains_against_it(
     assert {"plan.yaml", "summary.json", "rank-0.log", "best.ckpt"} <= kept
 
 
-def test_a_wrong_password_is_told_before_and_after_and_sync_delivers_later(
+def test_a_wrong_password_is_told_before_and_after_and_sync_syncs_later(
     server: Served, project: Path, hpcexp: Callable[..., Said], train: Callable[..., Said], monkeypatch: Any
 ) -> None:
     """The training itself is not hindered, and does not wait for what cannot come."""
@@ -118,7 +118,7 @@ def test_a_wrong_password_is_told_before_and_after_and_sync_delivers_later(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", ADA[1])
     said = hpcexp("sync")
     assert (0, "1 of 1 ended runs are in MLflow or need not be.\n") == (said.status, said.out)
-    assert read_plain(only_run(project).mlflow)["delivered"] is True
+    assert read_plain(only_run(project).mlflow)["synced"] is True
 
 
 def test_a_run_that_was_refused_goes_elsewhere_without_being_trained_again(

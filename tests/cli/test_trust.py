@@ -206,11 +206,11 @@ def test_a_key_that_others_can_read_marks_nothing(project: Path, marker: Path) -
 @pytest.mark.parametrize(("answer", "status", "ran"), [("y\n", 0, True), ("n\n", 2, False), ("\n", 2, False)])
 def test_at_a_terminal_it_asks(author: Path, project: Path, marker: Path, answer: str, status: int, ran: bool) -> None:
     """No is the default."""
-    leader, follower = pty.openpty()
+    leader, open_run = pty.openpty()
     argv = [sys.executable, "-m", "hpcexp", "test", str(only_run(author).path)]
     env = environment(MARKER=str(marker))
-    process = subprocess.Popen(argv, cwd=project, env=env, stdin=follower, stdout=follower, stderr=follower)
-    os.close(follower)
+    process = subprocess.Popen(argv, cwd=project, env=env, stdin=open_run, stdout=open_run, stderr=open_run)
+    os.close(open_run)
     text = b""
     while b"Run it? [y/N]" not in text:
         text += os.read(leader, 4096)

@@ -88,7 +88,7 @@ def test_the_run_directory_is_whole(trained: TrainedRun) -> None:
     """As docs/architecture.md says."""
     files = {str(f.relative_to(trained.run.path)) for f in trained.run.path.rglob("*") if f.is_file()}
     expected = {"plan.yaml", "status.json", "metrics.jsonl", "summary.json", "confusion.json", "mlflow.json"}
-    expected |= {"checkpoints/best.ckpt", "checkpoints/last.ckpt", "logs/rank-0.log", "logs/shipper.log"}
+    expected |= {"checkpoints/best.ckpt", "checkpoints/last.ckpt", "logs/rank-0.log", "logs/sync.log"}
     assert expected <= files
     assert any(f.startswith("plots/") and f.endswith(".png") for f in files)
     assert "" == trained.run.rank_log(0).read_text()
@@ -151,7 +151,7 @@ def test_runs_are_listed(on_trained: Callable[..., Said], trained: TrainedRun) -
     assert said == on_trained("runs", "digits_mlp", "--state", "finished")
     assert "No runs of that kind in " in on_trained("runs", "other").out
     listed = json.loads(on_trained("runs", "--json").out)
-    assert (str(trained.run.path), "finished", True) == (listed["path"], listed["state"], listed["delivered"])
+    assert (str(trained.run.path), "finished", True) == (listed["path"], listed["state"], listed["synced"])
 
 
 @pytest.mark.parametrize("word", ["last", "name", "experiment/name", "directory", "signature"])
@@ -265,9 +265,7 @@ def test_what_mlflow_did_not_get_is_sent_later(trained: TrainedRun, hpcexp: Call
     assert 1 == len(client.search_runs([e.experiment_id for e in client.search_experiments()]))
 
 
-def test_runs_that_cannot_be_delivered_are_told(
-    trained: TrainedRun, hpcexp: Callable[..., Said], project: Path
-) -> None:
+def test_runs_that_cannot_be_synced_are_told(trained: TrainedRun, hpcexp: Callable[..., Said], project: Path) -> None:
     """With the reason; exit status 1."""
     target = project / "runs" / "digits_mlp" / trained.run.path.name
     shutil.copytree(trained.run.path, target)

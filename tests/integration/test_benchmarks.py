@@ -11,7 +11,7 @@ from helpers import environment
 
 from benchmarks.__main__ import NAMES
 
-HEAVY = {"coldstart", "compare", "ddp", "launching", "planning", "recording", "shipper", "sweeps"}
+HEAVY = {"coldstart", "compare", "ddp", "launching", "planning", "recording", "sync", "sweeps"}
 """They start many processes that import torch or MLflow."""
 
 

@@ -89,7 +89,7 @@ def guarded(project: Path) -> tuple[str, ...]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_of_a_run_a_sweep_and_a_drill(project: Path, guarded: tuple[str, ...]) -> None:
-    """Ranks, their servers, what delivers, and trainings that a drill starts; what is asked is on the user's alone."""
+    """Ranks, their servers, what syncs, and trainings that a drill starts; what is asked is on the user's alone."""
     two = ("hardware=cpu", "hardware.devices=2")
     commands = (
         ("train", *guarded, *FAST, *two),
@@ -108,7 +108,7 @@ def test_of_a_run_a_sweep_and_a_drill(project: Path, guarded: tuple[str, ...]) -
 
 @pytest.mark.slow
 @NEEDS_POSTGRES
-def test_of_a_server_and_who_delivers_to_it(project: Path) -> None:
+def test_of_a_server_and_who_syncs_to_it(project: Path) -> None:
     """Passwords of the database, of the first administrator, and of a user in the tracking address."""
     with serving_postgres() as database, watched() as watch:
         env = {**watch.env, "MLFLOW_BACKEND_STORE_URI": database.uri}

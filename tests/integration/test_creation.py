@@ -230,19 +230,19 @@ def test_whatever_mlflow_leaves_half_made_is_recognised(tmp_path: Path) -> None:
         assert has_tables == path.with_name(f"{path.name}.half-1").exists()
 
 
-def deliver_and_die(_: int, __: object, run: Path) -> list[bool]:
-    """Deliveries that are killed while MLflow's tables are made; whether they were."""
+def sync_and_die(_: int, __: object, run: Path) -> list[bool]:
+    """Syncs that are killed while MLflow's tables are made; whether they were."""
     return [is_killed_at(step, lambda: sync(run)) for step in (30, 700, 1400)]
 
 
-def test_what_was_killed_over_making_the_store_is_delivered_once(
+def test_what_was_killed_over_making_the_store_is_synced_once(
     tmp_path: Path, killer: Racers, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Also where the first was of an hpcexp that made it in its place."""
     database = tmp_path / "mlflow.db"
     run = make_run(tmp_path, f"sqlite:///{database}", steps=3)
     finish(run)
-    assert [True] * 3 == killer.run(deliver_and_die, run.path)[0]
+    assert [True] * 3 == killer.run(sync_and_die, run.path)[0]
     assert not database.exists()
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("CREATE TABLE experiments (experiment_id)")

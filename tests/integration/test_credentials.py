@@ -316,7 +316,7 @@ def test_a_real_server_of_a_group_takes_what_is_meant_for_it(
         assert 1 == hpcexp("sync").status
         said = hpcexp("sync", str(run.path), "--uri", server.address)
         assert (0, "") == (said.status, said.err)
-        assert read_plain(run.mlflow)["delivered"] is True
+        assert read_plain(run.mlflow)["synced"] is True
         assert has_artifacts(server)
 
 

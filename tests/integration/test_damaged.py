@@ -126,7 +126,7 @@ def test_the_last_run_is_one_that_says_when_it_started(hpcexp: Callable[..., Sai
 @mlflows_sqlalchemy
 @pytest.mark.parametrize("file", ["plan", "status", "mlflow"])
 @pytest.mark.parametrize("name", ["empty", "a list"])
-def test_what_can_be_delivered_is(hpcexp: Callable[..., Said], project: Path, name: str, file: str) -> None:
+def test_what_can_be_synced_is(hpcexp: Callable[..., Said], project: Path, name: str, file: str) -> None:
     """Beside a damaged run, which is named once, and a damaged sweep."""
     damage = DAMAGE[name]
     uri = f"sqlite:///{project}/mlflow.db"
@@ -144,11 +144,11 @@ def test_what_can_be_delivered_is(hpcexp: Callable[..., Said], project: Path, na
     assert f"digits_mlp/lost: {getattr(lost, file)} is damaged: " in said.out
     assert "0 of 1 ended sweeps" in said.out
     assert "1 of 2 ended runs" in said.out
-    assert read_plain(lost.path.with_name("kept") / "mlflow.json")["delivered"] is True
+    assert read_plain(lost.path.with_name("kept") / "mlflow.json")["synced"] is True
     assert 1 == (said.out + said.err).count(f"{getattr(lost, file)} is damaged")
 
 
-def test_what_is_not_delivered_is_said_once(hpcexp: Callable[..., Said], project: Path) -> None:
+def test_what_is_not_synced_is_said_once(hpcexp: Callable[..., Said], project: Path) -> None:
     """Where the answer is looked for, without the time."""
     finish(make_run(project / "runs", f"http://127.0.0.1:{free_port()}"))
     said = hpcexp("sync")
@@ -184,7 +184,7 @@ def test_a_sweep_goes_on_beside_a_damaged_run(hpcexp: Callable[..., Said], proje
     assert f"{sweep.status} is damaged: expected `object`, got `array`." in hpcexp("sweep").out
 
 
-def test_a_finished_job_whose_delivery_is_damaged_need_not_run(project: Path) -> None:
+def test_a_finished_job_whose_sync_is_damaged_need_not_run(project: Path) -> None:
     """What `sync` says of it is another matter."""
     asked = ("train", "-m", "seed=1", *FAST, "tracking.enabled=true", f"tracking.uri=http://127.0.0.1:{free_port()}")
     assert 0 == command(*asked, cwd=project).status

@@ -28,9 +28,9 @@ TRIED = ("optimizer.lr=0.02", "trainer.max_epochs=1", "seed=5", *LEAN)
 """A run that no sweep has; `train` and `plan` find it done."""
 RUN_FILES = (
     *("plan.yaml", "status.json", "summary.json", "mlflow.json", "confusion.json", "metrics.jsonl", "system.jsonl"),
-    *(".tracking", ".secrets", "failed.json", ".shipper.lock", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+    *(".tracking", ".secrets", "failed.json", ".sync.lock", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
     *(f"lineage/{name}.json" for name in ("code", "job", "environment", "hardware", "data", "origin")),
-    *("lineage/manifest.jsonl", "logs/rank-0.log", "logs/shipper.log"),
+    *("lineage/manifest.jsonl", "logs/rank-0.log", "logs/sync.log"),
     *("plots/loss.png", "checkpoints", "lineage", "logs", "plots"),
 )
 SWEEP_FILES = (

@@ -27,7 +27,7 @@ PLACES: dict[str, tuple[Sequence[str], dict[str, tuple[str, ...]]]] = {
     "runs/sweeps/*": (
         (
             *("study.jsonl", "sweep.json", "jobs.jsonl", "status.json", "mlflow.json", "best.json", "table.csv"),
-            *("claims", "claims/1", "claims/ledger", "drivers", "spent", "plots", "logs", ".shipper.lock"),
+            *("claims", "claims/1", "claims/ledger", "drivers", "spent", "plots", "logs", ".sync.lock"),
         ),
         {
             "search": SEARCH,

@@ -162,7 +162,7 @@ def test_without_pictures_and_tracking_nothing_accompanies_a_run(
     """There would be nothing for it to do."""
     assert 0 == train(*FAST, f"run.pictures={pictures}").status
     run = only_run(project)
-    assert pictures == (run.logs / "shipper.log").exists() == run.plots.exists()
+    assert pictures == (run.logs / "sync.log").exists() == run.plots.exists()
 
 
 def test_a_job_that_raises_says_why_and_where_its_log_is(
@@ -265,7 +265,7 @@ def test_two_ranks_are_one_run_in_mlflow(project: Path, train: Callable[..., Sai
     said = train("hardware=cpu", "hardware.devices=2", "debug=fast", "tracking.enabled=true")
     assert 0 == said.status, said.err
     run = only_run(project)
-    assert ["rank-0.log", "rank-1.log", "shipper.log"] == sorted(f.name for f in run.logs.iterdir())
+    assert ["rank-0.log", "rank-1.log", "sync.log"] == sorted(f.name for f in run.logs.iterdir())
     client = MlflowClient(f"sqlite:///{project}/runs/mlflow.db")
     [experiment] = [e for e in client.search_experiments() if e.name == "digits_mlp"]
     [recorded] = client.search_runs([experiment.experiment_id])
@@ -324,7 +324,7 @@ def test_a_try_that_was_killed_while_it_wrote_a_note_leaves_nothing(
 
 
 def test_a_run_that_is_held_for_a_moment_is_waited_for(hpcexp: Callable[..., Said], project: Path) -> None:
-    """As by a shipper that notes the end of a supervisor which was killed."""
+    """As by a sync process that notes the end of a supervisor which was killed."""
     assert 0 == hpcexp("train", "launch=dry", *FAST).status
     path = only_run(project).path
     is_had = threading.Event()
@@ -372,7 +372,7 @@ def test_a_reader_that_goes_away_does_not_end_a_training(endless: Endless, proje
     assert "finished" == read_plain(only_run(project).status)["state"]
 
 
-def test_a_password_is_for_the_shipper_alone(project: Path) -> None:
+def test_a_password_is_for_the_sync_process_alone(project: Path) -> None:
     """Not in the plan, which goes to MLflow; in a file of its own that only its owner may read."""
     said = command("train", *FAST, "tracking=mlflow", "tracking.enabled=true", SECRET, "tracking.wait_s=0", cwd=project)
     assert 0 == said.status, said

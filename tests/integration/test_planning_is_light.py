@@ -35,7 +35,7 @@ def test_planning_imports_nothing_heavy(tmp_path: Path, argv: tuple[str, ...]) -
     "argv", [("show", "last"), ("runs", "--json"), ("sync",), ("verify", "last"), ("why", "last")], ids=" ".join
 )
 def test_looking_at_runs_imports_nothing_heavy(trained: TrainedRun, argv: tuple[str, ...]) -> None:
-    """Where everything is delivered already, MLflow is not needed either."""
+    """Where everything is synced already, MLflow is not needed either."""
     assert "[]" == imported_by(argv, trained.project)
 
 

@@ -53,7 +53,7 @@ def swept(project: Path, *overrides: str) -> Said:
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_jobs_of_one_and_two_ranks_run_once_each(project: Path, launcher: str) -> None:
     """The world size that each was trained with, in MLflow too; the table has all."""
-    is_tracked = launcher == "joblib"  # the shipper is the same under any launcher
+    is_tracked = launcher == "joblib"  # the sync process is the same under any launcher
     two = ("strategy=ddp", "hardware=cpu", "hardware.devices=1,2", *([] if is_tracked else ["tracking=off"]))
     said = swept(project, *QUICK, *two, f"hydra/launcher={launcher}")
     assert 0 == said.status, said

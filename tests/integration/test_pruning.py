@@ -74,7 +74,7 @@ if __name__ == "__main__":
 """
 
 
-class NoShipper:
+class NoUploader:
     def begin(self, run: RunDir, plan: Plan) -> None: ...
 
     def end(self, run: RunDir, plan: Plan) -> None: ...
@@ -82,7 +82,7 @@ class NoShipper:
 
 def context(start: Callable[[Start], Process], pruner: Pruner | None) -> LaunchContext:
     """Those of a job that nothing is shown of."""
-    return LaunchContext(start, signals_caught, lambda plan: Silent(), lambda plan, text: None, NoShipper(), pruner)
+    return LaunchContext(start, signals_caught, lambda plan: Silent(), lambda plan, text: None, NoUploader(), pruner)
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,11 @@ def what_it_is(process: psutil.Process) -> str:
         over = parent and parent.parent()
         is_worker = over and "forkserver" in above and "forkserver" in " ".join(over.cmdline())
         return "data worker" if is_worker else "rank" if "forkserver" in above else "server"
-    for module, kind in (("record.fleet", "fleet"), ("record.shipper", "shipper"), ("hpcexp.job", "rank")):
+    for module, kind in (
+        ("sync.sweep_process", "sweep sync"),
+        ("sync.run_process", "run sync"),
+        ("hpcexp.job", "rank"),
+    ):
         if module in words:
             return "data worker" if kind == "rank" and module in above else kind
     return "sync" if words.endswith("hpcexp sync") else "driver" if "hpcexp train" in words else "other"

@@ -86,7 +86,7 @@ def test_a_finished_run_is_whole_in_mlflow(root: Path, uri: str, database: Path)
     run = make_run(root, uri, name="whole", steps=1200)
     finish(run)
     assert sync(run.path) is None
-    assert noted(run, "delivered") is True
+    assert noted(run, "synced") is True
     made = mlflow_run(uri, run)
     assert stored(database, made.info.run_id) == journalled(run)
     assert (made.info.run_name, made.info.status) == ("whole", "FINISHED")
@@ -134,13 +134,13 @@ def check_files(client: Any, made: Any) -> None:
     assert files == ["best.ckpt", "plan.yaml"]
 
 
-def test_delivering_again_changes_nothing(root: Path, uri: str, database: Path) -> None:
+def test_syncing_again_changes_nothing(root: Path, uri: str, database: Path) -> None:
     """Also from the journal's start, as after a loss of `mlflow.json`'s last lines."""
     run = make_run(root, uri, name="again", steps=50)
     finish(run)
     assert sync(run.path) is None
     first = mlflow_run(uri, run)
-    run.mlflow.write_text(run.mlflow.read_text().replace('"delivered": true', '"delivered": false'))
+    run.mlflow.write_text(run.mlflow.read_text().replace('"synced": true', '"synced": false'))
     run.mlflow.write_text(run.mlflow.read_text().replace(f'"offset": {noted(run, "offset")}', '"offset": 0'))
     assert sync(run.path) is None
     again = mlflow_run(uri, run)
@@ -170,7 +170,7 @@ def test_a_run_deleted_in_mlflow_is_made_anew(root: Path, uri: str, database: Pa
     assert sync(run.path) is None
     gone = noted(run, "run_id")
     mlflow_client(uri).delete_run(gone)
-    run.mlflow.write_text(run.mlflow.read_text().replace('"delivered": true', '"delivered": false'))
+    run.mlflow.write_text(run.mlflow.read_text().replace('"synced": true', '"synced": false'))
     assert sync(run.path) is None
     assert noted(run, "run_id") != gone
     assert stored(database, noted(run, "run_id")) == journalled(run)
@@ -248,25 +248,25 @@ def test_a_run_gets_no_pictures_that_nobody_wants(root: Path) -> None:
 
 
 def test_a_run_can_be_watched_while_it_goes_on(root: Path, uri: str, database: Path) -> None:
-    """The shipper follows the journal, leaves Ctrl-C to the supervisor, and ends with the run."""
+    """The sync process follows the journal, leaves Ctrl-C to the supervisor, and ends with the run."""
     run = make_run(root, uri, name="watched", steps=10)
-    with uploader(run) as shipper:
-        wait_until(lambda: noted(run, "offset"), "the first metrics are delivered")
+    with uploader(run) as sync_process:
+        wait_until(lambda: noted(run, "offset"), "the first metrics are synced")
         assert mlflow_run(uri, run).info.status == "RUNNING"
-        assert process_name(shipper.pid) == holder_of(run.delivery_lock)
-        shipper.send_signal(signal.SIGINT)
+        assert process_name(sync_process.pid) == holder_of(run.sync_lock)
+        sync_process.send_signal(signal.SIGINT)
         write_steps(run, 10, first=11)
         finish(run)
-        assert shipper.wait(60) == 0
+        assert sync_process.wait(60) == 0
     assert mlflow_run(uri, run).info.status == "FINISHED"
     assert stored(database, noted(run, "run_id")) == journalled(run)
 
 
-def test_a_shipper_killed_on_its_way_loses_and_doubles_nothing(root: Path, uri: str, database: Path) -> None:
+def test_a_sync_process_killed_on_its_way_loses_and_doubles_nothing(root: Path, uri: str, database: Path) -> None:
     """kill -9 in the middle of a long journal, then `sync`."""
-    run = make_run(root, uri, name="shipper-killed", steps=3000)
+    run = make_run(root, uri, name="sync-killed", steps=3000)
     with uploader(run):
-        wait_until(lambda: noted(run, "offset"), "some metrics are delivered")
+        wait_until(lambda: noted(run, "offset"), "some metrics are synced")
     assert noted(run, "offset") < run.journal.stat().st_size
     run_id = noted(run, "run_id")
     finish(run)
@@ -281,10 +281,10 @@ def test_a_run_that_lost_its_supervisor_ends_as_killed(root: Path, uri: str) -> 
     started = time.time()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as supervisor:
         write_json(run.status, {**read_plain(run.status), "pid": supervisor.pid})
-        with uploader(run) as shipper:
-            wait_until(lambda: noted(run, "offset"), "the first metrics are delivered")
+        with uploader(run) as sync_process:
+            wait_until(lambda: noted(run, "offset"), "the first metrics are synced")
             supervisor.kill()
-            assert shipper.wait(60) == 0
+            assert sync_process.wait(60) == 0
     status = read_plain(run.status)
     assert (status["state"], status["cause"]) == ("killed", "the process that supervised the run died")
     assert status["ended"] > started
@@ -336,17 +336,17 @@ def test_a_server_that_dies_and_comes_back_has_everything_once(tmp_path: Path, s
     port, start = server
     first = start()
     run = make_run(tmp_path, f"http://127.0.0.1:{port}", steps=3000, wait_s=1.0)
-    with uploader(run) as shipper:
-        wait_until(lambda: noted(run, "offset"), "some metrics are delivered")
+    with uploader(run) as sync_process:
+        wait_until(lambda: noted(run, "offset"), "some metrics are synced")
         kill_group(first)
         finish(run)
-        assert shipper.wait(60) == 1
-    assert noted(run, "delivered") is False
+        assert sync_process.wait(60) == 1
+    assert noted(run, "synced") is False
     assert f"127.0.0.1:{port}" in noted(run, "problem")
     start()
     assert sync(run.path) is None
     assert sync(run.path) is None
-    assert (noted(run, "delivered"), noted(run, "problem")) == (True, None)
+    assert (noted(run, "synced"), noted(run, "problem")) == (True, None)
     assert stored(tmp_path / "server.db", noted(run, "run_id")) == journalled(run)
     made = mlflow_run(f"http://127.0.0.1:{port}", run)
     assert made.info.status == "FINISHED"
@@ -361,15 +361,15 @@ def check_page(port: int, run_id: str) -> None:
 
 
 def test_a_dead_server_does_not_hold_anybody_long(tmp_path: Path) -> None:
-    """A run of which nothing could be delivered says why, and can be delivered later."""
+    """A run of which nothing could be synced says why, and can be synced later."""
     port = free_port()
     run = make_run(tmp_path, f"http://127.0.0.1:{port}", steps=5, wait_s=0.0)
     finish(run)
-    with uploader(run) as shipper:
-        assert shipper.wait(60) == 1
+    with uploader(run) as sync_process:
+        assert sync_process.wait(60) == 1
     assert noted(run, "run_id") is None
     assert noted(run, "problem") == f"http://127.0.0.1:{port}: Connection refused"
-    assert "not delivered" in (run.logs / "shipper.log").read_text()
+    assert "not synced" in (run.logs / "sync.log").read_text()
     assert (run.plots / "loss.png").exists()
 
 
@@ -390,7 +390,7 @@ def test_a_killed_server_and_a_killed_supervisor_lose_nothing(tmp_path: Path) ->
         mine = (*asked, f"tracking.uri=http://127.0.0.1:{port}", "tracking.wait_s=0")
         supervisor = start_command(*mine, cwd=tmp_path)
         try:
-            wait_until(lambda: any(noted_offset(run) for run in find_runs(tmp_path / "runs")), "metrics are delivered")
+            wait_until(lambda: any(noted_offset(run) for run in find_runs(tmp_path / "runs")), "metrics are synced")
             kill_group(server)
         finally:
             supervisor.kill()
@@ -398,7 +398,7 @@ def test_a_killed_server_and_a_killed_supervisor_lose_nothing(tmp_path: Path) ->
         assert 0 == command(*mine, cwd=tmp_path).status
         start()
         for _ in range(2):
-            wait_until(lambda: 0 == command("sync", cwd=tmp_path).status, "what is left is delivered")
+            wait_until(lambda: 0 == command("sync", cwd=tmp_path).status, "what is left is synced")
         [run] = find_runs(tmp_path / "runs")
         assert "finished" == read_plain(run.status)["state"]
         expected = sorted([*journalled(run), *journalled_system(run)])

@@ -1,4 +1,4 @@
-"""One process delivers all runs of a sweep, below the sweep's own MLflow run; whatever one of them does to it."""
+"""One process syncs all runs of a sweep, below the sweep's own MLflow run; whatever one of them does to it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def uri(database: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def _stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fleet changes the working directory of its process."""
+    """A sync process changes the working directory of its process."""
     monkeypatch.chdir(Path.cwd())
 
 
@@ -84,8 +84,8 @@ def in_mlflow(uri: str, record: RecordDir) -> Any:
     return client(uri).get_run(noted(record, "run_id"))
 
 
-def delivered(sweep: SweepDir, *told: dict[str, Any], ends: bool = True) -> int:
-    """Exit status of a fleet that is told this and then left by its driver; in this process, which is faster."""
+def synced(sweep: SweepDir, *told: dict[str, Any], ends: bool = True) -> int:
+    """Exit status of a sync process that is told this and then left by its driver; in this process, which is faster."""
     read, write = os.pipe()
     lines = [*told, *([{"end": True}] if ends else [])]
     os.write(write, "".join(json.dumps(line) + "\n" for line in lines).encode())
@@ -104,7 +104,7 @@ def finished_run(root: Path, uri: str | None, name: str, steps: int = 5, **track
 
 
 @contextmanager
-def fleet(sweep: SweepDir) -> Iterator[subprocess.Popen[bytes]]:
+def sync_process(sweep: SweepDir) -> Iterator[subprocess.Popen[bytes]]:
     """The real process, with the pipe that the driver gives it; killed if it is still there afterwards."""
     command = [sys.executable, "-m", "hpcexp.tracking.sync.sweep_process", str(sweep.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0, cwd=REPOSITORY) as process:
@@ -126,7 +126,7 @@ def test_a_sweep_is_one_run_above_those_of_its_jobs(root: Path, uri: str, databa
     sweep = make_sweep(root, "whole")
     runs = [finished_run(root, uri, f"whole-{lr}") for lr in ("0.1", "0.01")]
     end_sweep(sweep, best=runs[0])
-    assert delivered(sweep, *(told_of(r, optimizer__lr=r.path.name[6:]) for r in runs)) == 0
+    assert synced(sweep, *(told_of(r, optimizer__lr=r.path.name[6:]) for r in runs)) == 0
     parent = in_mlflow(uri, sweep)
     assert (parent.info.run_name, parent.info.status) == ("whole", "FINISHED")
     assert parent.data.params == {"optimizer.lr": "0.1, 0.01", "model.width": "16 … 64 (log)"}
@@ -145,18 +145,18 @@ def test_a_sweep_is_one_run_above_those_of_its_jobs(root: Path, uri: str, databa
     }
     for run in runs:
         assert stored(database, noted(run, "run_id")) == journalled(run)
-        assert (noted(run, "delivered"), noted(run, "pictured")) == (True, True)
+        assert (noted(run, "synced"), noted(run, "pictured")) == (True, True)
         assert (run.plots / "loss.png").exists()
 
 
-def test_delivering_a_sweep_again_changes_nothing(root: Path, uri: str, database: Path) -> None:
-    """By another fleet, or by `sync`."""
+def test_syncing_a_sweep_again_changes_nothing(root: Path, uri: str, database: Path) -> None:
+    """By another sync process, or by `sync`."""
     sweep = make_sweep(root, "again")
     run = finished_run(root, uri, "again-1")
     end_sweep(sweep, best=run)
-    assert delivered(sweep, told_of(run, optimizer__lr="0.1")) == 0
+    assert synced(sweep, told_of(run, optimizer__lr="0.1")) == 0
     before = query(database, "SELECT * FROM runs ORDER BY run_uuid"), run.mlflow.read_text(), sweep.mlflow.read_text()
-    assert delivered(sweep, told_of(run, optimizer__lr="0.1")) == 0
+    assert synced(sweep, told_of(run, optimizer__lr="0.1")) == 0
     assert (sync(run.path), sync_sweep(sweep.path, Stores())) == (None, None)
     after = query(database, "SELECT * FROM runs ORDER BY run_uuid"), run.mlflow.read_text(), sweep.mlflow.read_text()
     assert after == before
@@ -167,7 +167,7 @@ def test_a_sweep_that_goes_on_keeps_its_run(root: Path, uri: str, database: Path
     sweep = make_sweep(root, "longer")
     first, second = (finished_run(root, uri, f"longer-{i}") for i in (1, 2))
     set_state(sweep, "killed")
-    assert delivered(sweep, told_of(first, optimizer__lr="0.1")) == 0
+    assert synced(sweep, told_of(first, optimizer__lr="0.1")) == 0
     run_id = noted(sweep, "run_id")
     assert in_mlflow(uri, sweep).info.status == "KILLED"
     set_state(sweep, "running")
@@ -177,10 +177,10 @@ def test_a_sweep_that_goes_on_keeps_its_run(root: Path, uri: str, database: Path
     )
     write_json(sweep.mlflow, {k: v for k, v in read_plain(sweep.mlflow).items() if k != "run_id"})
     told = [told_of(run, optimizer__lr="0.1") for run in (first, second)]
-    assert delivered(sweep, *told) == 0
+    assert synced(sweep, *told) == 0
     assert (noted(sweep, "run_id"), in_mlflow(uri, sweep).info.status) == (run_id, "RUNNING")
     end_sweep(sweep, best=second)
-    assert delivered(sweep, *told) == 0
+    assert synced(sweep, *told) == 0
     made = in_mlflow(uri, sweep)
     assert (made.info.run_id, made.info.status) == (run_id, "FINISHED")
     assert made.data.params["optimizer.lr"] == "0.1, 0.01"  # MLflow changes no parameter
@@ -191,13 +191,13 @@ def test_a_sweep_that_goes_on_keeps_its_run(root: Path, uri: str, database: Path
 
 
 def test_a_finished_run_is_put_below_the_sweep_that_it_comes_to_belong_to(root: Path, uri: str) -> None:
-    """Nothing else of it is delivered again; `sync` leaves it there."""
+    """Nothing else of it is synced again; `sync` leaves it there."""
     run = finished_run(root, uri, "joins")
     assert sync(run.path) is None
     before = in_mlflow(uri, run)
     assert "mlflow.parentRunId" not in before.data.tags
     sweep = make_sweep(root, "joined")
-    assert delivered(sweep, told_of(run, optimizer__lr="0.1")) == 0
+    assert synced(sweep, told_of(run, optimizer__lr="0.1")) == 0
     after = in_mlflow(uri, run)
     news = {"mlflow.parentRunId": noted(sweep, "run_id"), "hpcexp.sweep": "joined", "axis.optimizer.lr": "0.1"}
     note = after.data.tags["mlflow.note.content"]
@@ -209,7 +209,7 @@ def test_a_finished_run_is_put_below_the_sweep_that_it_comes_to_belong_to(root: 
 
 
 def test_a_sweep_deleted_in_mlflow_is_made_anew_above_its_runs(root: Path, uri: str) -> None:
-    """Also above those that this fleet was not told of."""
+    """Also above those that this sync process was not told of."""
     sweep = make_sweep(root, "deleted")
     first, second = (finished_run(root, uri, f"deleted-{i}") for i in (1, 2))
     ledger = [
@@ -217,10 +217,10 @@ def test_a_sweep_deleted_in_mlflow_is_made_anew_above_its_runs(root: Path, uri: 
         for i, r in enumerate((first, second), 1)
     ]
     sweep.jobs.write_text("".join(json.dumps(entry) + "\n" for entry in ledger) + '{"job": 3, "as')
-    assert delivered(sweep, told_of(first, seed="1"), told_of(second, seed="2")) == 0
+    assert synced(sweep, told_of(first, seed="1"), told_of(second, seed="2")) == 0
     gone = noted(sweep, "run_id")
     client(uri).delete_run(gone)
-    assert delivered(sweep, told_of(first, seed="1")) == 0
+    assert synced(sweep, told_of(first, seed="1")) == 0
     parent = noted(sweep, "run_id")
     assert parent != gone
     assert [in_mlflow(uri, run).data.tags["mlflow.parentRunId"] for run in (first, second)] == [parent, parent]
@@ -230,9 +230,9 @@ def test_a_run_deleted_in_mlflow_comes_back_below_its_sweep(root: Path, uri: str
     """With its whole journal."""
     sweep = make_sweep(root, "lost-child")
     run = make_run(root, uri, name="lost-child-1", steps=5)
-    with fleet(sweep) as process:
+    with sync_process(sweep) as process:
         tell(process, told_of(run, seed="1"))
-        wait_until(lambda: noted(run, "offset"), "the first metrics are delivered")
+        wait_until(lambda: noted(run, "offset"), "the first metrics are synced")
         gone = noted(run, "run_id")
         client(uri).delete_run(gone)
         write_steps(run, 5, first=6)
@@ -245,7 +245,7 @@ def test_a_run_deleted_in_mlflow_comes_back_below_its_sweep(root: Path, uri: str
     assert in_mlflow(uri, run).data.tags["mlflow.parentRunId"] == noted(sweep, "run_id")
 
 
-def test_a_run_that_cannot_be_delivered_costs_the_others_nothing(root: Path, uri: str, database: Path) -> None:
+def test_a_run_that_cannot_be_synced_costs_the_others_nothing(root: Path, uri: str, database: Path) -> None:
     """A directory that is not there, one without or with a damaged plan, a deleted experiment, nonsense."""
     sweep = make_sweep(root, "mixed")
     good = [finished_run(root, uri, f"good-{i}") for i in range(3)]
@@ -259,9 +259,9 @@ def test_a_run_that_cannot_be_delivered_costs_the_others_nothing(root: Path, uri
     (root / "digits_mlp" / "planless").mkdir()
     bad = [root / "nowhere", root / "digits_mlp" / "planless", damaged.path, refused.path]
     told = [{"run": str(path), "axes": {}} for path in bad] + [told_of(run, seed="1") for run in good]
-    assert delivered(sweep, {"nonsense": 1}, *told) == 1
+    assert synced(sweep, {"nonsense": 1}, *told) == 1
     for run in good:
-        assert noted(run, "delivered")
+        assert noted(run, "synced")
         assert stored(database, noted(run, "run_id")) == journalled(run)
     assert "was deleted" in noted(refused, "problem")
 
@@ -270,15 +270,15 @@ def test_a_run_is_followed_whatever_becomes_of_its_path(root: Path, uri: str, da
     """Set aside for a new try, which is a run of its own; or removed."""
     sweep = make_sweep(root, "aside")
     first, removed = (make_run(root, uri, name=name, steps=5) for name in ("tried", "removed"))
-    with fleet(sweep) as process:
+    with sync_process(sweep) as process:
         tell(process, told_of(first), told_of(removed))
-        wait_until(lambda: noted(first, "offset") and noted(removed, "offset"), "the first metrics are delivered")
+        wait_until(lambda: noted(first, "offset") and noted(removed, "offset"), "the first metrics are synced")
         shutil.rmtree(removed.path)
         aside = RunDir(first.path.rename(first.path.with_name("tried~1")))
         again = finished_run(root, uri, "tried", steps=7)
         tell(process, told_of(again))
         finish(aside)
-        wait_until(lambda: noted(again, "pictured") and noted(aside, "pictured"), "both are delivered")
+        wait_until(lambda: noted(again, "pictured") and noted(aside, "pictured"), "both are synced")
         tell(process, {"end": True})
         process.stdin.close()  # type: ignore[union-attr]
         assert process.wait(60) == 0
@@ -303,24 +303,24 @@ while not stop.exists():
 """
 
 
-def test_a_fleet_killed_on_its_way_loses_and_doubles_nothing(root: Path, uri: str, database: Path) -> None:
-    """Runs that are written meanwhile by processes of their own; then another fleet, then `sync`, twice."""
+def test_a_sync_process_killed_on_its_way_loses_and_doubles_nothing(root: Path, uri: str, database: Path) -> None:
+    """Runs that are written meanwhile by processes of their own; then another sync process, then `sync`, twice."""
     sweep = make_sweep(root, "killed")
     runs = [make_run(root, uri, name=f"killed-{i}", steps=1, model="never") for i in range(8)]
     told = [told_of(run, seed="1") for run in runs]
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}
     paths = [[sweep.path / "stop", *(run.path for run in runs[i::2])] for i in range(2)]
     writers = [subprocess.Popen([sys.executable, "-c", WRITE, *map(str, some)], env=environment) for some in paths]
-    with fleet(sweep) as process:
+    with sync_process(sweep) as process:
         tell(process, *told)
-        wait_until(lambda: all(noted(run, "offset") for run in runs), "the first metrics are delivered")
+        wait_until(lambda: all(noted(run, "offset") for run in runs), "the first metrics are synced")
     (sweep.path / "stop").touch()
     assert [writer.wait(60) for writer in writers] == [0, 0]
     for run in runs:
         assert noted(run, "offset") < run.journal.stat().st_size
         set_state(run, "finished")
     end_sweep(sweep, best=runs[0])
-    assert delivered(sweep, *told) == 0
+    assert synced(sweep, *told) == 0
     for _ in range(2):
         assert [sync(run.path) for run in runs] == [None] * 8
         assert [stored(database, noted(run, "run_id")) for run in runs] == [journalled(run) for run in runs]
@@ -338,22 +338,22 @@ def test_a_driver_that_dies_leaves_its_sweep_and_its_runs_killed(root: Path, uri
         driver.kill()
     (shared.path / "drivers").mkdir()
     write_json(shared.path / "drivers" / "a.json", {"pid": os.getpid(), "host": socket.gethostname()})
-    assert delivered(sweep, told_of(run, seed="1"), ends=False) == 0
+    assert synced(sweep, told_of(run, seed="1"), ends=False) == 0
     assert (read_plain(run.status)["state"], read_plain(sweep.status)["state"]) == ("killed", "killed")
     assert (in_mlflow(uri, run).info.status, in_mlflow(uri, sweep).info.status) == ("KILLED", "KILLED")
-    assert delivered(shared, told_of(run, seed="1"), ends=True) == 0
+    assert synced(shared, told_of(run, seed="1"), ends=True) == 0
     assert (read_plain(shared.status)["state"], in_mlflow(uri, shared).info.status) == ("running", "RUNNING")
 
 
 def test_a_dead_server_holds_up_nothing_else(root: Path, uri: str, database: Path, capfd: Any) -> None:
-    """Runs for another store arrive; those for the dead one get their pictures, and `sync` can deliver them later."""
+    """Runs for another store arrive; those for the dead one get their pictures, and `sync` can sync them later."""
     sweep = make_sweep(root, "half-dead")
     dead = f"http://127.0.0.1:{free_port()}"
     lost = [finished_run(root, dead, f"lost-{i}", wait_s=0.0) for i in range(3)]
     good = [finished_run(root, uri, f"arrived-{i}", wait_s=0.0) for i in range(3)]
     end_sweep(sweep, best=good[0])
     pairs = [run for pair in zip(lost, good, strict=True) for run in pair]
-    assert delivered(sweep, *(told_of(run, seed="1") for run in pairs)) == 1
+    assert synced(sweep, *(told_of(run, seed="1") for run in pairs)) == 1
     assert [stored(database, noted(run, "run_id")) for run in good] == [journalled(run) for run in good]
     assert all((run.plots / "loss.png").exists() for run in lost)
     assert [noted(record, "problem") for record in (sweep, *lost)] == [f"{dead}: Connection refused"] * 4
@@ -372,18 +372,18 @@ def test_a_sweep_without_tracking_gets_its_pictures(root: Path) -> None:
     """`tracking.enabled=false`."""
     sweep = make_sweep(root, "untracked")
     run = finished_run(root, None, "untracked-1", steps=30)
-    assert delivered(sweep, told_of(run, seed="1")) == 0
+    assert synced(sweep, told_of(run, seed="1")) == 0
     assert (run.plots / "loss.png").exists()
     assert not run.mlflow.exists()
     assert not sweep.mlflow.exists()
 
 
-def test_runs_are_delivered_where_the_directory_of_their_sweep_is_gone(root: Path, uri: str, capfd: Any) -> None:
+def test_runs_are_synced_where_the_directory_of_their_sweep_is_gone(root: Path, uri: str, capfd: Any) -> None:
     """Below nothing, and that is said."""
     sweep = make_sweep(root, "removed-sweep")
     run = finished_run(root, uri, "bereft")
     shutil.rmtree(sweep.path)
-    assert delivered(sweep, told_of(run, seed="1")) == 0
+    assert synced(sweep, told_of(run, seed="1")) == 0
     tags = in_mlflow(uri, run).data.tags
     assert (tags["hpcexp.sweep"], tags["axis.seed"]) == ("removed-sweep", "1")
     assert "mlflow.parentRunId" not in tags
@@ -398,9 +398,9 @@ def test_a_server_that_dies_and_comes_back_has_every_run_once(tmp_path: Path) ->
         sweep = make_sweep(tmp_path, "served")
         uri = f"http://127.0.0.1:{port}"
         runs = [make_run(tmp_path, uri, name=f"served-{i}", steps=50, wait_s=90.0) for i in range(3)]
-        with fleet(sweep) as process:
+        with sync_process(sweep) as process:
             tell(process, *(told_of(run, seed="1") for run in runs))
-            wait_until(lambda: all(noted(run, "offset") for run in runs), "the first metrics are delivered")
+            wait_until(lambda: all(noted(run, "offset") for run in runs), "the first metrics are synced")
             kill_group(first)
             for run in runs:
                 write_steps(run, 50, first=51)

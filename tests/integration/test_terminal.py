@@ -149,7 +149,7 @@ def test_a_bar_and_lines_keep_their_own_orders(capsys: pytest.CaptureFixture[str
 
 def test_a_sweep_on_a_terminal_draws_its_table(project: Path) -> None:
     """Cursor movements of the table pass; orders in what it shows do not."""
-    leader, follower = pty.openpty()
+    leader, open_run = pty.openpty()
     code = """
         import sys
         from types import SimpleNamespace as N
@@ -169,10 +169,10 @@ def test_a_sweep_on_a_terminal_draws_its_table(project: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", "\n".join(line[8:] for line in code.splitlines())],
         env=environment(TERM="xterm", COLUMNS="200"),
-        stdout=follower,
-        stderr=follower,
+        stdout=open_run,
+        stderr=open_run,
     )
-    os.close(follower)
+    os.close(open_run)
     text = b""
     while chunk := _read(leader):
         text += chunk

@@ -1,7 +1,7 @@
 """Runs as their directories tell of them.
 
 All is read anew each time. 10,000 directories take a second or two, and what is told is what is there: an index would
-have to be looked over for what has changed since, and MLflow lacks what was not tracked or not delivered.
+have to be looked over for what has changed since, and MLflow lacks what was not tracked or not synced.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from hpcexp.rundir import RunDir
 
 
 class Uploader(Protocol):
-    """Delivers what runs record."""
+    """Syncs what runs record."""
 
     def begin(self, run: RunDir, plan: Plan) -> None:
         """A run goes off: its directory has its plan and its state."""

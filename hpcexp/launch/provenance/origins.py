@@ -16,7 +16,7 @@ from hpcexp.plan import Plan
 from hpcexp.redaction import masked_config
 from hpcexp.rundir import RunDir
 from hpcexp.runs.integrity import read_checksum
-from hpcexp.runs.records import OriginFacts, read, read_delivered
+from hpcexp.runs.records import OriginFacts, read, read_sync_record
 from hpcexp.tracking.mlflow.description import flatten
 
 
@@ -25,7 +25,7 @@ def parents(found: Continuation | None, transferred: TransferOrigin | None) -> d
     if found is not None:
         return {"continued": {**_checkpoint(found.checkpoint, found.step), "why": found.why}}
     if transferred is not None:
-        noted = read_delivered(transferred.run).run_id
+        noted = read_sync_record(transferred.run).run_id
         return {"initialised_from": {**_checkpoint(transferred.checkpoint, transferred.step), "mlflow_run_id": noted}}
     return {}
 

@@ -78,7 +78,7 @@ def is_blank(run: RunDir) -> bool:
 
 _NOTES = (
     *("plan.yaml", "status.json", "system.jsonl", "mlflow.json", "failed.json"),
-    *(".tracking", ".secrets", ".mark", ".shipper.lock"),
+    *(".tracking", ".secrets", ".mark", ".sync.lock"),
 )
 """What another try writes anew or goes on with."""
 

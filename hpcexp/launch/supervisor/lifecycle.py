@@ -82,7 +82,7 @@ def run_here(plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[
         def supervise(run: RunDir, stop: Sequence[int], check: Callable[[], None]) -> Supervision[Outcome]:
             if stop:  # before there was anything to end
                 return stopped_by(stop[0])
-            with devices:  # free again before the shipper is waited for
+            with devices:  # free again before the sync process is waited for
                 pruner = context.pruner
                 ranks = Ranks(plan, context.start, device_env, pruner.metric if pruner else None)
                 reported = pruner.answering(ranks.answer) if pruner else None
@@ -177,9 +177,9 @@ def _begin(own: Ownership) -> None:
 def _finish(
     plan: Plan, run: RunDir, status: Status, context: LaunchContext, own: Ownership, catching: ExitStack
 ) -> None:
-    """Leave lineage, seal and final state behind, and have what is there delivered."""
+    """Leave lineage, seal and final state behind, and have what is there synced."""
     context.capture.end(run)
-    # Before the state is final: what has been written by then is delivered.
+    # Before the state is final: what has been written by then is synced.
     _seal(run, status)
     if _end(run, status):
         if status.state is RunState.FINISHED:
@@ -201,7 +201,8 @@ def _seal(run: RunDir, status: Status) -> None:
 def _end(run: RunDir, status: Status) -> bool:
     """Leave the final state; whether that could be done.
 
-    On a full disk it stays `running` there: readers see that nobody runs it, the shipper once this command has ended.
+    On a full disk it stays `running` there: readers see that nobody runs it; so does the sync process, once this
+    command has ended.
     """
     try:
         write(run.status, status)

@@ -121,7 +121,7 @@ def claimed(plan: Plan, *, is_sure: bool = False) -> Iterator[None]:
     what = f"{run.path} is being written by"
     with ExitStack() as stack:
         try:
-            # A shipper has it for a moment while it ends the run of a supervisor that was killed.
+            # A sync process has it for a moment while it ends the run of a supervisor that was killed.
             stack.enter_context(held_within(_MOMENT_S, lock, what))
         except InUseError:
             token = _dead_elsewhere(run, lock, is_sure=is_sure)

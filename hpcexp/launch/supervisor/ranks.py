@@ -23,8 +23,8 @@ def job_environment(topology: Topology, project: Path, inherited: Mapping[str, s
     env = without_foreign(inherited)
     path = [str(project), *filter(None, [env.get("PYTHONPATH")])]
     threads = str(topology.threads_per_rank)
-    # Threads that wait by spinning take the core that the shipper or another job needs: on two busy cores the digits
-    # MLP trained 24 s instead of 1.9. On idle ones, sleeping costs it 1.8 s instead of 1.5.
+    # Threads that wait by spinning take the core that the sync process or another job needs: on two busy cores the
+    # digits MLP trained 24 s instead of 1.9. On idle ones, sleeping costs it 1.8 s instead of 1.5.
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     env.update(
         OMP_NUM_THREADS=threads,

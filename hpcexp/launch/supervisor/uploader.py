@@ -1,4 +1,4 @@
-"""The shipper beside a job or a sweep: started with it, given some time at its end."""
+"""The sync process beside a job or a sweep: started with it, given some time at its end."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from hpcexp.files.locks import holder_of, process_name
 from hpcexp.files.untrusted import UnusableFileError, open_append
 from hpcexp.plan import Plan
 from hpcexp.rundir import RecordDir, RunDir, SweepDir
-from hpcexp.runs.records import read_delivered
+from hpcexp.runs.records import read_sync_record
 from hpcexp.terminal import say
 
 PATIENCE_S = 5.0
 """After which the command says what it is still waiting for."""
 _RESTART_S = 10.0
-"""A fleet that has died is started again as often."""
+"""A sync process that has died is started again as often."""
 
 
 class RunUploader:
-    """A shipper for the one run of a command, which waits for it."""
+    """A sync process for the one run of a command, which waits for it."""
 
     def begin(self, run: RunDir, plan: Plan) -> None:
         """Start it."""
@@ -46,7 +46,7 @@ class RunUploader:
 
 
 def has_work(plan: Plan) -> bool:
-    """Whether there is anything for a shipper to do."""
+    """Whether there is anything for a sync process to do."""
     return plan.tracking_uri is not None or bool(plan.config["run"]["pictures"])
 
 
@@ -56,7 +56,7 @@ def start_sync(run: RunDir) -> subprocess.Popen[bytes]:
 
 
 def await_sync(process: subprocess.Popen[bytes], record: RecordDir, wait_s: float, *, is_tracked: bool) -> None:
-    """Give the shipper its time; it goes on by itself where that is not enough, or where no server answers."""
+    """Give the sync process its time; it goes on by itself where that is not enough, or where no server answers."""
     deadline = time.monotonic() + wait_s
     has_said = False
     try:
@@ -72,7 +72,7 @@ def await_sync(process: subprocess.Popen[bytes], record: RecordDir, wait_s: floa
                 other = _other(record)
                 is_other = other not in (None, process_name(process.pid))
                 what = "Sending MLflow the rest" if is_tracked else "Drawing the pictures"
-                what = f"Waiting for {other}, which delivers it already" if is_other else what
+                what = f"Waiting for {other}, which syncs it already" if is_other else what
                 then = "leaves it to `hpcexp sync`" if is_tracked else "does without"
                 say(f"{what}, {left:.0f} s at most. Ctrl-C {then}.")
     except KeyboardInterrupt:
@@ -80,31 +80,31 @@ def await_sync(process: subprocess.Popen[bytes], record: RecordDir, wait_s: floa
 
 
 def _other(record: RecordDir) -> str | None:
-    """Who delivers the record; None where nobody does, or its lock says nothing."""
+    """Who syncs the record; None where nobody does, or its lock says nothing."""
     with contextlib.suppress(UnusableFileError):
-        return holder_of(record.delivery_lock)
+        return holder_of(record.sync_lock)
     return None
 
 
 def _is_unreachable(record: RecordDir) -> bool:
     """Whether no server has taken anything of the record, and why is noted."""
     try:
-        known = read_delivered(record)
+        known = read_sync_record(record)
     except UnusableFileError:
-        return False  # what belongs below it is delivered all the same
+        return False  # what belongs below it is synced all the same
     return bool(known.problem) and not known.run_id
 
 
 def _problem(record: RecordDir) -> str | None:
     """Why MLflow lacks something of the record, as far as that is noted."""
     try:
-        return read_delivered(record).problem
+        return read_sync_record(record).problem
     except UnusableFileError as e:
         return str(e).partition("\n")[0].removesuffix(".")
 
 
 class SweepUploader:
-    """The one process that delivers all runs of a sweep: started with the first, and again where it has died."""
+    """The one process that syncs all runs of a sweep: started with the first, and again where it has died."""
 
     def __init__(self, sweep_dir: Path) -> None:
         self._sweep = SweepDir(sweep_dir)
@@ -116,7 +116,7 @@ class SweepUploader:
         """What the present one is still to be told."""
 
     def add(self, run: RunDir, axes: Mapping[str, str]) -> None:
-        """Have a run delivered, as it goes on or as it is. `axes`: its value on each axis, as typed. Never waits."""
+        """Have a run synced, as it goes on or as it is. `axes`: its value on each axis, as typed. Never waits."""
         self._send({"run": str(run.path.absolute()), "axes": dict(axes)})
 
     def tend(self) -> None:
@@ -126,7 +126,7 @@ class SweepUploader:
         self._write()
 
     def close(self, wait_s: float, *, is_tracked: bool) -> None:
-        """Give it the time to deliver the rest; it goes on by itself where that is not enough, or no server answers."""
+        """Give it the time to sync the rest; it goes on by itself where that is not enough, or no server answers."""
         if not self._lines:
             return
         self._next_start = 0.0
@@ -145,7 +145,7 @@ class SweepUploader:
         status, problem = self._process.poll(), _problem(self._sweep)
         # One that no server answers is not waited for, and tries on for a while by itself.
         if status not in (None, 0) or (status is None and problem):
-            why = problem or f"{self._sweep.logs / 'shipper.log'} says why"
+            why = problem or f"{self._sweep.logs / 'sync.log'} says why"
             print(f"MLflow lacks some of it ({why}): `hpcexp sync` sends it.", flush=True)
 
     @property
@@ -184,7 +184,7 @@ class SweepUploader:
 
 def _started(module: str, record: RecordDir) -> subprocess.Popen[bytes]:
     record.logs.mkdir(exist_ok=True)
-    with os.fdopen(open_append(record.logs / "shipper.log"), "ab") as log:
+    with os.fdopen(open_append(record.logs / "sync.log"), "ab") as log:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", module, str(record.path)],
             stdin=subprocess.PIPE,

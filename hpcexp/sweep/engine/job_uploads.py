@@ -9,7 +9,7 @@ from hpcexp.errors import RunError
 from hpcexp.launch.supervisor.uploader import SweepUploader, has_work
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir, SweepDir
-from hpcexp.runs.records import Membership, read_delivered
+from hpcexp.runs.records import Membership, read_sync_record
 from hpcexp.sweep.store.jobs import Job
 
 
@@ -31,7 +31,7 @@ class JobUploads:
 
     def add_skipped(self, job: Job) -> None:
         """Upload a finished run that MLflow does not have as one of this sweep."""
-        if not self._is_delivered(job):
+        if not self._is_synced(job):
             self.begin(RunDir(Path(job.plan.run_dir)), job.plan)
 
     def tend(self) -> None:
@@ -42,10 +42,10 @@ class JobUploads:
         """Wait at most `wait_s` for the rest."""
         self._sweep.close(wait_s, is_tracked=is_tracked)
 
-    def _is_delivered(self, job: Job) -> bool:
+    def _is_synced(self, job: Job) -> bool:
         try:
-            known = read_delivered(RunDir(Path(job.plan.run_dir)))
+            known = read_sync_record(RunDir(Path(job.plan.run_dir)))
         except RunError:
             return False  # the uploader reports it
         sweep = Membership(str(self._place.path), dict(self._axes_of[job.entry.run]))
-        return job.plan.tracking_uri is None or (known.delivered and known.sweep == sweep)
+        return job.plan.tracking_uri is None or (known.synced and known.sweep == sweep)

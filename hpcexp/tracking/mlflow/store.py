@@ -39,7 +39,7 @@ _MAX_KEY = 250
 MAX_DIGEST = 36
 """Characters of a data set's digest."""
 _ENVIRONMENT = {
-    # A dead server must not hold a call for the minutes of MLflow's defaults; the shipper has its own retries.
+    # A dead server must not hold a call for the minutes of MLflow's defaults; the sync process has its own retries.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
@@ -282,7 +282,7 @@ class Store:
 
 
 class Stores:
-    """The stores that several deliveries have in common, each connected to once.
+    """The stores that several syncs have in common, each connected to once.
 
     `named`: the servers that get credentials; without, all do: whoever calls has chosen them.
     """

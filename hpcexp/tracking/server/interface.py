@@ -12,7 +12,7 @@ from socket import gethostname
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_delivered
+from hpcexp.runs.records import read_sync_record
 from hpcexp.tracking.mlflow.links import artifact_root, ui_link
 from hpcexp.tracking.mlflow.uri import with_driver
 from hpcexp.tracking.server.web.environment import environment
@@ -60,7 +60,7 @@ def latest_experiment(root: Path, store: str) -> str | None:
     notes = [(file.stat().st_mtime_ns, file.parent) for file in root.glob("*/*/mlflow.json") if file.is_file()]
     for _, directory in sorted(notes, reverse=True):
         with suppress(RunError):
-            known = read_delivered(RunDir(directory))
+            known = read_sync_record(RunDir(directory))
             if known.experiment_id is not None and known.tracking_uri == without_password(store):
                 return known.experiment_id
     return None

@@ -1,4 +1,4 @@
-"""Where a run goes in MLflow: where its plan says, until `hpcexp sync` is told another place."""
+"""Where a run goes in MLflow: where its plan says, unless `hpcexp sync --uri` or `--experiment` has changed that."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hpcexp.files.untrusted import read_text
 from hpcexp.plan import Plan, load_plan
 from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RunState, read_delivered
+from hpcexp.runs.records import RunState, read_sync_record
 from hpcexp.runs.state import current_state
 from hpcexp.tracking.mlflow.uri import resolve_uri, uri_problem
 
@@ -18,7 +18,7 @@ from hpcexp.tracking.mlflow.uri import resolve_uri, uri_problem
 def destined(run: RunDir) -> Plan:
     """The frozen plan, with the store and the experiment that the run goes to now, and the directory that it is in."""
     plan = load_plan(run.plan)
-    uri, experiment = _told(run)
+    uri, experiment = _redirected(run)
     tracking = {**plan.config["tracking"], **({"experiment": experiment} if experiment else {})}
     return replace(
         plan,
@@ -30,7 +30,7 @@ def destined(run: RunDir) -> Plan:
 
 def address(run: RunDir, plan: Plan) -> str:
     """The store's address, with its password."""
-    return _told(run)[0] or plan.tracking_uri or ""
+    return _redirected(run)[0] or plan.tracking_uri or ""
 
 
 def direct(run: RunDir, plan: Plan, *, goes_on: bool) -> None:
@@ -55,7 +55,7 @@ def check_redirect(run: RunDir, uri: str | None, experiment: str | None) -> None
     if current_state(run) in (RunState.PLANNED, RunState.RUNNING):
         raise RunError(f"{run.path} is no run that has ended.\nFix: hpcexp train, or wait for it.")
     plan = destined(run)
-    if read_delivered(run).delivered and plan.tracking_uri is not None:
+    if read_sync_record(run).synced and plan.tracking_uri is not None:
         raise RunError(f"{run.path} is in MLflow already, at {plan.tracking_uri}.\nFix: without --uri, --experiment.")
     if uri is None and plan.tracking_uri is None:
         raise RunError(f"{run.path} goes nowhere yet (tracking=off).\nFix: --uri sqlite:///runs/mlflow.db")
@@ -72,7 +72,7 @@ def redirect(run: RunDir, uri: str | None, experiment: str | None) -> None:
 
 def send_to(run: RunDir, uri: str, experiment: str | None = None) -> None:
     """Note where the run goes, in a file beside its sealed plan."""
-    write_atomic(run.secret_uri, f"{uri}\n{experiment or _told(run)[1]}\n", mode=0o600)
+    write_atomic(run.secret_uri, f"{uri}\n{experiment or _redirected(run)[1]}\n", mode=0o600)
 
 
 def _asked(plan: Plan) -> tuple[str | None, str]:
@@ -80,7 +80,7 @@ def _asked(plan: Plan) -> tuple[str | None, str]:
     return plan.tracking_uri and without_password(plan.tracking_uri), str(plan.config["tracking"]["experiment"])
 
 
-def _told(run: RunDir) -> tuple[str, str]:
+def _redirected(run: RunDir) -> tuple[str, str]:
     """Address and experiment of the run's own file; empty where it has none, or says nothing of it."""
     try:
         lines = read_text(run.secret_uri).splitlines()

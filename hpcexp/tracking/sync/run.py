@@ -1,4 +1,4 @@
-"""A run on its way to MLflow: what the shipper of one run, that of a sweep and `sync` do with it alike."""
+"""One run and its upload, as the process beside a run, the one beside a sweep and `hpcexp sync` use it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _NICENESS = 10
 
 
 class RunSync:
-    """A run that this process alone delivers. RunError where its plan cannot be read.
+    """A run that this process alone syncs. RunError where its plan cannot be read.
 
     `is_own`: whether it is of the command that this process serves. That names the run's server, and what fails is also
-    a line of the shipper's log.
+    a line of `sync.log`.
     """
 
     def __init__(self, run: RunDir, stores: Stores, sweep: Membership | None = None, *, is_own: bool = True) -> None:
@@ -47,7 +47,7 @@ class RunSync:
         self.plan = destined(run)
         if is_own:
             stores.name(load_plan(run.plan).tracking_uri)
-        self._delivery = None if self.plan.tracking_uri is None else RunUpload(run, self.plan, stores, sweep)
+        self._upload = None if self.plan.tracking_uri is None else RunUpload(run, self.plan, stores, sweep)
         self._has_pictures = bool(self.plan.config["run"].get("pictures", True))
         self._is_drawn = False
         self._is_own = is_own
@@ -57,7 +57,7 @@ class RunSync:
     @property
     def uri(self) -> str | None:
         """Where it goes; None where it is not tracked."""
-        return None if self._delivery is None else self._delivery.uri
+        return None if self._upload is None else self._upload.uri
 
     @property
     def is_over(self) -> bool:
@@ -72,14 +72,14 @@ class RunSync:
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to do for what the directory holds now."""
-        if self._delivery is None:
+        if self._upload is None:
             return self.is_over and (are_drawn(self.run) or not self._has_pictures)
-        return self._delivery.is_complete
+        return self._upload.is_complete
 
     @property
     def is_behind(self) -> bool:
         """Whether there is more than one batch of metrics to be sent."""
-        return self._delivery is not None and self._delivery.is_behind
+        return self._upload is not None and self._upload.is_behind
 
     def has_ended(self, *, is_orphan: bool) -> bool:
         """Whether the run is over; one that nobody is left to end is over as `killed`."""
@@ -88,28 +88,28 @@ class RunSync:
 
     def send(self) -> float:
         """Send the next metrics; the seconds that took, not counting the first connection."""
-        if self._delivery is None:
+        if self._upload is None:
             return 0.0
-        self._delivery.start()
+        self._upload.start()
         began = time.monotonic()
-        self._delivery.send_metrics()
+        self._upload.send_metrics()
         return time.monotonic() - began
 
-    def deliver(self) -> None:
-        """Send all that is there, without the pictures."""
-        if self._delivery is not None:
-            self._delivery.finish()
+    def send_rest(self) -> None:
+        """Send everything but the pictures."""
+        if self._upload is not None:
+            self._upload.finish()
 
     def complete(self) -> None:
-        """Send all that is there; of a run that has ended also its pictures."""
-        self.deliver()
+        """Send everything; of a run that has ended also its pictures."""
+        self.send_rest()
         if self.is_over:
             self.draw()
-            if self._delivery is not None:
-                self._delivery.add_pictures()
+            if self._upload is not None:
+                self._upload.add_pictures()
 
     def draw(self) -> None:
-        """Have the pictures of a run that has ended; it is not undelivered for want of them."""
+        """Draw the pictures of a run that has ended; a failure is logged and hinders nothing."""
         if not self.is_undrawn:
             return
         self._is_drawn = True
@@ -119,7 +119,7 @@ class RunSync:
             say(f"pictures of {self.plan.name} could not be drawn: {type(e).__name__}: {e}")
 
     def attempt(self, step: Callable[[], object]) -> str | None:
-        """Take a step of the delivery; what hinders it, or None."""
+        """Run one step; the problem, or None."""
         try:
             step()
         except Exception as e:  # noqa: BLE001 - whatever a server or a database does must not reach the run
@@ -127,12 +127,12 @@ class RunSync:
         return None
 
     def failed(self, error: BaseException) -> str:
-        """Keep in the run's directory, and tell, why something could not be delivered."""
+        """Store in the run directory and log why something could not be sent; returns that."""
         problem, self.is_refused = problem_of(error, self.plan.tracking_uri or ""), is_refusal(error)
         if self._is_own:
             say(f"{self.plan.name}: {problem}")
-        if self._delivery is not None:
-            self._delivery.failed(problem)
+        if self._upload is not None:
+            self._upload.failed(problem)
         return problem
 
 
@@ -158,31 +158,31 @@ def end_if_abandoned(record: RecordDir, what: str, *, is_orphan: bool) -> None:
 
 
 def alone(record: RecordDir, timeout_s: float) -> AbstractContextManager[None]:
-    """Held by the one process that delivers a directory; InUseError names it, if it still does after `timeout_s`."""
-    return held_within(timeout_s, record.delivery_lock, _being_delivered(record))
+    """Held by the one process that syncs a directory; InUseError names it, if it still does after `timeout_s`."""
+    return held_within(timeout_s, record.sync_lock, _being_synced(record))
 
 
 def alone_in_turn(record: RecordDir) -> AbstractContextManager[None]:
-    """`alone`, once another process that delivers the directory has ended; says that it waits for it."""
+    """`alone`, once another process that syncs the directory has ended; says that it waits for it."""
 
     def say_so(holder: InUseError) -> None:
         who = str(holder).partition("\n")[0].removesuffix(".")
         print(f"{who}: waiting for it (Ctrl-C leaves it to that process).", file=sys.stderr, flush=True)
 
-    return held_within(math.inf, record.delivery_lock, _being_delivered(record), say_so)
+    return held_within(math.inf, record.sync_lock, _being_synced(record), say_so)
 
 
-def _being_delivered(record: RecordDir) -> str:
-    return f"{record.path} is being delivered by"
+def _being_synced(record: RecordDir) -> str:
+    return f"{record.path} is being synced by"
 
 
 def settle(record: RecordDir) -> None:
-    """Step back behind the training, and write to the shipper's own log."""
+    """Lower this process's priority below training's, and write to `sync.log`."""
     _step_back()
     # Ctrl-C is for the supervisor: it ends the run, and the run's end ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     record.logs.mkdir(parents=True, exist_ok=True)
-    log = open_append(record.logs / "shipper.log", 0o644)
+    log = open_append(record.logs / "sync.log", 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
@@ -201,7 +201,7 @@ def _step_back() -> None:
 
 
 def say(text: str) -> None:
-    """A line of the shipper's log."""
+    """Write a line to `sync.log`."""
     with contextlib.suppress(OSError):  # which may lie on a full disk
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
 

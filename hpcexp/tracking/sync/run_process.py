@@ -1,4 +1,4 @@
-"""The process beside a run that delivers its directory to MLflow.
+"""The process beside a run that syncs its directory to MLflow.
 
 `python -m hpcexp.tracking.sync.run_process RUN_DIR [--once]`; `sync` does the latter from within a process.
 """
@@ -28,24 +28,24 @@ from hpcexp.tracking.sync.unreachable_servers import backoff
 
 
 def sync(path: Path, stores: Stores | None = None, sweep: Membership | None = None) -> str | None:
-    """Deliver what MLflow lacks of the run in `path`; what hinders it, or None. Any number of times, same result.
+    """Sync what MLflow lacks of the run in `path`; what hinders it, or None. Any number of times, same result.
 
-    RunError where there is no run. Waits for another process that delivers it, and says so.
+    RunError where there is no run. Waits for another process that syncs it, and says so.
     """
     run = RunDir(path)
     load_plan(run.plan)
     with alone_in_turn(run):
-        shipment = RunSync(run, stores or Stores(), sweep, is_own=False)
-        if shipment.is_complete:
+        run_sync = RunSync(run, stores or Stores(), sweep, is_own=False)
+        if run_sync.is_complete:
             return None
-        shipment.has_ended(is_orphan=False)
-        return shipment.attempt(shipment.complete)
+        run_sync.has_ended(is_orphan=False)
+        return run_sync.attempt(run_sync.complete)
 
 
 def sync_sweep(path: Path, stores: Stores) -> str | None:
-    """Deliver what MLflow lacks of the sweep in `path`, but not its runs; what hinders it, or None.
+    """Sync what MLflow lacks of the sweep in `path`, but not its runs; what hinders it, or None.
 
-    Waits for another process that delivers it, and says so.
+    Waits for another process that syncs it, and says so.
     """
     sweep = SweepDir(path)
     with alone_in_turn(sweep):
@@ -65,23 +65,23 @@ def sync_sweep(path: Path, stores: Stores) -> str | None:
 
 
 def follow(path: Path) -> str | None:
-    """Deliver the run in `path` while it goes on and once it has ended; what hindered the last of it, or None."""
+    """Sync the run in `path` while it goes on and once it has ended; what hindered the last of it, or None."""
     run = RunDir(path)
     with alone(run, math.inf):
-        shipment = RunSync(run, Stores(Named(lambda: ())))
-        _accompany(shipment)
-        shipment.attempt(shipment.deliver)
-        shipment.draw()
-        return _insist(shipment)
+        run_sync = RunSync(run, Stores(Named(lambda: ())))
+        _accompany(run_sync)
+        run_sync.attempt(run_sync.send_rest)
+        run_sync.draw()
+        return _insist(run_sync)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status 0: delivered; 1: not everything; 2: there is nothing to deliver from."""
+    """Exit status 0: synced; 1: not everything; 2: there is nothing to sync from."""
     parser = argparse.ArgumentParser(
         prog="python -m hpcexp.tracking.sync.run_process", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--once", action="store_true", help="deliver what is there, then end")
+    parser.add_argument("--once", action="store_true", help="sync what is there, then end")
     arguments = parser.parse_args(argv)
     run_dir = arguments.run_dir.absolute()
     try:
@@ -90,57 +90,57 @@ def main(argv: list[str] | None = None) -> int:
         else:
             load_plan(RunDir(run_dir).plan)
             settle(RunDir(run_dir))
-            # The directory itself, as launch may give its path to a new try while this one is still delivered.
+            # The directory itself, as launch may give its path to a new try while this one is still synced.
             os.chdir(run_dir)
             problem = follow(Path())
     except HpcexpError as e:
         print(e, file=sys.stderr)
         return 2
     if problem is not None:
-        say(f"not delivered: {problem}")
+        say(f"not synced: {problem}")
         return 1
     return 0
 
 
 def _go_with_any_run(parent: SweepUpload, sweep: SweepDir, stores: Stores) -> None:
-    """Have a sweep go where its runs go, of which no shipper could tell."""
+    """Have a sweep go where its runs go, of which no sync process could tell."""
     for run, place in members(sweep):
         with contextlib.suppress(RunError):
-            shipment = RunSync(run, stores, place, is_own=False)
-            if shipment.uri is not None:
-                parent.go_with(shipment.plan, shipment.uri)
+            run_sync = RunSync(run, stores, place, is_own=False)
+            if run_sync.uri is not None:
+                parent.go_with(run_sync.plan, run_sync.uri)
                 return
 
 
-def _accompany(shipment: RunSync) -> None:
+def _accompany(run_sync: RunSync) -> None:
     """Send metrics until the run has ended or has lost its supervisor."""
     pipe = _stdin_pipe()
     next_s, failures = 0.0, 0
-    while not shipment.has_ended(is_orphan=pipe is not None and pipe.is_closed):
+    while not run_sync.has_ended(is_orphan=pipe is not None and pipe.is_closed):
         if time.monotonic() >= next_s:
-            spent = _sent(shipment)
+            spent = _sent(run_sync)
             failures = failures + 1 if spent is None else 0
             next_s = time.monotonic() + max(SHARE * (spent or 0.0), backoff(failures))
         _wait(pipe)
 
 
-def _sent(shipment: RunSync) -> float | None:
+def _sent(run_sync: RunSync) -> float | None:
     """Seconds that the next metrics took; None where they could not be sent."""
     try:
-        return shipment.send()
+        return run_sync.send()
     except Exception as e:  # noqa: BLE001 - whatever a server or a database does must not reach the run
-        shipment.failed(e)
+        run_sync.failed(e)
         return None
 
 
-def _insist(shipment: RunSync) -> str | None:
-    """Deliver the rest, trying again for `tracking.wait_s` unless the server's accounts stand against it."""
-    deadline = time.monotonic() + float(shipment.plan.config["tracking"]["wait_s"])
+def _insist(run_sync: RunSync) -> str | None:
+    """Sync the rest, trying again for `tracking.wait_s` unless the server's accounts stand against it."""
+    deadline = time.monotonic() + float(run_sync.plan.config["tracking"]["wait_s"])
     failures = 0
-    while (problem := shipment.attempt(shipment.complete)) is not None:
+    while (problem := run_sync.attempt(run_sync.complete)) is not None:
         failures += 1
         pause = backoff(failures)
-        if shipment.is_refused or time.monotonic() + pause > deadline:
+        if run_sync.is_refused or time.monotonic() + pause > deadline:
             return problem
         time.sleep(pause)
     return None

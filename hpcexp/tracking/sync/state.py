@@ -8,7 +8,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-from hpcexp.runs.records import Delivered, read, write
+from hpcexp.runs.records import SyncRecord, read, write
 from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.mlflow.store import Store
 
@@ -22,7 +22,7 @@ class SyncState:
     def __init__(self, path: Path) -> None:
         """UnusableFileError where the file is damaged."""
         self._path = path
-        self.known = read(path, Delivered)
+        self.known = read(path, SyncRecord)
         self._saved = copy(self.known)
 
     @property
@@ -44,30 +44,30 @@ class SyncState:
 
     def clear(self) -> None:
         """Know nothing any more."""
-        self.known = Delivered()
+        self.known = SyncRecord()
 
     def forget_offsets(self) -> None:
         """Have all journals sent from their beginning."""
         self.update(**dict.fromkeys(OFFSETS, 0))
 
 
-def have_run(note: SyncState, store: Store, experiment: str, start_ms: int, tags: Mapping[str, str]) -> bool:
+def have_run(state: SyncState, store: Store, experiment: str, start_ms: int, tags: Mapping[str, str]) -> bool:
     """Have the noted run in MLflow, the same one however often this is broken off; whether it was made just now.
 
     It carries a token that stands in the note before: so one is found again whose id was not noted any more. One that
     is gone from MLflow is made anew, and nothing has been sent to it.
     """
-    known, token = note.known.run_id, note.known.token
+    known, token = state.known.run_id, state.known.token
     if known is not None and store.has_run(known):
         return False
     is_first = known is not None or token is None
     if is_first or token is None:
         token = uuid.uuid4().hex
-        note.forget_offsets()
-        note.save(token=token, run_id=None)
+        state.forget_offsets()
+        state.save(token=token, run_id=None)
     experiment_id = store.experiment(experiment)
     found = None if is_first else store.find_run(experiment_id, names.TOKEN, token)
     run_id = found or store.create_run(experiment_id, tags["mlflow.runName"], start_ms, {names.TOKEN: token, **tags})
-    note.forget_offsets()
-    note.save(experiment_id=experiment_id, run_id=run_id)
+    state.forget_offsets()
+    state.save(experiment_id=experiment_id, run_id=run_id)
     return found is None

@@ -19,16 +19,16 @@ from hpcexp.rundir import RunDir, SweepDir
 from hpcexp.runs.journal import Point
 from hpcexp.runs.records import (
     MAX_LEDGER_BYTES,
-    Delivered,
     LedgerLine,
     Membership,
     Status,
     SweepBest,
     SweepRecord,
+    SyncRecord,
     lines,
-    read_delivered,
     read_or_none,
     read_status,
+    read_sync_record,
 )
 from hpcexp.tracking.mlflow import description
 from hpcexp.tracking.mlflow import tags as names
@@ -46,18 +46,18 @@ class SweepUpload:
     def __init__(self, sweep: SweepDir, stores: Stores) -> None:
         self._sweep = sweep
         self._stores = stores
-        self._note = SyncState(sweep.mlflow)
+        self._sync_state = SyncState(sweep.mlflow)
         self._store: Store | None = None
         self.was_remade = False
         """Whether the MLflow run was gone, and its children are below none."""
 
     @property
-    def _known(self) -> Delivered:
-        return self._note.known
+    def _known(self) -> SyncRecord:
+        return self._sync_state.known
 
     @property
     def _run_id(self) -> str:
-        """The MLflow run of a delivery that has started."""
+        """The MLflow run of a sync that has started."""
         assert self._known.run_id is not None
         return self._known.run_id
 
@@ -91,7 +91,7 @@ class SweepUpload:
     def is_complete(self) -> bool:
         """Whether MLflow has the sweep as its directory holds it now."""
         status, known = read_status(self._sweep), self._known
-        return (known.delivered, known.state, known.ended) == (True, status.state, status.ended)
+        return (known.synced, known.state, known.ended) == (True, status.state, status.ended)
 
     def go_with(self, plan: Plan, uri: str, *, is_redirected: bool = False) -> None:
         """Go where this run of the sweep goes: to `uri`, with its password, and into the experiment of the first.
@@ -105,8 +105,8 @@ class SweepUpload:
         experiment, user = str(plan.config["tracking"]["experiment"]), str(plan.lineage.get("user", ""))
         is_elsewhere = is_redirected and self._known.experiment != experiment
         if is_elsewhere or self._known.tracking_uri != plan.tracking_uri:
-            self._note.clear()
-            self._note.save(tracking_uri=plan.tracking_uri, experiment=experiment, user=user)
+            self._sync_state.clear()
+            self._sync_state.save(tracking_uri=plan.tracking_uri, experiment=experiment, user=user)
 
     def start(self) -> Store:
         """Have the MLflow run, with what is asked; RunError where the sweep's directory is gone."""
@@ -116,18 +116,18 @@ class SweepUpload:
             raise RunError(f"{self._sweep.path} is gone")
         status, overrides, uri = read_status(self._sweep), self._asked(), self.uri
         assert uri is not None
-        self._note.update(delivered=False)
+        self._sync_state.update(synced=False)
         store = self._stores.at(uri, artifact_root(self._sweep.path.parent.parent))
         started = round((status.started or time.time()) * 1000)
         tags = {**self._tags(), names.STATE: str(status.state)}
         before = self._known.run_id
-        is_new = have_run(self._note, store, str(self._known.experiment), started, tags)
+        is_new = have_run(self._sync_state, store, str(self._known.experiment), started, tags)
         self.was_remade = is_new and before is not None
         # MLflow changes no parameter: of axes that were edited the description tells.
         known = {} if is_new else store.params(self._run_id) or {}
         params = {key: text for key, text in description.sweep_params(overrides).items() if legal_key(key) not in known}
-        told = {"mlflow.note.content": self._description(overrides, None, "")}
-        store.log(self._run_id, params=params, tags=told if is_new else {**tags, **told})
+        described = {"mlflow.note.content": self._description(overrides, None, "")}
+        store.log(self._run_id, params=params, tags=described if is_new else {**tags, **described})
         self._save_view(store, overrides, started)
         if not is_new and not status.state.is_final:
             store.set_running(self._run_id)
@@ -147,7 +147,7 @@ class SweepUpload:
         store.log(run_id, [results], tags=self._final_tags(status, best))
         artifacts.send(store, run_id, self._sweep.path, _artifacts(self._sweep))
         store.set_ended(run_id, STATUS[state], ended_ms)
-        self._note.save(delivered=True, problem=None, state=state, ended=status.ended)
+        self._sync_state.save(synced=True, problem=None, state=state, ended=status.ended)
 
     def failed(self, error: Exception) -> str:
         """Keep why MLflow did not take something, and connect anew at the next try; the same in words."""
@@ -156,7 +156,7 @@ class SweepUpload:
         if self.uri is not None:
             self._stores.forget(self.uri)
         if self._sweep.path.is_dir():
-            self._note.save(problem=problem)
+            self._sync_state.save(problem=problem)
         return problem
 
     def _save_view(self, store: Store, overrides: SweepRecord, now_ms: int) -> None:
@@ -227,9 +227,9 @@ def _best_text(best: SweepBest | None) -> str:
         return ""
     run = RunDir(Path(best.run))
     try:
-        known = read_delivered(run)
+        known = read_sync_record(run)
     except UnusableFileError:
-        known = Delivered()  # which delivering that run reports
+        known = SyncRecord()  # which syncing that run reports
     place = page(known.experiment_id, run_id=known.run_id) if known.run_id and known.experiment_id else None
     name = f"[{run.path.name}]({place})" if place else run.path.name
     params = " ".join(f"`{key}={value}`" for key, value in best.params.items())

@@ -1,4 +1,4 @@
-"""The sweep's own MLflow run while its jobs are delivered: there before they are, and ended with the sweep."""
+"""The sweep's own MLflow run while its jobs are synced: there before they are, and ended with the sweep."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from errno import ENOENT
 from hpcexp.errors import InUseError
 from hpcexp.files.untrusted import UnusableFileError
 from hpcexp.rundir import SweepDir
-from hpcexp.runs.records import read_delivered, read_status
+from hpcexp.runs.records import read_status, read_sync_record
 from hpcexp.runs.state import is_driven
 from hpcexp.tracking.mlflow.store import Stores
-from hpcexp.tracking.sync.follower import FollowedRun
+from hpcexp.tracking.sync.open_run import QueuedRun
 from hpcexp.tracking.sync.run import RunSync, alone, end_if_abandoned, say
 from hpcexp.tracking.sync.sweep import SweepUpload, members
 from hpcexp.tracking.sync.unreachable_servers import UnreachableServers, backoff, is_down
@@ -40,20 +40,20 @@ class SweepSync:
         self.is_hopeless = False
         """Whether it could not be sent for a reason that time does not mend."""
 
-    def go_with(self, shipment: RunSync) -> None:
+    def go_with(self, run_sync: RunSync) -> None:
         """Go where the first tracked run of the sweep goes."""
-        if self._like is None and shipment.uri is not None:
-            self._like = shipment
+        if self._like is None and run_sync.uri is not None:
+            self._like = run_sync
 
-    def has_place_for(self, shipment: RunSync) -> bool:
+    def has_place_for(self, run_sync: RunSync) -> bool:
         """Whether a run need not wait for the MLflow run that it belongs below."""
-        if self._like is None or shipment.uri != self._like.uri or self.is_hopeless:
+        if self._like is None or run_sync.uri != self._like.uri or self.is_hopeless:
             return True
         if self._parent is not None:
             return self._parent.is_started or self._parent.is_complete
         with contextlib.suppress(UnusableFileError):
-            return bool(read_delivered(self._sweep).run_id) or time.monotonic() > self._since + _PATIENCE_S
-        return True  # its runs are delivered without it
+            return bool(read_sync_record(self._sweep).run_id) or time.monotonic() > self._since + _PATIENCE_S
+        return True  # its runs are synced without it
 
     @property
     def is_settled(self) -> bool:
@@ -93,12 +93,12 @@ class SweepSync:
             return False
         return self.is_over and not self._parent.is_complete and self._try(self._parent.finish)
 
-    def astray(self) -> list[FollowedRun]:
+    def astray(self) -> list[QueuedRun]:
         """Runs of the sweep that MLflow shows below one that is there no more."""
         if self._parent is None or not self._parent.was_remade:
             return []
         self._parent.was_remade = False
-        return [FollowedRun(run.path, place) for run, place in members(self._sweep) if run.mlflow.exists()]
+        return [QueuedRun(run.path, place) for run, place in members(self._sweep) if run.mlflow.exists()]
 
     def close(self) -> None:
         """Let others take care of it."""

@@ -1,8 +1,8 @@
-"""The process that delivers the runs of a sweep to MLflow, many at once and any number one after the other.
+"""The process that syncs the runs of a sweep to MLflow, many at once and any number one after the other.
 
-`python -m hpcexp.tracking.sync.sweep_process SWEEP_DIR` is told on its stdin what to follow, a JSON object a line:
+`python -m hpcexp.tracking.sync.sweep_process SWEEP_DIR` reads on its stdin which runs to follow, a JSON object a line:
 `{"run": DIRECTORY, "axes": {KEY: VALUE}}`. A driver that leaves as it should says `{"end": true}`. Once its end of the
-pipe is closed, what is there is delivered.
+pipe is closed, what is there is synced.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import Membership
 from hpcexp.tracking.mlflow.credentials import Named
 from hpcexp.tracking.mlflow.store import Stores
-from hpcexp.tracking.sync.follower import FollowedRun, Follower, Key, key_of
+from hpcexp.tracking.sync.open_run import Key, OpenRun, QueuedRun, key_of
 from hpcexp.tracking.sync.run import POLL_S, say, settle
 from hpcexp.tracking.sync.sweep_lifecycle import SweepSync
 from hpcexp.tracking.sync.unreachable_servers import UnreachableServers
 
 _MAX_OPEN = 200
-"""Runs that are followed at once, with two open files each; more wait until one of them is delivered."""
+"""Runs that are followed at once, with two open files each; more wait until one of them is synced."""
 _ENDING_S = 5.0
 """How long a driver that has closed the pipe without a word may take to be gone."""
 
@@ -44,7 +44,7 @@ class Inbox:
         self.has_said_end = False
         """Whether the driver leaves as it should."""
 
-    def read(self, timeout_s: float) -> list[FollowedRun]:
+    def read(self, timeout_s: float) -> list[QueuedRun]:
         """What has come, or comes within `timeout_s`."""
         if self.is_closed:
             time.sleep(timeout_s)
@@ -56,13 +56,13 @@ class Inbox:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         return [entry for line in lines if (entry := self._entry(line)) is not None]
 
-    def _entry(self, line: bytes) -> FollowedRun | None:
+    def _entry(self, line: bytes) -> QueuedRun | None:
         try:
-            told = json.loads(line)
-            self.has_said_end |= bool(told.get("end"))
-            if "run" not in told:
+            message = json.loads(line)
+            self.has_said_end |= bool(message.get("end"))
+            if "run" not in message:
                 return None
-            return FollowedRun(Path(told["run"]), Membership(str(self._sweep.path), dict(told["axes"])))
+            return QueuedRun(Path(message["run"]), Membership(str(self._sweep.path), dict(message["axes"])))
         except (ValueError, TypeError, KeyError, AttributeError):
             say(f"not understood: {line[:200]!r}")
             return None
@@ -76,14 +76,14 @@ class SweepSyncProcess:
         self._stores = Stores(Named(lambda: ()))
         self._servers = UnreachableServers()
         self._above = SweepSync(sweep, self._stores, self._servers)
-        self._waiting: deque[FollowedRun] = deque()
-        self._open: dict[Key, Follower] = {}
+        self._waiting: deque[QueuedRun] = deque()
+        self._open: dict[Key, OpenRun] = {}
         self._wait_s = 0.0
         self._last_s = time.monotonic()
-        """When something was delivered last, or the driver left."""
+        """When something was synced last, or the driver left."""
 
     def run(self) -> int:
-        """Exit status: 0 when everything was delivered, 1 otherwise."""
+        """Exit status: 0 when everything was synced, 1 otherwise."""
         is_busy = True
         while True:
             was_closed = self._inbox.is_closed
@@ -101,15 +101,15 @@ class SweepSyncProcess:
         is_busy = self._above.begin()
         self._waiting.extend(self._above.astray())
         is_busy |= self._admit()
-        for follower in list(self._open.values()):
-            is_busy |= self._take(follower, self._send)
+        for open_run in list(self._open.values()):
+            is_busy |= self._take(open_run, self._send)
         is_busy = is_busy or self._above.finish()
-        return is_busy or any(self._take(follower, self._complete) for follower in list(self._open.values()))
+        return is_busy or any(self._take(open_run, self._complete) for open_run in list(self._open.values()))
 
     def _once_more(self) -> None:
         """Try everything at once that was put off, as the driver has left."""
         self._last_s = time.monotonic()
-        for entry in [*self._waiting, *(follower.entry for follower in self._open.values())]:
+        for entry in [*self._waiting, *(open_run.entry for open_run in self._open.values())]:
             entry.not_before = 0.0
 
     @property
@@ -121,29 +121,29 @@ class SweepSyncProcess:
         """Whether there is something left to wait for, now that the driver has left."""
         if self._is_orphaned:
             is_ending = not self._above.is_over and time.monotonic() < self._last_s + _ENDING_S
-            if is_ending or not all(follower.is_over for follower in self._open.values()):
+            if is_ending or not all(open_run.is_over for open_run in self._open.values()):
                 return True
         if any(entry.is_in_use for entry in self._waiting):
-            return True  # another process delivers it, and ends by itself
+            return True  # another process syncs it, and ends by itself
         is_late = time.monotonic() > self._last_s + self._wait_s
-        return not is_late and bool(self._undelivered(with_hopeless=False))
+        return not is_late and bool(self._unsynced(with_hopeless=False))
 
     def _leave(self) -> int:
-        """Have what is not delivered known to `hpcexp sync` with its reason; the exit status."""
-        left = self._undelivered(with_hopeless=True)
-        for follower in self._open.values():
-            error = self._servers.error(follower.shipment.uri) or TimeoutError("not in time")
-            with follower.inside(), contextlib.suppress(OSError):
-                follower.shipment.failed(error)
-            follower.close()
+        """Have what is not synced known to `hpcexp sync` with its reason; the exit status."""
+        left = self._unsynced(with_hopeless=True)
+        for open_run in self._open.values():
+            error = self._servers.error(open_run.run_sync.uri) or TimeoutError("not in time")
+            with open_run.inside(), contextlib.suppress(OSError):
+                open_run.run_sync.failed(error)
+            open_run.close()
         self._above.close()
         for name in left:
-            say(f"not delivered, left to `hpcexp sync`: {name}")
+            say(f"not synced, left to `hpcexp sync`: {name}")
         return int(bool(left))
 
-    def _undelivered(self, *, with_hopeless: bool) -> list[str]:
-        """Names of what is not delivered; without those that time would not help."""
-        entries = [*self._waiting, *(follower.entry for follower in self._open.values())]
+    def _unsynced(self, *, with_hopeless: bool) -> list[str]:
+        """Names of what is not synced; without those that time would not help."""
+        entries = [*self._waiting, *(open_run.entry for open_run in self._open.values())]
         is_left = not self._above.is_settled or (with_hopeless and self._above.is_refused)
         above = ["the sweep"] if is_left else []
         return above + [entry.path.name for entry in entries if with_hopeless or not entry.is_hopeless]
@@ -160,82 +160,82 @@ class SweepSyncProcess:
                 self._waiting.append(entry)
         return is_busy
 
-    def _follow(self, entry: FollowedRun) -> None:
+    def _follow(self, entry: QueuedRun) -> None:
         """Open a run, unless there is nothing to be done for it."""
         try:
             known = self._open.get(key_of(entry.path))
             if known is None:
-                self._opened(Follower(entry, self._stores))
+                self._opened(OpenRun(entry, self._stores))
             else:
-                known.is_delivered = False  # it may have gone on since
+                known.is_synced = False  # it may have gone on since
         except Exception as e:  # noqa: BLE001 - whatever its directory holds must not reach the others
             if entry.failures == 0:
                 say(f"{entry.path}: {e}")
             entry.put_off(e)
             self._waiting.append(entry)
 
-    def _opened(self, follower: Follower) -> None:
-        follower.entry.went_well()
-        shipment = follower.shipment
-        self._above.go_with(shipment)
-        with follower.inside():
-            if shipment.is_complete:
-                follower.close()
+    def _opened(self, open_run: OpenRun) -> None:
+        open_run.entry.went_well()
+        run_sync = open_run.run_sync
+        self._above.go_with(run_sync)
+        with open_run.inside():
+            if run_sync.is_complete:
+                open_run.close()
                 return
-        self._wait_s = max(self._wait_s, float(shipment.plan.config["tracking"]["wait_s"]))
-        self._open[follower.key] = follower
+        self._wait_s = max(self._wait_s, float(run_sync.plan.config["tracking"]["wait_s"]))
+        self._open[open_run.key] = open_run
 
-    def _take(self, follower: Follower, turn: Callable[[Follower], bool]) -> bool:
+    def _take(self, open_run: OpenRun, turn: Callable[[OpenRun], bool]) -> bool:
         """Take a turn for a run, and put it off if that fails; whether there was anything to do."""
-        began, entry, uri = time.monotonic(), follower.entry, follower.shipment.uri
-        with follower.inside():
+        began, entry, uri = time.monotonic(), open_run.entry, open_run.run_sync.uri
+        with open_run.inside():
             try:
-                is_busy = turn(follower)
+                is_busy = turn(open_run)
             except Exception as e:  # noqa: BLE001 - whatever hinders one run must not reach the others
                 is_busy = True
                 with contextlib.suppress(OSError):
-                    follower.shipment.failed(e)
+                    open_run.run_sync.failed(e)
                 self._servers.failed(uri, e, time.monotonic() - began)
                 entry.put_off(e)
-        if follower.is_done or entry.is_hopeless:
-            del self._open[follower.key]
-            follower.close()
+        if open_run.is_done or entry.is_hopeless:
+            del self._open[open_run.key]
+            open_run.close()
             self._waiting.extend([entry] if entry.is_hopeless else [])
         return is_busy
 
-    def _send(self, follower: Follower) -> bool:
+    def _send(self, open_run: OpenRun) -> bool:
         """Send the next of a run, if there is anything; whether there was."""
-        if follower.is_gone:
-            say(f"{follower.entry.path} was removed")
-            follower.is_done = True
+        if open_run.is_gone:
+            say(f"{open_run.entry.path} was removed")
+            open_run.is_done = True
             return True
-        if follower.is_delivered:
+        if open_run.is_synced:
             return False
-        shipment = follower.shipment
-        has_news = follower.look(is_orphan=self._is_orphaned)
-        if not has_news or self._servers.is_resting(shipment.uri) or not self._above.has_place_for(shipment):
+        run_sync = open_run.run_sync
+        has_news = open_run.look(is_orphan=self._is_orphaned)
+        if not has_news or self._servers.is_resting(run_sync.uri) or not self._above.has_place_for(run_sync):
             return False
-        follower.send(among=len(self._open))
-        self._went_well(follower)
+        open_run.send(among=len(self._open))
+        self._went_well(open_run)
         return True
 
-    def _complete(self, follower: Follower) -> bool:
+    def _complete(self, open_run: OpenRun) -> bool:
         """Complete a run that lacks but pictures, or draw those of one that has to wait; whether it was such a one."""
-        has_to_wait = self._servers.is_resting(follower.shipment.uri) or not follower.is_due
-        if has_to_wait or not follower.is_delivered:
-            return follower.draw()
-        follower.complete()
-        self._went_well(follower)
+        has_to_wait = self._servers.is_resting(open_run.run_sync.uri) or not open_run.is_due
+        if has_to_wait or not open_run.is_synced:
+            return open_run.draw()
+        open_run.complete()
+        self._went_well(open_run)
         return True
 
-    def _went_well(self, follower: Follower) -> None:
-        self._servers.answered(follower.shipment.uri)
-        follower.entry.went_well()
+    def _went_well(self, open_run: OpenRun) -> None:
+        self._servers.answered(open_run.run_sync.uri)
+        open_run.entry.went_well()
         self._last_s = time.monotonic()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status 0: delivered; 1: not everything."""
+    """Exit status 0: synced; 1: not everything."""
     parser = argparse.ArgumentParser(
         prog="python -m hpcexp.tracking.sync.sweep_process", description=(__doc__ or "").splitlines()[0]
     )

@@ -44,7 +44,7 @@ class JournalLogger(Logger):
             self._journal.append([(step or 0, {key: float(value) for key, value in metrics.items()})])
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the plan is frozen and delivered without the training process."""
+        """Nothing: the plan is frozen and synced without the training process."""
 
     def save(self) -> None:
         """Have everything on the disk: a checkpoint must not be newer than the journal."""

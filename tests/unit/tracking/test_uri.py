@@ -26,7 +26,7 @@ def test_the_configuration_wins_over_the_environment(tmp_path: Path) -> None:
 
 
 def test_a_relative_database_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frozen plan means the same file wherever its ranks and its shipper run."""
+    """A frozen plan means the same file wherever its ranks and its sync process run."""
     monkeypatch.chdir(tmp_path)
     assert resolve_uri("sqlite:///mine.db", Path("runs"), {}) == f"sqlite:///{tmp_path}/mine.db"
     assert resolve_uri(None, Path("runs"), {}) == f"sqlite:///{tmp_path}/runs/mlflow.db"

@@ -1,4 +1,4 @@
-"""One run among many that a process delivers in turns."""
+"""A run that the sync process of a sweep holds open, or has queued."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def key_of(directory: Path | int) -> Key:
 
 
 @dataclass
-class FollowedRun:
-    """A run that is still to be delivered."""
+class QueuedRun:
+    """A run that is waiting to be synced."""
 
     path: Path
     sweep: Membership
@@ -40,7 +40,7 @@ class FollowedRun:
     not_before: float = 0.0
     """When to try again, by the monotonic clock."""
     is_in_use: bool = False
-    """Whether it waits for another process, which delivers it."""
+    """Whether it waits for another process, which syncs it."""
     is_hopeless: bool = False
     """Whether it waits neither for a server nor for another process."""
 
@@ -56,19 +56,19 @@ class FollowedRun:
         self.failures, self.is_in_use, self.is_hopeless = 0, False, False
 
 
-class Follower:
-    """A run whose directory this process holds open, and delivers alone.
+class OpenRun:
+    """A run whose directory this process holds open, and syncs alone.
 
-    The directory itself, as launch may give its path to a new try while this one is still delivered. What is to be
+    The directory itself, as launch may give its path to a new try while this one is still synced. What is to be
     done for it is done `inside`.
     """
 
-    def __init__(self, entry: FollowedRun, stores: Stores) -> None:
-        """InUseError where another process delivers it, RunError or OSError where there is no run that can be read."""
+    def __init__(self, entry: QueuedRun, stores: Stores) -> None:
+        """InUseError where another process syncs it, RunError or OSError where there is no run that can be read."""
         self.entry = entry
         self.is_over = False
         """Whether the run had ended when it was looked at last."""
-        self.is_delivered = False
+        self.is_synced = False
         """Whether only its pictures are missing."""
         self.is_done = False
         """Whether nothing is missing."""
@@ -78,7 +78,7 @@ class Follower:
             stack.callback(os.close, self._fd)
             with self.inside():
                 stack.enter_context(alone(RunDir(Path()), 0.0))
-                self.shipment = RunSync(RunDir(Path()), stores, entry.sweep)
+                self.run_sync = RunSync(RunDir(Path()), stores, entry.sweep)
             self._held = stack.pop_all()
 
     @property
@@ -107,28 +107,28 @@ class Follower:
 
     def look(self, *, is_orphan: bool) -> bool:
         """Whether there is something to be sent now. `is_orphan`: who started it is gone."""
-        self.is_over = self.shipment.has_ended(is_orphan=is_orphan)
+        self.is_over = self.run_sync.has_ended(is_orphan=is_orphan)
         return self.is_due and (self.is_over or time.monotonic() >= self._next_s)
 
     def send(self, among: int) -> None:
         """Send the next metrics, or the rest. `among`: how many runs are to get along with the time there is."""
-        if self.is_over and not self.shipment.is_behind:
-            self.shipment.deliver()
-            self.is_delivered = True
+        if self.is_over and not self.run_sync.is_behind:
+            self.run_sync.send_rest()
+            self.is_synced = True
         else:
-            self._next_s = time.monotonic() + max(POLL_S, SHARE * among * self.shipment.send())
+            self._next_s = time.monotonic() + max(POLL_S, SHARE * among * self.run_sync.send())
 
     def complete(self) -> None:
         """Send all that is missing."""
-        self.shipment.complete()
+        self.run_sync.complete()
         self.is_done = True
 
     def draw(self) -> bool:
         """Have the pictures of a run that has ended, to be sent later; whether they were not there."""
-        is_undrawn = self.shipment.is_undrawn
-        self.shipment.draw()
+        is_undrawn = self.run_sync.is_undrawn
+        self.run_sync.draw()
         return is_undrawn
 
     def close(self) -> None:
-        """Let others deliver it."""
+        """Let others sync it."""
         self._held.close()

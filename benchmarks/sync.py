@@ -1,4 +1,4 @@
-"""CPU time of the process that delivers runs to MLflow, beside the whole command's.
+"""CPU time of the process that syncs runs to MLflow, beside the whole command's.
 
 It runs niced beside training and after it: the import of MLflow, 600 steps' metrics into SQLite, the pictures, the
 artifacts, the model. The first run in a directory also makes the MLflow store. A sweep has one for all of its runs.
@@ -30,26 +30,33 @@ RUNS = size(30, 2)
 
 def rows(pairs: int, scratch: Path) -> list[Row]:
     """The table's lines."""
-    first = shipper_seconds(scratch)
-    later = [shipper_seconds(scratch) for _ in range(pairs)]
+    first = sync_seconds(scratch)
+    later = [sync_seconds(scratch) for _ in range(pairs)]
     run = next(find_runs(scratch / "runs"))
-    singles, fleets = [], []
+    singles, sync_processes = [], []
     for number in range(pairs):
         singles.append(single_seconds(_copied(run, f"single-{number}"), scratch))
-        fleets.append(fleet_seconds([_copied(run, f"fleet-{number}-{i}") for i in range(RUNS)], scratch, number))
+        sync_processes.append(
+            sweep_sync_seconds([_copied(run, f"sync-{number}-{i}") for i in range(RUNS)], scratch, number)
+        )
     return [
-        Row("MLflow shipper of a default run, where there is no store yet", [first]),
-        Row("MLflow shipper of a default run", later),
-        Row(f"MLflow fleet of a sweep, each of {RUNS} finished default runs / a shipper for one", fleets, singles, 0.1),
+        Row("MLflow sync process of a default run, where there is no store yet", [first]),
+        Row("MLflow sync process of a default run", later),
+        Row(
+            f"MLflow sync process of a sweep, each of {RUNS} finished default runs / a sync process for one",
+            sync_processes,
+            singles,
+            0.1,
+        ),
     ]
 
 
-def shipper_seconds(directory: Path) -> float:
-    """Of one run in `directory`, looked at until the shipper ends: short by at most one look's interval."""
+def sync_seconds(directory: Path) -> float:
+    """Of one run in `directory`, looked at until the sync process ends: short by at most one look's interval."""
     process = start(OURS, directory)
     seconds = 0.0
     while process.poll() is None:
-        seconds = max(seconds, _shipper_now(process.pid))
+        seconds = max(seconds, _sync_now(process.pid))
         try:
             process.wait(POLL_S)
         except subprocess.TimeoutExpired:
@@ -59,13 +66,13 @@ def shipper_seconds(directory: Path) -> float:
 
 
 def single_seconds(run: RunDir, scratch: Path) -> float:
-    """Of a process that delivers one finished run."""
+    """Of a process that syncs one finished run."""
     return cpu_seconds(["-m", "hpcexp.tracking.sync.run_process", str(run.path)], scratch)
 
 
-def fleet_seconds(runs: list[RunDir], scratch: Path, number: int) -> float:
-    """For each of the runs, of a process that delivers them all; its imports are a part."""
-    sweep = SweepDir(scratch / "runs" / "sweeps" / f"fleet-{number}")
+def sweep_sync_seconds(runs: list[RunDir], scratch: Path, number: int) -> float:
+    """For each of the runs, of a process that syncs them all; its imports are a part."""
+    sweep = SweepDir(scratch / "runs" / "sweeps" / f"sync-{number}")
     write_json(sweep.definition, {"name": sweep.path.name, "question": "", "axes": {}})
     write_json(sweep.status, {"state": "finished", "started": 1.0, "ended": 2.0})
     told = [{"run": str(run.path), "axes": {"copy": run.path.name}} for run in runs]
@@ -74,15 +81,15 @@ def fleet_seconds(runs: list[RunDir], scratch: Path, number: int) -> float:
 
 
 def _copied(run: RunDir, name: str) -> RunDir:
-    """Another run that did the same and is not delivered yet."""
+    """Another run that did the same and is not synced yet."""
     copy = RunDir(run.path.with_name(name))
     shutil.copytree(run.path, copy.path, ignore=shutil.ignore_patterns("mlflow.json", "plots"))
     save_plan(replace(load_plan(run.plan), name=name, run_dir=str(copy.path)), copy.plan)
     return copy
 
 
-def _shipper_now(command: int) -> float:
-    """CPU time so far of the shipper below the process `command`, and of what it waited for."""
+def _sync_now(command: int) -> float:
+    """CPU time so far of the sync process below the process `command`, and of what it waited for."""
     try:
         for child in psutil.Process(command).children():
             if "hpcexp.tracking.sync.run_process" in child.cmdline():
