@@ -12,7 +12,7 @@ Node = tuple[tuple[int, ...], ...]
 
 
 def read_nodes(allowed: frozenset[int], system: Path = Path("/sys/devices/system")) -> tuple[Node, ...]:
-    """The memory nodes of this machine with the `allowed` cores; one node of single cores where nothing is told."""
+    """The memory nodes of this machine with the `allowed` cores; one of single cores if the system does not say."""
     lists = sorted(system.glob("node/node[0-9]*/cpulist"), key=lambda path: int(path.parent.name.removeprefix("node")))
     nodes = [parse_cpulist(path.read_text()) & allowed for path in lists]
     rest = allowed - frozenset().union(*nodes)

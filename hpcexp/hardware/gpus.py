@@ -53,7 +53,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Survey:
-    """All GPUs of the machine, and what told of them."""
+    """All GPUs of the machine, and the driver that reports them."""
 
     gpus: tuple[Gpu, ...]
     """MIG instances behind the GPU they are of."""
@@ -65,7 +65,7 @@ class Survey:
 
 
 def survey() -> Survey:
-    """The GPUs as they are now. Without NVML only what the driver's files in /proc tell."""
+    """The GPUs as they are now. Without NVML, only what the driver's files in /proc contain."""
     try:
         nvml: Any = importlib.import_module("pynvml")
     except ImportError:

@@ -1,6 +1,6 @@
 """What of this machine one job gets while it runs: GPUs that no other job is on, and cores for its ranks.
 
-Which GPUs a count comes to is decided here, when the job starts; the plan has said what it would have been by then.
+Which GPUs a count takes is decided here, when the job starts; the plan shows what it would be at planning time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class DeviceLease:
     cores: tuple[frozenset[int], ...] | None
     """Cores of each rank of this machine; None where they may use all that this process may use."""
     warnings: tuple[str, ...] = ()
-    """What the user is told before the job starts."""
+    """Printed before the job starts."""
 
     def environment(self) -> dict[str, str]:
         """What the ranks of this machine find in their environment.
@@ -104,7 +104,7 @@ class DevicesBusyError(RunError):
 def leased(plan: Plan, look: Look = gpus_now, *, is_one_of_many: bool = False) -> Iterator[DeviceLease]:
     """Hold the devices of a job while it runs; RunError names who is on them where they are taken.
 
-    A job that is one of many is told so at once, as DevicesBusyError, also where only its cores are taken.
+    A job that is one of many gets DevicesBusyError at once, also if only its cores are taken.
     """
     request = DeviceRequest(plan, look, is_one_of_many)
     with ExitStack() as held:

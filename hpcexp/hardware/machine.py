@@ -23,7 +23,7 @@ class Machine:
     num_gpus: int
     """NVIDIA devices, after CUDA_VISIBLE_DEVICES."""
     look: Callable[[], tuple[Gpu, ...]] = tuple
-    """Says how those devices are; nothing where nobody can tell."""
+    """Reports how those devices are used; empty if nothing can report it."""
 
 
 def this_machine() -> Machine:
@@ -46,7 +46,7 @@ def _seen(visible: str | None, number: int) -> tuple[Gpu, ...]:
 
 
 def cores() -> frozenset[int] | None:
-    """Numbers of the cores this process may use; None where the system does not tell."""
+    """Numbers of the cores this process may use; None if the system does not say."""
     return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 

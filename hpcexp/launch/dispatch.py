@@ -21,7 +21,7 @@ from hpcexp.terminal import say
 
 
 def launch(plan: Plan, *, fresh: bool) -> Outcome:
-    """Run the plan as the one job of this process, or go on with its interrupted run."""
+    """Run the plan as the one job of this process, or resume its interrupted run."""
     gc.enable()
     context = LaunchContext(
         start=starter(plan, many=False),
@@ -34,7 +34,7 @@ def launch(plan: Plan, *, fresh: bool) -> Outcome:
 
 
 def started(plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[Outcome]:
-    """Run the plan, or go on with its interrupted run, taking turns with other jobs of the process.
+    """Run the plan or resume its interrupted run, yielding to other jobs of the process.
 
     `skipped` where the same identity has finished before. With `fresh` neither counts: it starts over.
     """

@@ -22,7 +22,7 @@ from hpcexp.files.documents import decode
 from hpcexp.files.untrusted import open_regular, read_bytes
 
 TIMEOUT_S = 60.0
-"""An owner that has not touched its file for so long is dead, unless the file says otherwise."""
+"""An owner whose file is older than this is dead, unless the file says otherwise."""
 _EVERY_S = 5.0
 _BOUNDS_S = (1.0, 86400.0)
 """Within which a file may say otherwise."""
@@ -33,7 +33,7 @@ _PROBE = ".now."
 class Beat:
     """Touches a file every few seconds, from a thread, while this process lives and is not stopped.
 
-    From a thread, as what the owner does beside may take minutes: hash data, copy a checkpoint, seal a directory.
+    From a thread, as the owner may be busy for minutes: hashing data, copying a checkpoint, sealing a directory.
     """
 
     def __init__(self, file: Path, timeout_s: float = TIMEOUT_S) -> None:
@@ -43,7 +43,7 @@ class Beat:
         self._thread: threading.Thread | None = None
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """Write the file with what it tells, and keep it young. OSError where that cannot be done."""
+        """Write `facts` into the file and keep touching it. OSError if it cannot be written."""
         write_json(self.file, {**facts, "timeout_s": self.timeout_s})
         _drop_probes(self.file.parent)
         self._is_over.clear()
@@ -51,7 +51,7 @@ class Beat:
         self._thread.start()
 
     def stop(self) -> None:
-        """Touch it no more."""
+        """Stop touching the file."""
         self._is_over.set()
         if self._thread is not None:
             self._thread.join(timeout=1.0)  # a file server that is away may hold it for longer
@@ -59,12 +59,12 @@ class Beat:
 
     def _go_on(self) -> None:
         while not self._is_over.wait(self.every_s):
-            with contextlib.suppress(OSError):  # takes no room on a full disk; what else hinders it may pass
+            with contextlib.suppress(OSError):  # needs no space on a full disk; other errors may pass
                 _touch(self.file)
 
 
 def _touch(file: Path) -> None:
-    """Have the file server stamp a file with its time."""
+    """Stamp a file with the file server's time."""
     fd = os.open(file, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.utime(fd)
@@ -81,18 +81,18 @@ class Silence:
     seconds: float
     timeout_s: float
     is_certain: bool
-    """Whether by the clock of the file server; otherwise by this machine's, where nothing can be written there."""
+    """Whether measured by the file server's clock; else by this machine's, if nothing can be written there."""
 
     @property
     def confirm_s(self) -> float:
-        """Two beats and some more."""
+        """A little more than two beats."""
         return self.timeout_s / 2.5
 
     @property
     def is_alive(self) -> bool | None:
-        """None where that is not known.
+        """None if unknown.
 
-        A time in the future is no sign of life either: who lives touches its file again after the clock was set back.
+        A time in the future is no sign of life either: a live owner touches its file again after a clock was set back.
         """
         if abs(self.seconds) <= self.timeout_s:
             return True
@@ -100,12 +100,12 @@ class Silence:
 
 
 def is_probe(path: Path) -> bool:
-    """Whether this is what a reader of a beat makes beside it for a moment."""
+    """Whether this is the short-lived file that a reader of a beat makes beside it."""
     return path.name.startswith(_PROBE)
 
 
 def read_facts(file: Path) -> dict[str, Any]:
-    """What the owner of a beat tells; empty where there is none, or it is damaged."""
+    """What the owner of a beat has written; empty if there is none, or it is damaged."""
     try:
         return _parsed(read_bytes(file, _MAX_BYTES))
     except (FileNotFoundError, NotADirectoryError, RunError):
@@ -113,9 +113,9 @@ def read_facts(file: Path) -> dict[str, Any]:
 
 
 def silence(file: Path) -> Silence | None:
-    """How long the owner of a beat has been silent; None where there is no beat."""
+    """How long the owner of a beat has been silent; None if there is no beat."""
     try:
-        with open_regular(file) as opened:  # which has NFS fetch its time; stat alone may answer from a cache
+        with open_regular(file) as opened:  # opening makes NFS fetch the time; stat alone may answer from a cache
             facts, touched = opened.read(_MAX_BYTES), os.fstat(opened.fileno()).st_mtime
     except (OSError, RunError):
         return None
@@ -124,7 +124,7 @@ def silence(file: Path) -> Silence | None:
 
 
 def _now(directory: Path) -> float | None:
-    """The time of day by the clock that stamps the files of a directory; None where it cannot be written."""
+    """The time by the clock that stamps the files of a directory; None if it cannot be written."""
     probe = directory / f"{_PROBE}{os.getpid()}.{secrets.token_hex(4)}"
     try:
         fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -140,13 +140,13 @@ def _now(directory: Path) -> float | None:
 
 
 def _drop_probes(directory: Path) -> None:
-    """Remove those of readers that were killed."""
+    """Remove the probes of killed readers."""
     for probe in directory.glob(f"{_PROBE}*"):
         probe.unlink(missing_ok=True)
 
 
 def _timeout_s(facts: bytes) -> float:
-    """Within which time the owner has promised to touch the file again."""
+    """The time within which the owner promises to touch the file again."""
     least, most = _BOUNDS_S
     seconds = _parsed(facts).get("timeout_s")
     if not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124 - NaN is not itself

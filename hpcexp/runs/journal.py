@@ -54,10 +54,10 @@ _decode = msgspec.json.Decoder(_Line).decode
 
 
 class Journal:
-    """The one writer of a run's journal: rank 0 opens it, also to go on with one that a killed run left.
+    """The one writer of a run's journal: rank 0 opens it, also to continue one that a killed run left.
 
-    A run that goes on from a checkpoint of step `redone_from`, or begins again from 0, does some steps again, to the
-    same bits: values that stand in the journal from there on are not written twice. One that comes out otherwise is
+    A run that resumes from a checkpoint of step `redone_from`, or restarts from 0, repeats some steps, with the same
+    bits: values that the journal has from there on are not written twice. One that differs is
     said once on stderr.
 
     A disk that refuses is said once on stderr and never raised: the lines wait and go with a later call.
@@ -166,7 +166,7 @@ class Journal:
         with contextlib.suppress(OSError):  # the log may lie on the same disk
             print(
                 f"ERROR: {self._path} cannot be written: {error.strerror}.\n"
-                f"Training goes on; up to {_MAX_PENDING >> 20} MiB of metrics wait in memory until it can be.\n"
+                f"Training continues; up to {_MAX_PENDING >> 20} MiB of metrics wait in memory until it can be.\n"
                 "Fix: make room on that disk.",
                 file=sys.stderr,
                 flush=True,
@@ -176,7 +176,7 @@ class Journal:
 def read_points(
     path: Path, offset: int = 0, limit: int | None = None, metric: str | None = None
 ) -> tuple[list[Point], int]:
-    """Points that stand from byte `offset` on, at most `limit`, and the offset to go on from.
+    """Points from byte `offset` on, at most `limit`, and the offset to continue from.
 
     A last line without its end is left for the next call; a line that is no journal line is passed over, and with
     `metric` also one that does not have it: looking for its name takes a tenth of reading the line.

@@ -1,6 +1,6 @@
 """The mark of the user who made a run: it decides whether code that the run's files name may run unasked.
 
-Where a run comes from is told by its own files, and whoever hands a run on can write them. A mark cannot be written by
+A run's own files say where it comes from, and whoever passes a run on can edit them. A mark cannot be written by
 others: keyed digests (HMAC, RFC 2104) of the files that name code, with a key that its user alone can read. Copies and
 backups of a run keep it; a file that was edited is not what was marked.
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 from hpcexp.runs.journal import read_points
 
 MAX_POINTS = 20_000
-"""Per curve in a picture; more cannot be told apart."""
+"""Points per curve in a picture; more cannot be distinguished."""
 _READ_POINTS = 10_000
 
 
@@ -26,7 +26,7 @@ class Series:
     _skipped: int = 0
 
     def add(self, step: int, value: float) -> None:
-        """Take a value; one of an earlier step means that the run went on from there, and replaces what followed."""
+        """Add a value; one of an earlier step means that the run resumed there, and replaces what followed."""
         if self.steps and step <= self.steps[-1]:
             cut = bisect_left(self.steps, step)
             del self.steps[cut:], self.values[cut:]

@@ -194,5 +194,5 @@ def test_what_is_no_launcher_is_refused(project: Path) -> None:
     """With what it lacks."""
     said = command("plan", "launch._target_=collections.OrderedDict", cwd=project)
     assert 2 == said.status
-    assert "OrderedDict is no launcher; it has no" in said.err
+    assert "OrderedDict is not a launcher: it lacks" in said.err
     assert "Traceback" not in said.err

@@ -1,4 +1,4 @@
-"""What a command arranges for the jobs that it runs."""
+"""What a command provides to the jobs that it runs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hpcexp.rundir import RunDir
 
 
 class Uploader(Protocol):
-    """Syncs what runs record."""
+    """Uploads what runs record."""
 
     def begin(self, run: RunDir, plan: Plan) -> None:
-        """A run goes off: its directory has its plan and its state."""
+        """A run starts; its directory has its plan and its state."""
 
     def end(self, run: RunDir, plan: Plan) -> None:
         """The run has its final state."""
@@ -30,19 +30,19 @@ class LaunchContext:
     """The same for all jobs of a command."""
 
     start: Callable[[Start], Process]
-    """How ranks are started."""
+    """Starts a rank."""
     catching: Callable[[], AbstractContextManager[Sequence[int]]]
-    """Signals that ask the jobs to end, as they come, from a job's first file to its final state.
+    """Catches signals that ask the jobs to end, from a job's first file to its final state.
 
-    At a second one ranks are killed."""
+    The list grows as they arrive; at the second one ranks are killed."""
     display: Callable[[Plan], Display]
-    """What shows a job's progress."""
+    """Shows a job's progress."""
     say: Callable[[Plan, str], None]
-    """Tells what is to be known of a job beside its progress."""
+    """Prints a message about a job."""
     uploader: Uploader
     pruner: Pruner | None = None
-    """Asked after each validation whether the job is to end."""
+    """Decides after each validation whether the job ends early."""
     capture: Capture = field(default_factory=Capture)
-    """Keeps where the jobs come from."""
+    """Writes the jobs' lineage."""
     is_one_of_many: bool = False
-    """Whether a job that finds no free devices is left for later, where a single one would say so or share cores."""
+    """Whether a job without free devices raises DevicesBusyError and waits; a single job fails or shares cores."""

@@ -1,4 +1,4 @@
-"""What a person sees of a running job: a bar on a terminal, a line now and then elsewhere."""
+"""What a person sees of a running job: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Lines(Silent):
 
 
 class Bar:
-    """One line that is redrawn; what the job prints scrolls by above it."""
+    """One line that is redrawn; the job's output scrolls above it."""
 
     def __init__(self) -> None:
         from tqdm import tqdm

@@ -32,16 +32,16 @@ class Launcher(Protocol):
     """Whether all ranks are processes of this machine: drills kill them, and reproductions compare them."""
 
     def problems(self, config: Mapping[str, Any]) -> list[str]:
-        """What of a composed configuration this launcher cannot do, each with a way out. Called before anything starts.
+        """What this launcher cannot do of a composed configuration, each with a fix. Called before anything starts.
 
         Values may be missing or of a wrong type: that is reported elsewhere, and KeyError and TypeError are caught.
         """
 
     def machine(self, config: Mapping[str, Any]) -> Machine:
-        """What each node of the job has. Planning shares its devices and cores out, whatever this machine has."""
+        """What each node of the job has. Planning divides its devices and cores, whatever this machine has."""
 
     def capacity(self, config: Mapping[str, Any]) -> int | None:
-        """Jobs of a sweep that may run at once; None where free devices alone decide."""
+        """Jobs of a sweep that may run at once; None if only free devices decide."""
 
     def run(self, plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[Outcome]:
         """Run the plan to its end, yielding where it would wait, and leave the final state in its run directory.
@@ -50,14 +50,14 @@ class Launcher(Protocol):
         """
 
     def is_alive(self, run: RunDir) -> bool | None:
-        """Whether somebody runs the job; None where that cannot be known. Unknown is not dead."""
+        """Whether a supervisor runs the job; None if that cannot be known. Unknown is not dead."""
 
     def cancel(self, run: RunDir) -> None:
-        """Ask whoever runs the job to end it in good order, wherever that is. Returns before it has ended."""
+        """Ask the job's supervisor, on whatever machine, to end it cleanly. Returns before it has ended."""
 
 
 def launcher_of(config: Mapping[str, Any]) -> Launcher:
-    """The launcher that a configuration names. ConfigError where it cannot be made."""
+    """The launcher that a configuration names. ConfigError if it cannot be made."""
     node = config[PATH]
     target, given = node.get("_target_"), arguments(PATH, dict(node))
     made = resolve(target, PATH)
@@ -71,7 +71,7 @@ def launcher_of(config: Mapping[str, Any]) -> Launcher:
         return launcher
     missing = sorted(name for name in _MEMBERS if not hasattr(launcher, name))
     raise ConfigError(
-        f"{PATH}._target_={target}: {type(launcher).__name__} is no launcher; it has no {listed(missing)}.\n"
+        f"{PATH}._target_={target}: {type(launcher).__name__} is not a launcher: it lacks {listed(missing)}.\n"
         "Fix: launch=local, or the members of hpcexp.launch.base.launcher.Launcher."
     )
 

@@ -15,13 +15,13 @@ class Outcome:
     state: RunState
     """finished, pruned, failed or killed; skipped or planned where nothing ran."""
     cause: str
-    """Why it did not finish, in the words of the rank that failed first; empty where it did."""
+    """Why it did not finish, in the words of the rank that failed first; empty if it finished."""
     exit: int
-    """Exit status for the command: 0, 2 for a mistake the user can mend, 1 for a failure, 128 + n for a signal."""
+    """Exit status for the command: 0, 2 for a mistake the user can fix, 1 for a failure, 128 + n for a signal."""
     signal: int = 0
-    """What killed a rank from outside (`kill -9`, no memory), where the job failed of that: it may be repeated."""
+    """The signal that killed a rank from outside (`kill -9`, out of memory); such a job may be retried."""
 
 
 def stopped_by(number: int) -> Outcome:
-    """Of a job that a signal ended."""
+    """The outcome of a job that a signal ended."""
     return Outcome(RunState.KILLED, f"stopped by {signal.Signals(number).name}", 128 + number)

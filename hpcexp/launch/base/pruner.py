@@ -1,4 +1,4 @@
-"""Whether a job is to end before its time, by somebody who sees others like it."""
+"""Deciding whether a job ends early, by comparing it with others."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pruner:
-    """Asked after each validation of a job."""
+    """Decides after each validation of a job."""
 
     metric: str
-    """What it judges by."""
+    """The metric that it compares."""
     is_to_end: Callable[[int, float], bool]
-    """Called with the epochs that were trained and the metric's value after them."""
+    """Called with the number of trained epochs and the metric's value after them."""
 
     def answering(self, answer: Callable[[int, bool], None]) -> Callable[[int, float], None]:
-        """What is called for a report, and tells the verdict."""
+        """A handler of reports that sends each verdict through `answer`."""
         return lambda epoch, value: answer(epoch, self.is_to_end(epoch, value))

@@ -1,4 +1,4 @@
-"""A rank's process: what it is started with, and a fresh one."""
+"""A rank's process and how a fresh one is started."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hpcexp.files.untrusted import open_append
 
 @dataclass(frozen=True)
 class Start:
-    """Everything that a rank's process is told."""
+    """Everything that a rank's process gets."""
 
     run_dir: str
     env: Mapping[str, str]
     log: Path
-    """Where its output and errors go."""
+    """Receives its output and errors."""
     project: Path
     """Its working directory, whose modules it can import."""
     fds: Mapping[str, int]
@@ -29,7 +29,7 @@ class Start:
 
 
 class Process(Protocol):
-    """What a supervisor needs of a rank's process."""
+    """What a supervisor needs from a rank's process."""
 
     pid: int
 
@@ -41,7 +41,7 @@ class Process(Protocol):
 
 
 def start_fresh(start: Start, python: str = sys.executable) -> Process:
-    """A process of its own from the first import on."""
+    """Start a new interpreter."""
     with os.fdopen(open_append(start.log), "ab") as out:
         return subprocess.Popen(
             [python, "-m", "hpcexp.job", start.run_dir],
@@ -56,7 +56,7 @@ def start_fresh(start: Start, python: str = sys.executable) -> Process:
 
 
 def signal_session(pid: int, number: int) -> None:
-    """Signal a process and the children in its session; one that has yet to open it gets the signal alone."""
+    """Signal a process and the children in its session, or the process alone if it has not opened one yet."""
     try:
         os.killpg(pid, number)
     except ProcessLookupError:

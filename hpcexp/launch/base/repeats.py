@@ -1,4 +1,4 @@
-"""Whether a process was killed from outside, which is no mistake of its own, and how often a job resumes after that."""
+"""How often a job resumes after it was killed from outside."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpcexp.runs.integrity import read_note
 
 @dataclass
 class Repeats:
-    """A job that was killed resumes, unless it has been killed too often without getting any further."""
+    """A killed job resumes, unless it has been killed too often without progress."""
 
     most: int
     """`launch.retries`."""

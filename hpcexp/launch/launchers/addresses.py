@@ -36,7 +36,7 @@ def is_here(rdzv: str) -> bool:
 
 
 def _places(rdzv: str) -> list[tuple[socket.AddressFamily, Any]]:
-    """Family and address of the host, in the order in which they are to be tried."""
+    """Family and address of the host, in the order in which to try them."""
     try:
         found = socket.getaddrinfo(*host_and_port(rdzv), type=socket.SOCK_DGRAM)
     except OSError as e:

@@ -44,7 +44,7 @@ def run_on_nodes(plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervis
 
         def lead(run: RunDir, stop: Sequence[int], check: Callable[[], None]) -> Supervision[Outcome]:
             def trouble(events: RankEvents) -> str | None:
-                # A machine that comes once ranks have begun has nothing to say to them.
+                # A refusal that arrives once ranks have started does not concern them.
                 return elsewhere() or (None if events.pids else rendezvous.heard())
 
             with devices, rendezvous.shown():

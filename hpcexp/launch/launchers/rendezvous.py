@@ -1,4 +1,4 @@
-"""Whether all machines of a job were asked for the same, found out before any of them starts a rank.
+"""Whether all machines of a job got the same command, checked before any of them starts a rank.
 
 While it waits for the others, the machine that leads shows its plan in a file beside the runs, which all of them see.
 """
@@ -35,12 +35,12 @@ class Rendezvous:
         name = plan.config["launch"]["rdzv"].replace("/", "_")
         self.path, self._answer, self._lock = (place / f"{name}.{kind}" for kind in ("yaml", "json", "lock"))
         self.refused: str | None = None
-        """What another machine says that differs; for the one that leads."""
+        """What differs on another machine, by its report to the leading machine."""
         self._plan = plan
         self._next = 0.0
 
     def lead(self) -> AbstractContextManager[int]:
-        """Be the one that leads; RunError where another command of this machine does."""
+        """Become the leader; RunError if another command of this machine is."""
         return held(self._lock, f"{self._plan.config['launch']['rdzv']} is held by")
 
     @contextmanager
@@ -55,7 +55,7 @@ class Rendezvous:
                 file.unlink(missing_ok=True)
 
     def heard(self) -> str | None:
-        """`refused`, looked for now and then."""
+        """`refused`, read from its file every second."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _LOOK_EVERY_S
             answer, shown = read_or_none(self._answer, PlanRefusal), self.theirs()
@@ -64,19 +64,19 @@ class Rendezvous:
         return self.refused
 
     def theirs(self) -> Plan | None:
-        """The plan that is shown."""
+        """The plan that the leader shows; None if there is none."""
         with suppress(RunError):
             return load_plan(self.path)
         return None
 
     def refuse(self, theirs: Plan, differs: str) -> None:
-        """Tell the machine that leads."""
+        """Report a difference to the leading machine."""
         with suppress(OSError):
             write(self._answer, PlanRefusal(to=digest(theirs), differs=differs))
 
 
 def await_leader(plan: Plan, elsewhere: Callable[[], str | None]) -> Outcome | None:
-    """Wait until the machine at `launch.rdzv` can be reached, and compare plans; None where the job can begin."""
+    """Wait until the machine at `launch.rdzv` can be reached, and compare plans; None if the job can start."""
     rendezvous, rdzv = Rendezvous(plan), plan.config["launch"]["rdzv"]
     deadline = time.monotonic() + JOIN_S
     unseen_since: float | None = None
@@ -98,7 +98,7 @@ def await_leader(plan: Plan, elsewhere: Callable[[], str | None]) -> Outcome | N
 
 
 def difference(mine: Plan, theirs: Plan) -> str | None:
-    """What `mine` was asked for otherwise than `theirs`, which leads; None where it is the same."""
+    """How `mine` differs from `theirs`, the leader's; None if they are the same."""
     here, there = (str(plan.lineage["host"]) for plan in (mine, theirs))
     if here == there:
         here, there = "the second command", "the first"

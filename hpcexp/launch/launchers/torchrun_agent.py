@@ -26,12 +26,12 @@ from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RemoteFailure, RunState, read_or_none, write
 
 JOIN_S = 600
-"""In which all machines must have come to the rendezvous."""
+"""The time in which all machines must have reached the rendezvous."""
 _LOOK_EVERY_S = 1.0
 _LATER_S = 10.0
-"""How much longer than one that lost its connection a machine may take to tell why it ended."""
+"""How long a machine that lost its connection waits for another to report the cause."""
 _LOST = ("gloo", "NCCL", "ProcessGroup", "TCPStore")
-"""Signs in the words of a rank that the others were gone."""
+"""Words in a rank's error that mean that it lost the others."""
 
 
 class Node:
@@ -40,7 +40,7 @@ class Node:
     def __init__(self, plan: Plan, devices: Mapping[str, str], *, leads: bool) -> None:
         logs = RunDir(Path(plan.run_dir)).logs
         logs.mkdir(parents=True, exist_ok=True)
-        # Held open: the machine that leads may yet set the directory of an earlier try aside.
+        # Held open: the leading machine may still set the directory of an earlier attempt aside.
         self._path = logs / f"node-{socket.gethostname()}-{os.getpid()}.log"
         self._log = os.fdopen(open_append(self._path), "ab+")
         alive_read, self._alive_write = os.pipe()
@@ -50,17 +50,17 @@ class Node:
         self._agent = self._start(plan, {**self._environment(plan), **devices}, leads=leads)
 
     def failures(self) -> dict[int, int]:
-        """As the agent tells them in its log."""
+        """From the agent's log."""
         _, _, root = self._log_text().partition("Root Cause (first observed failure):")
         root_cause = re.search(r"rank +: (\d+) .*\n +exitcode +: (-?\d+)", root)
         return {int(root_cause[1]): int(root_cause[2])} if root_cause else {}
 
     def left(self) -> list[int]:
-        """The agent does not tell of ranks that ended as if all were well."""
+        """None: the agent does not report ranks that ended with status 0."""
         return []
 
     def trouble(self) -> str | None:
-        """Why the agent failed, where it was not for a rank."""
+        """Why the agent failed, if no rank caused it."""
         if not self._agent.poll() or self.failures():
             return None
         last = (self._log_text().strip().splitlines() or ["it said nothing"])[-1]
@@ -78,7 +78,7 @@ class Node:
         return self._agent.poll() is not None
 
     def signal(self, number: int) -> None:
-        """The agent passes on what asks it to end; killed, it leaves ranks that end when `close` closes their pipe."""
+        """The agent forwards signals to its ranks. If it is killed, they end when `close` closes their pipe."""
         signal_one(self._agent.pid, number)
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class Node:
         self._log.close()
 
     def _environment(self, plan: Plan) -> dict[str, str]:
-        # The agent closes what it does not know. Its ranks open the pipes once more, by the names they have here.
+        # The agent closes inherited files, so its ranks reopen the pipes by their paths in this process.
         here = f"/proc/{os.getpid()}/fd"
         env = {
             **job_environment(plan.topology, Path(plan.lineage["project"]), os.environ),
@@ -116,9 +116,9 @@ class Node:
 
 
 def agent_arguments(plan: Plan, *, leads: bool) -> list[str]:
-    """What torchrun is told on this machine."""
+    """torchrun's arguments on this machine."""
     launch, topology = plan.config["launch"], plan.topology
-    # Without `is_host` it would look this machine's name up, which need not be known to any name server.
+    # Without `is_host` torchrun looks this machine's name up, which no name server may know.
     conf = {"join_timeout": JOIN_S, "last_call_timeout": 1, "is_host": str(leads).lower()}
     settings = {
         "nnodes": topology.num_nodes,
@@ -135,7 +135,7 @@ def agent_arguments(plan: Plan, *, leads: bool) -> list[str]:
 
 
 class RemoteFailures:
-    """What has ended the job on another machine, told by a file that all of them see."""
+    """What ended the job on another machine, read from a file that all machines see."""
 
     def __init__(self, run: RunDir) -> None:
         self._file = run.path / "failed.json"
@@ -152,17 +152,17 @@ class RemoteFailures:
         return f"on {self._found.host}: {self._found.cause}" if self._found else None
 
     def forget(self) -> None:
-        """Begin an attempt."""
+        """Remove the file of an earlier attempt."""
         self._file.unlink(missing_ok=True)
 
     def agreed(self, outcome: Outcome) -> Outcome:
-        """The outcome, with the cause from another machine where that is the real one; otherwise they are told it."""
+        """The outcome, with the cause from another machine if that is the real one; else publish this machine's."""
         if outcome.state not in (RunState.FAILED, RunState.KILLED):
             return outcome
         if self._found:
             return replace(outcome, signal=self._found.signal)
         deadline = time.monotonic() + _LATER_S
-        # Who lost a connection did not fail first.
+        # A machine that lost a connection did not fail first.
         while any(sign in outcome.cause for sign in _LOST) and time.monotonic() < deadline:
             time.sleep(_LOOK_EVERY_S / 2)
             if (cause := self()) and self._found:

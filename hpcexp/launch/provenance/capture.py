@@ -1,4 +1,4 @@
-"""Where a run comes from, written into its directory when it starts; what jobs of a command share is looked at once."""
+"""Where a run comes from, written into its directory when it starts; what jobs share is collected once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Capture:
         self._data: dict[Path, Future[None]] = {}
 
     def begin(self, plan: Plan, run: RunDir, attempt: int, parents: Mapping[str, Any]) -> list[str]:
-        """Write what is known when a job starts, and read its data meanwhile; what the user is to be told."""
+        """Write what is known when a job starts, and digest its data in the background. Returns warnings."""
         try:
             warnings = self.write(plan, run, attempt, parents)
             self._read_data(plan, run)
@@ -58,7 +58,7 @@ class Capture:
         return warnings
 
     def write(self, plan: Plan, run: RunDir, attempt: int = 0, parents: Mapping[str, Any] | None = None) -> list[str]:
-        """What is known when a job starts; what the user is to be told of it."""
+        """Write what is known when a job starts. Returns warnings."""
         news = edited(plan.sources)
         changes = self._changes(plan, renewed=bool(news))
         if changes.patch:
@@ -73,7 +73,7 @@ class Capture:
         return [f"WARNING: code was edited since this job was planned: {named}. Its signature is of the code before."]
 
     def end(self, run: RunDir) -> None:
-        """Have the data's digests in the directory, if that is a matter of seconds."""
+        """Wait some seconds for the data's digests."""
         if (written := self._data.pop(run.path, None)) is None:
             return
         try:
@@ -102,7 +102,7 @@ class Capture:
             self._written[path.name] = content, path
 
     def _read_data(self, plan: Plan, run: RunDir) -> None:
-        """Begin to read it, beside the ranks that start; its file is written as soon as that is done."""
+        """Digest the data in a thread while ranks start; its file is written as soon as that is done."""
         reader = self._reader = self._reader or ThreadPoolExecutor(1, "hpcexp-data")
         config = whole(plan).config["data"]
         target, given = config["_target_"], arguments("data", config)
@@ -113,7 +113,7 @@ class Capture:
 
 
 def keep_lineage(run: RunDir, *, goes_on: bool) -> None:
-    """Set the lineage of the attempt before aside; of another run that came to nothing, remove it."""
+    """Move the lineage of the attempt before into a folder; remove it if this run starts over."""
     if not goes_on:
         shutil.rmtree(run.lineage, ignore_errors=True)
         return
@@ -125,7 +125,7 @@ def keep_lineage(run: RunDir, *, goes_on: bool) -> None:
 
 
 def code_facts(plan: Plan, changes: Changes, edited_since: list[str]) -> dict[str, Any]:
-    """The commit and what is on top of it, and the digest of each file that makes the result."""
+    """The commit, the changes on top of it, and the digest of each file that affects the result."""
     patch = {"file": "changes.patch", "sha256": hashlib.sha256(changes.patch).hexdigest()} if changes.patch else None
     return {
         **{name: plan.lineage.get(f"git.{name}") for name in ("commit", "dirty", "remote")},
@@ -165,7 +165,7 @@ def _cpu_model() -> str:
 def _manifest(target: str, given: Mapping[str, Any], plan: Plan) -> DataRecord:
     try:
         return data_manifest(target, given, plan.data)
-    except Exception as e:  # noqa: BLE001 - it is the user's code that is asked, for what is worth no run
+    except Exception as e:  # noqa: BLE001 - the user's data source may raise anything, and no run fails for its digests
         return DataRecord(source=target, problem=f"{type(e).__name__}: {e}")
 
 

@@ -1,4 +1,4 @@
-"""What a run was asked by whom, and what it goes on from."""
+"""Where a run's settings come from, and which checkpoint it starts from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hpcexp.tracking.mlflow.description import flatten
 
 
 def parents(found: Continuation | None, transferred: TransferOrigin | None) -> dict[str, Any]:
-    """The checkpoint that an attempt goes on from: of the attempt before, or of another run."""
+    """The checkpoint that an attempt starts from: of the attempt before, or of another run."""
     if found is not None:
         return {"continued": {**_checkpoint(found.checkpoint, found.step), "why": found.why}}
     if transferred is not None:
@@ -35,7 +35,7 @@ def _checkpoint(path: Path, step: int) -> dict[str, Any]:
 
 
 def origin_facts(plan: Plan, run: RunDir, attempt: int, parents: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked and by whom, and what the run goes on from."""
+    """Command, overrides with their origins, experiment, sweep, and the checkpoint that the run starts from."""
     facts = {
         "attempt": attempt,
         "command": plan.lineage.get("command"),
@@ -66,7 +66,7 @@ def override_origins(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _experiment(plan: Plan) -> dict[str, Any] | None:
-    """The experiment's file and what it sets; None where there is none that is found by its name."""
+    """The experiment's file and what it sets; None if no file of that name is found."""
     option, project = plan.choices.get("experiment"), Path(plan.lineage["project"])
     for directory in conf_dirs(project, None) if option else ():
         file = directory / "experiment" / f"{option}.yaml"

@@ -1,4 +1,4 @@
-"""`run.resume_from`: an experiment that was begun on other devices goes on in a run of its own."""
+"""`run.resume_from`: a new run continues an experiment that was started on other devices."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from hpcexp.runs.state import current_state
 
 @dataclass(frozen=True)
 class TransferOrigin:
-    """Where a run that has no checkpoint of its own yet begins."""
+    """The checkpoint that a run without one of its own starts from."""
 
     run: RunDir
     checkpoint: Path
     step: int
     best_step: int | None
     beside: tuple[str, ...]
-    """Files with the checkpoint's shards, below the directory it stands in."""
+    """Files with the checkpoint's shards, below the checkpoint's directory."""
 
     def text(self, plan: Plan) -> str:
         """`step 12 of 38 of runs/digits_mlp/…`."""
@@ -36,9 +36,9 @@ class TransferOrigin:
 
 
 def origin(plan: Plan) -> TransferOrigin | None:
-    """The newest checkpoint of `run.resume_from`; None where that is not set.
+    """The newest checkpoint of `run.resume_from`; None if that is not set.
 
-    RunError where there is none to begin with, or where it is of an experiment that differs in more than its devices.
+    RunError if there is none, or if its experiment differs in more than its devices.
     """
     given = plan.config["run"].get("resume_from")
     if not given:
@@ -52,12 +52,12 @@ def origin(plan: Plan) -> TransferOrigin | None:
         if note is not None and is_intact(path) and (note.best is None or is_intact(run.best_of(note.best))):
             return TransferOrigin(run, path, note.step or 0, note.best, tuple(note.beside))
     raise RunError(
-        f"run.resume_from={given}: that run has no checkpoint that is whole.\nFix: leave it out, to begin anew."
+        f"run.resume_from={given}: that run has no intact checkpoint.\nFix: leave it out to start from the beginning."
     )
 
 
 def adopt(found: TransferOrigin, run: RunDir) -> None:
-    """Let a new run's directory be as if it had come to the checkpoint itself: weights, state, journal.
+    """Make a new run's directory look as if it had reached the checkpoint itself: weights, state, journal.
 
     Checkpoints are never written to again, and so need no copy; a file system without hard links gets one.
     """
@@ -80,7 +80,7 @@ _STATES = {
 
 
 def _named(plan: Plan, given: str) -> RunDir:
-    """The run in the directory `given`, or of that name or signature among those that stand where the plan's does."""
+    """The run in the directory `given`, or of that name or signature beside the plan's run."""
     place = RunDir(Path(plan.lineage["project"], given))
     if place.plan.exists():
         return place
@@ -95,7 +95,7 @@ def _named(plan: Plan, given: str) -> RunDir:
 
 
 def _check_same(plan: Plan, theirs: Plan, given: str) -> None:
-    """Equal but for the devices: what is asked now, on the devices of then, is what was asked then."""
+    """RunError unless the new plan, on the devices of the old run, has the old run's signature."""
     code, data = plan.lineage["code.digest"], plan.data.fingerprint if plan.data else ""
     if theirs.signature == signature(plan.config, theirs.topology, theirs.batch, theirs.steps, code=code, data=data):
         return

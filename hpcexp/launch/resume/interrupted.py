@@ -1,4 +1,4 @@
-"""Whether an interrupted run can be gone on with, and from which of its checkpoints."""
+"""Whether an interrupted run can resume, and from which of its checkpoints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hpcexp.runs.state import current_state, damage
 
 @dataclass(frozen=True)
 class Continuation:
-    """An interrupted run and the checkpoint it goes on from."""
+    """An interrupted run and the checkpoint it resumes from."""
 
     checkpoint: Path
     step: int
@@ -39,7 +39,7 @@ class Continuation:
 
 
 def continuation(plan: Plan, *, verify: bool) -> Continuation | None:
-    """Where the plan's unfinished run goes on; None where there is no such run, or it has no checkpoint yet.
+    """Where the plan's unfinished run resumes; None if there is no such run, or it has no checkpoint yet.
 
     With `verify` the checksums are worked out; without, a checkpoint counts that ends as one should. RunError where all
     checkpoints are damaged.
@@ -63,7 +63,7 @@ def continuation(plan: Plan, *, verify: bool) -> Continuation | None:
         return None
     names = " and ".join(str(path) for path in present)
     raise RunError(
-        f"The run was interrupted, and cannot go on: {names} {'is' if len(present) == 1 else 'are'} damaged, "
+        f"The run was interrupted and cannot resume: {names} {'is' if len(present) == 1 else 'are'} damaged, "
         "or the best weights of that time are.\n"
         "Fix: hpcexp train --fresh … starts over; the damaged run is kept beside."
     )
@@ -80,7 +80,7 @@ _NOTES = (
     *("plan.yaml", "status.json", "system.jsonl", "mlflow.json", "failed.json"),
     *(".tracking", ".secrets", ".mark", ".sync.lock"),
 )
-"""What another try writes anew or goes on with."""
+"""Files that another attempt rewrites or continues."""
 
 
 def begins_again(plan: Plan) -> bool:
@@ -111,7 +111,7 @@ def clear(run: RunDir) -> None:
 
 
 def leftovers(run: RunDir) -> list[Path]:
-    """What only who goes on with a run needs."""
+    """Files that only resuming needs."""
     note = read_note(run.last)
     kept = {name.partition("/")[0] for name in (note.beside if note else ())}
     shards = [directory for directory in run.checkpoints.glob("shards-*") if directory.name not in kept]
@@ -119,7 +119,7 @@ def leftovers(run: RunDir) -> list[Path]:
 
 
 def tidy(run: RunDir) -> None:
-    """Leave `best` and `last` alone, once nobody can go on with the run: it has finished, and its state says so."""
+    """Remove what only resuming needs, once the run has finished and its state says so."""
     for path in leftovers(run):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -134,7 +134,7 @@ def go_back(run: RunDir, found: Continuation) -> None:
         aside = path.with_name(f"damaged-{path.name}")
         os.replace(path, aside)
         print(
-            f"WARNING: {path} is damaged (kept as {aside.name}). Going on from the checkpoint before it.",
+            f"WARNING: {path} is damaged (kept as {aside.name}). Resuming from the checkpoint before it.",
             file=sys.stderr,
             flush=True,
         )

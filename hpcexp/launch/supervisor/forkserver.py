@@ -81,7 +81,7 @@ def target_problems(configs: Sequence[Mapping[str, Any]], project: Path) -> list
 
 
 def _started(target: Callable[..., object], *arguments: Any) -> ForkServerProcess:
-    """A worker that has begun. A server that is killed meanwhile (`kill -9`, no memory) is started again.
+    """A running worker. A server that is killed meanwhile (`kill -9`, out of memory) is restarted.
 
     RunError where each server ends before it has made the worker.
     """

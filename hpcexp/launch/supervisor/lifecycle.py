@@ -53,7 +53,7 @@ Supervise = Callable[[RunDir, Sequence[int], Callable[[], None]], Supervision[Ou
 def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = False) -> RunDir:
     """Write the plan into its run directory. An earlier try that came to anything is kept beside.
 
-    Not one that is gone on with, nor one that `is_again` begun: what it has journalled comes again.
+    Not of a run that resumes or starts again (`is_again`): its journal is replayed.
     """
     run = RunDir(Path(plan.run_dir))
     if found is None and run.plan.exists() and not (is_again or is_blank(run)):
@@ -82,7 +82,7 @@ def run_here(plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[
         def supervise(run: RunDir, stop: Sequence[int], check: Callable[[], None]) -> Supervision[Outcome]:
             if stop:  # before there was anything to end
                 return stopped_by(stop[0])
-            with devices:  # free again before the sync process is waited for
+            with devices:  # free again before the wait for the upload
                 pruner = context.pruner
                 ranks = Ranks(plan, context.start, device_env, pruner.metric if pruner else None)
                 reported = pruner.answering(ranks.answer) if pruner else None
@@ -92,7 +92,7 @@ def run_here(plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[
 
 
 def on_devices(plan: Plan, stack: ExitStack, context: LaunchContext) -> tuple[Plan, Mapping[str, str]]:
-    """The plan with the devices that the job holds until `stack` ends, and what its ranks are told of them."""
+    """The plan with the devices that the job holds until `stack` ends, and the environment that gives them to ranks."""
     got = stack.enter_context(leased(plan, is_one_of_many=context.is_one_of_many))
     for warning in got.warnings:
         context.say(plan, warning)
@@ -103,7 +103,7 @@ def on_devices(plan: Plan, stack: ExitStack, context: LaunchContext) -> tuple[Pl
 def lead(plan: Plan, context: LaunchContext, *, fresh: bool, supervise: Supervise) -> Supervision[Outcome]:
     """Freeze the plan, have its ranks run, and leave a final state behind whatever happens.
 
-    An interrupted run is gone on with, in its directory and its MLflow run, unless `fresh`. One that has no checkpoint
+    An interrupted run resumes, in its directory and its MLflow run, unless `fresh`. One that has no checkpoint
     yet begins with that of `run.resume_from`, where that is set.
     """
     if not fresh:
@@ -127,7 +127,7 @@ def lead(plan: Plan, context: LaunchContext, *, fresh: bool, supervise: Supervis
             context.say(plan, warning)
         mark(run)
         if transferred is not None:
-            context.say(plan, f"Going on from {transferred.text(plan)}")
+            context.say(plan, f"Starting from {transferred.text(plan)}")
             adopt(transferred, run)
         status = Status(state=RunState.RUNNING, attempt=attempt, **started_now(), **own.owner.facts())
         write(run.status, status)
@@ -201,7 +201,7 @@ def _seal(run: RunDir, status: Status) -> None:
 def _end(run: RunDir, status: Status) -> bool:
     """Leave the final state; whether that could be done.
 
-    On a full disk it stays `running` there: readers see that nobody runs it; so does the sync process, once this
+    On a full disk it stays `running` there: readers see that nobody runs it, and so does the sync process once this
     command has ended.
     """
     try:

@@ -35,7 +35,7 @@ class Ownership:
         self.owner = Owner.this()
         self._run, self._beat = run, Beat(run.beat, timeout_s)
         self.stop: list[int] = []
-        """Signals that `ask_to_end` stands for, as they come."""
+        """Signals that `ask_to_end` has sent; grows as they arrive."""
         self._has_begun = self._is_lost = False
         self._next_look = 0.0
 
@@ -56,9 +56,9 @@ class Ownership:
             self.stop.append(signal.SIGTERM)
         if self.is_lost():
             raise TakenOverError(
-                f"{self._run.path} was taken over by {self._holder()} while this command stood still for more than "
+                f"{self._run.path} was taken over by {self._holder()} while this command was suspended for more than "
                 f"{self._beat.timeout_s:g} s (launch.beat_timeout_s). Its ranks were ended, and nothing was written "
-                "since.\nFix: nothing; the other command goes on from the last checkpoint. `hpcexp show` tells how far."
+                "since.\nFix: nothing; the other command resumes from the last checkpoint (`hpcexp show`)."
             )
 
     def is_lost(self) -> bool:
@@ -121,7 +121,7 @@ def claimed(plan: Plan, *, is_sure: bool = False) -> Iterator[None]:
     what = f"{run.path} is being written by"
     with ExitStack() as stack:
         try:
-            # A sync process has it for a moment while it ends the run of a supervisor that was killed.
+            # A sync process holds it for a moment while it ends the run of a killed supervisor.
             stack.enter_context(held_within(_MOMENT_S, lock, what))
         except InUseError:
             token = _dead_elsewhere(run, lock, is_sure=is_sure)
@@ -158,7 +158,7 @@ def _seen_elsewhere(run: RunDir) -> tuple[Owner | None, Silence | None]:
     """Who has the directory by its status, where its process cannot be seen from here, and its silence."""
     try:
         status = read_status(run)
-    except RunError:  # damaged, which matters to who goes on with it
+    except RunError:  # damaged: matters only to the command that resumes it
         return None, None
     owner = Owner.of(status)
     if status.state is not RunState.RUNNING or owner is None or owner.is_running() is not None:

@@ -24,11 +24,11 @@ class RankEvents:
         self.stopped: dict[int, int] = {}
         """Rank → the signal on which it has stopped as it should."""
         self.done: set[int] = set()
-        """Ranks that have come to the end of the run."""
+        """Ranks that have completed the run."""
         self.pids: dict[int, int] = {}
         """Rank → its process, of those that are on this machine."""
         self.steps: dict[int, int] = {}
-        """Rank → the newest optimizer step that it has told of."""
+        """Rank → the newest optimizer step that it has reported."""
         self._heard_at = time.monotonic()
         self._reader, self._log, self._shown, self._reported = event_reader(fd), log, shown, reported
         self._is_shown = True

@@ -1,4 +1,4 @@
-"""The processes of a job on this machine, and what each of them is told through its environment."""
+"""The processes of a job on this machine, and the environment of each."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Ranks:
             send(self._verdicts_write, Verdict(epoch=epoch, prune=is_to_end))
 
     def trouble(self) -> str | None:
-        """Nothing stands between these and their supervisor."""
+        """None: these are the supervisor's own children."""
         return None
 
     def are_done(self) -> bool:

@@ -67,7 +67,7 @@ def _counters(pids: Collection[int]) -> dict[str, float]:
     cpu, network = psutil.cpu_times(), psutil.net_io_counters()
     found = {
         "time": time.monotonic(),
-        "cpu": sum(cpu[:8]) - cpu.idle - getattr(cpu, "iowait", 0.0),  # the rest stands in these already
+        "cpu": sum(cpu[:8]) - cpu.idle - getattr(cpu, "iowait", 0.0),  # these include the rest
         "job": 0.0,
         "receive": float(network.bytes_recv),
         "transmit": float(network.bytes_sent),
@@ -82,7 +82,7 @@ def _counters(pids: Collection[int]) -> dict[str, float]:
 
 
 def _rates(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
-    """Of what has grown since; a counter that has begun anew is left out."""
+    """Growth per second since `before`; a counter that has restarted is left out."""
     seconds = now["time"] - before["time"]
     rate = {name: (now[name] - before[name]) / seconds for name in now.keys() & before.keys()}
     rates = {
@@ -90,7 +90,7 @@ def _rates(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
         "job_cpu_percentage": 100 * rate["job"],
         "network_receive_megabytes_per_second": rate["receive"] / _MB,
         "network_transmit_megabytes_per_second": rate["transmit"] / _MB,
-        "cpu_power_watts": rate.get("joules") or -1.0,  # 0: this machine does not tell
+        "cpu_power_watts": rate.get("joules") or -1.0,  # 0: this machine does not report it
     }
     return {name: value for name, value in rates.items() if value >= 0}
 

@@ -1,4 +1,4 @@
-"""The sync process beside a job or a sweep: started with it, given some time at its end."""
+"""The sync process of a job or a sweep: started with it, given some time at its end."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ class RunUploader:
 
 
 def has_work(plan: Plan) -> bool:
-    """Whether there is anything for a sync process to do."""
+    """Whether there is anything to upload or to draw."""
     return plan.tracking_uri is not None or bool(plan.config["run"]["pictures"])
 
 
 def start_sync(run: RunDir) -> subprocess.Popen[bytes]:
-    """A process that outlives this one, and takes its end for the job's."""
+    """A sync process that outlives this one, and takes its end for the job's."""
     return _started("hpcexp.tracking.sync.run_process", run)
 
 
 def await_sync(process: subprocess.Popen[bytes], record: RecordDir, wait_s: float, *, is_tracked: bool) -> None:
-    """Give the sync process its time; it goes on by itself where that is not enough, or where no server answers."""
+    """Wait for the sync process; it continues by itself if the time is not enough or no server answers."""
     deadline = time.monotonic() + wait_s
     has_said = False
     try:
@@ -87,16 +87,16 @@ def _other(record: RecordDir) -> str | None:
 
 
 def _is_unreachable(record: RecordDir) -> bool:
-    """Whether no server has taken anything of the record, and why is noted."""
+    """Whether no server has accepted anything of the record, for a noted reason."""
     try:
         known = read_sync_record(record)
     except UnusableFileError:
-        return False  # what belongs below it is synced all the same
+        return False  # what belongs below it is uploaded all the same
     return bool(known.problem) and not known.run_id
 
 
 def _problem(record: RecordDir) -> str | None:
-    """Why MLflow lacks something of the record, as far as that is noted."""
+    """Why MLflow lacks something of the record, if that is noted."""
     try:
         return read_sync_record(record).problem
     except UnusableFileError as e:
@@ -104,29 +104,29 @@ def _problem(record: RecordDir) -> str | None:
 
 
 class SweepUploader:
-    """The one process that syncs all runs of a sweep: started with the first, and again where it has died."""
+    """The one process that uploads all runs of a sweep: started with the first, and restarted if it dies."""
 
     def __init__(self, sweep_dir: Path) -> None:
         self._sweep = SweepDir(sweep_dir)
         self._process: subprocess.Popen[bytes] | None = None
         self._next_start = 0.0
         self._lines: list[bytes] = []
-        """All that a process is to be told, from its start."""
+        """Every message to the process, for one that is restarted."""
         self._unsent = b""
-        """What the present one is still to be told."""
+        """What the present process has not received yet."""
 
     def add(self, run: RunDir, axes: Mapping[str, str]) -> None:
-        """Have a run synced, as it goes on or as it is. `axes`: its value on each axis, as typed. Never waits."""
+        """Upload a run, running or ended. `axes`: its value on each axis, as typed. Never waits."""
         self._send({"run": str(run.path.absolute()), "axes": dict(axes)})
 
     def tend(self) -> None:
-        """Start the process where there is none, and tell it what it does not know. Never waits."""
+        """Start the process if there is none, and send it what it lacks. Never waits."""
         if self._lines and self._is_dead and time.monotonic() >= self._next_start:
             self._start()
         self._write()
 
     def close(self, wait_s: float, *, is_tracked: bool) -> None:
-        """Give it the time to sync the rest; it goes on by itself where that is not enough, or no server answers."""
+        """Wait for the rest; the process continues by itself if the time is not enough or no server answers."""
         if not self._lines:
             return
         self._next_start = 0.0
@@ -143,7 +143,7 @@ class SweepUploader:
         self._let_go()
         await_sync(self._process, self._sweep, deadline - time.monotonic(), is_tracked=is_tracked)
         status, problem = self._process.poll(), _problem(self._sweep)
-        # One that no server answers is not waited for, and tries on for a while by itself.
+        # If no server answers, the process retries for a while by itself.
         if status not in (None, 0) or (status is None and problem):
             why = problem or f"{self._sweep.logs / 'sync.log'} says why"
             print(f"MLflow lacks some of it ({why}): `hpcexp sync` sends it.", flush=True)
@@ -167,7 +167,7 @@ class SweepUploader:
     def _start(self) -> None:
         self._next_start = time.monotonic() + _RESTART_S
         self._let_go()
-        with contextlib.suppress(OSError):  # no memory or no disk for it now; the runs' directories keep everything
+        with contextlib.suppress(OSError):  # no memory or disk for it now; the runs' directories keep everything
             self._process = _started("hpcexp.tracking.sync.sweep_process", self._sweep)
             os.set_blocking(self._pipe, False)
             self._unsent = b"".join(self._lines)

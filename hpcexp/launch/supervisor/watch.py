@@ -1,4 +1,4 @@
-"""Watching a job's ranks to their end: signals, the first failure, a hang; and what became of the job."""
+"""Watching a job's ranks to their end: signals, the first failure, a hang; and the job's outcome."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, read_summary
 
 START_S = 600.0
-"""At least so long may a rank import, read its data and make its first step."""
+"""The least time that a rank has to import, read its data and finish its first step."""
 CRASHES = tuple(getattr(signal, name) for name in ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS"))
-"""Signals that a process gets for what it does itself; others come from outside."""
+"""Signals that a process causes itself; others come from outside."""
 _KILLED_WORKER = re.compile(r"DataLoader worker \(pid \d+\) is killed by signal: Killed")
-"""torch's words where a rank has lost a worker to SIGKILL."""
+"""torch's message when SIGKILL ends a worker of a rank."""
 MISTAKES = ("config", "data")
-"""Kinds of errors in a rank that the user can mend in what was asked for."""
+"""Kinds of errors in a rank that the user can fix in the configuration."""
 
 
 class Group(Protocol):
@@ -37,13 +37,13 @@ class Group(Protocol):
         """Rank → exit status of those that ended badly; negative ones are signals."""
 
     def left(self) -> list[int]:
-        """Ranks that ended as if all were well."""
+        """Ranks that ended with status 0."""
 
     def trouble(self) -> str | None:
-        """Why they were ended or never began, where none of them could say."""
+        """Why they were ended or never started, if no rank could report it."""
 
     def are_done(self) -> bool:
-        """Whether none runs any more."""
+        """Whether all have ended."""
 
     def signal(self, number: int) -> None:
         """Signal all that still run."""
@@ -54,7 +54,7 @@ class Group(Protocol):
 
 @dataclass
 class Watch:
-    """One job's ranks, and how long they are waited for."""
+    """One job's ranks, and how long to wait for them."""
 
     ranks: Group
     events: RankEvents
@@ -62,15 +62,15 @@ class Watch:
     grace_s: float
     hang_s: float | None
     stop: Sequence[int]
-    """Signals that ask the job to end, as they come; at a second one its ranks are killed."""
+    """Signals that ask the job to end; grows as they arrive. At the second one ranks are killed."""
     system_metrics: SystemMetrics
     elsewhere: Callable[[], str | None] = lambda: None
-    """What has ended the job on another machine."""
+    """What ended the job on another machine."""
     check: Callable[[], None] = lambda: None
-    """TakenOverError where the run belongs to another command by now."""
+    """Raises TakenOverError if another command has taken the run over."""
 
     def until_end(self) -> Supervision[Outcome]:
-        """Watch until no rank runs any more."""
+        """Watch until all ranks have ended."""
         oom_before = oom_kills()
         trouble, failures = yield from self._until_end()
         if trouble:
@@ -85,13 +85,13 @@ class Watch:
         return self._failed(failures, oom_kills() > oom_before)
 
     def _until_end(self) -> Supervision[tuple[str | None, dict[int, int]]]:
-        """What the ranks cannot tell themselves; and the first that failed, with their exit codes."""
+        """Trouble that ranks cannot report themselves; and the first failures, with their exit codes."""
         deadline: float | None = None
         is_killing = False
         failures: dict[int, int] = {}
         while not self.ranks.are_done():
             yield self.events.fd
-            self.check()  # before anything is written: this process may have stood still for long
+            self.check()  # before anything is written: this process may have been suspended for long
             self.events.listen()
             self.system_metrics.look(self.events.pids.values())
             failures = failures if is_killing else self._failures(failures)
@@ -109,12 +109,12 @@ class Watch:
         return trouble, failures or self.ranks.failures()
 
     def _failures(self, before: dict[int, int]) -> dict[int, int]:
-        """Those that ended badly first, and who was killed: one that lost its connection to it may be seen before."""
+        """The first failures, and killed ranks: one that lost its connection to a killed rank may be seen before it."""
         now = self.ranks.failures()
         return before | {rank: code for rank, code in now.items() if not before or code == -signal.SIGKILL}
 
     def _hang(self) -> str | None:
-        """What each rank is in, where none has given a sign of life for `launch.hang_s`."""
+        """Where each rank is, if none has made progress for `launch.hang_s`."""
         if self.hang_s is None:
             return None
         patience_s = self.hang_s if self.events.steps else max(self.hang_s, START_S)
@@ -132,15 +132,15 @@ class Watch:
         return f" after step {self.events.steps[rank]}" if rank in self.events.steps else ""
 
     def _stopped_by(self, failures: dict[int, int]) -> int | None:
-        """The signal that somebody else sent to a rank, which then stopped as it should."""
+        """The signal that somebody else sent to a rank, if it stopped cleanly."""
         is_orderly = not self.events.errors and set(failures) <= set(self.events.stopped)
         return next(iter(self.events.stopped.values()), None) if is_orderly else None
 
     def _failed(self, failures: dict[int, int], is_short_of_memory: bool) -> Outcome:
         """In the words of the rank that failed first.
 
-        One that said nothing died of itself: the others complain of the connection that it left. Otherwise the one that
-        complained first counts.
+        A rank that reported nothing died by itself, and the others report a lost connection. Otherwise the first report
+        counts.
         """
         if left := [rank for rank in self.ranks.left() if rank not in self.events.done]:
             rank = left[0]
@@ -167,12 +167,12 @@ class Watch:
 
 
 def from_outside(code: int) -> int:
-    """The signal by which something else ended a process of this exit code; 0 where it ended or crashed by itself."""
+    """The signal by which something else ended a process with this exit code; 0 if it ended or crashed by itself."""
     return -code if code < 0 and -code not in CRASHES else 0
 
 
 def _complete(run: RunDir) -> Outcome:
-    """Of a run that has ended as it should, by its summary."""
+    """The outcome of a complete run, from its summary."""
     epoch = read_summary(run).pruned
     return (
         Outcome(RunState.FINISHED, "", 0) if epoch is None else Outcome(RunState.PRUNED, f"pruned at epoch {epoch}", 0)
