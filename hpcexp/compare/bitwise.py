@@ -1,4 +1,4 @@
-"""What two trainings have come to, held against each other to the bit, and where they part."""
+"""Comparing the results of two trainings to the bit, and finding where they diverge."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def compared(whole: RunDir, other: RunDir) -> list[Check]:
 
 
 def journalled(run: RunDir, until: int | None = None) -> Counter[Value]:
-    """Every value of the journal, `until` a step, and how often it stands there."""
+    """Every value of the journal, `until` a step, with the number of its occurrences."""
     points = read_points(run.journal)[0]
     kept = [p for p in points if until is None or p.step <= until]
     return Counter((p.step, name, value.hex()) for p in kept for name, value in p.metrics.items())

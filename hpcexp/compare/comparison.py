@@ -17,7 +17,7 @@ _MOST_METRICS = 6
 
 
 class Metric(NamedTuple):
-    """What runs are judged by."""
+    """A metric to compare runs by."""
 
     name: str
     mode: str
@@ -25,12 +25,12 @@ class Metric(NamedTuple):
 
 
 Row = tuple[int, ...]
-"""Places in `Comparison.runs` of runs that are told of together: those that differ in their seed only, or one."""
+"""Indices into `Comparison.runs` of runs in one row: those that differ in their seed only, or one."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What there is to say of some runs."""
+    """Some runs, compared."""
 
     runs: tuple[ComparedRun, ...]
     rows: tuple[Row, ...]
@@ -67,7 +67,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[ComparedRun], metrics: Sequence[Metric], *, is_grouped: bool = True) -> Comparison:
-    """The runs held against each other; of a sweep's jobs the points are what they were asked."""
+    """Compare runs; jobs of a sweep are grouped by their values on its axes."""
     found, axes = differences(runs), _axes(runs)
     of_seed = seeds([*axes, *found.found]) if is_grouped else []
     given = [axis for axis in axes if axis not in of_seed]

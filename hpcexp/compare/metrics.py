@@ -27,7 +27,7 @@ def numbers(summary: Summary) -> dict[str, float]:
 
 
 def value_of(run: RunDir, metric: str, mode: str) -> float | None:
-    """The metric of a run: a number of its summary, otherwise what its curve comes to."""
+    """The metric of a run: a number of its summary, else the value of its curve."""
     found = numbers(read_summary(run))
     return found[metric] if metric in found else curve_value(metric, read_curve(run.journal, metric), mode)
 

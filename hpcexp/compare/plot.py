@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _TEXT, _GRID = "#2b2b33", "#e3e3e8"
 _COLORS = ("#4269d0", "#ff725c", "#3ca951", "#efb118", "#a463f2", "#6cc5b0", "#9c6b4e", "#97bbf5")
 _MOST_ROWS = len(_COLORS)
-"""More lines cannot be told apart."""
+"""More lines cannot be distinguished."""
 _PANEL, _LEGEND_LINE = (6.0, 3.8), 0.18
 """Inches."""
 _MAX_COLUMNS = 2
@@ -31,7 +31,7 @@ _LONGEST = 48
 
 
 class Band(NamedTuple):
-    """What some curves come to: at each step that one of them has, of those that have it."""
+    """Mean and range of some curves: at each step that one of them has, over those that have it."""
 
     steps: list[int]
     mean: list[float]

@@ -44,7 +44,7 @@ class Facts:
     data: dict[str, str] | None
     """File, below the directory that all are in → what is known of its content."""
     notes: dict[str, str] = field(default_factory=dict)
-    """Part → what there is to say of it."""
+    """Part → remark on it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Part:
 
 
 def facts_of_run(run: RunDir) -> Facts:
-    """As its directory tells; older runs kept less."""
+    """The facts in a run's directory; older runs have fewer."""
     plan = load_plan(run.plan)
     code, job = _code_records(run)
     environment = read_or_none(run.lineage / "environment.json", EnvironmentFacts)

@@ -124,7 +124,7 @@ class _Parser:
         return lambda lookup: all(holds(left(lookup), right(lookup)) for holds, left, right in halves)
 
     def _sign(self) -> str | None:
-        """The comparison that stands here, taken."""
+        """Take a comparison."""
         if self._took("not"):
             self._expect("in")
             return "not in"
@@ -237,8 +237,7 @@ def _problem(text: str, at: int, why: str) -> ConfigError:
     shown = re.sub(r"\s", " ", text)
     hint = next((f"`{right}` for `{wrong}`. " for wrong, right in _HINTS.items() if text[at:].startswith(wrong)), "")
     return ConfigError(
-        f"--query: {why}:\n  {shown}\n  {' ' * at}^\n"
-        f'Fix: {hint}Text stands in quotes, names do not: --query "{EXAMPLE}"'
+        f'--query: {why}:\n  {shown}\n  {" " * at}^\nFix: {hint}Text is quoted, names are not: --query "{EXAMPLE}"'
     )
 
 

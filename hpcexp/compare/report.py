@@ -22,12 +22,12 @@ BESIDE = 4
 _LONGEST = 40
 """Characters of a cell."""
 _MOST_VALUES = 3
-"""That are told one by one where the runs of a row differ."""
+"""Values that are listed one by one where the runs of a row differ."""
 _DIGEST = re.compile(r"[0-9a-f]{32,64}")
 
 
 class Line(NamedTuple):
-    """One thing that is told of every row."""
+    """One property of every row."""
 
     section: str
     name: str
@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
 
 def answer(whole: Comparison, top: int) -> str:
-    """The best `top` rows (0: all) and what is to be said of them."""
+    """The best `top` rows (0: all) and remarks on them."""
     shown = whole.rows[:top] if top else whole.rows
     lines = report_lines(whole, shown)
     parts = [_title(whole), _beside(lines) if len(shown) <= BESIDE else _below(lines)]
@@ -45,7 +45,7 @@ def answer(whole: Comparison, top: int) -> str:
 
 
 def report_lines(whole: Comparison, rows: Sequence[Row]) -> list[Line]:
-    """Everything that is told of the rows, in order."""
+    """Every line about the rows, in order."""
     ranks = Line("", "", [str(rank) for rank in range(1, len(rows) + 1)])
     differing = [Line(d.section, d.key, [_cell(d, row) for row in rows]) for d in whole.columns]
     metric_lines = [

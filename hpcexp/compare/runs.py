@@ -1,4 +1,4 @@
-"""A run, wherever it is told of: in its directory or in an MLflow store."""
+"""A run, read from its directory or from an MLflow store."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ComparedRun:
         return (is_monitored and self.config.get("trainer.mode")) or guessed_mode(metric)
 
     def value(self, metric: str, mode: str) -> float | None:
-        """A number of the run, otherwise what its curve comes to."""
+        """A number of the run, else the value of its curve."""
         return self.numbers[metric] if metric in self.numbers else curve_value(metric, self.curve_of(metric), mode)
 
 

@@ -1,4 +1,4 @@
-"""Which runs are meant: those that a query holds for, and what they are judged by."""
+"""Selecting runs by a query, and the metrics to compare them by."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _is_known(name: str, runs: Iterable[ComparedRun]) -> bool:
 
 
 def _values_text(name: str, runs: Iterable[ComparedRun]) -> str:
-    """`optimizer.lr 0.01, 0.003`: what there is, where that is little."""
+    """`optimizer.lr 0.01, 0.003`: the values of a name, if they are few."""
     found = dict.fromkeys(recorded(run, name) for run in runs)
     values: dict[str, None] = {}
     for value in found:
@@ -117,7 +117,7 @@ def _metrics(runs: Sequence[ComparedRun]) -> dict[str, None]:
 def _unknown(name: str, runs: Sequence[ComparedRun]) -> str:
     alike = _near(name.removeprefix("config.").removeprefix("metrics."), _names(runs))
     names = f"names as in `hpcexp show RUN --config`, or {listed(_OF_THE_RUN)}, or metrics"
-    return f"--query: no run has '{name}'.\nFix: {' or '.join(alike) or names}; a text stands in quotes: \"{name}\"."
+    return f"--query: no run has '{name}'.\nFix: {' or '.join(alike) or names}; text is quoted: \"{name}\"."
 
 
 def _no_metric(name: str, runs: Sequence[ComparedRun]) -> str:

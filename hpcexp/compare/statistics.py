@@ -1,4 +1,4 @@
-"""What several seeds tell: a mean and how sure it is, which group is best, and whether another is really worse."""
+"""Statistics over seeds: a mean and its confidence, the best group, and whether another is really worse."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def half_width(values: Sequence[float]) -> float | None:
     """Half of the confidence interval of the mean, by Student's t; None for fewer than two values."""
     if len(values) < 2:
         return None
-    from scipy.special import stdtrit  # 0.1 s, for what stands at the end
+    from scipy.special import stdtrit  # takes 0.1 s, and only the end of a report needs it
 
     t = float(stdtrit(len(values) - 1, 0.5 + CONFIDENCE / 2))
     return t * statistics.stdev(values) / math.sqrt(len(values))
@@ -58,7 +58,7 @@ def mean_text(values: Sequence[float]) -> str:
 def paired_p(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float | None:
     """Two-sided p of the paired t-test over the seeds that both have a value of; None for fewer than two of them.
 
-    None too where all differ by the same: so few values, of an accuracy counted in samples, tell no spread.
+    None too where all differ by the same: so few values, of an accuracy counted in samples, show no spread.
     Not Wilcoxon's test, which with five seeds cannot come below 0.06.
     """
     differences = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]

@@ -50,7 +50,7 @@ class Attempt:
         return None
 
     def kill(self, mode: KillMode) -> None:
-        """Hit the frozen attempt, and let the rest of it go on."""
+        """Kill part of the frozen attempt, and let the rest continue."""
         with suppress(ProcessLookupError):
             os.kill(self.supervisor.pid if mode.rank is None else self.ranks[mode.rank], mode.signal)
         thaw(self.ranks.values())
@@ -66,7 +66,7 @@ class Attempt:
         return self._step
 
     def step(self) -> int:
-        """The last step that the journal or a checkpoint tells of, in this attempt or an earlier one."""
+        """The last step in the journal or in a checkpoint, of this attempt or an earlier one."""
         points, self._offset = read_points(self._run.journal, self._offset)
         note = read_note(self._run.last)
         self._step = max([self._step, (note and note.step) or 0, *(point.step for point in points)])

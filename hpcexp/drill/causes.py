@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 _NAMED = 3
-"""Layers of a kind that are named; of more the number is told."""
+"""Layers of a kind that a message names; of more it gives the number."""
 
 
 def causes(plan: Plan) -> list[str]:
-    """Each with what to do about it; none where the model cannot be built, which the training tells."""
+    """Each with a fix; none if the model cannot be built, which the training reports."""
     try:
         model = _model(plan)
-    except Exception:  # noqa: BLE001 - the user's own code; the training tells it better
+    except Exception:  # noqa: BLE001 - the user's own code; the training reports it better
         return []
     is_synced = (plan.config["trainer"].get("extra") or {}).get("sync_batchnorm")
     norms = {} if is_synced else _layers(model, _is_batch_norm)

@@ -92,7 +92,7 @@ def _plans(request: DrillRequest, settings: Devices) -> list[Plan]:
 
 
 def _problems_text(problems: dict[int, list[str]], numbers: tuple[int, ...]) -> list[str]:
-    """Each problem once, and of the number of devices that it comes from, unless it comes of all."""
+    """Each problem once, with the numbers of devices that cause it, unless all do."""
     of_all = [p for p in problems[min(problems)] if all(p in problems.get(number, ()) for number in numbers)]
     of_one = [_of(number, p, numbers) for number, found in problems.items() for p in found if p not in of_all]
     return [*of_all, *of_one]

@@ -1,4 +1,4 @@
-"""Which kills a drill deals out: at random steps, in every way, all of it from one seed."""
+"""The kills of a drill: at random steps, of every kind, all from one seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MARGIN = 4
 
 @dataclass(frozen=True)
 class KillMode:
-    """Whom a kill hits, and how."""
+    """Which process a kill ends, and with which signal."""
 
     signal: signal.Signals
     rank: int | None
@@ -32,7 +32,7 @@ class KillMode:
 
 
 def kill_modes(rng: random.Random, number: int, world_size: int) -> list[KillMode]:
-    """As many ways of killing, in random order; of three, each of the three kinds."""
+    """`number` kills in random order; among three, each of the three kinds."""
     found: list[KillMode] = []
     while len(found) < number:
         kinds = [

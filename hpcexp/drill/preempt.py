@@ -35,10 +35,10 @@ class Kill:
 
     aim: int
     landed: int
-    """The last step that was told of when it fell."""
+    """The last step that was reported when the kill happened."""
     mode: KillMode
     resumed_at: int | None
-    """The checkpoint's step from which the next attempt went on; None where there was none yet."""
+    """The step of the checkpoint that the next attempt resumed from; None if there was none yet."""
 
     @property
     def is_unheard(self) -> bool:
@@ -65,7 +65,7 @@ class PreemptVerdict:
 
 @dataclass
 class _Drill:
-    """What is to be done yet, and what was found. A training that ends before its last kill is followed by another."""
+    """A drill at work. A training that finishes before its last kill is followed by another."""
 
     request: DrillRequest
     place: DrilledSweep
@@ -139,7 +139,7 @@ def _round(drill: _Drill, number: int, left: list[KillMode], last: int) -> list[
 
 
 def _attempt(drill: _Drill, training: Training, aim: int, mode: KillMode, earlier: set[int]) -> Kill | None:
-    """Start or go on with the training and kill it at `aim`; None where it finished all the same."""
+    """Start or resume the training and kill it at `aim`; None if it finished before that."""
     process = training.start()
     with ended_with_us(process):
         attempt = Attempt(training.plan, training.run, process, earlier)
@@ -171,7 +171,7 @@ def _ended(training: Training, process: subprocess.Popen[bytes]) -> int:
 def _finish(drill: _Drill, training: Training) -> None:
     """The last attempt, which nobody kills."""
     took_s = training.complete()
-    drill.report(f"  went on to its end, {took_s:.1f} s")
+    drill.report(f"  ran to its end, {took_s:.1f} s")
 
 
 def _compare(drill: _Drill, training: Training, number: int) -> None:
@@ -183,7 +183,7 @@ def _compare(drill: _Drill, training: Training, number: int) -> None:
 
 
 def _await_sync(run: RunDir, limit_s: float) -> None:
-    """A sync process whose supervisor was killed may be at it yet, and the last one waits for it."""
+    """The sync process of a killed supervisor may still be at work, and the last one waits for it."""
     deadline = time.monotonic() + limit_s
     while not read_sync_record(run).synced and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -201,4 +201,4 @@ def _check_length(steps: int, kills: int) -> None:
 
 def _kill_text(kill: Kill) -> str:
     goes_on = "from the start: no checkpoint yet" if kill.resumed_at is None else f"from step {kill.resumed_at}"
-    return f"step {kill.landed} (aimed at {kill.aim}): {kill.mode.text}, goes on {goes_on}"
+    return f"step {kill.landed} (aimed at {kill.aim}): {kill.mode.text}, resumed {goes_on}"

@@ -35,7 +35,7 @@ def freeze(pids: Collection[int]) -> None:
 
 
 def thaw(pids: Collection[int]) -> None:
-    """Let them go on."""
+    """Let the processes continue."""
     for pid in pids:
         _signal_session(pid, signal.SIGCONT)
 

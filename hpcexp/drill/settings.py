@@ -1,4 +1,4 @@
-"""What a drill is told on the command line: `drill.KEY=VALUE` among the overrides."""
+"""A drill's settings on the command line: `drill.KEY=VALUE` among the overrides."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def place_in(root: Path) -> Iterator[DrilledSweep]:
 
 
 class Training:
-    """One planned training; `start` begins it, and goes on with it after it was interrupted."""
+    """One planned training; `start` starts it, or resumes it after an interruption."""
 
     def __init__(self, request: DrillRequest, place: DrilledSweep, name: str, *more: str) -> None:
         here = [f"run.root='{place.path / name}'", "launch.progress=none", *more]
@@ -140,7 +140,7 @@ class Training:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
 
     def patience_s(self) -> float:
-        """How long a training that was told to end may take for it."""
+        """How long a training may take to end once it was asked to."""
         config = self.plan.config
         return float(config["launch"]["grace_s"] + config["tracking"]["wait_s"] + _SPARE_S)
 

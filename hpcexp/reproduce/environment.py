@@ -21,7 +21,7 @@ _LOG_LINES = 6
 def built(recorded: EnvironmentFacts | None, place: Path, project: Path) -> Path:
     """The Python of a new environment in `place` with exactly what `environment.json` says; RunError with pip's words.
 
-    hpcexp itself is the present one, and the project is found where it stands.
+    hpcexp itself is the installed one, and the project is used in place.
     """
     if recorded is None:
         raise RunError("The run kept no list of its packages.\nFix: leave --env out, to take the present environment.")
@@ -44,7 +44,7 @@ def requirements(packages: Mapping[str, str], project: Path) -> list[str]:
 
 
 def from_source(project: Path) -> set[str]:
-    """Packages that are told by the digests of their files: hpcexp, and the project where it can be installed."""
+    """Packages that are identified by digests of their files: hpcexp, and the project if it can be installed."""
     try:
         name = tomllib.loads((project / "pyproject.toml").read_text()).get("project", {}).get("name", "")
     except (OSError, tomllib.TOMLDecodeError):

@@ -1,4 +1,4 @@
-"""The run that is to be reproduced: how far it came, what it was made of, and what of that was changed since."""
+"""The run to reproduce: how far it got, what it was made from, and what of that has changed since."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from hpcexp.runs.state import current_state
 from hpcexp.tracking.mlflow.description import flatten
 
 _RESULTS = ("plan.yaml", "metrics.jsonl", "summary.json", "checkpoints/best.ckpt")
-"""Files of a run that say what was trained and what came of it."""
+"""Files of a run that say what was trained and what resulted."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Original:
 
 
 def opened(run: RunDir, steps: int | None) -> Original:
-    """The run, of which `steps` are asked for; RunError where it cannot be done again."""
+    """The run, of which `steps` are reproduced; RunError if it cannot be."""
     code, state = read_or_none(run.lineage / "code.json", CodeFacts), current_state(run)
     if state is RunState.RUNNING:
         raise RunError(f"{run.path} is still being trained.\nFix: wait for it, or end it.")
@@ -66,7 +66,7 @@ def opened(run: RunDir, steps: int | None) -> Original:
     if made < 1:
         raise RunError(
             f"{run.path} never came to a step ({state}): there is nothing to hold another training against.\n"
-            "Fix: the same command that made it goes on with it."
+            "Fix: rerun the command that made it to resume."
         )
     _check_origin(run, plan)
     if state is RunState.FINISHED:
@@ -76,7 +76,7 @@ def opened(run: RunDir, steps: int | None) -> Original:
 
 
 def checkpoint_origin(run: RunDir) -> CheckpointOrigin | None:
-    """The checkpoint of another run that this one began with (`run.resume_from`); None where it began anew."""
+    """The checkpoint of another run that this one began with (`run.resume_from`); None if it has none."""
     return read(run.lineage / "origin.json", OriginFacts).initialised_from
 
 

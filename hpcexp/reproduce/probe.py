@@ -1,6 +1,6 @@
-"""What a run's job would find where this process stands, as JSON; the argument is the run's directory.
+"""What a run's job would find in this process's directory, as JSON; the argument is the run's directory.
 
-A process of its own, as it asks the user's data source and is told where modules lie by the environment of the job.
+A process of its own, as it runs the user's data source with the job's import path.
 """
 
 from __future__ import annotations

@@ -37,19 +37,19 @@ _PROBE = (
 
 @dataclass(frozen=True)
 class ReproduceRequest:
-    """What is asked for beside the run."""
+    """Options of a reproduction."""
 
     env: bool = False
     """Build the environment that the run had."""
     keep: bool = False
     as_is: bool = False
-    """Go on with the code that there is."""
+    """Train with the present code."""
     rtol: float | None = None
 
 
 @dataclass(frozen=True)
 class ReproduceReport:
-    """What came of it."""
+    """The result of a reproduction."""
 
     verdict: ReproduceVerdict
     parts: tuple[Part, ...]
@@ -90,7 +90,7 @@ def _looked(original: Original, code: Code, place: Path, python: str) -> list[Pa
     done = subprocess.run(command, cwd=code.project, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         said = "\n".join(done.stderr.strip().splitlines()[-_LOG_LINES:])
-        raise RunError(f"What {original.name} would find cannot be told:\n{said}\nFix: what is said last.")
+        raise RunError(f"What {original.name} would find cannot be determined:\n{said}\nFix: what is said last.")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if found["problems"]:
         _data_gone(original, "\n".join(found["problems"]))
@@ -127,7 +127,7 @@ def _why(original: Original, code: Code, differing: dict[str, tuple[str, str]]) 
         version = original.plan.lineage.get("version.hpcexp")
         return f"The run is of another hpcexp ({version}).\nFix: install that one; --as-is trains with this one."
     fix = "put them beside" if code.is_restored else "put back what they were"
-    return "\n".join([*description[:_NAMED], f"Fix: {fix}; --as-is trains with what there is."])
+    return "\n".join([*description[:_NAMED], f"Fix: {fix}; --as-is trains with the present code."])
 
 
 def _files(differing: dict[str, tuple[str, str]]) -> str:

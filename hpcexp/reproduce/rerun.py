@@ -33,7 +33,7 @@ _STEERING = re.compile(
     "(OMP|GOMP|KMP|MKL|OPENBLAS|CUBLAS|CUDNN|NVIDIA_TF32|TORCH_ALLOW|PYTORCH|XLA)_|NCCL_(ALGO|PROTO)|PYTHONHASHSEED$"
     "|TZ$|LANG$|LC_ALL$"
 )
-"""Variables that steer what is computed, but for the threads, which the plan says; others tell where."""
+"""Variables that affect the computation, except threads, which the plan sets; others say where it runs."""
 _LOG_LINES = 12
 
 
@@ -108,7 +108,7 @@ def rerun(original: Original, code: Code, place: Path, python: str = sys.executa
 
 
 def plan_of(original: Original, code: Code, place: Path) -> Plan:
-    """The run's plan with another place to stand in and to write to. Devices are as many; which, is seen then."""
+    """The run's plan with another project and run directory, and as many devices; which ones is decided later."""
     plan = original.plan
     config = {section: dict(v) if isinstance(v, dict) else v for section, v in plan.config.items()}
     topology = replace(plan.topology, num_nodes=1, device_ids=tuple(range(plan.topology.world_size)))
@@ -128,7 +128,7 @@ def plan_of(original: Original, code: Code, place: Path) -> Plan:
 
 
 def _starter(original: Original, code: Code, python: str) -> Callable[[Start], Process]:
-    """How ranks are started: with the code and variables of then. Warm workers have what is here imported already."""
+    """Starts ranks with the code and variables of the run. Warm workers would have imported the code of today."""
     recorded = read_or_none(original.run.lineage / "environment.json", EnvironmentFacts)
     now = _steering(os.environ)
     then = now if recorded is None else _steering(recorded.variables)

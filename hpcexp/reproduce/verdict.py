@@ -45,7 +45,7 @@ def judged(original: Original, again: RunDir, rtol: float) -> ReproduceVerdict:
     largest = max(odd, key=lambda d: d.apart, default=None)
     beyond = next((d for d in odd if d.apart > rtol), None)
     is_same = all(check.is_same for check in checks)
-    # Weights may differ where no value does: nothing then tells by how much.
+    # Weights may differ where no value does: by how much is then unknown.
     kind: Kind = "identical" if is_same else "within tolerance" if odd and beyond is None else "diverged"
     names = {name for _, name, _ in expected}
     return ReproduceVerdict(

@@ -37,7 +37,7 @@ class Code:
     """A run's code."""
 
     project: Path
-    """Where the job stands."""
+    """The job's working directory."""
     description: str
     """What it is."""
     is_restored: bool
@@ -158,13 +158,13 @@ def _exists(path: Path) -> bool:
 
 
 def _present(original: Original, description: str) -> Code:
-    """The code that stands where the run's did, or here."""
+    """The code in the run's project directory, or here."""
     then = Path(original.plan.lineage["project"])
     return Code(then if then.is_dir() else Path.cwd(), description, is_restored=False)
 
 
 def _repository(original: Original, commit: str) -> tuple[Path, Path]:
-    """The checkout that has the commit, and the project in it: that of the run, or the one we stand in."""
+    """The checkout that has the commit, and the project in it: the run's, or the current one."""
     seen = []
     for project in dict.fromkeys((Path(original.plan.lineage["project"]), Path.cwd())):
         found = _run_git(project, "rev-parse", "--show-toplevel") if project.is_dir() else None

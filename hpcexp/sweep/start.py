@@ -1,4 +1,4 @@
-"""A sweep from what it asks to its answer."""
+"""Running a sweep from its definition to its answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hpcexp.sweep.spec.spec import Axis, Choices, Objective, Spec, combinations
 from hpcexp.sweep.spec.values import typed_value
 
 SETTLE_S = 10.0
-"""How long a study's storage is waited for at the end."""
+"""How long to wait for a study's storage at the end."""
 
 
 def run_sweep(
@@ -33,7 +33,7 @@ def run_sweep(
 ) -> int:
     """Exit status: 0 when every job finished, 1 when one failed, 128 + n when signal n stopped the sweep.
 
-    `shared`: overrides of Hydra's own node. `in_words`: a problem as whoever asked would name it.
+    `shared`: overrides of Hydra's own node. `in_words`: rewords a problem for the caller.
     """
     plans = planned_jobs(composer, spec, command, shared, in_words)
     overrides = job_overrides(spec)
@@ -56,7 +56,7 @@ def planned_jobs(
     shared: Sequence[str] = (),
     in_words: Callable[[str], str] = str,
 ) -> list[Plan]:
-    """The plans of all jobs, of a search those at the ends of its space. ConfigError with all that is wrong."""
+    """The plans of all jobs, or of those at the ends of a search's space. ConfigError with every problem."""
     plans = planned_all(
         Many(composer, shared), [[*spec.base, *job] for job in job_overrides(spec)], composer.project, command
     )
@@ -69,7 +69,7 @@ def planned_jobs(
 
 
 def job_overrides(spec: Spec) -> list[tuple[str, ...]]:
-    """What each job is asked beside the base; of a search, points that have every end and every choice among them."""
+    """Overrides of each job besides the base; of a search, points that cover every end and every choice."""
     if spec.search is None:
         return combinations(spec)
     ends = {key: _ends(axis) for key, axis in spec.axes.items()}
@@ -108,7 +108,7 @@ def _search(many: Many, session: Session, first: Plan, command: Sequence[str]) -
     try:
         session.run(TrialSource(study, session, planned, first, spec.seeds))
         if (problem := study.settle(SETTLE_S)) is not None:
-            session.outcomes.say(None, f"The study lacks results, and gets them when the sweep goes on: {problem}")
+            session.outcomes.say(None, f"The study lacks results, which it gets when the sweep resumes: {problem}")
         try:
             draw_study(study, session.place.plots)
         except Exception as e:  # noqa: BLE001 - a picture is worth no search
@@ -118,7 +118,7 @@ def _search(many: Many, session: Session, first: Plan, command: Sequence[str]) -
 
 
 def _unknown_metrics(objectives: Sequence[Objective], plan: Plan) -> list[str]:
-    """Metrics that hpcexp's own module does not give; what a user's LightningModule logs is known only to it."""
+    """Metrics that hpcexp's own module does not record; what a user's LightningModule logs is unknown here."""
     if not str(plan.config["model"].get("_target_")).startswith("hpcexp.models."):
         return []
     measured = ("loss", *plan.config["task"]["metrics"])

@@ -1,6 +1,6 @@
-"""Runs as their directories tell of them.
+"""Runs, read from their directories.
 
-All is read anew each time. 10,000 directories take a second or two, and what is told is what is there: an index would
+Everything is read each time. 10,000 directories take a second or two, and the answer is always current: an index would
 have to be looked over for what has changed since, and MLflow lacks what was not tracked or not synced.
 """
 
@@ -38,9 +38,9 @@ def read_runs(
     sweeps: Mapping[Path, tuple[str, ...]] | None = None,
     axes: Mapping[Path, Mapping[str, str]] | None = None,
 ) -> Found:
-    """What the directories tell; those that are damaged, and what is wrong with each, apart.
+    """The runs in the directories; and separately the damaged ones, with what is wrong with each.
 
-    `sweeps`: the names of those that each run belongs to. `axes`: what each was asked as a job of one.
+    `sweeps`: the names of those that each run belongs to. `axes`: the values of each as a job of one.
     """
     plans, found, problems = Plans(), [], []
     for run in runs:

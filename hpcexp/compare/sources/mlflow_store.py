@@ -1,6 +1,6 @@
-"""Runs as an MLflow store tells of them, be it a file or a server.
+"""Runs, read from an MLflow store: a file or a server.
 
-Neither imports MLflow, which takes two seconds. Whoever lets MLflow record something else finds those runs here too.
+Neither imports MLflow, which takes two seconds. Runs that hpcexp did not make are found too.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _run(stored: Stored, store: RunReader, *, is_of_sweep: bool) -> ComparedRun:
 
 
 def _tag_sections(given: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """What the tags say, by what it is about."""
+    """The tags by section."""
     sections: dict[str, dict[str, str]] = {
         name: {} for name in ("code", "data", "environment", "choices", "axes", "ours")
     }

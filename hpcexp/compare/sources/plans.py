@@ -108,7 +108,7 @@ def _whole(plan: Mapping[str, Any]) -> PlanFacts:
 
 
 def _config_params(config: Mapping[str, Any]) -> dict[str, str]:
-    """The configuration under dotted names, as MLflow is told of it."""
+    """The configuration under dotted names, as MLflow's params."""
     return flatten({key: value for key, value in config.items() if key not in NOT_PARAMS})
 
 

@@ -1,1 +1,1 @@
-"""The driver of a sweep: which jobs run when, on which devices."""
+"""Running a sweep: which jobs run when, and on which devices."""

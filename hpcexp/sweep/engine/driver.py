@@ -1,4 +1,4 @@
-"""The driver of a sweep: one process that has jobs run side by side on what devices there are, and counts them."""
+"""The driver of a sweep: one process that runs jobs side by side on the free devices."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from hpcexp.sweep.store.jobs import Job, JobSource
 
 FAILED_FAST = "a job failed (fail_fast)"
 LOOK_EVERY_S = 1.0
-"""How often the driver looks for what files tell it: a wish to cancel, jobs of other drivers, devices that got free."""
+"""How often the driver reads files: a request to cancel, jobs of other drivers, devices that became free."""
 
 
 class SweepView(Protocol):
@@ -42,13 +42,13 @@ class SweepView(Protocol):
         """A job was started."""
 
     def display(self, job: Job) -> Display:
-        """What shows a job's progress."""
+        """Shows a job's progress."""
 
     def say(self, job: Job | None, text: str) -> None:
-        """Tell something, of a job or of the sweep."""
+        """Print a message about a job or about the sweep."""
 
     def ended(self, job: Job, outcome: Outcome, *, is_old: bool) -> None:
-        """A job has ended. `is_old`: before this driver began, so that it need not run."""
+        """A job has ended. `is_old`: before this driver started, so that it need not run."""
 
     def refresh(self, waiting: int, why: str) -> None:
         """Time has passed. `why`: what the next job waits for."""
@@ -81,17 +81,17 @@ class _Running:
 
 @dataclass(frozen=True)
 class _Taken:
-    """That a job found too few devices, although no job of this driver is on them."""
+    """A job found too few devices, although no job of this driver uses them."""
 
     width: int
     why: str
     until: float
-    """By the monotonic clock: when to try again. Until then narrower jobs may go first."""
+    """When to try again, by the monotonic clock. Until then narrower jobs may start first."""
 
 
 @dataclass
 class Driver:
-    """Runs the jobs of a source. What files hold survives it: started again, it goes on."""
+    """Runs the jobs of a source. Its state is in files: a driver that is started again resumes the sweep."""
 
     claims: Claims
     machine: Machine
@@ -99,7 +99,7 @@ class Driver:
     view: SweepView
     policy: Policy
     is_spent: Callable[[float, float], str]
-    """Why the budget is used up by core and GPU seconds of this driver; empty while it is not."""
+    """Why the budget is used up, given this driver's core and GPU seconds; empty while it is not."""
     stop: list[int] = field(default_factory=list)
     """Signals that ended the sweep; the same list as in `context`."""
     why_stopped: str = ""
@@ -107,9 +107,9 @@ class Driver:
     _running: list[_Running] = field(default_factory=list)
     _elsewhere: list[Job] = field(default_factory=list)
     _first_seen: dict[int, object] = field(default_factory=dict)
-    """By job: the attempt that its directory told of when this driver first looked."""
+    """By job: the attempt in its directory when this driver first looked."""
     _repeats: dict[int, Repeats] = field(default_factory=dict)
-    """By job: those that were killed since this driver began."""
+    """By job: how often it was killed since this driver started."""
     _silent_since: dict[int, float] = field(default_factory=dict)
     """By job: since when its driver elsewhere has seemed dead, by `boottime`."""
     _next_look: float = 0.0
@@ -119,7 +119,7 @@ class Driver:
     _gpu_s: float = 0.0
 
     def run(self, source: JobSource) -> None:
-        """Run all that comes from `source`, until it has no more or the sweep is stopped."""
+        """Run the jobs of `source` until it has no more or the sweep is stopped."""
         try:
             while self._goes_on(source):
                 self._start(source)
@@ -148,12 +148,12 @@ class Driver:
             if position is None or self.why_stopped:
                 return
             self.why_stopped = self.is_spent(self._core_s, self._gpu_s)
-            if self.why_stopped:  # what runs may end
+            if self.why_stopped:  # running jobs may finish
                 return
             self._begin(self._waiting.pop(position), source, has_overtaken=position > 0)
 
     def _fetch(self, source: JobSource) -> None:
-        """Have jobs in the row: all that are known; of a search the next one, once it could start."""
+        """Queue jobs: all that are known, or of a search the next one, once it could start."""
         while source.is_known or (not self._waiting and self._has_free()):
             job = source.next()
             if job is None:
@@ -164,7 +164,7 @@ class Driver:
                 self._over(job, before, source, is_old=not job.problem)
 
     def _has_free(self) -> bool:
-        """Whether there are devices of the newest job's kind that no job of this driver is on."""
+        """Whether there are devices of the newest job's kind that no job of this driver uses."""
         if not self._running:
             return True
         newest = self._running[-1]
@@ -174,7 +174,7 @@ class Driver:
         return room - sum(one.need.width for one in self._running if one.need.kind == kind)
 
     def _position(self) -> int | None:
-        """In the row, of the job to start now."""
+        """Index in the queue of the job to start now; None if none fits."""
         needs = [need_of(job.plan) for job in self._waiting]
         for kind in dict.fromkeys(need.kind for need in needs):
             most = self._most(kind)
@@ -189,7 +189,7 @@ class Driver:
         return None
 
     def _most(self, kind: str) -> float:
-        """The widest job that may find room."""
+        """The widest job that may fit."""
         taken = self._taken.get(kind)
         return taken.width - 1 if taken and time.monotonic() < taken.until else math.inf
 
@@ -197,7 +197,7 @@ class Driver:
         name = str(job.entry.job)
         if self.claims.take(name) is not None:
             self._elsewhere.append(job)
-        elif (before := self._before(job)) is not None:  # by another driver, since it is in the row
+        elif (before := self._before(job)) is not None:  # another driver has run it since it was queued
             self.claims.release(name)
             self._over(job, before, source, is_old=True)
         else:
@@ -205,7 +205,7 @@ class Driver:
 
     def _run(self, job: Job, source: JobSource, *, has_overtaken: bool) -> None:
         if not has_overtaken:
-            for other in self._running:  # they have overtaken nobody that still waits
+            for other in self._running:  # the job that they overtook no longer waits
                 other.has_overtaken = False
         is_fresh = self.policy.fresh and job.entry.job not in self._repeats
         turns = started(job.plan, self._context(job, source.pruner(job)), fresh=is_fresh)
@@ -236,18 +236,18 @@ class Driver:
         )
 
     def _put_back(self, job: Job, why: str) -> None:
-        """To where it was in the row, as others are on its devices."""
+        """Return a job to its position in the queue, as others use its devices."""
         self.claims.release(str(job.entry.job))
         need = need_of(job.plan)
         self._taken[need.kind] = _Taken(need.width, why, time.monotonic() + LOOK_EVERY_S)
         self._wait(job)
 
     def _wait(self, job: Job) -> None:
-        """Have a job wait in its place of the row."""
+        """Queue a job by its number."""
         bisect.insort(self._waiting, job, key=lambda other: other.entry.job)
 
     def _before(self, job: Job) -> Outcome | None:
-        """What became of the job already; None where it is to run."""
+        """The outcome of a job that need not run; None if it runs."""
         if job.problem:
             return Outcome(RunState.FAILED, job.problem, 2)
         run = RunDir(Path(job.plan.run_dir))
@@ -264,12 +264,12 @@ class Driver:
         return None
 
     def _is_old(self, job: Job, status: Status) -> bool:
-        """Whether a job's directory still tells of the attempt that it told of when this driver first looked."""
+        """Whether a job's directory still holds the attempt that this driver saw first."""
         attempt = (status.token, status.attempt, status.state.is_final)
         return self._first_seen.setdefault(job.entry.job, attempt) == attempt
 
     def _advance(self, source: JobSource) -> None:
-        """Have every job that runs take its turn."""
+        """Advance the supervision of every running job."""
         for one in list(self._running):
             try:
                 one.fd = next(one.turns)
@@ -305,14 +305,14 @@ class Driver:
             self._halt(FAILED_FAST)
 
     def _halt(self, why: str) -> None:
-        """Start nothing more, and have what runs write a checkpoint and end."""
+        """Start nothing more; running jobs write a checkpoint and end."""
         self.why_stopped = why
         self.view.say(None, f"stopping: {why}")
         if not self.stop:
             self.stop.append(signal.SIGTERM)
 
     def _look(self, source: JobSource) -> None:
-        """What files and the clock tell."""
+        """Every second: beat, claims that were lost, cancellation, jobs of other drivers."""
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + LOOK_EVERY_S
@@ -326,14 +326,14 @@ class Driver:
         self.view.refresh(len(self._waiting), why)
 
     def _look_elsewhere(self, job: Job, source: JobSource) -> None:
-        """Count a job that another process has ended; take back one that it has let go."""
+        """Count a job that another process has finished; queue one that it has given up."""
         number, run = job.entry.job, RunDir(Path(job.plan.run_dir))
         status = read_status(run)
         state = current_state(run, status)
         if self.claims.holder(str(number)) is not None or state is RunState.RUNNING:
             self._silent_since.pop(number, None)
             return
-        # By its beat alone, one that lives seems dead for a moment after the file server's clock was set.
+        # By its beat alone, a live driver seems dead for a moment after the file server's clock was set.
         if boottime() < self._silent_since.setdefault(number, boottime()) + doubt_s(run, status):
             return
         self._silent_since.pop(number, None)
@@ -345,7 +345,7 @@ class Driver:
             self._wait(job)
 
     def _lost(self, name: str) -> None:
-        """Leave a job to the driver that has taken it over while this one slept."""
+        """Leave a job to the driver that took it over while this one was suspended."""
         for one in [one for one in self._running if str(one.job.entry.job) == name]:
             one.turns.close()
             self._leave(one)
@@ -354,4 +354,4 @@ class Driver:
         self._running.remove(one)
         self.claims.release(str(one.job.entry.job))
         self._elsewhere.append(one.job)
-        self.view.say(one.job, "taken over by another driver while this one stood still")
+        self.view.say(one.job, "taken over by another driver while this one was suspended")

@@ -1,4 +1,4 @@
-"""All jobs of a sweep planned before the first starts, and the mistakes of all told together."""
+"""Planning all jobs of a sweep before the first starts, with the mistakes of all reported together."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def next_to_start(waiting: Sequence[Demand], running: Sequence[Running], room: i
 
 
 def one_by_one(plan: Plan, num_jobs: int) -> str:
-    """That jobs which could run side by side each take every GPU without being told to; empty where they do not."""
+    """A warning if jobs that could run side by side each take every GPU by default; else empty."""
     width = plan.topology.ranks_per_node
     if num_jobs < 2 or width < 2 or plan.topology.accelerator != "cuda" or plan.config["hardware"]["devices"] != "auto":
         return ""

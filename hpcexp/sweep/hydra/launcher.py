@@ -68,7 +68,7 @@ class CollectingLauncher(Launcher):
 
 
 def _returned(overrides: Sequence[str], plan: Plan, outcome: Outcome) -> JobReturn:
-    """As a sweeper wants it: a failure is told, and not raised."""
+    """As a sweeper expects it: a failure is returned, not raised."""
     job = JobReturn(overrides=overrides, task_name="hpcexp", status=JobStatus.COMPLETED)
     if outcome.state in (RunState.FAILED, RunState.KILLED, RunState.NOT_RUN):
         job.return_value, job.status = JobFailed(outcome.cause), JobStatus.FAILED

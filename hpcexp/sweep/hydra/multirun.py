@@ -175,7 +175,7 @@ def _instantiated(cfg: DictConfig, context: HydraContext, task: HydraTask) -> Sw
 
 @contextmanager
 def _multirun_callbacks(composer: Composer, cfg: DictConfig) -> Iterator[Callbacks]:
-    """Hydra's callbacks, told of the beginning and the end of a multirun."""
+    """Hydra's callbacks, called at the start and the end of a multirun."""
     callbacks = Callbacks(cfg)
     callbacks.on_multirun_start(config=cfg, config_name=composer.config_name)
     try:

@@ -95,7 +95,7 @@ def as_typed(problem: str) -> str:
 
 
 class OptunaSweeper(Sweeper):
-    """Asks for `n_jobs` trials at a time, has a launcher run them, and tells the study what came of them.
+    """Asks for `n_jobs` trials at a time, has a launcher run them, and stores their results in the study.
 
     A launcher gives nothing back before all are done, and has no way to ask: nothing can be pruned.
     """
@@ -135,7 +135,7 @@ class OptunaSweeper(Sweeper):
             print(_best_text(study), flush=True)
         finally:
             if problem := study.settle(SETTLE_S):
-                print(f"The study lacks results, and gets them when the sweep goes on: {problem}", flush=True)
+                print(f"The study lacks results, which it gets when the sweep resumes: {problem}", flush=True)
             study.close()
         if self._unplanned:
             raise JobFailed("\n\n".join(["These trials could not be planned:", *self._unplanned]))
@@ -176,7 +176,7 @@ class OptunaSweeper(Sweeper):
     def _launched(
         self, study: Study, batch: Sequence[Trial], jobs: Sequence[Sequence[str]], index: int
     ) -> Sequence[JobReturn]:
-        """Run trials and tell what came of each. One whose values cannot be planned has failed."""
+        """Run trials and store their results. One whose values cannot be planned has failed."""
         before = len(self._task.done)
         try:
             returned = self.launcher.launch(jobs, initial_job_idx=index)
@@ -192,7 +192,7 @@ class OptunaSweeper(Sweeper):
 
 
 def _report(study: Study, trial: Trial, plan: Plan, outcome: Outcome) -> None:
-    """One that was killed is left to be gone on with."""
+    """Store the result of a trial. One that was killed is left unfinished, to be resumed."""
     if outcome.state in (RunState.FINISHED, RunState.SKIPPED):
         run = RunDir(Path(plan.run_dir))
         study.tell(trial.number, RunState.FINISHED, [value_of(run, o.metric, o.mode) for o in study.objectives])

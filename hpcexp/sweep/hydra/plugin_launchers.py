@@ -77,16 +77,16 @@ class RemoteTask:
     command: list[str]
     fresh: bool
     stop: Path
-    """A file that appears when the sweep is stopped: what has not begun by then does not begin."""
+    """A file that appears when the sweep is stopped: jobs that have not started by then do not start."""
     cuda_devices: str | None
     """CUDA_VISIBLE_DEVICES of the command."""
     progress: str
-    """What `launch.progress=auto` comes to: jobs that share a terminal would overwrite each other's bars."""
+    """What `launch.progress=auto` means: jobs that share a terminal would overwrite each other's bars."""
     parent: int | None
-    """The command, where jobs are to end with it; submitit's go on without."""
+    """The command's process, if jobs end with it; submitit's jobs outlive it."""
 
     def __call__(self, cfg: DictConfig) -> Ended:
-        """How the job ended; raises nothing that is to be expected."""
+        """How the job ended; raises nothing for expected failures."""
         guard()
         on_path(self.project)
         hydra = HydraConfig.get()
@@ -102,7 +102,7 @@ class RemoteTask:
             print(f"{plan.experiment}/{plan.name}", flush=True)
             outcome = self._run(self._shown(plan))
             if parent is not None and os.getppid() != parent:
-                os._exit(1)  # nobody is left to tell, and joblib's worker would wait for minutes
+                os._exit(1)  # nobody reads the result, and joblib's worker would wait for minutes
         except HpcexpError as e:
             outcome = Outcome(RunState.FAILED, str(e), 2)
         return Ended(plan, outcome)
@@ -134,7 +134,7 @@ class RemoteTask:
 
 
 class StockLauncher(Launcher):
-    """A launcher of Hydra's around which jobs are planned before, told of after, and stopped together."""
+    """A launcher of Hydra's whose jobs are planned before, reported after, and stopped together."""
 
     def __init__(self, inner: Launcher, planned: Planner) -> None:
         self._inner, self._planned = inner, planned
@@ -183,7 +183,7 @@ class StockLauncher(Launcher):
         """What the launcher gives back; None where it failed itself, and why."""
         try:
             return list(self._inner.launch(job_overrides, initial_job_idx=index)), ""
-        except Exception as e:  # noqa: BLE001 - whatever a plugin raises, the jobs are told of
+        except Exception as e:  # noqa: BLE001 - whatever a plugin raises, its jobs are reported
             return None, f"{type(e).__name__}: {e}"
         finally:
             if self._is_joblib:
@@ -202,7 +202,7 @@ class StockLauncher(Launcher):
 
 
 def _attempt(plan: Plan | None) -> str | None:
-    """What tells the attempt in a plan's directory from any other."""
+    """Identifies the attempt in a plan's directory."""
     return read_status(RunDir(Path(plan.run_dir))).token if plan else None
 
 

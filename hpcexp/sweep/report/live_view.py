@@ -47,7 +47,7 @@ class JobProgress:
         """Nothing is open."""
 
     def speed(self) -> float | None:
-        """Steps in a second since the first that was told."""
+        """Steps per second since the first report."""
         if self._first is None or self.event is None:
             return None
         since, step = self._first
@@ -65,7 +65,7 @@ class SweepLines:
 
     def __init__(self, total: int | None) -> None:
         self.total = total
-        """Jobs in all; None where nobody knows."""
+        """Jobs in all; None if unknown."""
         self.counts: dict[str, int] = {}
         self.running: dict[int, JobProgress] = {}
         self._why = ""
@@ -201,7 +201,7 @@ def _cells(progress: JobProgress) -> tuple[str, ...]:
 
 
 def _monitored(progress: JobProgress) -> str:
-    """`val/acc 0.981`: what best is told by."""
+    """`val/acc 0.981`: the monitored metric."""
     name = progress.job.plan.config["trainer"]["monitor"]
     value = progress.event.metrics.get(name) if progress.event else None
     return f"{name} {value:.4g}" if value is not None else ""

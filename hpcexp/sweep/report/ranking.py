@@ -1,4 +1,4 @@
-"""The answer of a sweep: a ranking of its points, what failed, and how to go on; for people, as CSV and as Markdown."""
+"""The answer of a sweep: its points ranked, what failed, and what to do next; as text, CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOP = 15
 
 
 def answer(place: SweepDir, spec: Spec, results: Sequence[Result], why_stopped: str, num_dropped: int) -> str:
-    """What came of a sweep, for people."""
+    """The results of a sweep, for people."""
     points, axes, objectives = ranked(results, spec.objectives), columns(spec), spec.objectives
     lines = [f"{spec.name}: {counts_text(results)}"]
     if why_stopped:

@@ -1,4 +1,4 @@
-"""A sweep as its directory tells of it, whoever is at work on it."""
+"""A sweep as its directory describes it, whoever works on it."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 
 GRACE_S = 30.0
-"""After so long without a change a lock is that of a dead process."""
+"""A lock that has not changed for this long belongs to a dead process."""
 _LONGEST_PAUSE_S = 0.2
 
 _Stamp = tuple[int, int]
@@ -100,7 +100,7 @@ def locked(lock: BaseJournalFileLock) -> Iterator[None]:
 
 
 def _stamp(file: Path) -> _Stamp | None:
-    """What tells one lock from the next of the same name."""
+    """Distinguishes a lock from the next one of the same name."""
     try:
         info = file.stat()
     except FileNotFoundError:

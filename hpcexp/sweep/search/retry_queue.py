@@ -1,4 +1,4 @@
-"""What is to be told to somebody who may not answer for a while, in its order, without waiting for them."""
+"""Sending messages in order to a receiver that may not answer for a while, without waiting for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LONGEST_S = 30.0
 
 
 class RetryQueue:
-    """Messages that are sent at once, or later where that fails."""
+    """Messages that are sent at once, or later if that fails."""
 
     def __init__(
         self,
@@ -21,19 +21,19 @@ class RetryQueue:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.problem: str | None = None
-        """Why the newest try has failed; None where it has not."""
+        """Why the newest try failed; None if it did not."""
         self._probe, self._failures, self._text, self._clock = probe, failures, text, clock
         self._waiting: deque[Callable[[], object]] = deque()
         self._num_tries = 0
         self._since = self._next = 0.0
 
     def put(self, message: Callable[[], object]) -> bool:
-        """Send a message once those before it are sent; whether that was now. It may be sent twice."""
+        """Send a message after those before it; whether it was sent now. It may be sent twice."""
         self._waiting.append(message)
         return self.send()
 
     def send(self) -> bool:
-        """Send what waits, unless the last try was a moment ago; whether nothing waits and somebody answers."""
+        """Send what is queued, unless the last try was a moment ago; whether all was sent."""
         if self.problem is not None and self._clock() < self._next:
             return False
         try:
@@ -57,5 +57,5 @@ class RetryQueue:
         self._num_tries += 1
 
     def silent_s(self) -> float:
-        """Seconds since which nobody answers."""
+        """Seconds without an answer."""
         return 0.0 if self.problem is None else self._clock() - self._since

@@ -20,9 +20,9 @@ _POPULATION = 50
 """NSGA-II's generation, where there are trials for some of them."""
 _GENERATIONS = 4
 _REDUCTION = 3
-"""One in so many trials goes on at each rung of asha and hyperband."""
+"""One in this many trials continues at each rung of asha and hyperband."""
 _RUNGS = 3
-"""How often asha judges before the end of the longest run."""
+"""Rungs of asha before the end of the longest run."""
 
 
 def make_sampler(name: str, seed: int, num_objectives: int, num_trials: int | None) -> BaseSampler:
@@ -52,10 +52,10 @@ def make_pruner(name: str, max_epochs: int | None) -> BasePruner:
 
 
 class Seeded(BaseSampler):
-    """A sampler that is made anew for each trial, seeded by the search's seed and the trial's number.
+    """A sampler that is rebuilt for each trial, seeded by the search's seed and the trial's number.
 
-    A sampler with one seed would begin its random numbers again whenever a study is gone on with, and several drivers
-    of a study would draw the same. This one draws for a trial what it would have drawn without the interruption.
+    A sampler with one seed would repeat its random numbers whenever a study resumes, and several drivers of a study
+    would draw the same. This one draws for a trial what it would have drawn without the interruption.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
@@ -95,13 +95,13 @@ class Seeded(BaseSampler):
 
 
 class Pointer(BaseSampler):
-    """Takes the point that it is told, as a grid's next one."""
+    """Takes the point that it is given: a grid's next one."""
 
     def __init__(self) -> None:
         self.point: Mapping[str, Value] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """None: each value stands for itself."""
+        """Empty: each value is sampled by itself."""
         return {}
 
     def sample_relative(

@@ -1,4 +1,4 @@
-"""What a study is about, as it is noted in it, and how that differs from what is asked."""
+"""A study's space as it is stored in the study, and how it differs from another."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def describe(axis: Axis) -> str:
 
 
 def record(axes: Mapping[str, Axis], objectives: Sequence[Objective]) -> dict[str, Any]:
-    """What must stay the same while a study goes on, as JSON has it."""
+    """What must stay the same when a study resumes, as JSON."""
     spaces = {name: {"is": describe(axis), **_plain(axis)} for name, axis in axes.items()}
     return {"axes": spaces, "objectives": [asdict(objective) for objective in objectives]}
 

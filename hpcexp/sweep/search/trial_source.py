@@ -1,4 +1,4 @@
-"""Jobs that a study asks for: one at a time, once devices are free, and without waiting for those before."""
+"""The jobs of a study's trials: one at a time, once devices are free, without waiting for earlier ones."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from hpcexp.sweep.store.jobs import Job
 from hpcexp.sweep.store.results import read_result
 
 Planner = Callable[[tuple[str, ...]], Plan]
-"""The plan of a job by what it is asked; ConfigError where there is none."""
+"""The plan of a job with these overrides; ConfigError if there is none."""
 
 
 @dataclass
 class TrialSource:
-    """A source of jobs: of each trial one, or one for each seed."""
+    """A source of jobs: one for each trial, or for each seed of a trial."""
 
     study: Study
     session: Session
     plan: Planner
     first: Plan
-    """Of any job, for those that cannot be planned."""
+    """The plan of any job, for jobs that cannot be planned."""
     seeds: Sequence[int]
     is_known: bool = False
     _left: list[Trial] = field(default_factory=list)
@@ -58,7 +58,7 @@ class TrialSource:
         return not self._waiting and not self._left and self._is_exhausted
 
     def ended(self, job: Job, outcome: Outcome) -> None:
-        """Tell the study, once the last job of a trial has ended."""
+        """Store a trial's result in the study, once its last job has ended."""
         trial = self._trials[job.entry.job]
         ended = self._ended[trial]
         ended[job.entry.job] = outcome
@@ -69,7 +69,7 @@ class TrialSource:
         self.study.tell(trial, state, self._means(ended) if state is RunState.FINISHED else ())
 
     def pruner(self, job: Job) -> Pruner | None:
-        """The study, where it prunes."""
+        """The study as a pruner; None if it does not prune."""
         if self.session.spec.search is None or self.session.spec.search.pruner == "none":
             return None
         return Pruner(self.session.objectives[0].metric, partial(self.study.report, self._trials[job.entry.job]))
@@ -101,7 +101,7 @@ class TrialSource:
             return PlannedJob(overrides, self.first, trial, problem=str(e))
 
     def _means(self, ended: dict[int, Outcome]) -> list[float | None]:
-        """Of the objectives over the jobs that finished; None for one that has no value."""
+        """Mean of each objective over the finished jobs; None for one without a value."""
         entries = self.session.jobs.entered
         rows = [
             read_result(entries[number], self.session.objectives).values
@@ -113,7 +113,7 @@ class TrialSource:
 
 
 def _is_unfinished(outcome: Outcome) -> bool:
-    """Whether the next command has the job run on."""
+    """Whether the next command resumes the job."""
     return outcome.state in (RunState.KILLED, RunState.NOT_RUN) or bool(outcome.signal)
 
 

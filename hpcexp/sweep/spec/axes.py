@@ -17,12 +17,12 @@ from hpcexp.sweep.spec.spec import Axis, Choices, Interval
 
 
 def runs_through_all(cfg: DictConfig) -> bool:
-    """Whether every combination is asked for, and no sweeper that chooses."""
+    """Whether every combination is run, with no sweeper that chooses."""
     return bool(cfg.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"))
 
 
 def task_overrides(cfg: DictConfig) -> list[str]:
-    """The command line's overrides of the experiment, with what is to be resolved in each job as it is."""
+    """The command line's overrides of the experiment, with interpolations left for each job to resolve."""
     return cast(list[str], OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False))
 
 

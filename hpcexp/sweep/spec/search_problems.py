@@ -1,4 +1,4 @@
-"""What is wrong with a search, told before its first job. Does not import Optuna."""
+"""What is wrong with a search, reported before its first job. Does not import Optuna."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hpcexp.tracking.mlflow.uri import database_problem
 
 MODES = ("max", "min")
 MAX_GRID = 100_000
-"""Points of a grid that is run in an order of its own, all of which are counted out beforehand."""
+"""The largest grid: its points are shuffled, which lists all of them beforehand."""
 _PACKAGES = {"optuna": "optuna", "cmaes": "cmaes"}
 
 
 def unfit(spec: Spec, objectives: tuple[Objective, ...], max_epochs: int | None) -> list[str]:
-    """Every reason why `spec` cannot be searched; empty where it can, or where it is no search.
+    """Every reason why `spec` cannot be searched; empty if it can, or is not a search.
 
     `objectives` are those of the spec, or `trainer.monitor` where it has none; `max_epochs` is `trainer.max_epochs`.
     """

@@ -1,4 +1,4 @@
-"""What a sweep asks, from a command line or from a file in `sweeps/`: a space, how it is searched, and what counts."""
+"""The definition of a sweep, from a command line or a file in `sweeps/`: space, search and objectives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Choices:
     """An axis of single values."""
 
     values: tuple[str, ...]
-    """As they are typed in an override."""
+    """As typed in an override."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Interval:
     low: float
     high: float
     is_log: bool = False
-    """Whether factors count, and not differences."""
+    """Whether it is searched by factors instead of differences."""
     is_int: bool = False
     step: float | None = None
 
@@ -65,12 +65,12 @@ class Spec:
 
 
 def is_open(spec: Spec) -> bool:
-    """Whether nobody can say beforehand which jobs it will be."""
+    """Whether its jobs are unknown beforehand."""
     return spec.search is not None or not (spec.axes or spec.points or spec.seeds)
 
 
 def combinations(spec: Spec) -> list[tuple[str, ...]]:
-    """What each job of a sweep without a search is asked beside the base: points × axes × seeds, the last fastest."""
+    """Overrides of each job of a sweep without a search, besides the base: points × axes × seeds, the last fastest."""
     axes = [[f"{key}={value}" for value in axis.values] for key, axis in spec.axes.items() if isinstance(axis, Choices)]
     seeds = [[f"seed={seed}" for seed in spec.seeds]] if spec.seeds else []
     points: Sequence[tuple[str, ...]] = spec.points or ((),)

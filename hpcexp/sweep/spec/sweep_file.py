@@ -1,4 +1,4 @@
-"""`sweeps/NAME.yaml` as a sweep, with everything that is wrong in it told at once."""
+"""`sweeps/NAME.yaml` as a sweep; everything that is wrong in it is reported at once."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _with_own(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`budget.trials=50` and the like put into what the file tells."""
+    """The file's content with the command line's overrides of its own keys (`budget.trials=50`)."""
     changed = {**content}
     for override in _parsed(overrides, "the command line"):
         way = override.key_or_group.split(".")

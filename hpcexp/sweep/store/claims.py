@@ -1,4 +1,4 @@
-"""Who works on what, told by files alone: on any file system that several machines share, with locks or without.
+"""Which driver works on which job, by files alone: on any shared file system, with or without locks.
 
 Each driver has a file in `drivers/` that it touches while it lives. A claim is a file in `claims/` with the driver's
 token, made by link(2), which exactly one process can do. A claim whose driver is gone may be taken over.
@@ -24,7 +24,7 @@ from hpcexp.runs.state import is_alive
 BEAT_S = 5.0
 """How often a driver looks whether its claims are still its own."""
 STALE_S = TIMEOUT_S
-"""A driver on another machine that has not touched its file for so long is dead, unless its file says otherwise."""
+"""A driver on another machine whose file is older than this is dead, unless its file says otherwise."""
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Claims:
         return [driver for token in tokens if token != self.token and (driver := self._living(token))]
 
     def beat(self) -> list[str]:
-        """Claims that others have taken over since the last look, as this driver stood still for too long."""
+        """Claims that others took over since the last look, as this driver was suspended for too long."""
         if boottime() < self._next_beat:
             return []
         self._next_beat = boottime() + min(BEAT_S, self.timeout_s / 6)
@@ -118,7 +118,7 @@ class Claims:
         return self.place / "drivers" / f"{token}.json"
 
     def _living(self, token: str) -> Owner | None:
-        """The driver of that token, unless it is dead: one that cannot be told lives."""
+        """The driver of that token, unless it is dead; if that is unknown, it counts as alive."""
         path = self._driver(token)
         try:
             record = read_or_none(path, DriverRecord)

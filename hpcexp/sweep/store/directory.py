@@ -1,4 +1,4 @@
-"""Where sweeps are, `<run.root>/sweeps/NAME`, and what their directories hold of what was asked."""
+"""Directories of sweeps, `<run.root>/sweeps/NAME`, and the definitions in them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from hpcexp.runs.records import AxisRecord, SweepRecord, read_status
 from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec
 
 _NOT_ASKED = ("hydra", "tracking", "launch", "run", "checkpoint", "notes")
-"""Sections whose values make no other sweep."""
+"""Sections whose values do not make it another sweep."""
 
 
 def sweep_name(experiment: str, words: Sequence[str], given: Sequence[str]) -> str:
-    """Of the sweep that these overrides ask for, in whatever order they are typed."""
+    """The name of the sweep with these overrides, in whatever order they are typed."""
     overrides = [o for o in given if re.split(r"[./=]", o.lstrip("+~"), maxsplit=1)[0] not in _NOT_ASKED]
     digest = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:8]
     return f"{'-'.join([experiment, *words])[:80]}-{digest}"
@@ -37,7 +37,7 @@ def sweeps_dir(root: Path) -> Path:
 
 
 def find_sweeps(root: Path) -> list[SweepDir]:
-    """Every sweep beside the runs in `root`, the one that was begun last at the end."""
+    """Every sweep beside the runs in `root`; the last one is the newest."""
     places = [SweepDir(path.parent) for path in sweeps_dir(root).glob("*/sweep.json")]
     return sorted(places, key=lambda place: (_started(place), place.path))
 
@@ -45,12 +45,12 @@ def find_sweeps(root: Path) -> list[SweepDir]:
 def _started(place: SweepDir) -> float:
     try:
         return read_status(place).started or 0.0
-    except RunError:  # damaged, which matters to who asks for this one
+    except RunError:  # damaged: reported when this sweep is used
         return 0.0
 
 
 def find_sweep(root: Path, name: str) -> SweepDir:
-    """The sweep of that name, or `last`; RunError where there is none."""
+    """The sweep of that name, or `last`; RunError if there is none."""
     found = find_sweeps(root)
     if name == "last" and found:
         return found[-1]
@@ -67,13 +67,13 @@ def find_sweep(root: Path, name: str) -> SweepDir:
 
 
 def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
-    """Leave in the directory what is asked; how that differs from what was asked there before.
+    """Write the definition into the directory; returns how it differs from the one before.
 
-    RunError where the directory belongs to something else.
+    RunError if the directory belongs to something else.
     """
     if place.path.exists() and not place.path.is_dir():
         raise RunError(f"{place.path} is no directory.\nFix: move it away, or give the sweep another name (--as NAME).")
-    # In this order: another driver that begins at the same moment writes what is asked first of all.
+    # In this order: another driver that starts at the same moment writes its definition before anything else.
     there = [path for path in place.path.glob("*") if not is_half_written(path)]
     before = _record_at(place)
     if there and before is None and not place.jobs.exists():
@@ -98,7 +98,7 @@ def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
 
 
 def _record_at(place: SweepDir) -> SweepRecord | None:
-    """What was asked before; None where nothing was."""
+    """The definition in the directory; None if there is none."""
     try:
         return read_json(place.definition, SweepRecord)
     except FileNotFoundError:
@@ -121,7 +121,7 @@ def changes(before: SweepRecord, now: SweepRecord) -> list[str]:
 
 
 def spec_of(record: SweepRecord) -> Spec:
-    """The sweep that a `sweep.json` asks for."""
+    """The sweep that a `sweep.json` defines."""
     return Spec(
         name=record.name,
         question=record.question,

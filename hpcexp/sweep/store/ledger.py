@@ -57,9 +57,9 @@ class Ledger:
         return self._entries
 
     def enter(self, wanted: Sequence[LedgerEntry]) -> list[LedgerEntry]:
-        """The entries with their numbers: those of before where a job is known, the next ones otherwise.
+        """The entries with their numbers: the old number of a known job, the next number otherwise.
 
-        Safe against other drivers that do the same. What stands in the ledger already is not written again.
+        Safe beside other drivers that do the same. Entries that the ledger has are not written again.
         """
         with self._claims.holding(_LOCK):
             while True:
@@ -68,7 +68,7 @@ class Ledger:
                     return numbered
 
     def _numbered(self, wanted: Sequence[LedgerEntry]) -> tuple[list[LedgerEntry], list[LedgerEntry]]:
-        """The entries with their numbers, and those of them that are to be written."""
+        """The entries with their numbers, and those that the ledger lacks."""
         known = {entry.key: entry for entry in self.entries().values()}
         numbered, new = [], []
         free = max(self._entries, default=0) + 1
@@ -85,11 +85,11 @@ class Ledger:
     def _append(self, entries: Iterable[LedgerEntry]) -> bool:
         """Write entries after all that is known; False where another driver has written meanwhile.
 
-        Who stood still for so long that others took its lock for that of a dead driver must not write over theirs.
+        A driver that was suspended until others broke its lock must not overwrite their entries.
         """
         now = round(time.time(), 3)
-        told = ({**asdict(entry), "run": self._below(entry.run), "t": now} for entry in entries)
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
+        rows = ({**asdict(entry), "run": self._below(entry.run), "t": now} for entry in entries)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in rows)
         if not text:
             return True
         fd = open_append(self.path)
@@ -107,7 +107,7 @@ class Ledger:
             os.close(fd)
 
     def _new(self) -> Iterator[LedgerEntry]:
-        """What has come to the file since. A last line without its end is left for later."""
+        """Read what was appended since. An incomplete last line is left for later."""
         try:
             with open_regular(self.path) as file:
                 file.seek(self._offset)

@@ -52,7 +52,7 @@ class PointResults:
 
 
 def read_result(entry: LedgerEntry, objectives: Sequence[Objective]) -> Result:
-    """What a job's run directory tells; one that is damaged has failed."""
+    """The result in a job's run directory; a damaged one has failed."""
     try:
         return _result(entry, objectives)
     except RunError as e:
@@ -70,7 +70,7 @@ def _result(entry: LedgerEntry, objectives: Sequence[Objective]) -> Result:
 
 
 def not_recorded(run: RunDir, objectives: Iterable[Objective]) -> str:
-    """That a finished run knows nothing of what it is to be ranked by; empty where it does."""
+    """A message if a finished run does not record what it is ranked by; else empty."""
     summary = read_summary(run)
     recorded = read_series(run.journal).keys() | set(summary.test)
     known = recorded | numbers(summary).keys()

@@ -246,7 +246,7 @@ def test_a_query_that_asks_for_what_no_run_has_is_told_what_there_is() -> None:
     with pytest.raises(ConfigError) as caught:
         select(grid(), parse("optimizer.lr < 1 and sead = 1"))
     fixes = [problem.splitlines()[-1] for problem in caught.value.problems]
-    text = "a text stands in quotes"
+    text = "text is quoted"
     assert [f'Fix: lr; {text}: "optimizer.lr".', f'Fix: seed; {text}: "sead".'] == fixes
     with pytest.raises(ConfigError, match=r"holds for none of 6 runs: lr > 1\nThey have lr 0\.1, 0\.01\."):
         select(grid(), parse("lr > 1"))
