@@ -101,13 +101,13 @@ def test_a_name_that_leaves_its_place_restores_nothing(
 
 
 def made_link(path: Path, secret: Path) -> None:
-    """A link to a key in the place of a file."""
+    """A link to a key where a file was."""
     path.unlink()
     path.symlink_to(secret / "id_rsa")
 
 
 def made_folder_link(path: Path, secret: Path) -> None:
-    """A link to somebody's directory in the place of the one that a file is in."""
+    """A link to somebody else's directory where the file's own directory was."""
     shutil.copy(path, secret / path.name)
     shutil.rmtree(path.parent)
     path.parent.symlink_to(secret)
@@ -447,7 +447,7 @@ def test_a_folder_that_another_user_swaps_for_a_link_leads_nowhere(tmp_path_fact
 
 
 def test_a_seal_follows_no_link(run: RunDir, secret: Path) -> None:
-    """One that was there is known by where it leads; one that came in the place of a file, or anew, is reported."""
+    """A link that was sealed is recognised by its target; a new one, or one that replaced a file, is reported."""
     (run.path / "mine").symlink_to(secret / "id_rsa")
     seal(run, read_status(run))
     assert [] == differences(run)

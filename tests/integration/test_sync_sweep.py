@@ -85,7 +85,7 @@ def in_mlflow(uri: str, record: RecordDir) -> Any:
 
 
 def synced(sweep: SweepDir, *told: dict[str, Any], ends: bool = True) -> int:
-    """Exit status of a sync process that is told this and then left by its driver; in this process, which is faster."""
+    """Exit status of a sync process that receives these messages before its driver leaves; runs in this process."""
     read, write = os.pipe()
     lines = [*told, *([{"end": True}] if ends else [])]
     os.write(write, "".join(json.dumps(line) + "\n" for line in lines).encode())

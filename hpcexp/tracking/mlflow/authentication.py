@@ -49,7 +49,7 @@ def _credentials(uri: str, environ: Mapping[str, str]) -> tuple[str, str]:
 def _status(uri: str, user: str, password: str, authority: str | None, timeout_s: float) -> int | None:
     """HTTP status of the cheapest call that takes an account; None where none came.
 
-    `authority`: a file with certificates, in the place of the system's.
+    `authority`: a file of certificates to trust instead of the system's.
     """
     import ssl
     import urllib.error
