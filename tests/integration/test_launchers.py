@@ -196,3 +196,14 @@ def test_what_is_no_launcher_is_refused(project: Path) -> None:
     assert 2 == said.status
     assert "OrderedDict is not a launcher: it lacks" in said.err
     assert "Traceback" not in said.err
+
+
+def test_a_launcher_that_cannot_be_made_is_named(project: Path) -> None:
+    """Whatever its constructor raises, with the key that chose it and no traceback."""
+    write_module(
+        project, "breaking_launcher", "class Breaks:\n    def __init__(self):\n        raise OSError('no scheduler')\n"
+    )
+    said = command("plan", "launch._target_=breaking_launcher.Breaks", cwd=project)
+    assert 2 == said.status
+    assert "launch._target_=breaking_launcher.Breaks could not be made: OSError: no scheduler" in said.err
+    assert "Traceback" not in said.err

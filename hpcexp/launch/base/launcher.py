@@ -65,8 +65,9 @@ def launcher_of(config: Mapping[str, Any]) -> Launcher:
         raise ConfigError(problems)
     try:
         launcher = made(**given)
-    except (TypeError, ValueError) as e:
-        raise ConfigError(f"{PATH}._target_={target} could not be made: {e}\nFix: look at the keys of {PATH}.") from e
+    except Exception as e:
+        why = f"{type(e).__name__}: {e}"
+        raise ConfigError(f"{PATH}._target_={target} could not be made: {why}\nFix: look at the keys of {PATH}.") from e
     if isinstance(launcher, Launcher):
         return launcher
     missing = sorted(name for name in _MEMBERS if not hasattr(launcher, name))
