@@ -10,6 +10,7 @@ Shapes: B batch, C channels, H height, W width, D numbers that are drawn for an 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-class Augmentation:
+class Augmentation(ABC):
     """A change of images by `num_draws` uniform numbers for each."""
 
     num_draws: int
@@ -28,9 +29,9 @@ class Augmentation:
             draws_DB = torch.rand(self.num_draws, len(x_BCHW), device=x_BCHW.device)
         return self.change(x_BCHW, draws_DB)
 
+    @abstractmethod
     def change(self, x_BCHW: Tensor, draws_DB: Tensor) -> Tensor:
         """The batch, changed."""
-        raise NotImplementedError
 
 
 class RandomFlip(Augmentation):
