@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +154,24 @@ def some(every: list[_Case]) -> list[_Case]:
     return random.Random(os.environ.get("HPCEXP_FUZZ_SEED", "1")).sample(every, min(number, len(every)))
 
 
+def ran(hpcexp: Callable[..., Said], argv: Sequence[str]) -> tuple[Said | None, str]:
+    """What a verb said, None if it did not return; and what no damage excuses, empty if there is nothing of that."""
+    try:
+        with within(LIMIT_S):
+            said = hpcexp(*argv)
+    except BaseException as e:  # noqa: BLE001 - whatever it is
+        return None, f"{type(e).__name__}: {str(e)[:300]}"
+    if other().read_text() != "not yours\n":
+        return said, "a file was changed that a link leads to"
+    if said.status not in (0, 1, 2):
+        return said, f"status {said.status}: {said.err[-300:]}"
+    if "Traceback" in said.err + said.out:
+        return said, f"a traceback: {said.err[-300:]}"
+    if said.status == 2 and not said.err.strip():
+        return said, "status 2 without a word"
+    return said, ""
+
+
 def problem(place: Place, file: str, damage: str, verb: str, hpcexp: Callable[..., Said]) -> str:
     """What is wrong with a verb beside a damaged file; empty where nothing is."""
     base, name = (
@@ -164,19 +182,9 @@ def problem(place: Place, file: str, damage: str, verb: str, hpcexp: Callable[..
     path.parent.mkdir(parents=True, exist_ok=True)
     DAMAGES[damage](path, random.Random(f"{file} {damage}"))
     argv = [str(run.path) if word == "RUN" else word for word in VERBS[verb]]
-    try:
-        with within(LIMIT_S):
-            said = hpcexp(*argv)
-    except BaseException as e:  # noqa: BLE001 - whatever it is
-        return f"{type(e).__name__}: {str(e)[:300]}"
-    if other().read_text() != "not yours\n":
-        return "a file was changed that a link leads to"
-    if said.status not in (0, 1, 2):
-        return f"status {said.status}: {said.err[-300:]}"
-    if "Traceback" in said.err + said.out:
-        return f"a traceback: {said.err[-300:]}"
-    if said.status == 2 and not said.err.strip():
-        return "status 2 without a word"
+    said, wrong = ran(hpcexp, argv)
+    if said is None or wrong:
+        return wrong
     healthy = [run.path.name for run in find_runs(place.path / "runs") if "s5" not in run.path.name]
     if verb in SHOWN and not file.startswith("sweep:") and not all(name in said.out for name in healthy):
         return f"the others are not shown: {said.out[-300:]} {said.err[-300:]}"
