@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import LEAN, Said, command, only_run
+from postgres import Server, server_programs, serving_postgres
 
 from hpcexp.cli.main import run
 from hpcexp.compose.composer import Composed, Composer
@@ -59,6 +60,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(sys, "path", list(sys.path))
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server for the tests of a file."""
+    if server_programs() is None:
+        pytest.skip("no PostgreSQL server is installed")
+    with serving_postgres() as server:
+        yield server
 
 
 @pytest.fixture

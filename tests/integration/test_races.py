@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from postgres import Server, server_programs, serving_postgres
+from postgres import Server
 from racers import Racers, racing
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
@@ -38,14 +38,6 @@ AXES: dict[str, Axis] = {"optimizer.lr": Interval(1e-4, 1e-1, is_log=True)}
 def racers() -> Iterator[Racers]:
     with racing() as racers:
         yield racers
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Server]:
-    if server_programs() is None:
-        pytest.skip("no PostgreSQL server is installed")
-    with serving_postgres() as server:
-        yield server
 
 
 @pytest.fixture(params=["journal", "sqlite", "postgresql"])

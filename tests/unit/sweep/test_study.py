@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from helpers import environment
-from postgres import Server, server_programs, serving_postgres
+from postgres import Server
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
 
@@ -71,14 +71,6 @@ def run(study: Study, num: int, value: Callable[[Trial], float] = lambda trial: 
 
 def drawn(trials: list[Trial]) -> list[tuple[str, ...]]:
     return [trial.overrides for trial in trials]
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Server]:
-    if server_programs() is None:
-        pytest.skip("no PostgreSQL server is installed")
-    with serving_postgres() as server:
-        yield server
 
 
 @pytest.fixture(params=["journal", "sqlite", "postgresql"])
