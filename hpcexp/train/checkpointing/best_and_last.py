@@ -24,7 +24,7 @@ from hpcexp.train.checkpointing.staging import Staging
 from hpcexp.train.checkpointing.writer import Job, Writer
 from hpcexp.train.optim.ema import Ema
 from hpcexp.train.runtime.fast_hooks import FastCallback
-from hpcexp.train.tasks.supervised import Supervised
+from hpcexp.train.tasks.loss_log import LossLog
 
 
 class Checkpointing(FastCallback):
@@ -41,13 +41,13 @@ class Checkpointing(FastCallback):
     training, of whatever kind, waits until everything is on the disk.
     """
 
-    def __init__(self, plan: Plan, run: RunDir, *, write: bool) -> None:
+    def __init__(self, plan: Plan, run: RunDir, losses: LossLog, *, write: bool) -> None:
         checkpoint = plan.config["checkpoint"]
         self.every_s, self.every_epochs = checkpoint.get("every_s"), checkpoint.get("every_epochs")
         self.every_steps = checkpoint.get("every_steps")
         self.is_wanted = False
         """Whether to save when the next epoch starts."""
-        self._run, self._write, self._background = run, write, checkpoint["async_write"]
+        self._run, self._losses, self._write, self._background = run, losses, write, checkpoint["async_write"]
         self._writer, self._taken, self._staging = Writer(), list[Job](), Staging()
         self.best = BestWeights(plan, run, self._writer, write=write)
         self.errors = SaveErrors(self._writer, on_error=checkpoint["on_error"])
@@ -111,8 +111,7 @@ class Checkpointing(FastCallback):
         """Write both checkpoints, or begin to. Under more than one rank all must call it at the same step."""
         self._writer.wait()  # until then its copies are in use
         self.errors.must_stop()
-        if isinstance(trainer.lightning_module, Supervised):
-            trainer.lightning_module.loss_log.flush()
+        self._losses.flush()
         if self._write:
             drop_unreferenced_shards(self._run)  # of a save that has failed: this one may need the room
         try:

@@ -26,11 +26,12 @@ from hpcexp.train.data.loaders import Shard
 from hpcexp.train.optim.ema import Ema
 from hpcexp.train.optim.optimizers import clip_gradients, optimizers_of
 from hpcexp.train.runtime.rank import Rank
+from hpcexp.train.tasks.loss_log import LossLog
 from hpcexp.train.tasks.metrics import METRICS
 from hpcexp.train.tasks.supervised import Supervised
 
 
-def make_module(plan: Plan, journal: Journal | None) -> pl.LightningModule:
+def make_module(plan: Plan, journal: Journal | None = None, losses: LossLog | None = None) -> pl.LightningModule:
     """The user's own LightningModule, or `Supervised` around the model."""
     config, facts = plan.config, plan.data
     known: dict[str, Any] = {}
@@ -51,7 +52,11 @@ def make_module(plan: Plan, journal: Journal | None) -> pl.LightningModule:
             model.configure_optimizers = partial(optimizers, model)  # type: ignore[method-assign,assignment]
         if type(model).configure_gradient_clipping is pl.LightningModule.configure_gradient_clipping:
             model.configure_gradient_clipping = partial(clip_gradients, model)  # type: ignore[method-assign]
-        return _sharded(model, plan)
+        if plan.topology.strategy == "fsdp":
+            from hpcexp.train.parallel.fsdp import check_shards_itself
+
+            check_shards_itself(model)
+        return model
     task = config["task"]
     if unknown := [name for name in task["metrics"] if name not in METRICS]:
         raise ConfigError(f"task.metrics: {', '.join(unknown)} unknown.\nThere are: {', '.join(METRICS)}.")
@@ -61,23 +66,16 @@ def make_module(plan: Plan, journal: Journal | None) -> pl.LightningModule:
         instantiate(task["loss"], path="task.loss"),
         task["metrics"],
         optimizers,
+        losses or LossLog(journal),
         journal=journal,
-        log_every=config["trainer"]["log_every_n_steps"],
         augment=instantiate(augment, path="data.augment") if augment else None,
         seed=config["seed"],
         num_classes=facts.num_classes if facts else None,
     )
-    return _sharded(module, plan)
+    if plan.topology.strategy == "fsdp":
+        from hpcexp.train.parallel.fsdp import shard_when_configured
 
-
-def _sharded(module: pl.LightningModule, plan: Plan) -> pl.LightningModule:
-    """The module, made to be sharded where the strategy does that and it says nothing of it itself."""
-    if plan.topology.strategy == "fsdp" and type(module).configure_model is pl.LightningModule.configure_model:
-        from hpcexp.train.parallel.fsdp import check_shardable, shard_model
-
-        check_shardable(module)
-        precision = plan.config["trainer"]["precision"]
-        module.configure_model = partial(shard_model, module, precision)  # type: ignore[method-assign]
+        shard_when_configured(module, model, config["trainer"]["precision"])
     return module
 
 

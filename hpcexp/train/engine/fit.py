@@ -38,6 +38,7 @@ from hpcexp.train.runtime.fast_hooks import FastCallback
 from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.runtime.seeds import seed_everything, seed_rank
 from hpcexp.train.runtime.weights import load_whole_weights, whole_weights
+from hpcexp.train.tasks.loss_log import LossLog
 from hpcexp.train.tasks.supervised import Supervised
 
 
@@ -110,18 +111,19 @@ def _train(
     seed_everything(seed)
     data = make_data(plan, rank)
     plan = with_facts(plan, data)
-    module = make_module(plan, journal)
+    losses = LossLog(journal, plan.config["trainer"]["log_every_n_steps"])
+    module = make_module(plan, journal, losses)
     _check_metrics(plan, module, pruning)
     seed_rank(seed, rank.rank)
     if isinstance(module, Supervised):
         module.plain_batches = isinstance(data, SourceData)
-    checkpointing = Checkpointing(plan, run, write=rank.rank == 0)
+    checkpointing = Checkpointing(plan, run, losses, write=rank.rank == 0)
     interrupts = Interrupts(signals, checkpointing, rank=rank.rank)
-    reporting = _reporting(plan, rank, interrupts, progress_fd, pruning)
+    reporting = _reporting(plan, rank, interrupts, losses, progress_fd, pruning)
     callbacks = [*make_callbacks(plan, checkpointing), interrupts, clock, *reporting]
     adopted = bool((plan.config.get("run") or {}).get("resume_from"))
     if last_step is not None:
-        callbacks.append(StepLimit(last_step))
+        callbacks.append(StepLimit(last_step, losses))
     callbacks.append(Resume(lambda: checkpointing.best.step, plan.signature, seed, adopted=adopted))
     logger = JournalLogger(journal, plan.experiment, plan.name, run.path)
     trainer = make_trainer(plan, run, callbacks=callbacks, logger=logger)
@@ -129,16 +131,18 @@ def _train(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except Pruned as e:
-        _end(rank, run, {**_summary(plan, run, trainer, checkpointing, clock), "test": {}, "pruned": e.epoch})
+        _end(rank, run, {**_summary(plan, run, trainer, checkpointing, losses, clock), "test": {}, "pruned": e.epoch})
         raise
     except StepLimitReached:
-        _end(rank, run, {**_summary(plan, run, trainer, checkpointing, clock), "test": {}, "ended_at": last_step})
+        _end(
+            rank, run, {**_summary(plan, run, trainer, checkpointing, losses, clock), "test": {}, "ended_at": last_step}
+        )
         raise
     if checkpointing.best.exists:
         load_whole_weights(trainer, read_checkpoint(run.best)["state_dict"])
     tested = {} if plan.data and not plan.data.num_test else _test(trainer, module, data)
     digest = weights_digest(whole_weights(trainer))
-    summary = {**_summary(plan, run, trainer, checkpointing, clock), "weights_sha256": digest, "test": tested}
+    summary = {**_summary(plan, run, trainer, checkpointing, losses, clock), "weights_sha256": digest, "test": tested}
     if rank.rank == 0 and isinstance(module, Supervised) and module.confusion is not None and plan.data is not None:
         write_json(run.confusion, {"labels": list(plan.data.class_names), "matrix": module.confusion})
     _end(rank, run, summary)
@@ -154,14 +158,21 @@ def _check_metrics(plan: Plan, module: pl.LightningModule, pruning: PruningQuery
 
 
 def _reporting(
-    plan: Plan, rank: Rank, interrupts: Interrupts, progress_fd: int | None, pruning: PruningQuery | None
+    plan: Plan,
+    rank: Rank,
+    interrupts: Interrupts,
+    losses: LossLog,
+    progress_fd: int | None,
+    pruning: PruningQuery | None,
 ) -> Iterator[pl.Callback]:
     """Callbacks that report to the supervisor."""
     if pruning is not None:
         yield Pruning(pruning, interrupts)
     if progress_fd is not None:
         steps, epochs = (plan.steps.total, plan.steps.epochs) if plan.steps else (None, None)
-        yield ProgressReporter(progress_fd, epochs or plan.config["trainer"]["max_epochs"], steps, rank=rank.rank)
+        yield ProgressReporter(
+            progress_fd, epochs or plan.config["trainer"]["max_epochs"], steps, losses, rank=rank.rank
+        )
 
 
 def _end(rank: Rank, run: RunDir, summary: dict[str, Any]) -> None:
@@ -183,7 +194,7 @@ def _test(trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDat
 
 
 def _summary(
-    plan: Plan, run: RunDir, trainer: pl.Trainer, checkpointing: Checkpointing, clock: Clock
+    plan: Plan, run: RunDir, trainer: pl.Trainer, checkpointing: Checkpointing, losses: LossLog, clock: Clock
 ) -> dict[str, Any]:
     module = trainer.lightning_module
     best = {k: v for k, v in checkpointing.best.facts().items() if k != "signature"}
@@ -199,7 +210,7 @@ def _summary(
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "best": best or None,
-        "diverged": module.loss_log.diverged if isinstance(module, Supervised) else False,
+        "diverged": losses.diverged,
         "durations": {"until_first_step_s": clock.until_first_step_s, "fit_s": clock.fit_s},
         "num_params": sum(p.numel() for p in module.parameters()),
         "signature": plan.signature,

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 from hpcexp import rank_protocol
 from hpcexp.train.runtime.fast_hooks import FastCallback
-from hpcexp.train.tasks.supervised import Supervised
+from hpcexp.train.tasks.loss_log import LossLog
 
 INTERVAL_S = 0.25
 BEAT_S = 2.0
@@ -20,8 +20,8 @@ BEAT_S = 2.0
 class ProgressReporter(FastCallback):
     """At most four events a second; of ranks other than 0 a sign of life every two seconds."""
 
-    def __init__(self, fd: int, epochs: int, steps: int | None, *, rank: int = 0) -> None:
-        self._fd, self._epochs, self._steps, self._rank = fd, epochs, steps, rank
+    def __init__(self, fd: int, epochs: int, steps: int | None, losses: LossLog, *, rank: int = 0) -> None:
+        self._fd, self._epochs, self._steps, self._losses, self._rank = fd, epochs, steps, losses, rank
         self._next = 0.0
         self._epoch = 1
         os.set_blocking(fd, False)
@@ -37,8 +37,7 @@ class ProgressReporter(FastCallback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Report the step."""
         if time.monotonic() >= self._next:
-            loss = pl_module.loss_log.last() if isinstance(pl_module, Supervised) and not self._rank else None
-            self._report(trainer, "train", loss=loss)
+            self._report(trainer, "train", loss=None if self._rank else self._losses.last())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report the metrics."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from hpcexp.train.runtime.fast_hooks import FastCallback
-from hpcexp.train.tasks.supervised import Supervised
+from hpcexp.train.tasks.loss_log import LossLog
 
 
 class StepLimitReached(Exception):  # noqa: N818 - the name says what happened
@@ -17,13 +17,12 @@ class StepLimitReached(Exception):  # noqa: N818 - the name says what happened
 class StepLimit(FastCallback):
     """Ends training on all ranks where the step after `step` would begin: a validation that is due comes before."""
 
-    def __init__(self, step: int) -> None:
-        self._step = step
+    def __init__(self, step: int, losses: LossLog) -> None:
+        self._step, self._losses = step, losses
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Journal the losses, and raise StepLimitReached."""
         if trainer.global_step < self._step:
             return
-        if isinstance(pl_module, Supervised):
-            pl_module.loss_log.flush()
+        self._losses.flush()
         raise StepLimitReached

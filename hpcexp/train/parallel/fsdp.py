@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from hpcexp.errors import ConfigError
 from hpcexp.train.checkpointing.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from hpcexp.train.checkpointing.shards import scattered, write_shards
 from hpcexp.train.runtime.weights import placed_as
-from hpcexp.train.tasks.supervised import Supervised
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
 
@@ -110,14 +110,26 @@ class Fsdp(ModelParallelStrategy):
                 state.update({k: placed_as(v, parameter) for k, v in state.items() if _is_of(v, parameter)})
 
 
-def shard_model(module: pl.LightningModule, precision: str) -> None:
-    """`configure_model` of modules that have none of their own: shard the model, once."""
+def shard_when_configured(module: pl.LightningModule, network: nn.Module, precision: str) -> None:
+    """Have `network`, all of the module that is trained, sharded once where Lightning configures the module.
+
+    ConfigError where the module has trained weights outside it.
+    """
+    inside = set(network.parameters())
+    if any(p.requires_grad for p in module.parameters() if p not in inside):
+        raise ConfigError(
+            "strategy=fsdp: task.loss has weights that are trained, which would differ from rank to rank.\n"
+            "Fix: put them into the model; or strategy=ddp."
+        )
+    module.configure_model = partial(_shard, module, network, precision)  # type: ignore[method-assign]
+
+
+def _shard(module: pl.LightningModule, network: nn.Module, precision: str) -> None:
     strategy: Any = module.trainer.strategy
-    root = module.model if isinstance(module, Supervised) else module
-    if not isinstance(strategy, Fsdp) or isinstance(root, FSDPModule):
+    if not isinstance(strategy, Fsdp) or isinstance(network, FSDPModule):
         return
     mesh = strategy.device_mesh["data_parallel"]
-    for unit in (*blocks(root, strategy.min_params), root):
+    for unit in (*blocks(network, strategy.min_params), network):
         fully_shard(
             unit,
             mesh=mesh,
@@ -139,19 +151,14 @@ def blocks(model: nn.Module, min_params: int) -> Iterator[nn.Module]:
             yield from blocks(child, min_params)
 
 
-def check_shardable(module: pl.LightningModule) -> None:
-    """ConfigError where the module cannot be sharded from outside."""
-    if not isinstance(module, Supervised):
+def check_shards_itself(module: pl.LightningModule) -> None:
+    """ConfigError where a user's module does not say how it is sharded."""
+    if type(module).configure_model is pl.LightningModule.configure_model:
         raise ConfigError(
             f"strategy=fsdp: {type(module).__name__} does not say how it is sharded, and hpcexp cannot know which "
             "of its modules are called as a whole.\n"
             "Fix: give it a configure_model() that calls torch.distributed.fsdp.fully_shard on its parts with "
             'mesh=self.device_mesh["data_parallel"]; or strategy=ddp.'
-        )
-    if any(p.requires_grad for name, p in module.named_parameters() if not name.startswith("model.")):
-        raise ConfigError(
-            "strategy=fsdp: task.loss has weights that are trained, which would differ from rank to rank.\n"
-            "Fix: put them into the model; or strategy=ddp."
         )
 
 

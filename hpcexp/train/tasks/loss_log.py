@@ -18,7 +18,7 @@ class LossLog:
     them took a third longer, on two CPU ranks.
     """
 
-    def __init__(self, journal: Journal | None, every: int) -> None:
+    def __init__(self, journal: Journal | None, every: int = 50) -> None:
         self.diverged = False
         """Whether one was not finite."""
         self.since_validation: list[float] = []

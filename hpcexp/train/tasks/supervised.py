@@ -34,9 +34,9 @@ class Supervised(FastModule):
         loss: Callable[[Tensor, Tensor], Tensor],
         metrics: Sequence[str],
         optimizers: Optimizers,
+        losses: LossLog,
         *,
         journal: Journal | None = None,
-        log_every: int = 50,
         augment: Callable[[Tensor], Tensor] | None = None,
         seed: int = 0,
         num_classes: int | None = None,
@@ -45,7 +45,7 @@ class Supervised(FastModule):
         self.model, self.loss, self.metrics = model, loss, tuple(metrics)
         self.confusion: list[list[int]] | None = None
         """Rows are true classes, columns predicted ones; after a test of a classification."""
-        self.loss_log = LossLog(journal, log_every)
+        self.loss_log = losses
         self._optimizers_of, self._journal = optimizers, journal
         self._augment, self._seed, self._num_classes = augment, seed, num_classes
         self._sums: MetricAccumulator | None = None
