@@ -50,7 +50,7 @@ ui: $(READY) ## open MLflow on runs/
 	$(BIN)/hpcexp ui
 
 docs: $(READY) ## rewrite docs/config/ from the schema and conf/
-	$(BIN)/python -m hpcexp.config_reference docs/config
+	$(BIN)/python -m hpcexp.cli.shared.config_reference docs/config
 
 site: docs ## build the documentation site in build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

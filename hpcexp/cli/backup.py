@@ -12,7 +12,7 @@ from hpcexp.backup import restic, snapshots
 from hpcexp.backup.databases import is_postgres
 from hpcexp.backup.manifest import Manifest, damage, disown, load
 from hpcexp.backup.snapshots import SnapshotDirectory
-from hpcexp.cli.arguments import parser
+from hpcexp.cli.shared.arguments import parser
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.redaction import without_passwords
 from hpcexp.tracking.mlflow.uri import resolve_uri

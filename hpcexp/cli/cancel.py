@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcexp.cli.arguments import RUN_HELP, find_run, parser
-from hpcexp.cli.trust import add_trust, check_trust
+from hpcexp.cli.shared.arguments import RUN_HELP, find_run, parser
+from hpcexp.cli.shared.trust import add_trust, check_trust
 from hpcexp.errors import RunError
 from hpcexp.launch.base.launcher import launcher_of
 from hpcexp.plan import load_plan

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcexp.cli.arguments import RUN_HELP, find_run, parser
+from hpcexp.cli.shared.arguments import RUN_HELP, find_run, parser
 from hpcexp.compare.comparison import Comparison, Metric, default_metrics
 from hpcexp.compare.comparison import compare as compared
 from hpcexp.compare.query import EXAMPLE, Query, parse
@@ -16,11 +16,11 @@ from hpcexp.compare.runs import Found
 from hpcexp.compare.selection import select, selected_metrics
 from hpcexp.compare.sources import directories, mlflow_store
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.formatting import left_out, near
 from hpcexp.rundir import RunDir, find_sweeps
 from hpcexp.sweep.report.ranking import values_of
 from hpcexp.sweep.report.status import jobs_at, spec_at
 from hpcexp.sweep.store.directory import find_sweep
+from hpcexp.text.formatting import left_out, near
 from hpcexp.tracking.sync.sweep import members
 
 _TOP = 20

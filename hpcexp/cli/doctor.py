@@ -12,15 +12,15 @@ from pathlib import Path
 
 from hpcexp import __version__
 from hpcexp.checks.paths import root_problems
-from hpcexp.cli.arguments import parser
+from hpcexp.cli.shared.arguments import parser
 from hpcexp.compose.sources import conf_dirs
-from hpcexp.formatting import pairs
 from hpcexp.hardware.cpus import Node, cores_text, read_nodes
 from hpcexp.hardware.gpus import Gpu, Survey, processes_text, survey
 from hpcexp.hardware.leases import leases_text
 from hpcexp.hardware.machine import cores, this_machine
 from hpcexp.lineage.environment import PACKAGES, installed
 from hpcexp.redaction import without_password
+from hpcexp.text.formatting import pairs
 from hpcexp.tracking.mlflow.authentication import refused
 from hpcexp.tracking.mlflow.uri import resolve_uri, unreachable, uri_problem
 

@@ -10,9 +10,9 @@ from hpcexp.compose.composer import Composer
 from hpcexp.drill import devices, preempt
 from hpcexp.drill.settings import Devices, Preempt, described, split
 from hpcexp.drill.training import DrillRequest
-from hpcexp.formatting import near, pairs, table
 from hpcexp.launch.base.polling import ending_on_signals
 from hpcexp.planner import on_path
+from hpcexp.text.formatting import near, pairs, table
 
 SUMMARY = """\
 preempt  trains without interruption, then again with kills at random steps, and resumes each time as `hpcexp train`

@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpcexp.cli.shared.config_reference import explain as explained
+from hpcexp.cli.shared.config_reference import groups, options, sections
 from hpcexp.compose.sources import conf_dirs
-from hpcexp.config_reference import explain as explained
-from hpcexp.config_reference import groups, options, sections
-from hpcexp.formatting import pairs
+from hpcexp.text.formatting import pairs
 
 
 def explain(argv: Sequence[str]) -> int:

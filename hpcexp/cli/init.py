@@ -15,7 +15,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from hpcexp.errors import ConfigError, HpcexpError
-from hpcexp.formatting import near, pairs
+from hpcexp.text.formatting import near, pairs
 
 TEMPLATE = Path(__file__).parents[1] / "template"
 PLACEHOLDER = "__NAME__"

@@ -15,7 +15,7 @@ from pathlib import Path
 from hpcexp import __version__
 from hpcexp.errors import ConfigError, HpcexpError, JobFailed, RunError, listed, suggest
 from hpcexp.redaction import masked_text
-from hpcexp.terminal import guard, guarded
+from hpcexp.text.terminal import guard, guarded
 
 VERBS = {
     "train": ("train", "run an experiment or, with -m, a sweep over every combination"),
@@ -121,7 +121,7 @@ def _called(argv: Sequence[str]) -> int:
         return 0
     verb, *rest = argv
     if verb in ("-sc", "--shell-completion"):
-        from hpcexp.cli.completion import complete
+        from hpcexp.cli.shared.completion import complete
 
         return complete(rest, list(VERBS))
     if verb not in VERBS:

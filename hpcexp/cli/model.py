@@ -12,15 +12,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from hpcexp.cli.arguments import RUN_HELP, find_run, parser
-from hpcexp.cli.trust import add_trust, check_trust
+from hpcexp.cli.shared.arguments import RUN_HELP, find_run, parser
+from hpcexp.cli.shared.trust import add_trust, check_trust
 from hpcexp.compare.provenance_diff import changed_data, code_of_run
 from hpcexp.errors import RunError, listed
-from hpcexp.formatting import metric, near, pairs, table
 from hpcexp.lineage.code import imported_otherwise
 from hpcexp.plan import Plan, load_plan
 from hpcexp.planner import on_path
 from hpcexp.rundir import RunDir
+from hpcexp.text.formatting import metric, near, pairs, table
 
 if TYPE_CHECKING:
     from hpcexp.train.inference import Prediction, Trained

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpcexp.checks.values import typed
-from hpcexp.cli.compose import opened
+from hpcexp.cli.shared.composing import opened
 from hpcexp.compose.composer import Composer
 from hpcexp.errors import RunError
-from hpcexp.formatting import metric, near, pairs
 from hpcexp.hardware.leases import would_lease
 from hpcexp.launch.resume.checkpoint_transfer import origin
 from hpcexp.launch.resume.interrupted import continuation
@@ -22,6 +21,7 @@ from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, read_summary
 from hpcexp.runs.state import current_state, damage, is_done
 from hpcexp.schema import Strategy
+from hpcexp.text.formatting import metric, near, pairs
 
 SUMMARY = "Check everything and show what would run: devices, batch, steps, size, whether it is done. Start nothing."
 

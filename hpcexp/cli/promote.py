@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hpcexp.cli.arguments import RUN_HELP, configured_uri, find_run, parser
-from hpcexp.cli.trust import add_trust, check_trust
+from hpcexp.cli.shared.arguments import RUN_HELP, configured_uri, find_run, parser
+from hpcexp.cli.shared.trust import add_trust, check_trust
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.formatting import pairs
 from hpcexp.lineage.manifest import differences, last_record
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, read_sync_record
 from hpcexp.runs.state import current_state
+from hpcexp.text.formatting import pairs
 from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.sync.destination import address, destined
 

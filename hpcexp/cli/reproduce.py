@@ -8,11 +8,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hpcexp.cli.arguments import RUN_HELP, find_run, parser
-from hpcexp.cli.output import part_text
-from hpcexp.cli.trust import add_trust, check_trust
+from hpcexp.cli.shared.arguments import RUN_HELP, find_run, parser
+from hpcexp.cli.shared.results import part_text
+from hpcexp.cli.shared.trust import add_trust, check_trust
 from hpcexp.compare.provenance_diff import Part
-from hpcexp.formatting import duration, near, table
 from hpcexp.launch.base.polling import ending_on_signals
 from hpcexp.reproduce.original import Original, opened
 from hpcexp.reproduce.reproduce import ReproduceReport, ReproduceRequest
@@ -21,6 +20,7 @@ from hpcexp.reproduce.rerun import RerunInterrupted
 from hpcexp.reproduce.verdict import ReproduceVerdict
 from hpcexp.reproduce.workspace import Code
 from hpcexp.runs.mark import CODE, PACKAGES
+from hpcexp.text.formatting import duration, near, table
 
 SUMMARY = """Restore a run's code in a separate git worktree, compare data and packages, train its frozen plan again on
 as many ranks, and compare weights and every logged value. Records nothing, and leaves nothing behind. Exit status: 0

@@ -10,13 +10,13 @@ from dataclasses import asdict
 
 import yaml
 
-from hpcexp.cli.arguments import RUN_HELP, find_run, parser
-from hpcexp.cli.output import summary_text
 from hpcexp.cli.plan import devices_text
-from hpcexp.formatting import duration, left_out, metric, pairs, table
+from hpcexp.cli.shared.arguments import RUN_HELP, find_run, parser
+from hpcexp.cli.shared.results import summary_text
 from hpcexp.plan import Plan, load_plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.listing import STATES, RunRow, list_runs, read_row
+from hpcexp.text.formatting import duration, left_out, metric, pairs, table
 from hpcexp.tracking.sync.destination import destined
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from hpcexp.cli.plan import jobs_text
 from hpcexp.compose.composer import Composer
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.formatting import near, pairs
 from hpcexp.planner import on_path
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import RunState, read_status
@@ -23,6 +22,7 @@ from hpcexp.sweep.spec.sweep_file import read_sweep, sweep_files
 from hpcexp.sweep.start import planned_jobs, run_sweep
 from hpcexp.sweep.store.claims import Claims
 from hpcexp.sweep.store.directory import find_sweep, find_sweeps, sweeps_dir
+from hpcexp.text.formatting import near, pairs
 
 
 def sweep(argv: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcexp.cli.arguments import RUN_HELP, configured_uri, find_run, parser
+from hpcexp.cli.shared.arguments import RUN_HELP, configured_uri, find_run, parser
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, find_runs, find_sweeps
 from hpcexp.runs.records import RunState, read_sync_record

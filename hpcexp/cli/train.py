@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcexp.cli.compose import opened
-from hpcexp.cli.output import summary_text
+from hpcexp.cli.shared.composing import opened
+from hpcexp.cli.shared.results import summary_text
 from hpcexp.errors import ConfigError, JobFailed
 from hpcexp.launch.dispatch import launch
 from hpcexp.plan import Plan

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from hpcexp.cli.arguments import parser
+from hpcexp.cli.shared.arguments import parser
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.tracking.mlflow.links import page, ui_link
 from hpcexp.tracking.mlflow.uri import resolve_uri, sqlite_path, uri_problem

@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcexp.cli.arguments import RUN_HELP, find_run, parser
+from hpcexp.cli.shared.arguments import RUN_HELP, find_run, parser
 from hpcexp.errors import RunError
-from hpcexp.formatting import pairs
 from hpcexp.lineage.manifest import differences, last_record
 from hpcexp.runs.records import RunState, Seal, read_status
 from hpcexp.runs.state import current_state
+from hpcexp.text.formatting import pairs
 
 
 def verify(argv: Sequence[str]) -> int:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcexp.cli.arguments import RUN_HELP, find_run, parser
-from hpcexp.cli.output import part_text
+from hpcexp.cli.shared.arguments import RUN_HELP, find_run, parser
+from hpcexp.cli.shared.results import part_text
 from hpcexp.compare.provenance_diff import Facts, compared, facts_now, facts_of_run
 from hpcexp.compose.composer import Composer
 from hpcexp.planner import on_path, prepare

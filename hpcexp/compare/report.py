@@ -13,9 +13,9 @@ from hpcexp.compare.comparison import Comparison, Row
 from hpcexp.compare.differences import Difference
 from hpcexp.compare.statistics import CONFIDENCE, mean_text
 from hpcexp.errors import listed
-from hpcexp.formatting import csv_row, markdown_table, table
 from hpcexp.runs.naming import short
 from hpcexp.runs.records import RunState
+from hpcexp.text.formatting import csv_row, markdown_table, table
 
 BESIDE = 4
 """Up to so many rows stand beside each other, one column each, as there is room for all that they differ in."""

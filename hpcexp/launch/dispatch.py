@@ -17,7 +17,7 @@ from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState
 from hpcexp.runs.state import is_done
-from hpcexp.terminal import say
+from hpcexp.text.terminal import say
 
 
 def launch(plan: Plan, *, fresh: bool) -> Outcome:

@@ -26,7 +26,7 @@ from hpcexp.reproduce.original import Original, checkpoint_origin
 from hpcexp.reproduce.workspace import Code
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import EnvironmentFacts, RunState, read_or_none
-from hpcexp.terminal import say
+from hpcexp.text.terminal import say
 
 _STEERING = re.compile(
     "(?!OMP_NUM_THREADS$|MKL_NUM_THREADS$)"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpcexp.errors import RunError
-from hpcexp.formatting import duration
 from hpcexp.plan import Plan, load_plan, load_signature
 from hpcexp.rundir import RecordDir, RunDir, SweepDir
 from hpcexp.runs.beat import silence
 from hpcexp.runs.clock import running_s
 from hpcexp.runs.owner import Owner
 from hpcexp.runs.records import DriverRecord, Owned, RunState, Status, read_or_none, read_status, read_summary
+from hpcexp.text.formatting import duration
 
 
 def is_alive(record: Owned, beat: Path) -> bool | None:

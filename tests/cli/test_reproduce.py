@@ -21,7 +21,6 @@ from helpers import FAST, Said, ended, only_run, start, wait_until, write_module
 from hpcexp.errors import RunError
 from hpcexp.files.atomic import sha256, write_json
 from hpcexp.files.documents import convert, read_plain
-from hpcexp.formatting import near
 from hpcexp.hardware.machine import num_cores
 from hpcexp.plan import load_plan
 from hpcexp.reproduce.environment import built, requirements
@@ -29,6 +28,7 @@ from hpcexp.reproduce.rerun import check_devices
 from hpcexp.reproduce.workspace import scratch as a_place
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import EnvironmentFacts
+from hpcexp.text.formatting import near
 
 NET = """
     from {part} import WIDTH

@@ -19,7 +19,7 @@ import yaml
 from helpers import FAST, Said, command, environment, only_run, wait_until, write_module
 from torch import Tensor, ones, zeros
 
-from hpcexp.cli.trust import RUNS_CODE
+from hpcexp.cli.shared.trust import RUNS_CODE
 from hpcexp.errors import RunError
 from hpcexp.redaction import filled
 from hpcexp.rundir import RunDir

@@ -17,11 +17,11 @@ import yaml
 from conftest import TrainedRun
 from helpers import Said, command, environment, write_conf, write_module
 
-from hpcexp.formatting import csv_row, markdown_table, pairs, shown, table
 from hpcexp.launch.base.display import Bar, Lines
 from hpcexp.rank_protocol import Progress
 from hpcexp.rundir import RunDir
-from hpcexp.terminal import guarded
+from hpcexp.text.formatting import csv_row, markdown_table, pairs, shown, table
+from hpcexp.text.terminal import guarded
 
 ORDERS = "\x1b[31m\x1b]52;c;QUJD\x07\x1b]8;;http:x\x1b\\\b\x7f\x9b2J\x85\u202e\u2066\u2028\u200b\ufeff\u3164\ud800"
 """Colour, clipboard, link, bell, backspace, delete, C1, overrides, separators, what is not seen, no character."""
@@ -153,7 +153,7 @@ def test_a_sweep_on_a_terminal_draws_its_table(project: Path) -> None:
     code = """
         import sys
         from types import SimpleNamespace as N
-        from hpcexp.terminal import guard
+        from hpcexp.text.terminal import guard
         guard()
         from hpcexp.sweep.report.live_view import Table
         table = Table(1)

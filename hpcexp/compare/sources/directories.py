@@ -16,11 +16,11 @@ from hpcexp.compare.metrics import numbers
 from hpcexp.compare.runs import ComparedRun, Found
 from hpcexp.compare.sources.plans import Plans
 from hpcexp.errors import RunError
-from hpcexp.formatting import near
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import read_status, read_summary
 from hpcexp.runs.series import read_curve, read_series
 from hpcexp.runs.state import current_state
+from hpcexp.text.formatting import near
 
 _SET_ASIDE = re.compile(r"~\d+$")
 """The end of a directory's name that holds an earlier try of the run beside it."""

@@ -7,9 +7,9 @@ import sys
 import time
 from typing import Any, Protocol
 
-from hpcexp.formatting import in_line
 from hpcexp.rank_protocol import Progress
-from hpcexp.terminal import beneath, pass_on, say
+from hpcexp.text.formatting import in_line
+from hpcexp.text.terminal import beneath, pass_on, say
 
 LINE_EVERY_S = 5.0
 

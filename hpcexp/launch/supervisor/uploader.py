@@ -18,7 +18,7 @@ from hpcexp.files.untrusted import UnusableFileError, open_append
 from hpcexp.plan import Plan
 from hpcexp.rundir import RecordDir, RunDir, SweepDir
 from hpcexp.runs.records import read_sync_record
-from hpcexp.terminal import say
+from hpcexp.text.terminal import say
 
 PATIENCE_S = 5.0
 """After which the command says what it is still waiting for."""

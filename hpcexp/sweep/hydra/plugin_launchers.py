@@ -33,7 +33,7 @@ from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, Status, read_status
 from hpcexp.runs.state import current_state, supervisor_alive
 from hpcexp.sweep.hydra.task import HydraTask, MultirunStopped, best_value
-from hpcexp.terminal import guard
+from hpcexp.text.terminal import guard
 
 PACKAGES = {
     "joblib": ("hydra_joblib_launcher", "hydra-joblib-launcher"),

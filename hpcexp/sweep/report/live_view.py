@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from hpcexp.formatting import in_line, shown
 from hpcexp.launch.base.display import Display
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.rank_protocol import Progress
 from hpcexp.runs.records import RunState
 from hpcexp.sweep.store.jobs import Job
-from hpcexp.terminal import beneath, guard, pass_on
+from hpcexp.text.formatting import in_line, shown
+from hpcexp.text.terminal import beneath, guard, pass_on
 
 SHOWN = 20
 """Running jobs in the table; of more, their number is said."""

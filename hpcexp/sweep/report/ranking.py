@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.compare import statistics
-from hpcexp.formatting import csv_row, markdown_table, table
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.naming import short
 from hpcexp.runs.records import RunState, SweepBest
 from hpcexp.sweep.spec.spec import Objective, Spec
 from hpcexp.sweep.store.results import PointResults, Result, ranked
+from hpcexp.text.formatting import csv_row, markdown_table, table
 
 TOP = 15
 """Points that are shown on the command line."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from hpcexp.checks.values import typed
 from hpcexp.data.manifest import samples
-from hpcexp.formatting import metric
 from hpcexp.lineage.manifest import last_record
 from hpcexp.plan import DataFacts, Plan
 from hpcexp.runs.records import (
@@ -24,6 +23,7 @@ from hpcexp.runs.records import (
     SweepRecord,
     read,
 )
+from hpcexp.text.formatting import metric
 from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.mlflow.links import page
 from hpcexp.tracking.mlflow.views import view_key

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from helpers import REPOSITORY, Said, python
 
+from hpcexp.cli.shared.config_reference import explain, groups, keys, options, page, sections, write_pages
 from hpcexp.compose.composer import Composed, Composer
 from hpcexp.compose.sources import packaged_conf
-from hpcexp.config_reference import explain, groups, keys, options, page, sections, write_pages
 from hpcexp.data.digits import Digits
 from hpcexp.planner import prepare
 from hpcexp.schema import OWN_KEYS, Config
@@ -132,9 +132,10 @@ def test_config_pages_are_those_of_the_schema(tmp_path: Path) -> None:
 
 
 def test_the_pages_can_be_written_from_a_shell(tmp_path: Path) -> None:
-    """`python -m hpcexp.config_reference DIR`, which is what `make docs` does."""
+    """`python -m hpcexp.cli.shared.config_reference DIR`, which is what `make docs` does."""
     said = python(
-        "import runpy, sys; sys.argv[1:] = ['pages']; runpy.run_module('hpcexp.config_reference', run_name='__main__')",
+        "import runpy, sys; sys.argv[1:] = ['pages']\n"
+        "runpy.run_module('hpcexp.cli.shared.config_reference', run_name='__main__')",
         tmp_path,
     )
     assert (0, "", "") == (said.status, said.out, said.err)

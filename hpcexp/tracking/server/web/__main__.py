@@ -18,8 +18,8 @@ from typing import Any
 
 import uvicorn
 
-from hpcexp.formatting import shown
 from hpcexp.redaction import masked_text
+from hpcexp.text.formatting import shown
 from hpcexp.tracking.server.web.browser import open_in_browser
 from hpcexp.tracking.server.web.settings import ENDING, VARIABLE, Settings
 

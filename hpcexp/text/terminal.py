@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
-from hpcexp.formatting import shown
+from hpcexp.text.formatting import shown
 
 
 class Guarded:

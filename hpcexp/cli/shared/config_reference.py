@@ -1,6 +1,6 @@
 """Reference pages of the configuration, from the schema and the config files.
 
-`python -m hpcexp.config_reference DIRECTORY` writes them.
+`python -m hpcexp.cli.shared.config_reference DIRECTORY` writes them.
 """
 
 from __future__ import annotations

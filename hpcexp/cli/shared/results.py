@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from hpcexp.compare.provenance_diff import Part
 from hpcexp.files.untrusted import UnusableFileError
-from hpcexp.formatting import duration, metric, near, pairs
 from hpcexp.plan import Plan
 from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import read_status, read_summary, read_sync_record
+from hpcexp.text.formatting import duration, metric, near, pairs
 from hpcexp.tracking.mlflow.links import ui_link
 
 _SHOWN = 20

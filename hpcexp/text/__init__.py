@@ -1,0 +1,1 @@
+"""Text for people: numbers, tables and names, and what reaches a terminal."""
