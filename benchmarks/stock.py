@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.meter import Meter
 from hpcexp.compose.sources import packaged_conf
 from hpcexp.data.digits import Digits
-from hpcexp.schema import Config
+from hpcexp.schema.keys import Config
 
 
 class Classifier(pl.LightningModule):

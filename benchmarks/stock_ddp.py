@@ -16,7 +16,7 @@ from benchmarks.stock import Classifier, loader
 from benchmarks.stopwatch import Stopwatch
 from hpcexp.compose.sources import packaged_conf
 from hpcexp.data.digits import Digits
-from hpcexp.schema import Config
+from hpcexp.schema.keys import Config
 
 
 def trainer(directory: str, devices: int, steps: int) -> pl.Trainer:

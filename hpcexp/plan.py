@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from functools import cache
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from msgspec import defstruct
+from msgspec import UNSET, UnsetType, defstruct
 
-from hpcexp import schema
 from hpcexp.errors import RunError, listed
 from hpcexp.files.atomic import write_atomic
 from hpcexp.files.documents import convert, parse_yaml, read_plain
 from hpcexp.files.untrusted import UnusableFileError, lines_of, open_regular, read_bytes
 from hpcexp.redaction import filled
 from hpcexp.rundir import RunDir
+from hpcexp.schema.keys import OPEN_SECTIONS, Config
+from hpcexp.schema.settings import Settings
 
 VERSION = 1
 """Of the format of `plan.yaml`."""
@@ -136,6 +137,11 @@ class Plan:
     job_of: JobOf | None = field(default=None, compare=False, repr=False)
     """None where it is no job of a sweep, or is read from its file; kept in the run's lineage."""
 
+    @cached_property
+    def settings(self) -> Settings:
+        """`config` with its types."""
+        return Settings(self.config)
+
 
 def to_dict(plan: Plan) -> dict[str, Any]:
     """The plan as plain data, as `plan.yaml` holds it."""
@@ -162,18 +168,21 @@ def from_dict(data: Any) -> Plan:
 def _config_type() -> type:
     """The type of a frozen configuration: whoever reads a plan finds every key of the schema, with its type.
 
-    Composition fills in the closed sections; an open one may leave out what has a default.
+    Composition fills in the closed sections; an open one may leave out any key.
     """
-    return defstruct("Config", [(name, _section_type(name, hint)) for name, hint in _hints(schema.Config)])
+    return defstruct("Config", [(name, _section_type(name, hint)) for name, hint in _hints(Config)])
 
 
 def _section_type(name: str, hint: Any) -> Any:
-    is_open = name in schema.OPEN_SECTIONS
-    kind = schema.OPEN_SECTIONS[name] if is_open else hint
+    is_open = name in OPEN_SECTIONS
+    kind = OPEN_SECTIONS[name] if is_open else hint
     if not (isinstance(kind, type) and is_dataclass(kind)):
         return hint
-    defaults = {f.name: f.default for f in fields(kind) if is_open and f.default is not schema.MISSING}
-    return defstruct(name, [(k, h, defaults[k]) if k in defaults else (k, h) for k, h in _hints(kind)])
+    return defstruct(name, [_optional(k, h) if is_open else (k, h) for k, h in _hints(kind)])
+
+
+def _optional(key: str, hint: Any) -> tuple[str, Any, Any]:
+    return key, hint | UnsetType, UNSET
 
 
 def _hints(kind: type) -> list[tuple[str, Any]]:

@@ -31,8 +31,9 @@ from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, load_s
 from hpcexp.redaction import masked_command, masked_config, masked_override, without_password
 from hpcexp.rundir import RunDir
 from hpcexp.runs.naming import SIGNATURE_LENGTH, run_name
-from hpcexp.schema import MISSING
-from hpcexp.targets.nodes import arguments, target_nodes
+from hpcexp.schema.keys import MISSING, TARGET, Tracking
+from hpcexp.schema.settings import DataSettings, Settings, TargetSection
+from hpcexp.targets.nodes import target_nodes
 from hpcexp.targets.source_code import Found, defining_file, imported_roots, parameters
 from hpcexp.targets.static_check import node_problems, target_problems
 from hpcexp.tracking.mlflow.authentication import refused
@@ -58,30 +59,30 @@ def prepare(
     once: Once | None = None,
 ) -> Plan:
     """The plan of one job; ConfigError with every mistake in it. `once`: what jobs that are planned together share."""
-    config, look = composed.config, once or Once()
-    root = project / config["run"]["root"]
-    uri = _tracking_uri(config, root)
+    config, settings, look = composed.config, composed.settings, once or Once()
+    root = project / settings.run.root
+    uri = _tracking_uri(settings.tracking, root)
 
     def parameters_of(target: str) -> Found:
         return look(("parameters", target), lambda: parameters(target))
 
-    facts, fact_problems = _data_facts(config, parameters_of, look)
+    facts, fact_problems = _data_facts(settings.data, parameters_of, look)
     wrong = value_problems(config)
     refused = {subject(problem) for problem in wrong}
     targets_wrong = [p for p in target_problems(config, parameters_of) if subject(p) not in refused]
-    launcher, launch_problems = _launcher(config, refused | {subject(problem) for problem in targets_wrong}, look)
-    machine = machine or (look(_asked(config), lambda: launcher.machine(config)) if launcher else this_machine())
-    shape, shape_problems = _shape(config, machine, facts, refused)
+    launcher, launch_problems = _launcher(settings, refused | {subject(problem) for problem in targets_wrong}, look)
+    machine = machine or (look(_asked(settings), lambda: launcher.machine(settings)) if launcher else this_machine())
+    shape, shape_problems = _shape(settings, machine, facts, refused)
     problems = [
         *composed.problems,
         *wrong,
         *targets_wrong,
         *(_guarded(lambda: look(("root", root), lambda: root_problems(root))) or []),
-        *_uri_problems(config, uri),
+        *_uri_problems(settings.tracking, uri),
         *fact_problems,
         *launch_problems,
         *shape_problems,
-        *_task_problems(config, facts, shape),
+        *_task_problems(settings, facts, shape),
     ]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
@@ -100,14 +101,15 @@ def _planned(
 ) -> Plan:
     """The plan, now that nothing is wrong with it."""
     config, secrets = masked_config(composed.config)
+    settings = Settings(config)
     secrets.pop("tracking.uri", None)  # no job needs it
-    public = _without_secret(composed.config["tracking"]["uri"])
+    public = _without_secret(composed.settings.tracking.uri)
     overrides = tuple(public(masked_override(override)) for override in composed.overrides)
     sources, code = _code(project, config, once)
     fingerprint = facts.fingerprint if facts else ""
     identity = signature(config, shape.topology, shape.batch, shape.steps, code=code["code.digest"], data=fingerprint)
-    name = run_name(overrides, config["seed"], identity, config["run"]["label"])
-    directory = _directory(project / config["run"]["root"] / config["name"], name, identity, once)
+    name = run_name(overrides, settings.seed, identity, settings.run.label)
+    directory = _directory(project / settings.run.root / settings.name, name, identity, once)
     lineage = {
         **code,
         **once("environment", environment),
@@ -117,7 +119,7 @@ def _planned(
     return Plan(
         version=VERSION,
         name=directory.name,
-        experiment=config["name"],
+        experiment=settings.name,
         run_dir=str(directory),
         signature=identity,
         config=config,
@@ -127,43 +129,43 @@ def _planned(
         batch=shape.batch,
         steps=shape.steps,
         data=facts,
-        num_params=_num_params(composed.config["model"], facts),
+        num_params=_num_params(composed.settings.model, facts),
         tracking_uri=uri,
         lineage=lineage,
-        warnings=_warnings(config, uri, shape, facts),
+        warnings=_warnings(settings, uri, shape, facts),
         secrets=secrets,
         sources=sources,
     )
 
 
 def _shape(
-    config: dict[str, Any], machine: Machine, facts: DataFacts | None, refused: Set[str]
+    settings: Settings, machine: Machine, facts: DataFacts | None, refused: Set[str]
 ) -> tuple[Shape | None, list[str]]:
     """How the job is spread out, and what stands against that. Of keys that are `refused` enough has been said."""
     if any(key.startswith("hardware.") for key in refused):
         return None, []  # from a device count of -1 follows nothing
-    ranks, problems = _guarded(lambda: topology(config, machine)) or (None, [])
+    ranks, problems = _guarded(lambda: topology(settings, machine)) or (None, [])
     if ranks is None:
         return None, [problem for problem in problems if subject(problem) not in refused]
-    divided, more = _guarded(lambda: batch(config, ranks)) or (None, [])
-    length, most = _guarded(lambda: steps(config, divided, facts)) or (None, [])
+    divided, more = _guarded(lambda: batch(settings, ranks)) or (None, [])
+    length, most = _guarded(lambda: steps(settings, divided, facts)) or (None, [])
     return Shape(ranks, divided, length), [*problems, *more, *most]
 
 
-def _asked(config: dict[str, Any]) -> tuple[str, str]:
+def _asked(settings: Settings) -> tuple[str, str]:
     """What a launcher is asked for its machine by: jobs that differ in nothing of it share the answer."""
-    return "machine", json.dumps([config["launch"], config["hardware"]], default=repr)
+    return "machine", json.dumps([settings.launch.given, vars(settings.hardware)], default=repr)
 
 
-def _launcher(config: dict[str, Any], wrong: Set[str], once: Once) -> tuple[Launcher | None, list[str]]:
+def _launcher(settings: Settings, wrong: Set[str], once: Once) -> tuple[Launcher | None, list[str]]:
     """The job's launcher, and what it cannot do; None where it cannot be made, or a key of `launch` is `wrong`."""
     if any(key.startswith("launch.") for key in wrong):
         return None, []
     try:
-        launcher = once(("launcher", json.dumps(config["launch"], default=repr)), lambda: launcher_of(config))
+        launcher = once(("launcher", json.dumps(settings.launch.given, default=repr)), lambda: launcher_of(settings))
     except ConfigError as e:
         return None, e.problems
-    return launcher, _guarded(lambda: launcher.problems(config)) or []
+    return launcher, _guarded(lambda: launcher.problems(settings)) or []
 
 
 def _guarded(check: Callable[[], _T]) -> _T | None:
@@ -175,27 +177,25 @@ def _guarded(check: Callable[[], _T]) -> _T | None:
 
 
 def _data_facts(
-    config: dict[str, Any], parameters_of: Callable[[str], Found], once: Once
+    data: DataSettings, parameters_of: Callable[[str], Found], once: Once
 ) -> tuple[DataFacts | None, list[str]]:
     """What is known of the data; nothing where its arguments are wrong, which is reported elsewhere."""
-    target, given = config["data"].get("_target_"), arguments("data", config["data"])
-    if not isinstance(target, str) or [*missing_keys(given), *node_problems("data", config["data"], parameters_of)]:
+    target, given = data.given.get(TARGET), data.arguments
+    if not isinstance(target, str) or [*missing_keys(given), *node_problems("data", data.given, parameters_of)]:
         return None, []
-    how = config["data"].get("fingerprint", "auto")
-    question = ("data", target, how, json.dumps(given, default=repr))
-    return once(question, lambda: data_facts(target, given, how))
+    question = ("data", target, data.fingerprint, json.dumps(given, default=repr))
+    return once(question, lambda: data_facts(target, given, data.fingerprint))
 
 
-def _tracking_uri(config: dict[str, Any], root: Path) -> str | None:
-    tracking = config["tracking"]
-    return resolve_uri(tracking["uri"], root, os.environ) if tracking["enabled"] is True else None
+def _tracking_uri(tracking: Tracking, root: Path) -> str | None:
+    return resolve_uri(tracking.uri, root, os.environ) if tracking.enabled is True else None
 
 
-def _uri_problems(config: dict[str, Any], uri: str | None) -> list[str]:
+def _uri_problems(tracking: Tracking, uri: str | None) -> list[str]:
     problem = uri_problem(uri) if uri else None
     if problem is None:
         return []
-    by_environment = config["tracking"]["uri"] is None
+    by_environment = tracking.uri is None
     return [problem.replace("tracking.uri=", "MLFLOW_TRACKING_URI=", 1) if by_environment else problem]
 
 
@@ -205,32 +205,32 @@ def _without_secret(uri: str | None) -> Callable[[str], str]:
     return lambda text: text.replace(uri, public) if uri else text
 
 
-def _task_problems(config: dict[str, Any], facts: DataFacts | None, shape: Shape | None) -> list[str]:
-    problems = _guarded(lambda: [*metric_problems(config), *_monitor_problems(config)]) or []
+def _task_problems(settings: Settings, facts: DataFacts | None, shape: Shape | None) -> list[str]:
+    problems = _guarded(lambda: [*metric_problems(settings), *_monitor_problems(settings)]) or []
     if facts is None or shape is None:
         return problems
-    if shape.batch is None and "global_batch_size" not in config["data"]:
+    if shape.batch is None and settings.data.global_batch_size is None:
         problems.append("data.global_batch_size: it is needed.\nFix: data.global_batch_size=64")
-    return [*problems, *(_guarded(lambda: data_problems(config, facts, shape.topology.world_size)) or [])]
+    return [*problems, *(_guarded(lambda: data_problems(settings, facts, shape.topology.world_size)) or [])]
 
 
-def _monitor_problems(config: dict[str, Any]) -> list[str]:
+def _monitor_problems(settings: Settings) -> list[str]:
     """A monitor that hpcexp's own module will not give; what a user's LightningModule gives is known only to it."""
-    known = ["train/loss", "val/loss", *(f"val/{name}" for name in config["task"]["metrics"])]
-    monitor = str(config["trainer"]["monitor"])
-    if not str(config["model"].get("_target_")).startswith("hpcexp.models.") or monitor in (*known, MISSING):
+    known = ["train/loss", "val/loss", *(f"val/{name}" for name in settings.task.metrics)]
+    monitor = str(settings.trainer.monitor)
+    if not settings.model.target.startswith("hpcexp.models.") or monitor in (*known, MISSING):
         return []
     fix = f"{did_you_mean(monitor, known)}It gives {listed(known)}; task.metrics adds more."
     return [f"trainer.monitor={monitor}: a validation does not give it.\nFix: {fix}"]
 
 
-def _num_params(model: dict[str, Any], facts: DataFacts | None) -> int | None:
+def _num_params(model: TargetSection, facts: DataFacts | None) -> int | None:
     if facts is None:
         return None
-    given = {k: v for k, v in model.items() if k != "_target_"}
+    given = model.arguments
     in_shape = given.pop("in_shape", facts.input_shape)
     num_classes = given.pop("num_classes", facts.num_classes or 1)
-    return num_params(model["_target_"], in_shape, num_classes, **given)
+    return num_params(model.target, in_shape, num_classes, **given)
 
 
 def _code(project: Path, config: dict[str, Any], once: Once) -> tuple[dict[str, str], dict[str, Any]]:
@@ -269,18 +269,18 @@ def _by_ending(parent: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _warnings(config: dict[str, Any], uri: str | None, shape: Shape, facts: DataFacts | None) -> tuple[str, ...]:
+def _warnings(settings: Settings, uri: str | None, shape: Shape, facts: DataFacts | None) -> tuple[str, ...]:
     """What is legal and yet may not be what was meant."""
-    data, topology = config["data"], shape.topology
+    data, topology = settings.data, shape.topology
     found = [_silent(uri)] if uri else []
-    found += strategy_warnings(config["strategy"], topology, shape.steps)
-    if topology.accelerator == "cpu" and topology.ranks_per_node > 1 and config["strategy"]["name"] == "auto":
+    found += strategy_warnings(settings.strategy, topology, shape.steps)
+    if topology.accelerator == "cpu" and topology.ranks_per_node > 1 and settings.strategy.name == "auto":
         found.append(
             f"{topology.ranks_per_node} processes share one CPU: one process with all cores is often faster "
             "(hardware.devices=1)."
         )
-    if data.get("num_workers") and data.get("loader") != "map":
-        found.append(f"data.num_workers={data['num_workers']} counts with data.loader=map only.")
+    if data.num_workers and data.loader != "map":
+        found.append(f"data.num_workers={data.num_workers} counts with data.loader=map only.")
     if facts is None:
         found.append(
             "The data tells nothing before the job loads it: a change in it does not make another run "

@@ -16,7 +16,6 @@ from typing import Any
 from helpers import wait_until
 from record_support import default_config
 
-from hpcexp import schema
 from hpcexp.checks.batch import steps
 from hpcexp.data.digits import Digits
 from hpcexp.launch.supervisor.forkserver import start_warm
@@ -24,6 +23,8 @@ from hpcexp.launch.supervisor.ranks import Ranks
 from hpcexp.plan import Batch, Plan, Topology, save_plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.integrity import read_note
+from hpcexp.schema import keys
+from hpcexp.schema.settings import Settings
 
 
 def digits_config(**overrides: Any) -> dict[str, Any]:
@@ -39,9 +40,9 @@ def digits_config(**overrides: Any) -> dict[str, Any]:
         "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.003, "fused": True},
         "scheduler": {"_target_": "hpcexp.train.optim.schedules.warmup_cosine", "interval": "step", "warmup": 0.1},
         "strategy": {"name": "auto"},
-        "trainer": {**asdict(schema.Trainer()), "max_epochs": 2, "monitor": "val/acc", "mode": "max"},
-        "checkpoint": asdict(schema.Checkpoint()),
-        "launch": {**schema.defaults(schema.Launch), "_target_": "hpcexp.launch.launchers.local.Local"},
+        "trainer": {**asdict(keys.Trainer()), "max_epochs": 2, "monitor": "val/acc", "mode": "max"},
+        "checkpoint": asdict(keys.Checkpoint()),
+        "launch": {**keys.defaults(keys.Launch), "_target_": "hpcexp.launch.launchers.local.Local"},
         "callbacks": {},
     }
     for name, value in overrides.items():
@@ -73,7 +74,7 @@ def digits_plan(run_dir: Path, world_size: int = 1, **overrides: Any) -> Plan:
             "cpu", tuple(range(world_size)), 1, 1, "ddp" if several else "single", "gloo" if several else None
         ),
         batch=batch,
-        steps=steps(config, batch, facts)[0],
+        steps=steps(Settings(config), batch, facts)[0],
         data=facts,
         num_params=None,
         tracking_uri=None,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from hpcexp.plan import Batch, DataFacts, Steps, Topology
+from hpcexp.schema.settings import Settings
 
 
-def batch(config: dict[str, Any], topology: Topology) -> tuple[Batch | None, list[str]]:
+def batch(settings: Settings, topology: Topology) -> tuple[Batch | None, list[str]]:
     """How the global batch is divided; None without a problem where the configuration names no batch size."""
-    size = config["data"].get("global_batch_size")
+    size = settings.data.global_batch_size
     if size is None:
         return None, []
-    accumulate, ranks = config["trainer"]["accumulate_grad_batches"], topology.world_size
+    accumulate, ranks = settings.trainer.accumulate_grad_batches, topology.world_size
     share = ranks * accumulate
     if size % share:
         nearest = max(share, size - size % share)
@@ -30,9 +30,9 @@ def batch(config: dict[str, Any], topology: Topology) -> tuple[Batch | None, lis
     return Batch(size, size // share, accumulate), []
 
 
-def steps(config: dict[str, Any], batch: Batch | None, facts: DataFacts | None) -> tuple[Steps | None, list[str]]:
+def steps(settings: Settings, batch: Batch | None, facts: DataFacts | None) -> tuple[Steps | None, list[str]]:
     """Optimizer steps of the whole training; None where the amount of data is not known."""
-    trainer = config["trainer"]
+    trainer = settings.trainer
     if batch is None or facts is None:
         return None, []
     num_batches = facts.num_train // batch.global_size
@@ -41,9 +41,9 @@ def steps(config: dict[str, Any], batch: Batch | None, facts: DataFacts | None) 
             f"data.global_batch_size={batch.global_size}, but there are only {facts.num_train} training samples: "
             f"an epoch would have no step.\nFix: data.global_batch_size={max(1, facts.num_train // 2)}"
         ]
-    limits = [n for n in (trainer["limit_train_batches"], trainer["overfit_batches"]) if n]
+    limits = [n for n in (trainer.limit_train_batches, trainer.overfit_batches) if n]
     per_epoch = min([num_batches, *limits])
-    total = per_epoch * trainer["max_epochs"]
-    if trainer["max_steps"]:
-        total = min(total, trainer["max_steps"])
+    total = per_epoch * trainer.max_epochs
+    if trainer.max_steps:
+        total = min(total, trainer.max_steps)
     return Steps(per_epoch, total, math.ceil(total / per_epoch)), []

@@ -9,12 +9,14 @@ from hpcexp.checks.strategies import strategy_problems
 from hpcexp.hardware.gpus import BF16_CAPABILITY, Gpu, by_load, can_compute, gpu_text, processes_text
 from hpcexp.hardware.machine import Machine
 from hpcexp.plan import Topology
+from hpcexp.schema.keys import Hardware
+from hpcexp.schema.settings import Settings
 
 
-def topology(config: dict[str, Any], machine: Machine) -> tuple[Topology | None, list[str]]:
+def topology(settings: Settings, machine: Machine) -> tuple[Topology | None, list[str]]:
     """Which device each rank gets, or why that cannot be. Of GPUs a count takes those that are least busy now."""
-    hardware, precision = config["hardware"], config["trainer"]["precision"]
-    accelerator, problems = _accelerator(hardware["accelerator"], machine)
+    hardware, precision = settings.hardware, settings.trainer.precision
+    accelerator, problems = _accelerator(hardware.accelerator, machine)
     if problems:
         return None, problems
     if accelerator == "cuda":
@@ -22,17 +24,17 @@ def topology(config: dict[str, Any], machine: Machine) -> tuple[Topology | None,
     else:
         ids, problems = _cpu_ids(hardware, machine)
         problems += _precision_problems(precision)
-    num_ranks = len(ids) * hardware["num_nodes"]
-    strategy, more = _strategy(config["strategy"]["name"], num_ranks)
-    problems += [*more, *strategy_problems(config, strategy, accelerator)]
+    num_ranks = len(ids) * hardware.num_nodes
+    strategy, more = _strategy(settings.strategy.name, num_ranks)
+    problems += [*more, *strategy_problems(settings, strategy, accelerator)]
     problems += _thread_problems(hardware, len(ids), machine)
     if problems:
         return None, problems
     # A job on some of the GPUs leaves the others' jobs their cores.
     shares = max(len(ids), machine.num_gpus if accelerator == "cuda" else 1)
-    threads = hardware["threads_per_rank"] or max(1, machine.num_cores // shares)
+    threads = hardware.threads_per_rank or max(1, machine.num_cores // shares)
     backend = None if num_ranks == 1 else "nccl" if accelerator == "cuda" else "gloo"
-    return Topology(accelerator, ids, hardware["num_nodes"], threads, strategy, backend), []
+    return Topology(accelerator, ids, hardware.num_nodes, threads, strategy, backend), []
 
 
 def _accelerator(wanted: str, machine: Machine) -> tuple[str, list[str]]:
@@ -44,8 +46,8 @@ def _accelerator(wanted: str, machine: Machine) -> tuple[str, list[str]]:
     return wanted, []
 
 
-def _cpu_ids(hardware: dict[str, Any], machine: Machine) -> tuple[tuple[int, ...], list[str]]:
-    wanted, available = hardware["devices"], machine.num_cores * (hardware["share"] or 1)
+def _cpu_ids(hardware: Hardware, machine: Machine) -> tuple[tuple[int, ...], list[str]]:
+    wanted, available = hardware.devices, machine.num_cores * (hardware.share or 1)
     if wanted == "auto":
         return (0,), []
     if wanted == "all":
@@ -56,8 +58,8 @@ def _cpu_ids(hardware: dict[str, Any], machine: Machine) -> tuple[tuple[int, ...
     return tuple(wanted if isinstance(wanted, list) else range(wanted)), []
 
 
-def _gpu_ids(hardware: dict[str, Any], precision: str, machine: Machine) -> tuple[tuple[int, ...], list[str]]:
-    wanted, available = hardware["devices"], machine.num_gpus
+def _gpu_ids(hardware: Hardware, precision: str, machine: Machine) -> tuple[tuple[int, ...], list[str]]:
+    wanted, available = hardware.devices, machine.num_gpus
     gpus = machine.look() or tuple(map(Gpu, range(available)))
     if wanted in ("auto", "all"):
         chosen = list(range(available))
@@ -70,7 +72,7 @@ def _gpu_ids(hardware: dict[str, Any], precision: str, machine: Machine) -> tupl
         order = sorted(by_load(gpus), key=lambda position: not can_compute(gpus[position], precision))
         chosen = sorted(order[:wanted])
     problems = [_unfit_text(p, gpus[p], precision) for p in chosen if not can_compute(gpus[p], precision)]
-    if not hardware["force"] and (hardware["share"] or 1) == 1:
+    if not hardware.force and (hardware.share or 1) == 1:
         problems += _busy_problems(hardware, chosen, gpus)
     return tuple(chosen), problems
 
@@ -115,14 +117,14 @@ def _unfit_text(position: int, gpu: Gpu, precision: str) -> str:
     )
 
 
-def _busy_problems(hardware: dict[str, Any], chosen: list[int], gpus: Sequence[Gpu]) -> list[str]:
+def _busy_problems(hardware: Hardware, chosen: list[int], gpus: Sequence[Gpu]) -> list[str]:
     """Other processes on the chosen GPUs, all in one message."""
     busy = [p for p in chosen if gpus[p].processes]
     if not busy:
         return []
     idle = [p for p, gpu in enumerate(gpus) if not gpu.processes]
     told = "\n".join(f"{gpu_text(p, gpus[p])}: {processes_text(gpus[p])}" for p in busy)
-    devices = _shown(hardware["devices"]) if isinstance(hardware["devices"], list) else hardware["devices"]
+    devices = _shown(hardware.devices) if isinstance(hardware.devices, list) else hardware.devices
     fewer = f"hardware.devices={_shown(idle)} takes what is free, " if idle else ""
     return [
         f"hardware.devices={devices}: other processes compute there, and would slow each other down.\n{told}\n"
@@ -131,9 +133,9 @@ def _busy_problems(hardware: dict[str, Any], chosen: list[int], gpus: Sequence[G
     ]
 
 
-def _thread_problems(hardware: dict[str, Any], ranks: int, machine: Machine) -> list[str]:
-    threads = hardware["threads_per_rank"]
-    if not threads or (hardware["share"] or 1) > 1 or threads * ranks <= max(machine.num_cores, ranks):
+def _thread_problems(hardware: Hardware, ranks: int, machine: Machine) -> list[str]:
+    threads = hardware.threads_per_rank
+    if not threads or (hardware.share or 1) > 1 or threads * ranks <= max(machine.num_cores, ranks):
         return []
     fits = max(1, machine.num_cores // ranks)
     return [

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from hpcexp.errors import ConfigError, did_you_mean, listed, suggest
-from hpcexp.schema import MISSING, OPEN_SECTIONS, Config
+from hpcexp.schema.keys import MISSING, OPEN_SECTIONS, Config
 
 GLOBAL_GROUPS = ("experiment", "debug")
 """Groups whose files set keys of other sections."""

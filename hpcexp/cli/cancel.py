@@ -21,11 +21,11 @@ def cancel(argv: Sequence[str]) -> int:
     add_trust(p)
     a = p.parse_args(argv)
     run = find_run(a.root, a.run)
-    config = load_plan(run.plan).config
-    if not config["launch"]["_target_"].startswith("hpcexp."):  # somebody's own launcher, which is imported
+    settings = load_plan(run.plan).settings
+    if not settings.launch.target.startswith("hpcexp."):  # somebody's own launcher, which is imported
         check_trust(run, is_trusted=a.trust)
         on_path(Path.cwd())
-    launcher, status = launcher_of(config), read_status(run)
+    launcher, status = launcher_of(settings), read_status(run)
     if status.state is not RunState.RUNNING or launcher.is_alive(run) is False:
         raise RunError(f"{run.path} is not running: there is nothing to cancel.\nFix: `hpcexp runs` lists the runs.")
     launcher.cancel(run)

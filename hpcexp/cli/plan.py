@@ -20,7 +20,7 @@ from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, read_summary
 from hpcexp.runs.state import current_state, damage, is_done
-from hpcexp.schema import Strategy
+from hpcexp.schema.keys import Strategy
 from hpcexp.text.formatting import metric, near, pairs
 
 SUMMARY = "Check everything and show what would run: devices, batch, steps, size, whether it is done. Start nothing."
@@ -104,7 +104,9 @@ def _options(plan: Plan) -> str:
     if plan.topology.strategy == "single":
         return ""
     fields = Strategy.__dataclass_fields__
-    said = {k: v for k, v in plan.config["strategy"].items() if k in fields and k != "name" and v != fields[k].default}
+    said = {
+        k: v for k, v in plan.settings.strategy.given.items() if k in fields and k != "name" and v != fields[k].default
+    }
     return f" ({' '.join(f'{key}={typed(value)}' for key, value in sorted(said.items()))})" if said else ""
 
 

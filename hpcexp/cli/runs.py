@@ -70,7 +70,7 @@ def _shown(plan: Plan, run: RunDir) -> str:
     row = read_row(run)
     rows = [
         ("state", row.state + (f": {row.cause}" if row.cause else "")),
-        ("notes", plan.config["notes"]),
+        ("notes", plan.settings.notes),
         ("overrides", " ".join(plan.overrides) or "none"),
         ("command", plan.lineage["command"]),
         ("devices", devices_text(plan)),

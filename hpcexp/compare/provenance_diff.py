@@ -26,7 +26,6 @@ from hpcexp.runs.records import (
     read,
     read_or_none,
 )
-from hpcexp.targets.nodes import arguments
 from hpcexp.tracking.mlflow.description import flatten
 
 NOTHING = "nothing"
@@ -84,10 +83,10 @@ def facts_now(plan: Plan, then: Facts) -> Facts:
     for name in (then.code or {}).keys() - code.keys():
         if (file := Path(plan.lineage["project"], name)).is_file():
             code[name] = sha256(file)
-    config = whole(plan).config["data"]
+    data_settings = whole(plan).settings.data
     notes = {}
     try:
-        data = data_manifest(config["_target_"], arguments("data", config), plan.data)
+        data = data_manifest(data_settings.target, data_settings.arguments, plan.data)
     except (DataError, OSError) as e:
         data, notes["data"] = DataRecord(), f"it cannot be read: {e}"
     packages = {**installed(), "python": platform.python_version()}
@@ -103,7 +102,7 @@ def changed_data(run: RunDir) -> list[str]:
     """Data files that are not what they were when the run was trained; `the data` where single ones were not kept."""
     plan, then = load_whole(run), read(run.lineage / "data.json", DataRecord)
     try:
-        now = data_manifest(plan.config["data"]["_target_"], arguments("data", plan.config["data"]), plan.data)
+        now = data_manifest(plan.settings.data.target, plan.settings.data.arguments, plan.data)
     except (DataError, OSError):
         return []  # who needs it says why
     files, found = _by_place(then.files), _by_place(now.files)

@@ -13,10 +13,10 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
-from hpcexp import schema
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.sources import describe
 from hpcexp.errors import ConfigError, suggest
+from hpcexp.schema import keys
 
 
 @dataclass(frozen=True)
@@ -70,26 +70,26 @@ def _of_schema(key: str) -> Iterator[ValueOrigin]:
     cls = _section_class(owner)
     defaults = {f.name: f.default for f in dataclasses.fields(cls)} if cls else {}
     default: Any = defaults.get(name, dataclasses.MISSING)
-    if cls is None or owner in schema.OPEN_SECTIONS or default in (dataclasses.MISSING, schema.MISSING):
+    if cls is None or owner in keys.OPEN_SECTIONS or default in (dataclasses.MISSING, keys.MISSING):
         return
-    file = Path(schema.__file__)
+    file = Path(keys.__file__)
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
             for item in node.body:
                 if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id == name:
-                    yield ValueOrigin(f"hpcexp/schema.py:{item.lineno} (default)", _yaml(default))
+                    yield ValueOrigin(f"hpcexp/schema/keys.py:{item.lineno} (default)", _yaml(default))
 
 
 def _section_class(section: str) -> Any:
     """The schema's class of a section; None where it has none."""
     if not section:
-        return schema.Config
-    classes = {n.lower(): c for n, c in vars(schema).items() if dataclasses.is_dataclass(c)}
+        return keys.Config
+    classes = {n.lower(): c for n, c in vars(keys).items() if dataclasses.is_dataclass(c)}
     return classes.get(section)
 
 
 def _schema_keys() -> set[str]:
-    top = [f.name for f in dataclasses.fields(schema.Config)]
+    top = [f.name for f in dataclasses.fields(keys.Config)]
     below = {f"{s}.{f.name}" for s in top if _section_class(s) for f in dataclasses.fields(_section_class(s))}
     return {*top, *below}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from hpcexp.compose.failures import FAILURES
 from hpcexp.compose.sources import conf_dirs
 from hpcexp.errors import ConfigError
-from hpcexp.schema import OPEN_SECTIONS, Config
+from hpcexp.schema.keys import OPEN_SECTIONS, Config
+from hpcexp.schema.settings import Settings
 
 OPEN = tuple(
     f"{section}." for section in (*OPEN_SECTIONS, "model", "callbacks", "task.loss", "tracking.tags", "trainer.extra")
@@ -40,6 +42,11 @@ class Composed:
     """Config group → chosen option."""
     problems: tuple[str, ...] = ()
     """Overrides that did not compose and are left out here."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        """`config` with its types."""
+        return Settings(self.config)
 
 
 class CompositionError(ConfigError):

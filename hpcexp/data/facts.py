@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from hpcexp.data.content import How, with_content
 from hpcexp.data.source import Source
@@ -18,24 +18,24 @@ HEAVY = frozenset({"torch", "pytorch_lightning", "lightning", "numpy", "pandas",
 _OURS = "hpcexp.data."
 
 
-def data_facts(target: str, arguments: Mapping[str, Any], how: How = "auto") -> tuple[DataFacts | None, list[str]]:
+def data_facts(target: str, arguments: Mapping[str, Any], how: str = "auto") -> tuple[DataFacts | None, list[str]]:
     """What the data set `target` tells of itself, and what is wrong with its arguments; nothing where it is heavy.
 
-    `how`: what is read for its fingerprint. Its module is imported once in a process; what it tells of its data is as
-    new as the call.
+    `how`: what is read for its fingerprint, as `data.fingerprint` says. Its module is imported once in a process; what
+    it tells of its data is as new as the call.
     """
     try:
         source = source_of(target, arguments)
         if source is None:
             return None, []
-        source.fingerprint_by(how)
+        source.fingerprint_by(cast(How, how))
         if problems := source.problems():
             return None, problems
         facts: object = source.facts()
         if not isinstance(facts, DataFacts):
             return None, [f"data: {target}.facts() gives {type(facts).__name__}, not hpcexp.plan.DataFacts."]
         # Ours have read their files for their fingerprints.
-        return facts if type(source).__module__.startswith(_OURS) else with_content(facts, source, how), []
+        return facts if type(source).__module__.startswith(_OURS) else with_content(facts, source, cast(How, how)), []
     except DataError as e:
         return None, [str(e)]
     except OSError as e:

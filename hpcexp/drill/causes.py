@@ -22,7 +22,7 @@ def causes(plan: Plan) -> list[str]:
         model = _model(plan)
     except Exception:  # noqa: BLE001 - the user's own code; the training reports it better
         return []
-    is_synced = (plan.config["trainer"].get("extra") or {}).get("sync_batchnorm")
+    is_synced = plan.settings.trainer.extra.get("sync_batchnorm")
     norms = {} if is_synced else _layers(model, _is_batch_norm)
     found = [_batch_norm(kind, names) for kind, names in norms.items()]
     found += [_dropout(kind, names) for kind, names in _layers(model, _drops).items()]
@@ -82,7 +82,7 @@ def _draws_by_rank(plan: Plan) -> bool:
     from hpcexp.data.augment import Augmentation
     from hpcexp.targets.instantiate import instantiate
 
-    augment = plan.config["data"].get("augment")
+    augment = plan.settings.data.augment
     return bool(augment) and not isinstance(instantiate(augment, path="data.augment"), Augmentation)
 
 

@@ -62,7 +62,7 @@ def devices(request: DrillRequest, settings: Devices, report: Report) -> Devices
     """Train on each number of devices; compare. ConfigError, before anything starts, for one that cannot be had."""
     plans = _plans(request, settings)
     root = Path(plans[0].run_dir).parent.parent
-    rtol = settings.rtol or RTOL[plans[0].config["trainer"]["precision"]]
+    rtol = settings.rtol or RTOL[plans[0].settings.trainer.precision]
     report(f"{plans[0].experiment} on {' and '.join(map(str, settings.devices))} devices")
     known = causes(plans[0])
     for cause in known:

@@ -141,8 +141,8 @@ class Training:
 
     def patience_s(self) -> float:
         """How long a training may take to end once it was asked to."""
-        config = self.plan.config
-        return float(config["launch"]["grace_s"] + config["tracking"]["wait_s"] + _SPARE_S)
+        settings = self.plan.settings
+        return settings.launch.grace_s + settings.tracking.wait_s + _SPARE_S
 
 
 @contextmanager
@@ -158,8 +158,8 @@ def ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 def local_only(plan: Plan) -> None:
     """ConfigError where the plan would not run on this machine now."""
-    if not launcher_of(plan.config).is_here:
-        name = plan.choices.get("launch", plan.config["launch"]["_target_"])
+    if not launcher_of(plan.settings).is_here:
+        name = plan.choices.get("launch", plan.settings.launch.target)
         raise ConfigError(f"launch={name}: a drill kills processes of this machine.\nFix: launch=local")
 
 

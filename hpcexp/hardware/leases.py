@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from hpcexp.errors import RunError
 from hpcexp.hardware.cpus import cores_text, job_cores, rank_cores, read_nodes
@@ -20,6 +19,7 @@ from hpcexp.hardware.gpus import Gpu, by_load, can_compute, gpu_text, processes_
 from hpcexp.hardware.machine import cores, gpus_now
 from hpcexp.plan import Plan
 from hpcexp.rank_protocol import RankEnv
+from hpcexp.schema.keys import Hardware
 
 SETTLE_S = 3.0
 """How long a GPU may still show a process that has just ended, before it counts as busy."""
@@ -59,9 +59,8 @@ class DeviceRequest:
     is_one_of_many: bool = False
 
     @property
-    def hardware(self) -> dict[str, Any]:
-        hardware: dict[str, Any] = self.plan.config["hardware"]
-        return hardware
+    def hardware(self) -> Hardware:
+        return self.plan.settings.hardware
 
     @property
     def on_gpus(self) -> bool:
@@ -69,12 +68,12 @@ class DeviceRequest:
 
     @property
     def share(self) -> int:
-        return self.hardware["share"] or 1
+        return self.hardware.share or 1
 
     @property
     def is_strict(self) -> bool:
         """Whether each rank keeps to cores of its own."""
-        return self.hardware["share"] is not None
+        return self.hardware.share is not None
 
     @property
     def needs_cores(self) -> bool:
@@ -215,7 +214,7 @@ def choose_gpus(
     """The GPUs to take, or what keeps the job off them, or off too many of all."""
     on = [holders.get(gpu.slot, ()) for gpu in gpus]
     why = [_conflict(request, position, gpu, on[position]) for position, gpu in enumerate(gpus)]
-    if not isinstance(request.hardware["devices"], int):
+    if not isinstance(request.hardware.devices, int):
         ids = request.plan.topology.device_ids
         met = [
             why[p] if p < len(gpus) else DeviceConflict(f"GPU {p} is not there (CUDA_VISIBLE_DEVICES counts)")
@@ -233,10 +232,10 @@ def choose_gpus(
 
 def _conflict(request: DeviceRequest, position: int, gpu: Gpu, jobs: Sequence[LockHolder]) -> DeviceConflict | None:
     """None where the GPU can be taken."""
-    precision, named = request.plan.config["trainer"]["precision"], gpu_text(position, gpu)
+    precision, named = request.plan.settings.trainer.precision, gpu_text(position, gpu)
     if not has_room(jobs, request.share):
         return DeviceConflict(f"{named} is taken by {', '.join(map(str, jobs))}")
-    if gpu.processes and not jobs and not request.hardware["force"]:
+    if gpu.processes and not jobs and not request.hardware.force:
         return DeviceConflict(f"{named} is used by {processes_text(gpu)}", is_foreign=True)
     if not can_compute(gpu, precision):
         return DeviceConflict(f"{named} cannot do trainer.precision={precision}")
@@ -244,7 +243,7 @@ def _conflict(request: DeviceRequest, position: int, gpu: Gpu, jobs: Sequence[Lo
 
 
 def _taken_text(request: DeviceRequest, blocked: Sequence[DeviceConflict]) -> str:
-    devices = request.hardware["devices"]
+    devices = request.hardware.devices
     shown = "[" + ",".join(map(str, devices)) + "]" if isinstance(devices, list) else devices
     reasons = "\n".join(f"{conflict.text}." for conflict in blocked)
     force = "; hardware.force=true takes them from those that are not hpcexp's" if _is_foreign(blocked) else ""
@@ -268,17 +267,11 @@ def choose_cores(
         return None
     topology = request.plan.topology
     ranks = topology.ranks_per_node
-    each = min(max(1, len(allowed) // ranks), topology.threads_per_rank + _workers(request.plan.config["data"]))
+    each = min(max(1, len(allowed) // ranks), topology.threads_per_rank + request.plan.settings.data.num_workers)
     free = frozenset(core for core in allowed if has_room(holders.get(f"core-{core}", ()), request.share))
     if len(free) < min(len(allowed), each * ranks):
         return None
     return rank_cores(free, ranks, each, read_nodes(allowed), near or None)
-
-
-def _workers(data: Mapping[str, Any]) -> int:
-    """Processes that read samples for a rank; they compute on its cores."""
-    number = data.get("num_workers")
-    return number if isinstance(number, int) else 0
 
 
 def _near(gpus: Sequence[Gpu]) -> tuple[frozenset[int], ...] | None:

@@ -26,7 +26,7 @@ def launch(plan: Plan, *, fresh: bool) -> Outcome:
     context = LaunchContext(
         start=starter(plan, many=False),
         catching=signals_caught,
-        display=lambda plan: display(plan.config["launch"]["progress"]),
+        display=lambda plan: display(plan.settings.launch.progress),
         say=lambda _plan, text: say(text),
         uploader=RunUploader(),
     )
@@ -41,12 +41,12 @@ def started(plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[O
     run = RunDir(Path(plan.run_dir))
     if not fresh and is_done(plan):
         return Outcome(RunState.SKIPPED, f"{plan.signature[:8]} finished in {run.path}", 0)
-    return (yield from launcher_of(plan.config).run(plan, context, fresh=fresh))
+    return (yield from launcher_of(plan.settings).run(plan, context, fresh=fresh))
 
 
 def starter(plan: Plan, *, many: bool) -> Callable[[Start], Process]:
     """How ranks are started: a server of warm workers costs more than it saves where there is one job alone."""
-    isolation = plan.config["launch"]["isolation"]
+    isolation = plan.settings.launch.isolation
     if isolation == "process" or (isolation == "auto" and not many):
         return start_fresh
     from hpcexp.launch.supervisor.forkserver import start_warm

@@ -149,10 +149,10 @@ def _as_plain(text: str) -> Any:
 
 def _check_origin(run: RunDir, plan: Plan) -> None:
     """RunError where the checkpoint that it began with is not there any more."""
-    if not plan.config["run"].get("resume_from"):
+    if not plan.settings.run.resume_from:
         return
     origin = checkpoint_origin(run)
-    checkpoint = Path(origin.checkpoint if origin else plan.config["run"]["resume_from"])
+    checkpoint = Path(origin.checkpoint if origin else plan.settings.run.resume_from)
     if origin and read_checksum(checkpoint) == origin.crc32:
         return
     raise RunError(

@@ -18,7 +18,6 @@ from hpcexp.data.facts import data_facts
 from hpcexp.files.atomic import sha256
 from hpcexp.plan import load_whole
 from hpcexp.rundir import RunDir
-from hpcexp.targets.nodes import arguments
 
 
 def main() -> None:
@@ -31,8 +30,8 @@ def main() -> None:
 def found(run: RunDir, project: Path) -> dict[str, Any]:
     """`code`: source file → SHA-256; `packages`; `data`: file → digest; `facts` of the data, or its `problems`."""
     then, plan = facts_of_run(run), load_whole(run)
-    config = plan.config["data"]
-    facts, problems = data_facts(config["_target_"], arguments("data", config), config.get("fingerprint", "auto"))
+    data = plan.settings.data
+    facts, problems = data_facts(data.target, data.arguments, data.fingerprint)
     files = {str(file): sha256(file) for file in _files(then.code or {}, [project, *map(Path, sys.path)])}
     here = replace(plan, sources=files, data=facts, lineage={**plan.lineage, "project": str(project)})
     now = facts_now(here, then)

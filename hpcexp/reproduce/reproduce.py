@@ -75,7 +75,7 @@ def reproduce(original: Original, request: ReproduceRequest, announce: Announce)
         _check(original, code, parts, as_is=request.as_is)
         announce(original, code, parts, place if request.keep else None)
         again = rerun(original, code, place, python)
-        rtol = RTOL[original.plan.config["trainer"]["precision"]] if request.rtol is None else request.rtol
+        rtol = RTOL[original.plan.settings.trainer.precision] if request.rtol is None else request.rtol
         parts += _imported(run, again)
         return ReproduceReport(judged(original, again, rtol), tuple(parts))
 

@@ -89,7 +89,7 @@ def rerun(original: Original, code: Code, place: Path, python: str = sys.executa
     context = LaunchContext(
         start=_starter(original, code, python),
         catching=signals_caught,
-        display=lambda plan: display(plan.config["launch"]["progress"]),
+        display=lambda plan: display(plan.settings.launch.progress),
         say=lambda _plan, text: say(text),
         uploader=_Nobody(),
         capture=_Nothing(),
@@ -134,7 +134,7 @@ def _starter(original: Original, code: Code, python: str) -> Callable[[Start], P
     then = now if recorded is None else _steering(recorded.variables)
     start: Callable[[Start], Process] = partial(start_fresh, python=python)
     is_as_now = then == now and not code.has_hpcexp and python == sys.executable
-    if original.plan.config["launch"]["isolation"] == "warm" and is_as_now:
+    if original.plan.settings.launch.isolation == "warm" and is_as_now:
         from hpcexp.launch.supervisor.forkserver import start_warm
 
         start = start_warm

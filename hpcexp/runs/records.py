@@ -18,7 +18,7 @@ from hpcexp.files.atomic import write_json
 from hpcexp.files.documents import Count, Duration, ProcessId, Seconds, decode, plain, read_json, read_plain
 from hpcexp.files.untrusted import read_bytes
 from hpcexp.rundir import RecordDir, RunDir
-from hpcexp.schema import Budget, Search
+from hpcexp.schema.sweep import Budget, Search
 
 R = TypeVar("R", bound=Struct)
 

@@ -60,9 +60,9 @@ def planned_jobs(
     plans = planned_all(
         Many(composer, shared), [[*spec.base, *job] for job in job_overrides(spec)], composer.project, command
     )
-    first = plans[0].config["trainer"]
-    objectives = spec.objectives or (Objective(first["monitor"], first["mode"]),)
-    problems = [*unfit(spec, objectives, first["max_epochs"]), *_unknown_metrics(objectives, plans[0])]
+    first = plans[0].settings.trainer
+    objectives = spec.objectives or (Objective(first.monitor, first.mode),)
+    problems = [*unfit(spec, objectives, first.max_epochs), *_unknown_metrics(objectives, plans[0])]
     if problems:
         raise ConfigError(list(map(in_words, problems)))
     return plans
@@ -99,7 +99,7 @@ def _search(many: Many, session: Session, first: Plan, command: Sequence[str]) -
         [plan] = planned_all(many, [[*spec.base, *overrides]], project, command)
         return plan
 
-    max_epochs = first.config["trainer"]["max_epochs"]
+    max_epochs = first.settings.trainer.max_epochs
     try:
         study = Study(spec, session.objectives, session.place.path, project=project, max_epochs=max_epochs)
     except HpcexpError:
@@ -119,9 +119,9 @@ def _search(many: Many, session: Session, first: Plan, command: Sequence[str]) -
 
 def _unknown_metrics(objectives: Sequence[Objective], plan: Plan) -> list[str]:
     """Metrics that hpcexp's own module does not record; what a user's LightningModule logs is unknown here."""
-    if not str(plan.config["model"].get("_target_")).startswith("hpcexp.models."):
+    if not plan.settings.model.target.startswith("hpcexp.models."):
         return []
-    measured = ("loss", *plan.config["task"]["metrics"])
+    measured = ("loss", *plan.settings.task.metrics)
     known = [f"{phase}/{name}" for phase in ("val", "test") for name in measured]
     known += ["train/loss", "num_params", "durations.fit_s", "durations.until_first_step_s", "steps", "epochs"]
     return [

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hpcexp.errors import ConfigError
+from hpcexp.schema.keys import HYDRA_KEYS, TARGET
 from hpcexp.targets.nodes import (
-    HYDRA_KEYS,
-    TARGET,
     missing_argument,
     no_module,
     no_name,

@@ -11,10 +11,7 @@ from typing import Any
 
 from hpcexp.checks.values import typed
 from hpcexp.errors import did_you_mean, listed, suggest
-from hpcexp.schema import FILLED_IN, OWN_KEYS
-
-TARGET = "_target_"
-HYDRA_KEYS = frozenset({TARGET, "_partial_", "_args_", "_recursive_", "_convert_"})
+from hpcexp.schema.keys import FILLED_IN, OWN_KEYS, TARGET
 
 
 def target_nodes(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -42,17 +39,6 @@ def own_keys(path: str) -> frozenset[str]:
 def filled_in(path: str) -> frozenset[str]:
     """Arguments that hpcexp gives the section's target by itself."""
     return FILLED_IN.get(path, frozenset())
-
-
-def arguments(path: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """What a node gives its target: its entries without the keys that Hydra or hpcexp read themselves."""
-    return without(node, HYDRA_KEYS | own_keys(path))
-
-
-def without(node: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """`node` without some of its keys."""
-    dropped = frozenset(keys)
-    return {k: v for k, v in node.items() if k not in dropped}
 
 
 def unknown_argument(path: str, key: str, target: str, taken: Iterable[str]) -> str:

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpcexp.errors import ConfigError
+from hpcexp.schema.keys import HYDRA_KEYS, TARGET
+from hpcexp.schema.settings import without
 from hpcexp.targets.instantiate import call_problems, parameters, resolve
-from hpcexp.targets.nodes import HYDRA_KEYS, TARGET, filled_in, has_target, own_keys, target_nodes, without, wrong_type
+from hpcexp.targets.nodes import filled_in, has_target, own_keys, target_nodes, wrong_type
 
 
 def check_targets(config: Mapping[str, Any]) -> list[str]:

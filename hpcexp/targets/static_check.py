@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hpcexp.checks.values import type_problem
-from hpcexp.schema import MISSING
+from hpcexp.schema.keys import MISSING, TARGET
+from hpcexp.schema.settings import arguments
 from hpcexp.targets.nodes import (
-    TARGET,
-    arguments,
     filled_in,
     missing_argument,
     own_keys,

@@ -68,7 +68,7 @@ def load_trained(run: RunDir) -> Trained:
     """The run's best checkpoint in a module built as its plan says; RunError where there is none."""
     plan = load_whole(run)
     alone = Topology("cpu", (0,), 1, plan.topology.threads_per_rank, "single", None)
-    trainer = {**plan.config["trainer"], "compile": False, "profiler": None}
+    trainer = {**vars(plan.settings.trainer), "compile": False, "profiler": None}
     plan = replace(plan, topology=alone, config={**plan.config, "trainer": trainer})
     weights = read_checkpoint(run.best)["state_dict"]
     data = make_data(plan, Rank(0, 1, torch.device("cpu")))

@@ -26,7 +26,7 @@ from hpcexp.rundir import find_runs
 from hpcexp.tracking.server.accounts import Accounts
 from hpcexp.tracking.server.group_server import Server, prepare, server_environment, settings, unserved
 from hpcexp.tracking.server.web.listen import port_problem
-from hpcexp.tracking.server.web.settings import Settings
+from hpcexp.tracking.server.web.settings import ServerSettings
 from hpcexp.tracking.sync.run_process import sync
 
 SMALL = ("trainer.max_epochs=1", "model.hidden=[8]", "tracking.wait_s=120")
@@ -287,7 +287,7 @@ def test_what_is_asked_for_reaches_the_server(tmp_path: Path, certificate: tuple
     prepare(server)
     asked = settings(server, 7, "http://here")
     assert (str(certificate[0]), str(certificate[1]), 7) == (asked.certificate, asked.key, asked.socket)
-    assert asked == Settings.of(asked.environment())
+    assert asked == ServerSettings.of(asked.environment())
     environ = {
         "MLFLOW_AUTH_ADMIN_PASSWORD": "x",
         "MLFLOW_AUTH_ADMIN_USERNAME": "eve",

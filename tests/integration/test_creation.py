@@ -25,7 +25,7 @@ from hpcexp.launch.resume.interrupted import begins_again
 from hpcexp.launch.supervisor.lifecycle import freeze
 from hpcexp.plan import load_plan
 from hpcexp.rundir import RunDir, SweepDir, find_runs, find_sweeps
-from hpcexp.schema import Budget, Search
+from hpcexp.schema.sweep import Budget, Search
 from hpcexp.sweep.spec.spec import Choices, Objective, Spec
 from hpcexp.sweep.store.claims import Claims
 from hpcexp.sweep.store.directory import ask

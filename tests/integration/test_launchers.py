@@ -80,7 +80,7 @@ def is_over(process: psutil.Process) -> bool:
 
 def launcher_here(run: RunDir, project: Path, monkeypatch: pytest.MonkeyPatch) -> Launcher:
     monkeypatch.syspath_prepend(project)
-    return launcher_of(load_plan(run.plan).config)
+    return launcher_of(load_plan(run.plan).settings)
 
 
 def test_it_trains_where_it_says(project: Path, launcher: tuple[str, ...]) -> None:

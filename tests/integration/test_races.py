@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.runs.records import RunState
-from hpcexp.schema import Budget, Search
+from hpcexp.schema.sweep import Budget, Search
 from hpcexp.sweep.search.journal_file import JournalLock, locked
 from hpcexp.sweep.search.study import Study
 from hpcexp.sweep.spec.spec import Axis, Interval, Objective, Spec

@@ -23,6 +23,7 @@ from hpcexp.files.documents import read_plain
 from hpcexp.launch.base.launcher import launcher_of
 from hpcexp.rundir import find_runs
 from hpcexp.runs.journal import read_points
+from hpcexp.schema.settings import Settings
 
 MACHINES = {"ada": "10.213.7.1", "bob": "10.213.7.2"}
 SPACES = {name: f"hpcexp-{name}-{os.getpid()}" for name in MACHINES}
@@ -152,8 +153,8 @@ def test_what_is_wrong_with_nodes_is_said_before_anything_starts() -> None:
     def problems(rdzv: Any = "ada:29400", *, num_nodes: int = 2, is_local: bool = False) -> list[str]:
         target = "local.Local" if is_local else "torchrun.Torchrun"
         launch = {"_target_": f"hpcexp.launch.launchers.{target}", "nodes": 2, **({} if is_local else {"rdzv": rdzv})}
-        config = {"hardware": {"num_nodes": num_nodes}, "launch": launch}
-        return launcher_of(config).problems(config)
+        settings = Settings({"hardware": {"num_nodes": num_nodes}, "launch": launch})
+        return launcher_of(settings).problems(settings)
 
     assert [] == problems()
     assert [] == problems("[::1]:29400")

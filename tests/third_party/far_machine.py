@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from hpcexp.hardware.machine import Machine
 from hpcexp.launch.base.context import LaunchContext
@@ -23,6 +21,7 @@ from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import read_status
 from hpcexp.runs.state import is_alive
+from hpcexp.schema.settings import Settings
 
 
 class FarMachine:
@@ -33,16 +32,16 @@ class FarMachine:
     def __init__(self, host: str, num_cores: int = 2, num_gpus: int = 0) -> None:
         self.host, self.num_cores, self.num_gpus = host, num_cores, num_gpus
 
-    def problems(self, config: Mapping[str, Any]) -> list[str]:
+    def problems(self, settings: Settings) -> list[str]:
         """There is one such machine."""
-        num_nodes = config["hardware"]["num_nodes"]
+        num_nodes = settings.hardware.num_nodes
         return [] if num_nodes == 1 else [f"launch.nodes={num_nodes}: {self.host} is one machine.\nFix: launch.nodes=1"]
 
-    def machine(self, config: Mapping[str, Any]) -> Machine:
+    def machine(self, settings: Settings) -> Machine:
         """What is planned with, whatever this machine has."""
         return Machine(self.host, self.num_cores, self.num_gpus)
 
-    def capacity(self, config: Mapping[str, Any]) -> int | None:
+    def capacity(self, settings: Settings) -> int | None:
         """One job after the other."""
         return 1
 

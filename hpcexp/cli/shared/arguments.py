@@ -31,7 +31,7 @@ def configured_uri() -> str | None:
     from hpcexp.compose.composer import Composer
 
     with contextlib.suppress(HpcexpError):  # what is wrong with the configuration is no concern of this verb
-        uri = Composer(project).compose([]).config.get("tracking", {}).get("uri")
+        uri = Composer(project).compose([]).settings.tracking.uri
         return uri if isinstance(uri, str) else None
     return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -17,11 +18,12 @@ from typing import Any
 
 import yaml
 
-from hpcexp import schema
 from hpcexp.checks.values import GLOBAL_GROUPS, field_types, typed
 from hpcexp.compose.sources import packaged_conf
 from hpcexp.errors import ConfigError, did_you_mean, listed, suggest
 from hpcexp.files.atomic import write_atomic
+from hpcexp.schema.keys import MISSING, OPEN_SECTIONS, Config
+from hpcexp.schema.sweep import Budget, Search, SweepFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,21 +39,19 @@ class Key:
 
 def sections() -> dict[str, type]:
     """Section → the class that documents it; keys outside the sections are under the empty name."""
-    typed_ones: dict[str, type] = {
-        n: t for n, t in field_types(schema.Config).items() if hasattr(t, "__dataclass_fields__")
-    }
-    return {"": schema.Config, **typed_ones, **schema.OPEN_SECTIONS, "sweep": schema.SweepFile}
+    typed_ones: dict[str, type] = {n: t for n, t in field_types(Config).items() if hasattr(t, "__dataclass_fields__")}
+    return {"": Config, **typed_ones, **OPEN_SECTIONS, "sweep": SweepFile}
 
 
 def keys(section: str) -> list[Key]:
     """The documented keys of a section, in the order of the schema. A sweep's file has its keys at the top level."""
     prefix = f"{section}." if section not in ("", "sweep") else ""
-    below = [*_keys(schema.Search, "search."), *_keys(schema.Budget, "budget.")] if section == "sweep" else []
+    below = [*_keys(Search, "search."), *_keys(Budget, "budget.")] if section == "sweep" else []
     return [*_keys(sections()[section], prefix), *below]
 
 
 def _keys(cls: type, prefix: str) -> list[Key]:
-    texts = _docstrings(cls.__name__)
+    texts = _docstrings(cls)
     fields: Any = dataclasses.fields(cls)
     return [_key(f"{prefix}{f.name}", f, field_types(cls)[f.name], texts[f.name]) for f in fields if f.name in texts]
 
@@ -135,7 +135,7 @@ def write_pages(directory: Path) -> None:
         "# Configuration",
         "",
         "All config groups and keys. `hpcexp help`, plus a group, `GROUP=OPTION` or a key, prints the same text.",
-        "`make docs` writes these pages from `hpcexp/schema.py` and `conf/`.",
+        "`make docs` writes these pages from `hpcexp/schema/` and `conf/`.",
         "",
         *_table(keys("")),
         "",
@@ -145,7 +145,7 @@ def write_pages(directory: Path) -> None:
 
 def _key(name: str, field: Any, annotation: Any, text: str) -> Key:
     default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
-    if default == schema.MISSING:
+    if default == MISSING:
         shown = "none: required, or set by the group's file"
     else:
         shown = "as below" if dataclasses.is_dataclass(default) else f"`{typed(default)}`"
@@ -171,10 +171,10 @@ def _table(rows: list[Key]) -> Iterator[str]:
         yield f"| `{k.name}` | {(k.type + k.range).replace('|', chr(92) + '|')} | {k.default} | {k.text} |"
 
 
-def _docstrings(class_name: str) -> dict[str, str]:
+def _docstrings(cls: type) -> dict[str, str]:
     """Field → the docstring under it."""
-    tree = ast.parse(Path(schema.__file__).read_text(encoding="utf-8"))
-    body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == class_name)
+    tree = ast.parse(Path(inspect.getfile(cls)).read_text(encoding="utf-8"))
+    body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls.__name__)
     found = {}
     for item, below in pairwise(body):
         if not (isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)):

@@ -6,12 +6,11 @@ its module imports nothing heavy: what a run needs is imported when it runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from hpcexp.errors import ConfigError, listed
+from hpcexp.schema.settings import Settings
 from hpcexp.targets.instantiate import call_problems, resolve
-from hpcexp.targets.nodes import arguments
 
 if TYPE_CHECKING:
     from hpcexp.hardware.machine import Machine
@@ -31,16 +30,16 @@ class Launcher(Protocol):
     is_here: bool
     """Whether all ranks are processes of this machine: drills kill them, and reproductions compare them."""
 
-    def problems(self, config: Mapping[str, Any]) -> list[str]:
+    def problems(self, settings: Settings) -> list[str]:
         """What this launcher cannot do of a composed configuration, each with a fix. Called before anything starts.
 
         Values may be missing or of a wrong type: that is reported elsewhere, and KeyError and TypeError are caught.
         """
 
-    def machine(self, config: Mapping[str, Any]) -> Machine:
+    def machine(self, settings: Settings) -> Machine:
         """What each node of the job has. Planning divides its devices and cores, whatever this machine has."""
 
-    def capacity(self, config: Mapping[str, Any]) -> int | None:
+    def capacity(self, settings: Settings) -> int | None:
         """Jobs of a sweep that may run at once; None if only free devices decide."""
 
     def run(self, plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervision[Outcome]:
@@ -56,10 +55,9 @@ class Launcher(Protocol):
         """Ask the job's supervisor, on whatever machine, to end it cleanly. Returns before it has ended."""
 
 
-def launcher_of(config: Mapping[str, Any]) -> Launcher:
+def launcher_of(settings: Settings) -> Launcher:
     """The launcher that a configuration names. ConfigError if it cannot be made."""
-    node = config[PATH]
-    target, given = node.get("_target_"), arguments(PATH, dict(node))
+    target, given = settings.launch.target, settings.launch.arguments
     made = resolve(target, PATH)
     if problems := call_problems({"_target_": target, **given}, PATH):
         raise ConfigError(problems)

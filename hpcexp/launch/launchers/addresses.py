@@ -9,9 +9,15 @@ import struct
 from typing import Any
 
 from hpcexp.errors import RunError
+from hpcexp.plan import Plan
 
 _SIOCGIFADDR = 0x8915
 """The request of netdevice(7) for an interface's address."""
+
+
+def rdzv_of(plan: Plan) -> str:
+    """`launch.rdzv` of a job on several machines."""
+    return str(plan.settings.launch.arguments["rdzv"])
 
 
 def own_address(rdzv: str) -> str:

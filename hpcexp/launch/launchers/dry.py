@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpcexp.launch.launchers.local import OneMachine
 from hpcexp.runs.records import RunState
+from hpcexp.schema.settings import Settings
 
 if TYPE_CHECKING:
     from hpcexp.launch.base.context import LaunchContext
@@ -20,7 +20,7 @@ class Dry(OneMachine):
 
     is_here = False
 
-    def problems(self, config: Mapping[str, Any]) -> list[str]:
+    def problems(self, settings: Settings) -> list[str]:
         """None: where it is launched one day decides."""
         return []
 

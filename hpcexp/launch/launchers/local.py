@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpcexp.hardware.machine import Machine, this_machine
+from hpcexp.schema.settings import Settings
 
 if TYPE_CHECKING:
     from hpcexp.launch.base.context import LaunchContext
@@ -20,22 +20,22 @@ class OneMachine:
 
     is_here = True
 
-    def problems(self, config: Mapping[str, Any]) -> list[str]:
+    def problems(self, settings: Settings) -> list[str]:
         """Several nodes, of which this launcher has none."""
-        num_nodes, launch = config["hardware"]["num_nodes"], config["launch"]
+        num_nodes, launch = settings.hardware.num_nodes, settings.launch
         if num_nodes == 1:
             return []
-        setting = "launch.nodes" if num_nodes == launch["nodes"] else "hardware.num_nodes"
+        setting = "launch.nodes" if num_nodes == launch.nodes else "hardware.num_nodes"
         return [
-            f"{setting}={num_nodes}: {launch['_target_'].rpartition('.')[2]} starts ranks on this machine only.\n"
+            f"{setting}={num_nodes}: {launch.target.rpartition('.')[2]} starts ranks on this machine only.\n"
             f"Fix: launch=torchrun launch.nodes={num_nodes} launch.rdzv=HOST:PORT on each of the machines."
         ]
 
-    def machine(self, config: Mapping[str, Any]) -> Machine:
+    def machine(self, settings: Settings) -> Machine:
         """What this machine has."""
         return this_machine()
 
-    def capacity(self, config: Mapping[str, Any]) -> int | None:
+    def capacity(self, settings: Settings) -> int | None:
         """As many as find devices."""
         return None
 

@@ -13,7 +13,7 @@ from hpcexp.files.locks import held
 from hpcexp.launch.base.context import LaunchContext
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.polling import Supervision
-from hpcexp.launch.launchers.addresses import is_here
+from hpcexp.launch.launchers.addresses import is_here, rdzv_of
 from hpcexp.launch.launchers.rendezvous import Rendezvous, await_leader
 from hpcexp.launch.launchers.torchrun_agent import JOIN_S, Node, RemoteFailures
 from hpcexp.launch.supervisor.lifecycle import lead as lead_run
@@ -32,7 +32,7 @@ def run_on_nodes(plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervis
         leads = _leads(plan, rendezvous, stack)
         devices = stack.enter_context(ExitStack())
         plan, device_env = on_devices(plan, devices, context)
-        where = plan.config["launch"]["rdzv"]
+        where = rdzv_of(plan)
         context.say(plan, f"Waiting for {plan.topology.num_nodes} machines at {where}, {JOIN_S} s at most")
 
         def take_part(run: RunDir) -> Supervision[Outcome]:
@@ -64,7 +64,7 @@ def run_on_nodes(plan: Plan, context: LaunchContext, *, fresh: bool) -> Supervis
 
 def _leads(plan: Plan, rendezvous: Rendezvous, stack: ExitStack) -> bool:
     """Whether this command is the first on the host of `launch.rdzv`; it then has the run directory."""
-    if not is_here(plan.config["launch"]["rdzv"]):
+    if not is_here(rdzv_of(plan)):
         return False
     try:
         stack.enter_context(rendezvous.lead())

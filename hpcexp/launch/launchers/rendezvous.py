@@ -15,7 +15,7 @@ from pathlib import Path
 from hpcexp.errors import RunError
 from hpcexp.files.locks import held
 from hpcexp.launch.base.outcome import Outcome
-from hpcexp.launch.launchers.addresses import host_and_port
+from hpcexp.launch.launchers.addresses import host_and_port, rdzv_of
 from hpcexp.launch.launchers.torchrun_agent import JOIN_S
 from hpcexp.lineage.signature import identity_config
 from hpcexp.plan import Plan, digest, load_plan, save_plan
@@ -32,7 +32,7 @@ class Rendezvous:
 
     def __init__(self, plan: Plan) -> None:
         place = Path(plan.run_dir).parent.parent / ".nodes"
-        name = plan.config["launch"]["rdzv"].replace("/", "_")
+        name = rdzv_of(plan).replace("/", "_")
         self.path, self._answer, self._lock = (place / f"{name}.{kind}" for kind in ("yaml", "json", "lock"))
         self.refused: str | None = None
         """What differs on another machine, by its report to the leading machine."""
@@ -41,7 +41,7 @@ class Rendezvous:
 
     def lead(self) -> AbstractContextManager[int]:
         """Become the leader; RunError if another command of this machine is."""
-        return held(self._lock, f"{self._plan.config['launch']['rdzv']} is held by")
+        return held(self._lock, f"{rdzv_of(self._plan)} is held by")
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -77,7 +77,7 @@ class Rendezvous:
 
 def await_leader(plan: Plan, elsewhere: Callable[[], str | None]) -> Outcome | None:
     """Wait until the machine at `launch.rdzv` can be reached, and compare plans; None if the job can start."""
-    rendezvous, rdzv = Rendezvous(plan), plan.config["launch"]["rdzv"]
+    rendezvous, rdzv = Rendezvous(plan), rdzv_of(plan)
     deadline = time.monotonic() + JOIN_S
     unseen_since: float | None = None
     while time.monotonic() < deadline:
@@ -114,7 +114,7 @@ def difference(mine: Plan, theirs: Plan) -> str | None:
         return None
     listing = "\n".join(lines)
     return (
-        f"launch.rdzv={mine.config['launch']['rdzv']}: {here} was asked for something else than {there}, which leads.\n"
+        f"launch.rdzv={rdzv_of(mine)}: {here} was asked for something else than {there}, which leads.\n"
         f"{listing}\nFix: the same command on all machines, with the same code and data. "
         f"That of {there}: {theirs.lineage['command']}"
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpcexp.errors import ConfigError
 from hpcexp.launch.launchers.local import OneMachine
+from hpcexp.schema.settings import Settings
 
 if TYPE_CHECKING:
     from hpcexp.launch.base.context import LaunchContext
@@ -27,19 +27,18 @@ class Torchrun(OneMachine):
         """`rdzv`: `HOST:PORT` where the machines find each other: one of them, and a port that is free there."""
         self.rdzv = rdzv
 
-    def problems(self, config: Mapping[str, Any]) -> list[str]:
+    def problems(self, settings: Settings) -> list[str]:
         """Too few nodes, other nodes than the hardware's, and a rendezvous that is no address."""
-        num_nodes, launch = config["hardware"]["num_nodes"], config["launch"]
+        num_nodes, launch = settings.hardware.num_nodes, settings.launch
         problems = []
-        if launch["nodes"] < 2:
+        if launch.nodes < 2:
             problems.append(
-                f"launch.nodes={launch['nodes']}: launch=torchrun is for several machines.\n"
+                f"launch.nodes={launch.nodes}: launch=torchrun is for several machines.\n"
                 "Fix: launch.nodes=2, or launch=local."
             )
-        if num_nodes != launch["nodes"]:
+        if num_nodes != launch.nodes:
             problems.append(
-                f"hardware.num_nodes={num_nodes}, but launch.nodes={launch['nodes']}.\n"
-                "Fix: leave hardware.num_nodes out."
+                f"hardware.num_nodes={num_nodes}, but launch.nodes={launch.nodes}.\nFix: leave hardware.num_nodes out."
             )
         match = _HOST_AND_PORT.fullmatch(str(self.rdzv))
         if match is None or not 0 < int(match[1]) < 2**16:
@@ -49,7 +48,7 @@ class Torchrun(OneMachine):
             )
         return problems
 
-    def capacity(self, config: Mapping[str, Any]) -> int | None:
+    def capacity(self, settings: Settings) -> int | None:
         """One: all jobs would meet at the same port."""
         return 1
 

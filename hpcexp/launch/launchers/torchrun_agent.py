@@ -18,7 +18,7 @@ from pathlib import Path
 from hpcexp.files.untrusted import open_append
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.rank_process import signal_one
-from hpcexp.launch.launchers.addresses import interface_of, own_address
+from hpcexp.launch.launchers.addresses import interface_of, own_address, rdzv_of
 from hpcexp.launch.supervisor.ranks import job_environment
 from hpcexp.plan import Plan
 from hpcexp.rank_protocol import RankEnv
@@ -98,7 +98,7 @@ class Node:
                 supervisor_path=f"{here}/{self._ends[0]}", events_path=f"{here}/{self._ends[1]}", log_by_rank=True
             ).to_environ(),
         }
-        if interface := interface_of(own_address(plan.config["launch"]["rdzv"])):
+        if interface := interface_of(own_address(rdzv_of(plan))):
             env.setdefault("GLOO_SOCKET_IFNAME", interface)
             env.setdefault("NCCL_SOCKET_IFNAME", interface)
         return env
@@ -117,7 +117,7 @@ class Node:
 
 def agent_arguments(plan: Plan, *, leads: bool) -> list[str]:
     """torchrun's arguments on this machine."""
-    launch, topology = plan.config["launch"], plan.topology
+    launch, topology = plan.settings.launch, plan.topology
     # Without `is_host` torchrun looks this machine's name up, which no name server may know.
     conf = {"join_timeout": JOIN_S, "last_call_timeout": 1, "is_host": str(leads).lower()}
     settings = {
@@ -125,11 +125,11 @@ def agent_arguments(plan: Plan, *, leads: bool) -> list[str]:
         "nproc-per-node": topology.ranks_per_node,
         "max-restarts": 0,
         "rdzv-backend": "c10d",
-        "rdzv-endpoint": launch["rdzv"],
+        "rdzv-endpoint": rdzv_of(plan),
         "rdzv-id": plan.signature[:16],
         "rdzv-conf": ",".join(f"{name}={value}" for name, value in conf.items()),
-        "local-addr": own_address(launch["rdzv"]),
-        "shutdown-timeout": math.ceil(launch["grace_s"]),
+        "local-addr": own_address(rdzv_of(plan)),
+        "shutdown-timeout": math.ceil(launch.grace_s),
     }
     return [*(f"--{name}={value}" for name, value in settings.items()), "--module", "hpcexp.job", plan.run_dir]
 

@@ -32,7 +32,6 @@ from hpcexp.memo import Once
 from hpcexp.plan import Plan, whole
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import DataRecord, GpuFacts, HardwareFacts, OriginFacts, read
-from hpcexp.targets.nodes import arguments
 
 _DATA_WAIT_S = 5.0
 """How long a job that has ended waits for the digests of its data."""
@@ -104,8 +103,8 @@ class Capture:
     def _read_data(self, plan: Plan, run: RunDir) -> None:
         """Digest the data in a thread while ranks start; its file is written as soon as that is done."""
         reader = self._reader = self._reader or ThreadPoolExecutor(1, "hpcexp-data")
-        config = whole(plan).config["data"]
-        target, given = config["_target_"], arguments("data", config)
+        data = whole(plan).settings.data
+        target, given = data.target, data.arguments
         question = ("data", target, json.dumps(given, default=repr), plan.data and plan.data.fingerprint)
         read = self._once(question, lambda: reader.submit(_manifest, target, given, plan))
         write = partial(self._shared, run.lineage / "data.json")

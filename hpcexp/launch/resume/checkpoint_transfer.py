@@ -40,7 +40,7 @@ def origin(plan: Plan) -> TransferOrigin | None:
 
     RunError if there is none, or if its experiment differs in more than its devices.
     """
-    given = plan.config["run"].get("resume_from")
+    given = plan.settings.run.resume_from
     if not given:
         return None
     run = _named(plan, given)

@@ -113,7 +113,7 @@ def lead(plan: Plan, context: LaunchContext, *, fresh: bool, supervise: Supervis
     if found is not None:
         context.say(plan, f"Continuing from {found.text(plan)} (--fresh starts over)")
     is_again = found is None and not fresh and begins_again(plan)
-    own = Ownership(RunDir(Path(plan.run_dir)), plan.config["launch"]["beat_timeout_s"])
+    own = Ownership(RunDir(Path(plan.run_dir)), plan.settings.launch.beat_timeout_s)
     with ExitStack() as catching:  # whatever asks it to end, the state that it leaves is final
         stop = _Both(catching.enter_context(context.catching()), own.stop)
         attempt = (read_status(RunDir(Path(plan.run_dir))).attempt or 0) + 1 if is_again else 1
@@ -225,14 +225,14 @@ def supervised(
     check: Callable[[], None] = lambda: None,
 ) -> Supervision[Outcome]:
     """Watch the processes of a job to their end. `elsewhere`: what ended the job on another machine."""
-    launch, every_s = plan.config["launch"], plan.config["tracking"]["system_every_s"]
+    launch, every_s = plan.settings.launch, plan.settings.tracking.system_every_s
     system_metrics = SystemMetrics(run, plan.topology, every_s if leads else None)
     try:
         shown = context.display(plan)
         try:
             events = RankEvents(group.events_fd, run.rank_log(0), shown, reported)
             trouble = partial(elsewhere, events)
-            watch = Watch(group, events, run, launch["grace_s"], launch["hang_s"], stop, system_metrics, trouble, check)
+            watch = Watch(group, events, run, launch.grace_s, launch.hang_s, stop, system_metrics, trouble, check)
             return (yield from watch.until_end())
         finally:
             shown.close()

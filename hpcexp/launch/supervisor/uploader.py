@@ -39,7 +39,7 @@ class RunUploader:
             return
         is_tracked = plan.tracking_uri is not None
         try:
-            await_sync(self._process, run, plan.config["tracking"]["wait_s"], is_tracked=is_tracked)
+            await_sync(self._process, run, plan.settings.tracking.wait_s, is_tracked=is_tracked)
         finally:
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -47,7 +47,7 @@ class RunUploader:
 
 def has_work(plan: Plan) -> bool:
     """Whether there is anything to upload or to draw."""
-    return plan.tracking_uri is not None or bool(plan.config["run"]["pictures"])
+    return plan.tracking_uri is not None or bool(plan.settings.run.pictures)
 
 
 def start_sync(run: RunDir) -> subprocess.Popen[bytes]:

@@ -62,12 +62,12 @@ class JobEntries:
     @cached_property
     def launcher(self) -> Launcher:
         """The launcher of all jobs."""
-        return launcher_of(self._first.config)
+        return launcher_of(self._first.settings)
 
     @cached_property
     def machine(self) -> Machine:
         """The machine that the jobs share."""
-        return self.launcher.machine(self._first.config)
+        return self.launcher.machine(self._first.settings)
 
     def enter(self, jobs: Sequence[PlannedJob]) -> list[Job]:
         """The jobs with their numbers, each with its share of the machine."""

@@ -63,7 +63,7 @@ def check_in_worker(plans: Sequence[Plan], overrides: Sequence[Sequence[str]]) -
 
 
 def _starts_warm(plan: Plan) -> bool:
-    return launcher_of(plan.config).is_here and plan.config["launch"]["isolation"] != "process"
+    return launcher_of(plan.settings).is_here and plan.settings.launch.isolation != "process"
 
 
 def _problem_text(problem: str, where: Sequence[Sequence[str]], num_jobs: int) -> str:

@@ -36,7 +36,7 @@ def need_of(plan: Plan) -> Demand:
 
 def room_of(plan: Plan, machine: Machine) -> int:
     """How many of what the plan needs there are, counting a device once for each job that it may bear."""
-    share: int = plan.config["hardware"]["share"] or 1
+    share: int = plan.settings.hardware.share or 1
     return share * (machine.num_gpus if plan.topology.accelerator == "cuda" else machine.num_cores)
 
 
@@ -60,7 +60,7 @@ def next_to_start(waiting: Sequence[Demand], running: Sequence[Running], room: i
 def one_by_one(plan: Plan, num_jobs: int) -> str:
     """A warning if jobs that could run side by side each take every GPU by default; else empty."""
     width = plan.topology.ranks_per_node
-    if num_jobs < 2 or width < 2 or plan.topology.accelerator != "cuda" or plan.config["hardware"]["devices"] != "auto":
+    if num_jobs < 2 or width < 2 or plan.topology.accelerator != "cuda" or plan.settings.hardware.devices != "auto":
         return ""
     return (
         f"every job takes all {width} GPUs, so one runs after the other (hardware.devices=auto).\n"
@@ -71,6 +71,6 @@ def one_by_one(plan: Plan, num_jobs: int) -> str:
 def threads_for_many(plan: Plan, machine: Machine, num_jobs: int) -> int:
     """CPU threads of each rank where `num_jobs` such jobs are to share the machine's cores."""
     topology = plan.topology
-    if topology.accelerator != "cpu" or plan.config["hardware"]["threads_per_rank"]:
+    if topology.accelerator != "cpu" or plan.settings.hardware.threads_per_rank:
         return topology.threads_per_rank
     return max(1, machine.num_cores // (topology.ranks_per_node * max(1, num_jobs)))

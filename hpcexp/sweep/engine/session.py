@@ -39,10 +39,10 @@ class Session:
 
     def __init__(self, spec: Spec, setting: Setting, first: Plan) -> None:
         """`first`: the plan of any of its jobs, for what all have in common."""
-        monitored = Objective(first.config["trainer"]["monitor"], first.config["trainer"]["mode"])
+        monitored = Objective(first.settings.trainer.monitor, first.settings.trainer.mode)
         self.objectives = spec.objectives or (monitored,)
         self.spec = replace(spec, objectives=self.objectives)
-        self.place = SweepDir(sweeps_dir(setting.project / first.config["run"]["root"]) / spec.name)
+        self.place = SweepDir(sweeps_dir(setting.project / first.settings.run.root) / spec.name)
         self.why_stopped = ""
         self._setting, self._first = setting, first
         self._stop: list[int] = []
@@ -53,8 +53,8 @@ class Session:
         self._definition_before = self.place.definition.read_bytes() if self.place.definition.is_file() else None
         edits = ask(self.place, self.spec, self._setting.project, self._setting.command)
         self.place.cancel.unlink(missing_ok=True)
-        config = self._first.config
-        self._claims = Claims(self.place.path, timeout_s=config["launch"]["beat_timeout_s"])
+        settings = self._first.settings
+        self._claims = Claims(self.place.path, timeout_s=settings.launch.beat_timeout_s)
         ledger = Ledger(self.place.path, self._claims)
         self._meter = Meter(self.place.path, self._claims.token, self.spec.budget)
         self.jobs = JobEntries(self.spec, self._setting, self._first, self.place, ledger)
@@ -64,10 +64,10 @@ class Session:
             stack.callback(self._claims.close)
             self._announce(edits)
             self._state = SweepState(self.place)
-            view = view_for(config["launch"]["progress"], self._setting.num_jobs)
+            view = view_for(settings.launch.progress, self._setting.num_jobs)
             self.outcomes = JobOutcomes(self.objectives, self.jobs, self._uploads, view)
             is_tracked = self._first.tracking_uri is not None
-            stack.callback(self._uploads.close, config["tracking"]["wait_s"], is_tracked=is_tracked)
+            stack.callback(self._uploads.close, settings.tracking.wait_s, is_tracked=is_tracked)
             stack.callback(self._end)
             self._stop = stack.enter_context(signals_caught())
             stack.callback(view.close)
@@ -88,9 +88,10 @@ class Session:
             uploader=self._uploads,
             is_one_of_many=True,
         )
-        launch = self._first.config["launch"]
-        at_once = [n for n in (launch["max_jobs"], self.jobs.launcher.capacity(self._first.config)) if n is not None]
-        policy = replace(self._setting.policy, max_jobs=min(at_once, default=None), retries=launch["retries"])
+        settings = self._first.settings
+        limits = settings.launch.max_jobs, self.jobs.launcher.capacity(settings)
+        at_once = [limit for limit in limits if limit is not None]
+        policy = replace(self._setting.policy, max_jobs=min(at_once, default=None), retries=settings.launch.retries)
         driver = Driver(self._claims, self.jobs.machine, context, self.outcomes, policy, self._spent, self._stop)
         driver.run(source)
         self.why_stopped = driver.why_stopped

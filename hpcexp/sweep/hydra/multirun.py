@@ -186,6 +186,6 @@ def _multirun_callbacks(composer: Composer, cfg: DictConfig) -> Iterator[Callbac
 
 def _line(plan: Plan, outcome: Outcome) -> str:
     value = best_value(plan)
-    monitor = plan.config["trainer"]["monitor"]
+    monitor = plan.settings.trainer.monitor
     result = f"{monitor} {value:.4g}" if value is not None else outcome.cause.partition("\n")[0]
     return f"{outcome.state:<9} {plan.experiment}/{RunDir(Path(plan.run_dir)).path.name}  {result}"

@@ -29,7 +29,7 @@ from hpcexp.launch.base.outcome import Outcome
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState
-from hpcexp.schema import Budget, Search
+from hpcexp.schema.sweep import Budget, Search
 from hpcexp.sweep.hydra.task import HydraTask
 from hpcexp.sweep.spec.axes import axis_of
 from hpcexp.sweep.spec.search_problems import unfit

@@ -109,7 +109,7 @@ class RemoteTask:
 
     def _run(self, plan: Plan) -> Outcome:
         """Run the job; it resumes where a rank was killed."""
-        outcome, repeats = launch(plan, fresh=self.fresh), Repeats(plan.config["launch"]["retries"])
+        outcome, repeats = launch(plan, fresh=self.fresh), Repeats(plan.settings.launch.retries)
         while outcome.signal and not self.stop.exists():
             resumes, outcome = repeats.count(plan, outcome)
             if not resumes:
@@ -119,10 +119,10 @@ class RemoteTask:
         return outcome
 
     def _shown(self, plan: Plan) -> Plan:
-        launch = plan.config["launch"]
-        if launch["progress"] != "auto":
+        launch = plan.settings.launch
+        if launch.progress != "auto":
             return plan
-        return replace(plan, config={**plan.config, "launch": {**launch, "progress": self.progress}})
+        return replace(plan, config={**plan.config, "launch": {**launch.given, "progress": self.progress}})
 
     def _see_devices(self, hydra: HydraConf) -> None:
         """submitit_local hides all GPUs from a job that asks for no number of them; hpcexp shares them out itself."""

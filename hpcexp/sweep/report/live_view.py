@@ -202,7 +202,7 @@ def _cells(progress: JobProgress) -> tuple[str, ...]:
 
 def _monitored(progress: JobProgress) -> str:
     """`val/acc 0.981`: the monitored metric."""
-    name = progress.job.plan.config["trainer"]["monitor"]
+    name = progress.job.plan.settings.trainer.monitor
     value = progress.event.metrics.get(name) if progress.event else None
     return f"{name} {value:.4g}" if value is not None else ""
 

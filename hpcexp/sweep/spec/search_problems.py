@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 
 from hpcexp.errors import did_you_mean, listed
-from hpcexp.schema import Search, options
+from hpcexp.schema.keys import options
+from hpcexp.schema.sweep import Search
 from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec
 from hpcexp.sweep.spec.values import grid_size, last_value
 from hpcexp.tracking.mlflow.uri import database_problem

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hpcexp.schema import Budget, Search
+from hpcexp.schema.sweep import Budget, Search
 
 
 @dataclass(frozen=True)

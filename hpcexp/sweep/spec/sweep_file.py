@@ -13,11 +13,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 import hpcexp
-from hpcexp import schema
 from hpcexp.checks.values import missing_keys, schema_problems, typed
 from hpcexp.compose.composer import Composer
 from hpcexp.errors import ConfigError, listed, suggest
-from hpcexp.schema import Budget, Search
+from hpcexp.schema.sweep import Budget, Search, SweepFile
 from hpcexp.sweep.spec.axes import axis_of
 from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec
 
@@ -69,7 +68,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Overrides of the file's own keys, and all others."""
-    fields = schema.SweepFile.__dataclass_fields__
+    fields = SweepFile.__dataclass_fields__
     own = [o for o in overrides if o.partition("=")[0].partition(".")[0] in fields]
     return own, [o for o in overrides if o not in own]
 
@@ -95,7 +94,7 @@ def _problems(content: dict[str, Any], file: Path) -> list[str]:
     search = content.get("search")
     if search is not None and not isinstance(search, dict):
         return [f"{head}search: a mapping, for example `search: {{sampler: tpe}}`."]
-    found = [*schema_problems(schema.SweepFile, {k: v for k, v in content.items() if k != "search"})]
+    found = [*schema_problems(SweepFile, {k: v for k, v in content.items() if k != "search"})]
     if search is not None:
         found += [*schema_problems(Search, search, "search.")]
         found += [] if "sampler" in search else ["search.sampler: it is needed.\nFix: search: {sampler: tpe}"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpcexp.files.untrusted import UnusableFileError
 from hpcexp.runs.records import Spent, read, write
-from hpcexp.schema import Budget
+from hpcexp.schema.sweep import Budget
 
 WRITE_EVERY_S = 30.0
 """As much is forgotten at most when a driver is killed."""

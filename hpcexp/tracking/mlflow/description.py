@@ -67,7 +67,7 @@ def tags(plan: Plan) -> dict[str, str]:
     facts = {f"{names.PREFIX}{key}": typed(value) for key, value in {**_shape(plan), **plan.lineage}.items()}
     facts |= {f"{names.CHOICES}{group}": typed(option) for group, option in plan.choices.items()}
     known = {tag: typed(plan.lineage[fact]) for tag, fact in _MLFLOW_TAGS.items() if plan.lineage.get(fact)}
-    own = {key: typed(value) for key, value in plan.config.get("tracking", {}).get("tags", {}).items()}
+    own = {key: typed(value) for key, value in plan.settings.tracking.tags.items()}
     return {**facts, "mlflow.source.type": "LOCAL", **known, "mlflow.runName": plan.name, **own}
 
 
@@ -99,7 +99,7 @@ def note(plan: Plan, results: Mapping[str, float], links: Mapping[str, str] | No
     where = f"{facts['host']}:{plan.run_dir}" if facts.get("host") else plan.run_dir
     command = facts.get("command") or " ".join(["hpcexp train", *plan.overrides])
     lines = [
-        str(plan.config.get("notes") or ""),
+        plan.settings.notes,
         "**Result:** " + ", ".join(f"{key} {value:.4g}" for key, value in results.items()) if results else "",
         " · ".join(f"**{what}:** {link}" for what, link in (links or {}).items()),
         f"**Overridden:** {' '.join(f'`{override}`' for override in plan.overrides) or 'nothing'}",
@@ -112,7 +112,7 @@ def note(plan: Plan, results: Mapping[str, float], links: Mapping[str, str] | No
 def dataset(plan: Plan, facts: DataFacts) -> DataSet:
     """The data with its rows and its schema."""
     told = samples(facts)
-    source = typed(flatten(plan.config.get("data", {})))
+    source = typed(flatten(plan.settings.data.given))
     name = plan.choices.get("data", "data")
     return DataSet(name, facts.fingerprint, source, json.dumps(told["schema"]), json.dumps(told["rows"]))
 
@@ -211,7 +211,7 @@ def _shape(plan: Plan) -> dict[str, Any]:
         "accelerator": plan.topology.accelerator,
         "strategy": plan.topology.strategy,
         "world_size": plan.topology.world_size,
-        "seed": plan.config.get("seed"),
+        "seed": plan.settings.seed,
         "num_params": plan.num_params,
         "data.fingerprint": plan.data and plan.data.fingerprint,
         "batch.per_rank": plan.batch and plan.batch.per_rank,

@@ -24,7 +24,7 @@ from hpcexp.tracking.mlflow.schemas import have_sqlite, is_sqlite_made
 from hpcexp.tracking.mlflow.uri import connection_problem, sqlite_path, uri_problem, with_driver
 from hpcexp.tracking.server.web.environment import environment
 from hpcexp.tracking.server.web.listen import port_problem
-from hpcexp.tracking.server.web.settings import Settings
+from hpcexp.tracking.server.web.settings import ServerSettings
 
 PERMISSIONS = ("NO_PERMISSIONS", "READ", "USE", "EDIT", "MANAGE")
 """What a user may do with an experiment that nobody has given or denied him."""
@@ -116,9 +116,9 @@ def prepare(server: Server) -> None:
             have_sqlite(path, _PROXIED)
 
 
-def settings(server: Server, socket: int, told: str) -> Settings:
+def settings(server: Server, socket: int, told: str) -> ServerSettings:
     """How `server` is served at the socket of this descriptor; `told` is printed once it answers."""
-    return Settings(
+    return ServerSettings(
         socket=socket,
         port=server.port,
         names=server.names,

@@ -16,7 +16,7 @@ from hpcexp.runs.records import read_sync_record
 from hpcexp.tracking.mlflow.links import artifact_root, ui_link
 from hpcexp.tracking.mlflow.uri import with_driver
 from hpcexp.tracking.server.web.environment import environment
-from hpcexp.tracking.server.web.settings import Settings
+from hpcexp.tracking.server.web.settings import ServerSettings
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -75,9 +75,9 @@ def database_only(uri: str) -> None:
         )
 
 
-def ui_settings(interface: Interface, socket: int, token: str, told: str) -> Settings:
+def ui_settings(interface: Interface, socket: int, token: str, told: str) -> ServerSettings:
     """How it is served at the socket of this descriptor; `told` is printed once it answers."""
-    return Settings(
+    return ServerSettings(
         socket=socket,
         port=interface.port,
         names=tuple(dict.fromkeys((*_LOOPBACK, gethostname(), interface.host))),

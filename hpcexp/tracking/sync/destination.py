@@ -19,7 +19,7 @@ def destined(run: RunDir) -> Plan:
     """The frozen plan, with the store and the experiment that the run goes to now, and the directory that it is in."""
     plan = load_plan(run.plan)
     uri, experiment = _redirected(run)
-    tracking = {**plan.config["tracking"], **({"experiment": experiment} if experiment else {})}
+    tracking = {**vars(plan.settings.tracking), **({"experiment": experiment} if experiment else {})}
     return replace(
         plan,
         run_dir=str(run.path.absolute()),
@@ -77,7 +77,7 @@ def send_to(run: RunDir, uri: str, experiment: str | None = None) -> None:
 
 def _asked(plan: Plan) -> tuple[str | None, str]:
     """Store, without its password, and experiment."""
-    return plan.tracking_uri and without_password(plan.tracking_uri), str(plan.config["tracking"]["experiment"])
+    return plan.tracking_uri and without_password(plan.tracking_uri), str(plan.settings.tracking.experiment)
 
 
 def _redirected(run: RunDir) -> tuple[str, str]:

@@ -46,7 +46,7 @@ def send_model(
 
 
 def _is_uploaded(run: RunDir, plan: Plan) -> bool:
-    return plan.config["tracking"]["model"] == "always" or run.best.stat().st_size <= _LIMIT_BYTES
+    return plan.settings.tracking.model == "always" or run.best.stat().st_size <= _LIMIT_BYTES
 
 
 def _note(run: RunDir, plan: Plan, summary: Summary, address: str) -> str:

@@ -48,7 +48,7 @@ class RunSync:
         if is_own:
             stores.name(load_plan(run.plan).tracking_uri)
         self._upload = None if self.plan.tracking_uri is None else RunUpload(run, self.plan, stores, sweep)
-        self._has_pictures = bool(self.plan.config["run"].get("pictures", True))
+        self._has_pictures = self.plan.settings.run.pictures
         self._is_drawn = False
         self._is_own = is_own
         self.is_refused = False

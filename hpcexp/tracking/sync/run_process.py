@@ -135,7 +135,7 @@ def _sent(run_sync: RunSync) -> float | None:
 
 def _insist(run_sync: RunSync) -> str | None:
     """Sync the rest, trying again for `tracking.wait_s` unless the server's accounts stand against it."""
-    deadline = time.monotonic() + float(run_sync.plan.config["tracking"]["wait_s"])
+    deadline = time.monotonic() + float(run_sync.plan.settings.tracking.wait_s)
     failures = 0
     while (problem := run_sync.attempt(run_sync.complete)) is not None:
         failures += 1

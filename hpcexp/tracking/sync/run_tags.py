@@ -32,12 +32,12 @@ class RunTags:
     @property
     def model_name(self) -> str:
         """The experiment's name as MLflow allows it for a model."""
-        return legal_model_name(str(self._plan.config["tracking"]["experiment"]))
+        return legal_model_name(str(self._plan.settings.tracking.experiment))
 
     @property
     def has_model(self) -> bool:
         """Whether MLflow gets a model of the run."""
-        return self._plan.config["tracking"]["model"] != "never" and artifacts.is_there(self._run.path, self._run.best)
+        return self._plan.settings.tracking.model != "never" and artifacts.is_there(self._run.path, self._run.best)
 
     def parent(self) -> str | None:
         """The MLflow run of the sweep, if that is in the same store.

@@ -102,7 +102,7 @@ class SweepUpload:
             self._sweep.secret_uri.unlink(missing_ok=True)
         elif uri != self.uri:
             write_atomic(self._sweep.secret_uri, f"{uri}\n", mode=0o600)
-        experiment, user = str(plan.config["tracking"]["experiment"]), str(plan.lineage.get("user", ""))
+        experiment, user = str(plan.settings.tracking.experiment), str(plan.lineage.get("user", ""))
         is_elsewhere = is_redirected and self._known.experiment != experiment
         if is_elsewhere or self._known.tracking_uri != plan.tracking_uri:
             self._sync_state.clear()

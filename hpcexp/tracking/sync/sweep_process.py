@@ -182,7 +182,7 @@ class SweepSyncProcess:
             if run_sync.is_complete:
                 open_run.close()
                 return
-        self._wait_s = max(self._wait_s, float(run_sync.plan.config["tracking"]["wait_s"]))
+        self._wait_s = max(self._wait_s, float(run_sync.plan.settings.tracking.wait_s))
         self._open[open_run.key] = open_run
 
     def _take(self, open_run: OpenRun, turn: Callable[[OpenRun], bool]) -> bool:

@@ -77,7 +77,7 @@ class RunUpload:
         store, parent = self._connected(), self._tags.parent()
         tags = self._tags.of_start(self._state, parent)
         started = read_status(self._run).started or time.time()
-        experiment = str(self._plan.config["tracking"]["experiment"])
+        experiment = str(self._plan.settings.tracking.experiment)
         self._is_new = have_run(self._sync_state, store, experiment, round(started * 1000), tags)
         run_id = self._run_id
         if not self._is_new:

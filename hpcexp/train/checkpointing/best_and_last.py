@@ -42,15 +42,15 @@ class Checkpointing(FastCallback):
     """
 
     def __init__(self, plan: Plan, run: RunDir, losses: LossLog, *, write: bool) -> None:
-        checkpoint = plan.config["checkpoint"]
-        self.every_s, self.every_epochs = checkpoint.get("every_s"), checkpoint.get("every_epochs")
-        self.every_steps = checkpoint.get("every_steps")
+        checkpoint = plan.settings.checkpoint
+        self.every_s, self.every_epochs = checkpoint.every_s, checkpoint.every_epochs
+        self.every_steps = checkpoint.every_steps
         self.is_wanted = False
         """Whether to save when the next epoch starts."""
-        self._run, self._losses, self._write, self._background = run, losses, write, checkpoint["async_write"]
+        self._run, self._losses, self._write, self._background = run, losses, write, checkpoint.async_write
         self._writer, self._taken, self._staging = Writer(), list[Job](), Staging()
         self.best = BestWeights(plan, run, self._writer, write=write)
-        self.errors = SaveErrors(self._writer, on_error=checkpoint["on_error"])
+        self.errors = SaveErrors(self._writer, on_error=checkpoint.on_error)
         self._saved_at, self._saved_step = time.monotonic(), 0
         self._validated_step: int | None = None
 

@@ -27,8 +27,8 @@ class BestWeights:
 
     def __init__(self, plan: Plan, run: RunDir, writer: Writer, *, write: bool) -> None:
         """`write`: whether this rank holds the weights and writes them; the others know step and value alone."""
-        trainer = plan.config["trainer"]
-        self.monitor, self._sign = trainer["monitor"], 1.0 if trainer["mode"] == "max" else -1.0
+        trainer = plan.settings.trainer
+        self.monitor, self._sign = trainer.monitor, 1.0 if trainer.mode == "max" else -1.0
         self._plan, self._run, self._writer, self._write = plan, run, writer, write
         self._staging = Staging()
         self._best: dict[str, Any] | None = None
@@ -64,7 +64,7 @@ class BestWeights:
             "monitor": self.monitor,
             "value": value,
             "signature": self._plan.signature,
-            "model": self._plan.config["model"],
+            "model": dict(self._plan.settings.model.given),
         }
 
     def jobs(self) -> list[Job]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch.utils.data import Subset
 from hpcexp.data.source import Samples, Source, Split, Tensors, as_tensors
 from hpcexp.errors import DataError
 from hpcexp.plan import Batch
+from hpcexp.schema.settings import Settings
 from hpcexp.train.data.loaders import DistributedBatchSampler, MapLoader, ResidentLoader, Shard
 
 RESIDENT_SHARE = 0.25
@@ -31,7 +31,7 @@ class SourceData(pl.LightningDataModule):
         self,
         source: Source,
         batch: Batch,
-        config: Mapping[str, Any],
+        settings: Settings,
         *,
         shard: Shard,
         device: torch.device,
@@ -42,8 +42,8 @@ class SourceData(pl.LightningDataModule):
         self.source, self.batch, self.shard = source, batch, shard
         self._device = device
         self._ranks_per_node = int(os.environ.get("LOCAL_WORLD_SIZE") or ranks_per_node)
-        self._data, self._seed = config["data"], config["seed"]
-        self._overfit = config["trainer"].get("overfit_batches") or 0
+        self._data, self._seed = settings.data, settings.seed
+        self._overfit = settings.trainer.overfit_batches
         self._loaders: dict[Split, Any] = {}
 
     def train_dataloader(self) -> Any:
@@ -61,9 +61,8 @@ class SourceData(pl.LightningDataModule):
     @cached_property
     def resident(self) -> bool:
         """Whether the set is held as tensors: decided once, before the first split takes memory."""
-        loader = self._data.get("loader", "auto")
-        if loader != "auto":
-            return bool(loader == "resident")
+        if self._data.loader != "auto":
+            return self._data.loader == "resident"
         free = free_memory(self._device) // (self._ranks_per_node if self._device.type == "cpu" else 1)
         return self.source.resident_bytes() <= RESIDENT_SHARE * free
 
@@ -85,7 +84,7 @@ class SourceData(pl.LightningDataModule):
         if self.resident:
             held = as_tensors(samples)
             return ResidentLoader(held.inputs, held.targets, order, self._device)
-        workers = self._data.get("num_workers", 0)
+        workers = self._data.num_workers
         return MapLoader(samples, order, num_workers=workers, pin_memory=self._device.type == "cuda")  # type: ignore[arg-type]
 
     def _samples(self, split: Split) -> Tensors | Samples:
@@ -104,8 +103,8 @@ class SourceData(pl.LightningDataModule):
         return samples
 
     def _eval_batch(self, samples: Tensors | Samples) -> int:
-        if size := self._data.get("eval_batch_size"):
-            return int(size)
+        if self._data.eval_batch_size:
+            return self._data.eval_batch_size
         bytes_each = samples[0][0].numel() * 4 if len(samples) else 1
         return int(max(1, min(len(samples), EVAL_BATCH_BYTES // max(1, bytes_each))))
 

@@ -17,9 +17,9 @@ from hpcexp.data.source import Source
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
 from hpcexp.runs.journal import Journal
-from hpcexp.schema import OWN_KEYS
+from hpcexp.schema.keys import OWN_KEYS
 from hpcexp.targets.instantiate import fill, instantiate, resolve
-from hpcexp.targets.nodes import target_nodes, without
+from hpcexp.targets.nodes import target_nodes
 from hpcexp.train.checkpointing.best_and_last import Checkpointing
 from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.data.loaders import Shard
@@ -33,19 +33,18 @@ from hpcexp.train.tasks.supervised import Supervised
 
 def make_module(plan: Plan, journal: Journal | None = None, losses: LossLog | None = None) -> pl.LightningModule:
     """The user's own LightningModule, or `Supervised` around the model."""
-    config, facts = plan.config, plan.data
+    settings, facts = plan.settings, plan.data
     known: dict[str, Any] = {}
     if facts is not None:
         known = {"in_shape": facts.input_shape, "num_classes": facts.num_classes or 1}
-    model = instantiate(fill(config["model"], "model", **known), path="model")
+    model = instantiate(fill(settings.model.node, "model", **known), path="model")
     if not isinstance(model, torch.nn.Module):
-        target = config["model"]["_target_"]
         raise ConfigError(
-            f"model._target_={target} gives a {type(model).__name__}, which is no torch.nn.Module.\n"
+            f"model._target_={settings.model.target} gives a {type(model).__name__}, which is no torch.nn.Module.\n"
             "Fix: let it inherit from torch.nn.Module or LightningModule."
         )
-    optimizers = partial(optimizers_of, config=config, steps=plan.steps)
-    if config["trainer"]["compile"]:
+    optimizers = partial(optimizers_of, settings=settings, steps=plan.steps)
+    if settings.trainer.compile:
         model.compile()
     if isinstance(model, pl.LightningModule):
         if type(model).configure_optimizers is pl.LightningModule.configure_optimizers:
@@ -57,54 +56,53 @@ def make_module(plan: Plan, journal: Journal | None = None, losses: LossLog | No
 
             check_shards_itself(model)
         return model
-    task = config["task"]
-    if unknown := [name for name in task["metrics"] if name not in METRICS]:
+    task = settings.task
+    if unknown := [name for name in task.metrics if name not in METRICS]:
         raise ConfigError(f"task.metrics: {', '.join(unknown)} unknown.\nThere are: {', '.join(METRICS)}.")
-    augment = config["data"].get("augment")
+    augment = settings.data.augment
     module = Supervised(
         model,
-        instantiate(task["loss"], path="task.loss"),
-        task["metrics"],
+        instantiate(task.loss, path="task.loss"),
+        task.metrics,
         optimizers,
         losses or LossLog(journal),
         journal=journal,
         augment=instantiate(augment, path="data.augment") if augment else None,
-        seed=config["seed"],
+        seed=settings.seed,
         num_classes=facts.num_classes if facts else None,
     )
     if plan.topology.strategy == "fsdp":
         from hpcexp.train.parallel.fsdp import shard_when_configured
 
-        shard_when_configured(module, model, config["trainer"]["precision"])
+        shard_when_configured(module, model, settings.trainer.precision)
     return module
 
 
 def make_data(plan: Plan, rank: Rank) -> pl.LightningDataModule:
     """The user's own LightningDataModule, or loaders of the Source."""
-    config = plan.config
-    node = without(config["data"], OWN_KEYS["data"])
-    target = resolve(node["_target_"], "data")
+    settings, node = plan.settings, plan.settings.data.node
+    target = resolve(settings.data.target, "data")
     taken = inspect.signature(target).parameters
-    node |= {k: v for k, v in config["data"].items() if k in OWN_KEYS["data"] and k in taken}
+    node |= {k: v for k, v in settings.data.given.items() if k in OWN_KEYS["data"] and k in taken}
     known: dict[str, Any] = {"batch_size": plan.batch.per_rank} if plan.batch else {}
     # A Source's own default stays: planning has read its facts with it.
     if not _is_source(target) or ("seed" in taken and taken["seed"].default is inspect.Parameter.empty):
-        known["seed"] = config["seed"]
+        known["seed"] = settings.seed
     data = instantiate(fill(node, "data", **known), path="data")
     if isinstance(data, pl.LightningDataModule):
         return data
     if not isinstance(data, Source):
         raise ConfigError(
-            f"data._target_={node['_target_']} is neither a hpcexp.data.source.Source nor a LightningDataModule.\n"
+            f"data._target_={settings.data.target} is neither a hpcexp.data.source.Source nor a LightningDataModule.\n"
             "Fix: let it inherit from one of them."
         )
     if plan.batch is None:
         raise ConfigError(
-            f"data.global_batch_size is not set, and {node['_target_']} is read in batches.\n"
+            f"data.global_batch_size is not set, and {settings.data.target} is read in batches.\n"
             "Fix: data.global_batch_size=64"
         )
     shard, share = Shard(rank.rank, rank.world_size), plan.topology.ranks_per_node
-    return SourceData(data, plan.batch, config, shard=shard, device=rank.device, ranks_per_node=share)
+    return SourceData(data, plan.batch, settings, shard=shard, device=rank.device, ranks_per_node=share)
 
 
 def with_facts(plan: Plan, data: pl.LightningDataModule) -> Plan:
@@ -115,8 +113,8 @@ def with_facts(plan: Plan, data: pl.LightningDataModule) -> Plan:
     if plan.data is not None or not isinstance(data, SourceData):
         return plan
     facts = data.source.facts()
-    planned, problems = steps(plan.config, plan.batch, facts)
-    if problems := [*problems, *data_problems(plan.config, facts, plan.topology.world_size)]:
+    planned, problems = steps(plan.settings, plan.batch, facts)
+    if problems := [*problems, *data_problems(plan.settings, facts, plan.topology.world_size)]:
         raise ConfigError(problems)
     return replace(plan, data=facts, steps=planned)
 
@@ -127,14 +125,12 @@ def _is_source(target: Any) -> bool:
 
 def make_callbacks(plan: Plan, checkpointing: Checkpointing) -> list[pl.Callback]:
     """Checkpointing first: it must see the averaged weights that Ema takes out of the model after it."""
-    trainer = plan.config["trainer"]
+    trainer = plan.settings.trainer
     callbacks: list[pl.Callback] = [checkpointing]
-    if trainer.get("ema_decay") is not None:
-        callbacks.append(Ema(trainer["ema_decay"]))
-    if trainer.get("patience") is not None:
-        settings = {k: trainer[k] for k in ("monitor", "mode", "patience", "min_delta")}
-        callbacks.append(EarlyStopping(**settings, check_finite=False, verbose=False))
-    own = plan.config.get("callbacks") or {}
-    return callbacks + [
-        instantiate(node, path=path) for path, node in target_nodes(own, "callbacks") if path.count(".") == 1
-    ]
+    if trainer.ema_decay is not None:
+        callbacks.append(Ema(trainer.ema_decay))
+    if trainer.patience is not None:
+        stop = partial(EarlyStopping, trainer.monitor, mode=trainer.mode, patience=trainer.patience)
+        callbacks.append(stop(min_delta=trainer.min_delta, check_finite=False, verbose=False))
+    own = target_nodes(plan.settings.callbacks, "callbacks")
+    return callbacks + [instantiate(node, path=path) for path, node in own if path.count(".") == 1]

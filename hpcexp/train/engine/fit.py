@@ -105,13 +105,13 @@ def _train(
     *,
     last_step: int | None,
 ) -> dict[str, Any]:
-    seed = plan.config["seed"]
+    seed = plan.settings.seed
     if rank.world_size > 1:
         join(plan, rank)
     seed_everything(seed)
     data = make_data(plan, rank)
     plan = with_facts(plan, data)
-    losses = LossLog(journal, plan.config["trainer"]["log_every_n_steps"])
+    losses = LossLog(journal, plan.settings.trainer.log_every_n_steps)
     module = make_module(plan, journal, losses)
     _check_metrics(plan, module, pruning)
     seed_rank(seed, rank.rank)
@@ -121,7 +121,7 @@ def _train(
     interrupts = Interrupts(signals, checkpointing, rank=rank.rank)
     reporting = _reporting(plan, rank, interrupts, losses, progress_fd, pruning)
     callbacks = [*make_callbacks(plan, checkpointing), interrupts, clock, *reporting]
-    adopted = bool((plan.config.get("run") or {}).get("resume_from"))
+    adopted = bool(plan.settings.run.resume_from)
     if last_step is not None:
         callbacks.append(StepLimit(last_step, losses))
     callbacks.append(Resume(lambda: checkpointing.best.step, plan.signature, seed, adopted=adopted))
@@ -152,7 +152,7 @@ def _train(
 def _check_metrics(plan: Plan, module: pl.LightningModule, pruning: PruningQuery | None) -> None:
     if not isinstance(module, Supervised):
         return
-    check_monitor(plan.config["trainer"]["monitor"], module.monitors())
+    check_monitor(plan.settings.trainer.monitor, module.monitors())
     if pruning is not None:
         check_monitor(pruning.metric, module.monitors(), what=OBJECTIVE)
 
@@ -170,9 +170,8 @@ def _reporting(
         yield Pruning(pruning, interrupts)
     if progress_fd is not None:
         steps, epochs = (plan.steps.total, plan.steps.epochs) if plan.steps else (None, None)
-        yield ProgressReporter(
-            progress_fd, epochs or plan.config["trainer"]["max_epochs"], steps, losses, rank=rank.rank
-        )
+        total = epochs or plan.settings.trainer.max_epochs
+        yield ProgressReporter(progress_fd, total, steps, losses, rank=rank.rank)
 
 
 def _end(rank: Rank, run: RunDir, summary: dict[str, Any]) -> None:

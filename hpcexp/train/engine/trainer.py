@@ -31,15 +31,14 @@ _PROFILERS: dict[str, type[Profiler]] = {
 
 def make_trainer(plan: Plan, run: RunDir, *, callbacks: list[pl.Callback], logger: Any) -> pl.Trainer:
     """The Trainer; ConfigError where `trainer.extra` has something that it does not take or that hpcexp sets itself."""
-    config = plan.config["trainer"]
-    settings = {**_settings(plan, run), "callbacks": callbacks, "logger": logger}
-    settings["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
-    extra = config.get("extra") or {}
-    if problems := extra_problems(extra, settings):
+    arguments = {**_arguments(plan, run), "callbacks": callbacks, "logger": logger}
+    arguments["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
+    extra = plan.settings.trainer.extra
+    if problems := extra_problems(extra, arguments):
         raise ConfigError(problems)
     try:
         _detect_no_launcher()
-        return pl.Trainer(**settings, **extra)
+        return pl.Trainer(**arguments, **extra)
     except (MisconfigurationException, TypeError, ValueError) as e:
         if not extra:
             raise
@@ -49,12 +48,12 @@ def make_trainer(plan: Plan, run: RunDir, *, callbacks: list[pl.Callback], logge
         ) from e
 
 
-def extra_problems(extra: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+def extra_problems(extra: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
     """What is wrong with `trainer.extra`."""
     known = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self"]
     problems = []
     for name in extra:
-        if name in settings:
+        if name in arguments:
             problems.append(
                 f"trainer.extra.{name}: hpcexp sets this argument of the Trainer itself.\n"
                 "Fix: leave it out; `hpcexp help trainer` and `hpcexp help hardware` show the settings it follows from."
@@ -142,14 +141,14 @@ class NoProfiler(Profiler):
         self.profile = lambda action_name: nothing  # type: ignore[method-assign,assignment,return-value]
 
 
-def _settings(plan: Plan, run: RunDir) -> dict[str, Any]:
-    config, topology = plan.config["trainer"], plan.topology
-    accumulate = plan.batch.accumulate if plan.batch else config["accumulate_grad_batches"]
-    limit = config.get("limit_train_batches")
+def _arguments(plan: Plan, run: RunDir) -> dict[str, Any]:
+    settings, topology = plan.settings.trainer, plan.topology
+    accumulate = plan.batch.accumulate if plan.batch else settings.accumulate_grad_batches
+    limit = settings.limit_train_batches
     limits = {
         "limit_train_batches": limit and limit * accumulate,
-        "limit_val_batches": config.get("limit_eval_batches"),
-        "limit_test_batches": config.get("limit_eval_batches"),
+        "limit_val_batches": settings.limit_eval_batches,
+        "limit_test_batches": settings.limit_eval_batches,
     }
     return {
         **limits,
@@ -157,15 +156,15 @@ def _settings(plan: Plan, run: RunDir) -> dict[str, Any]:
         "devices": topology.ranks_per_node,
         "num_nodes": topology.num_nodes,
         "strategy": make_strategy(plan),
-        "precision": config["precision"],
-        "max_epochs": config["max_epochs"],
-        "max_steps": config.get("max_steps") or -1,
+        "precision": settings.precision,
+        "max_epochs": settings.max_epochs,
+        "max_steps": settings.max_steps or -1,
         "accumulate_grad_batches": accumulate,
-        "gradient_clip_val": config.get("gradient_clip_val"),
-        "check_val_every_n_epoch": config["val_every_epochs"],
-        "log_every_n_steps": config["log_every_n_steps"],
-        "deterministic": config["deterministic"],
-        "profiler": _profiler(config.get("profiler"), run.path),
+        "gradient_clip_val": settings.gradient_clip_val,
+        "check_val_every_n_epoch": settings.val_every_epochs,
+        "log_every_n_steps": settings.log_every_n_steps,
+        "deterministic": settings.deterministic,
+        "profiler": _profiler(settings.profiler, run.path),
         "plugins": [RankEnvironment(), AtomicCheckpointIO(run)],
         "default_root_dir": str(run.path),
         "use_distributed_sampler": False,

@@ -14,35 +14,33 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Steps
-from hpcexp.schema import OWN_KEYS
+from hpcexp.schema.settings import Settings
 from hpcexp.targets.instantiate import fill, instantiate
-from hpcexp.targets.nodes import TARGET, without
 
 
-def optimizers_of(module: pl.LightningModule, config: Mapping[str, Any], steps: Steps | None) -> dict[str, Any]:
+def optimizers_of(module: pl.LightningModule, settings: Settings, steps: Steps | None) -> dict[str, Any]:
     """The optimizer over the parameters that are trained, and the schedule where there is one.
 
     `steps` None: as many as Lightning makes them once it has the loaders.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
-    optimizer = instantiate(_unfused(config), trained, path="optimizer")
-    node = config.get("scheduler") or {}
-    if TARGET not in node:
+    optimizer = instantiate(_unfused(settings), trained, path="optimizer")
+    schedule = settings.scheduler
+    if not schedule.has_target:
         return {"optimizer": optimizer}
-    interval = node.get("interval", "step")
     total, epochs = (steps.total, steps.epochs) if steps else _estimated(module.trainer)
-    length = total if interval == "step" else epochs
-    own = fill(without(node, OWN_KEYS["scheduler"]), "scheduler", total_steps=length, mode=config["trainer"]["mode"])
-    scheduler = instantiate(own, optimizer, path="scheduler")
-    entry: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
+    length = total if schedule.interval == "step" else epochs
+    node = fill(schedule.node, "scheduler", total_steps=length, mode=settings.trainer.mode)
+    scheduler = instantiate(node, optimizer, path="scheduler")
+    entry: dict[str, Any] = {"scheduler": scheduler, "interval": schedule.interval}
     if isinstance(scheduler, ReduceLROnPlateau):
-        if node.get("interval") == "step":
+        if schedule.given.get("interval") == "step":
             raise ConfigError(
-                f"scheduler.interval=step: {node[TARGET]} looks at trainer.monitor, which only a validation gives.\n"
+                f"scheduler.interval=step: {schedule.target} looks at trainer.monitor, which only a validation gives.\n"
                 "Fix: scheduler.interval=epoch"
             )
-        entry |= {"monitor": config["trainer"]["monitor"], "interval": "epoch", "reduce_on_plateau": True}
-        entry |= {"frequency": config["trainer"]["val_every_epochs"]}
+        entry |= {"monitor": settings.trainer.monitor, "interval": "epoch", "reduce_on_plateau": True}
+        entry |= {"frequency": settings.trainer.val_every_epochs}
     return {"optimizer": optimizer, "lr_scheduler": entry}
 
 
@@ -62,10 +60,10 @@ def clip_gradients(
         torch.nn.utils.clip_grad_norm_(precision.main_params(optimizer), gradient_clip_val)
 
 
-def _unfused(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _unfused(settings: Settings) -> Mapping[str, Any]:
     """The optimizer's node: a fused kernel takes the scale off the gradients itself, after they would be clipped."""
-    node, trainer = config["optimizer"], config["trainer"]
-    scaled = trainer["precision"] == "16-mixed" and trainer.get("gradient_clip_val") is not None
+    node, trainer = settings.optimizer.node, settings.trainer
+    scaled = trainer.precision == "16-mixed" and trainer.gradient_clip_val is not None
     return {**node, "fused": False} if scaled and node.get("fused") else node
 
 

@@ -23,7 +23,7 @@ def join(plan: Plan, rank: Rank) -> None:
 
     RunError where a rank has read another plan than rank 0, as from a file system that is not the same everywhere.
     """
-    hang_s = plan.config["launch"]["hang_s"]
+    hang_s = plan.settings.launch.hang_s
     timeout = _NEVER if hang_s is None else timedelta(seconds=hang_s) + _LATER
     store = _store(rank, timeout)
     store.set(f"plan/{rank.rank}", digest(plan))

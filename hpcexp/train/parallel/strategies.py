@@ -13,9 +13,8 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from hpcexp.plan import Plan
-from hpcexp.schema import OWN_KEYS, Strategy
+from hpcexp.schema.keys import Strategy
 from hpcexp.targets.instantiate import fill, instantiate
-from hpcexp.targets.nodes import TARGET, without
 
 _MEMORY = ("error_dict", "p_memory_dict", "q_memory_dict")
 _COUNTS = ("iter", "total_numel_before_compression", "total_numel_after_compression", "next_stats_report")
@@ -23,12 +22,12 @@ _COUNTS = ("iter", "total_numel_before_compression", "total_numel_after_compress
 
 def make_strategy(plan: Plan) -> Any:
     """Lightning's single device, DDP, or the strategy that the configuration names."""
-    node = without(plan.config.get("strategy") or {}, OWN_KEYS["strategy"])
+    strategy = plan.settings.strategy
     if plan.topology.world_size == 1 and plan.topology.strategy != "custom":
         return "auto"
-    if TARGET not in node:
+    if not strategy.has_target:
         return Ddp(process_group_backend=plan.topology.backend)
-    return instantiate(fill(node, "strategy", process_group_backend=plan.topology.backend), path="strategy")
+    return instantiate(fill(strategy.node, "strategy", process_group_backend=plan.topology.backend), path="strategy")
 
 
 class Ddp(DDPStrategy):

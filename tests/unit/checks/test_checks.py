@@ -15,7 +15,8 @@ from hpcexp.checks.values import missing_keys, type_problem, value_problems
 from hpcexp.compose.composer import Composed
 from hpcexp.hardware.machine import Machine, num_cores, num_gpus
 from hpcexp.plan import Batch, DataFacts, Steps, Topology
-from hpcexp.schema import OPEN_SECTIONS, Config
+from hpcexp.schema.keys import OPEN_SECTIONS, Config
+from hpcexp.schema.settings import Settings
 from hpcexp.targets.nodes import target_nodes
 from hpcexp.targets.static_check import target_problems
 
@@ -24,7 +25,7 @@ GPUS = Machine("server", num_cores=16, num_gpus=4)
 
 
 def asked(compose: Callable[..., Composed], machine: Machine, *overrides: str) -> tuple[Topology | None, list[str]]:
-    return topology(compose(*overrides).config, machine)
+    return topology(compose(*overrides).settings, machine)
 
 
 @pytest.mark.parametrize(
@@ -92,13 +93,13 @@ def ranks(number: int) -> Topology:
 def test_the_global_batch_is_divided(size: int, number: int, accumulate: int, per_rank: int) -> None:
     """`global_size = per_rank × accumulate × world_size`."""
     config = {"data": {"global_batch_size": size}, "trainer": {"accumulate_grad_batches": accumulate}}
-    assert (Batch(size, per_rank, accumulate), []) == batch(config, ranks(number))
+    assert (Batch(size, per_rank, accumulate), []) == batch(Settings(config), ranks(number))
 
 
 def test_a_batch_that_does_not_divide_names_its_neighbours() -> None:
     """Both of which divide."""
     config = {"data": {"global_batch_size": 64}, "trainer": {"accumulate_grad_batches": 1}}
-    found, [problem] = batch(config, ranks(3))
+    found, [problem] = batch(Settings(config), ranks(3))
     assert found is None
     assert problem == (
         "data.global_batch_size=64 does not divide over 3 ranks (hardware.devices=3).\n"
@@ -108,7 +109,7 @@ def test_a_batch_that_does_not_divide_names_its_neighbours() -> None:
 
 def test_a_data_module_without_a_batch_size_has_no_batch() -> None:
     """It says no batch size, and that is no problem."""
-    assert (None, []) == batch({"data": {}, "trainer": {"accumulate_grad_batches": 1}}, ranks(2))
+    assert (None, []) == batch(Settings({"data": {}, "trainer": {"accumulate_grad_batches": 1}}), ranks(2))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_steps_follow_from_data_batch_and_limits(trainer: dict[str, Any], expect
     """Limits count global batches, each a step; the incomplete one at the end is dropped."""
     facts = DataFacts(159, 0, 0, (4,), 2, (), "f")
     unlimited = {"max_epochs": 2, "max_steps": None, "limit_train_batches": None, "overfit_batches": 0}
-    assert (expected, []) == steps({"trainer": {**unlimited, **trainer}}, Batch(10, 5, 2), facts)
+    assert (expected, []) == steps(Settings({"trainer": {**unlimited, **trainer}}), Batch(10, 5, 2), facts)
 
 
 def test_the_default_configuration_has_no_problems(compose: Callable[..., Composed]) -> None:

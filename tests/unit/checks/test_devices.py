@@ -38,7 +38,7 @@ def server(*gpus: Gpu) -> Machine:
 
 
 def asked(compose: Callable[..., Composed], machine: Machine, *overrides: str) -> tuple[Topology | None, list[str]]:
-    return topology(compose(*overrides).config, machine)
+    return topology(compose(*overrides).settings, machine)
 
 
 @pytest.mark.parametrize(

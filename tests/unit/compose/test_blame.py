@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from helpers import Said, write_conf
 
-from hpcexp import schema
 from hpcexp.compose.blame import ValueOrigin, blame
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.sources import packaged_conf
 from hpcexp.errors import ConfigError
+from hpcexp.schema import keys
 
 
 def line_of(file: Path, start: str) -> int:
@@ -23,8 +23,8 @@ def line_of(file: Path, start: str) -> int:
 
 def test_a_default_of_the_schema_has_its_line(project: Path) -> None:
     """The line of the field itself."""
-    line = line_of(Path(schema.__file__), "patience: ")
-    expected = [ValueOrigin(f"hpcexp/schema.py:{line} (default)", "null")]
+    line = line_of(Path(keys.__file__), "patience: ")
+    expected = [ValueOrigin(f"hpcexp/schema/keys.py:{line} (default)", "null")]
     assert expected == blame(Composer(project), [], "trainer.patience")
 
 
@@ -71,8 +71,8 @@ def test_the_command_marks_what_counts(hpcexp: Callable[..., Said]) -> None:
     said = hpcexp("plan", "--blame", "optimizer.lr", "optimizer.lr=0.1", "--blame", "seed")
     assert (0, "") == (said.status, said.err)
     counts = re.findall(r"(\S.*?)  +(\S+)   ← counts", said.out)
-    assert [("command line", "optimizer.lr=0.1"), (f"hpcexp/schema.py:{_seed_line()} (default)", "1")] == counts
+    assert [("command line", "optimizer.lr=0.1"), (f"hpcexp/schema/keys.py:{_seed_line()} (default)", "1")] == counts
 
 
 def _seed_line() -> int:
-    return line_of(Path(schema.__file__), "seed: int")
+    return line_of(Path(keys.__file__), "seed: int")

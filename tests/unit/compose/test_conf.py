@@ -18,9 +18,10 @@ from hpcexp.compose.composer import Composed, Composer
 from hpcexp.compose.sources import packaged_conf
 from hpcexp.data.digits import Digits
 from hpcexp.planner import prepare
-from hpcexp.schema import OWN_KEYS, Config
+from hpcexp.schema.keys import OWN_KEYS, Config
+from hpcexp.schema.settings import without
 from hpcexp.targets.instantiate import fill, instantiate, resolve
-from hpcexp.targets.nodes import target_nodes, without
+from hpcexp.targets.nodes import target_nodes
 
 CONF = packaged_conf()
 FILES = sorted(CONF.rglob("*.yaml"))

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 
 from hpcexp.compose.composer import Composer
 from hpcexp.errors import ConfigError
-from hpcexp.schema import Search
+from hpcexp.schema.sweep import Search
 from hpcexp.sweep.hydra.optuna_sweeper import as_typed, is_searched, spec_of
 from hpcexp.sweep.spec.axes import task_overrides
 from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec

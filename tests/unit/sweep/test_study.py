@@ -18,7 +18,7 @@ pytest.importorskip("optuna", reason="Optuna is not installed")
 
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.runs.records import RunState
-from hpcexp.schema import Budget, Search
+from hpcexp.schema.sweep import Budget, Search
 from hpcexp.sweep.search.retry_queue import RetryQueue
 from hpcexp.sweep.search.study import JOURNAL, Study, Trial
 from hpcexp.sweep.spec.search_problems import unfit

@@ -14,7 +14,7 @@ pytest.importorskip("optuna")
 
 from hpcexp.errors import RunError
 from hpcexp.runs.records import RunState
-from hpcexp.schema import Search
+from hpcexp.schema.sweep import Search
 from hpcexp.sweep.search.study import JOURNAL, Study
 from hpcexp.sweep.spec.spec import Interval, Objective, Spec
 

@@ -15,7 +15,7 @@ from hpcexp.errors import ConfigError
 from hpcexp.files.documents import decode
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import SweepRecord
-from hpcexp.schema import Budget, Search
+from hpcexp.schema.sweep import Budget, Search
 from hpcexp.sweep.spec.spec import Choices, Interval, Objective, Spec, combinations
 from hpcexp.sweep.spec.sweep_file import quoted, read_sweep, sweep_files
 from hpcexp.sweep.store.directory import ask, changes, spec_of

@@ -48,7 +48,7 @@ def test_data_that_contradicts_itself_is_not_trained_on(tmp_path: Path, samples:
     """Its class and what it gives are named."""
     plan = digits_plan(tmp_path)
     assert plan.batch is not None
-    data = SourceData(Given(samples), plan.batch, plan.config, shard=Shard(), device=torch.device("cpu"))
+    data = SourceData(Given(samples), plan.batch, plan.settings, shard=Shard(), device=torch.device("cpu"))
     with pytest.raises(DataError, match=r"Given\.load") as raised:
         data.train_dataloader()
     assert words in str(raised.value)

@@ -342,7 +342,7 @@ def test_a_schedule_by_epochs_is_as_long_as_the_plan(tmp_path: Path) -> None:
     plan = digits_plan(tmp_path, scheduler__interval="epoch", trainer__max_epochs=30, trainer__max_steps=38)
     module = OwnModule(10)
     assert Steps(19, 38, 2) == plan.steps
-    assert length(optimizers_of(module, plan.config, plan.steps)) == 2
+    assert length(optimizers_of(module, plan.settings, plan.steps)) == 2
 
 
 def test_a_schedule_by_epochs_finds_its_length_where_the_plan_has_none(tmp_path: Path) -> None:
@@ -419,8 +419,8 @@ def test_optimizers_are_not_fused_where_scaled_gradients_are_clipped(tmp_path: P
     """A fused kernel unscales them after they would be clipped."""
     fused = []
     for clip in (None, 1.0):
-        config = digits_plan(tmp_path, trainer__precision="16-mixed", trainer__gradient_clip_val=clip).config
-        fused.append(optimizers_of(OwnModule(10), config, Steps(1, 1, 1))["optimizer"].defaults["fused"])
+        plan = digits_plan(tmp_path, trainer__precision="16-mixed", trainer__gradient_clip_val=clip)
+        fused.append(optimizers_of(OwnModule(10), plan.settings, Steps(1, 1, 1))["optimizer"].defaults["fused"])
     assert [True, False] == fused
 
 

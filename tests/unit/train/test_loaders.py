@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from hpcexp.data.digits import Digits
 from hpcexp.plan import Batch
+from hpcexp.schema.settings import Settings
 from hpcexp.train.data import datamodule
 from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.data.loaders import DistributedBatchSampler, MapLoader, ResidentLoader, Shard
@@ -143,9 +144,9 @@ def test_ranks_of_a_node_share_its_memory(monkeypatch: pytest.MonkeyPatch, ranks
     needed = int(Digits().resident_bytes() / datamodule.RESIDENT_SHARE)
     free = iter([needed, 0, 0])
     monkeypatch.setattr(datamodule, "free_memory", lambda device: next(free))
-    config = {"data": {"loader": "auto"}, "seed": 1, "trainer": {}}
+    settings = Settings({"data": {"loader": "auto"}, "seed": 1, "trainer": {}})
     device = torch.device("cpu")
-    data = SourceData(source, Batch(8, 8, 1), config, shard=Shard(), device=device, ranks_per_node=ranks)
+    data = SourceData(source, Batch(8, 8, 1), settings, shard=Shard(), device=device, ranks_per_node=ranks)
     loaders = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
     assert [expected] * 3 == [isinstance(loader, ResidentLoader) for loader in loaders]
     assert source.asked == 1

@@ -21,7 +21,7 @@ import uvicorn
 from hpcexp.redaction import masked_text
 from hpcexp.text.formatting import shown
 from hpcexp.tracking.server.web.browser import open_in_browser
-from hpcexp.tracking.server.web.settings import ENDING, VARIABLE, Settings
+from hpcexp.tracking.server.web.settings import ENDING, VARIABLE, ServerSettings
 
 _GRACE_S = 10
 """Open connections do not hold up the end for longer."""
@@ -56,14 +56,14 @@ class _Server(uvicorn.Server):
 
 def main() -> int:
     """Serve; exit status."""
-    settings = Settings.of(os.environ)
+    settings = ServerSettings.of(os.environ)
     try:
         return _served(settings)
     finally:
         _tidy(settings)
 
 
-def _served(settings: Settings) -> int:
+def _served(settings: ServerSettings) -> int:
     if settings.users:
         os.umask(0o077)
     # What is started from here, as a repository of artifacts may, gets no token.
@@ -87,7 +87,7 @@ def _served(settings: Settings) -> int:
     return 0
 
 
-def _config(settings: Settings) -> uvicorn.Config:
+def _config(settings: ServerSettings) -> uvicorn.Config:
     logging.basicConfig(format=_FORMAT, level=logging.WARNING)
     from hpcexp.tracking.server.web.app import application
 
@@ -148,13 +148,13 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
     pass
 
 
-def _end_now(settings: Settings, _number: int, _frame: FrameType | None) -> None:
+def _end_now(settings: ServerSettings, _number: int, _frame: FrameType | None) -> None:
     # No exception: what is just being imported could take it for one of its own.
     _tidy(settings)
     os._exit(0)
 
 
-def _tidy(settings: Settings) -> None:
+def _tidy(settings: ServerSettings) -> None:
     if settings.remove:
         Path(settings.remove).unlink(missing_ok=True)
 

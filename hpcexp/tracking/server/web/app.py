@@ -19,7 +19,7 @@ from hpcexp.tracking.server.web.graph import keep_queries
 from hpcexp.tracking.server.web.login import Login
 from hpcexp.tracking.server.web.page import page
 from hpcexp.tracking.server.web.places import keep_places
-from hpcexp.tracking.server.web.settings import Settings
+from hpcexp.tracking.server.web.settings import ServerSettings
 from hpcexp.tracking.server.web.token import Token
 
 _CURRENT_USER = "get_current_user"
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-def application(settings: Settings) -> ASGIApp:
+def application(settings: ServerSettings) -> ASGIApp:
     """What answers requests. MLflow's own settings are in the environment, from before this module was imported."""
     artifacts = Path(settings.artifacts)
     if settings.users:

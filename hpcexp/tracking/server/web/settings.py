@@ -16,7 +16,7 @@ ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """How to serve, and who may do what. What MLflow needs to know is in variables of its own."""
 
     socket: int
@@ -51,7 +51,7 @@ class Settings:
         return {VARIABLE: json.dumps(asdict(self))}
 
     @classmethod
-    def of(cls, environ: Mapping[str, str]) -> Settings:
+    def of(cls, environ: Mapping[str, str]) -> ServerSettings:
         """As `environment` wrote them."""
         given: dict[str, Any] = json.loads(environ[VARIABLE])
         for field in fields(cls):
@@ -60,7 +60,7 @@ class Settings:
         return cls(**given)
 
 
-def become(settings: Settings, environ: Mapping[str, str], *what: str) -> NoReturn:
+def become(settings: ServerSettings, environ: Mapping[str, str], *what: str) -> NoReturn:
     """Serve in the place of this process, so that what ends it ends the server.
 
     `what` tells those who look at the processes what is served.

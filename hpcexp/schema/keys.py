@@ -11,6 +11,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 MISSING: Any = "???"
+TARGET = "_target_"
+HYDRA_KEYS = frozenset({TARGET, "_partial_", "_args_", "_recursive_", "_convert_"})
+"""Keys beside a target's arguments that Hydra reads."""
 
 # Most classes below are only read, never instantiated; generating their __eq__ and __repr__ would cost planning 10 ms.
 
@@ -55,8 +58,8 @@ class Hardware:
 class Data:
     """The data set: keys that hpcexp reads, beside the arguments of its `_target_`."""
 
-    global_batch_size: int = number(MISSING, least=1)
-    """Samples in one optimizer step, over all ranks and accumulated batches."""
+    global_batch_size: int | None = number(None, least=1)
+    """Samples in one optimizer step, over all ranks and accumulated batches; empty: a LightningDataModule decides."""
     eval_batch_size: int | None = number(None, least=1)
     """Samples in a validation or test batch on each rank; empty: a suitable size is chosen."""
     loader: str = choice("auto", "auto", "resident", "map")
@@ -297,66 +300,6 @@ class Config:
     tracking: Tracking = field(default_factory=Tracking)
     launch: dict[str, Any] = field(default_factory=lambda: defaults(Launch))
     run: Run = field(default_factory=Run)
-
-
-@dataclass(frozen=True)
-class Search:
-    """How a sweep chooses its points if it does not run all of them."""
-
-    sampler: str = choice(MISSING, "tpe", "cmaes", "random", "grid", "nsga2")
-    """How the next point is chosen: `tpe` learns from earlier points; `cmaes` too, for numeric axes only; `random`;
-    `grid` runs all points in shuffled order; `nsga2` is for several metrics."""
-    pruner: str = choice("none", "none", "median", "asha", "hyperband")
-    """Ends a training early if it does worse than others at the same epoch."""
-    storage: str | None = None
-    """Database of the Optuna study, for example `sqlite:///study.db` or `postgresql://user@host/name`; empty: a file in
-    the sweep's directory."""
-    study: str | None = None
-    """Name of the study in its storage; empty: the sweep's name."""
-    seed: int | None = number(None, least=0, most=2**31 - 1)
-    """Seed for the choice of points; empty: derived from the study's name."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When a sweep stops, counted over all its attempts. Jobs that are running then finish."""
-
-    trials: int | None = number(None, least=1)
-    """Points that a search tries in total."""
-    hours: float | None = number(None, above=0)
-    """Hours that the sweep has run."""
-    core_hours: float | None = number(None, above=0)
-    """Core hours of its jobs."""
-    gpu_hours: float | None = number(None, above=0)
-    """GPU hours of its jobs."""
-
-
-@dataclass(eq=False, repr=False)
-class SweepFile:
-    """A sweep in a file, `sweeps/NAME.yaml`, that `hpcexp sweep NAME` starts or resumes."""
-
-    question: str = MISSING
-    """What the sweep investigates; the heading of its page in MLflow."""
-    base: list[Any] = field(default_factory=list)
-    """Overrides for every job: `[experiment=digits_mlp, trainer.max_epochs=10]`."""
-    axes: dict[str, Any] = field(default_factory=dict)
-    """Key or config group → its values: a list; text as after `-m` (`range(1,5)`, `glob(*)`); or, for a search,
-    `{low: 1e-4, high: 0.1, log: true}` with `int: true` or `step: …`. The sweep runs, or searches, all combinations."""
-    points: list[Any] = field(default_factory=list)
-    """Individual points, each a mapping `{key: value, …}`; each is combined with the axes."""
-    seeds: Any = None
-    """Seeds for every point: a count (`5` for 1 to 5) or a list (`[1, 7]`); empty: the seed of the base."""
-    metric: Any = None
-    """Metric that ranks the points: `val/acc`, `test/loss`, a number in `summary.json` (`num_params`,
-    `durations.fit_s`), or several: `{val/acc: max, num_params: min}`; empty: `trainer.monitor`."""
-    mode: str | None = choice(None, "max", "min")
-    """Whether a higher or lower `metric` is better; empty: `trainer.mode`, for `trainer.monitor`."""
-    search: Search | None = None
-    """How points are chosen: the keys below; empty: every combination."""
-    budget: Budget = field(default_factory=Budget)
-    """When the sweep stops: the keys below."""
-    on_failure: str = choice("continue", "continue", "stop")
-    """Whether the other jobs continue or stop after one fails."""
 
 
 OPEN_SECTIONS: dict[str, type] = {
