@@ -22,7 +22,7 @@ from hpcexp.launch.supervisor.forkserver import start_warm
 from hpcexp.launch.supervisor.ranks import Ranks
 from hpcexp.plan import Batch, Plan, Topology, save_plan
 from hpcexp.rundir import RunDir
-from hpcexp.runs.integrity import read_note
+from hpcexp.runs.checkpoint_checksum import read_note
 from hpcexp.schema import keys
 from hpcexp.schema.settings import Settings
 

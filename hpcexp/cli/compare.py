@@ -21,7 +21,7 @@ from hpcexp.sweep.report.ranking import values_of
 from hpcexp.sweep.report.status import jobs_at, spec_at
 from hpcexp.sweep.store.directory import find_sweep
 from hpcexp.text.formatting import left_out, near
-from hpcexp.tracking.sync.sweep import members
+from hpcexp.tracking.sync.sweep_upload import members
 
 _TOP = 20
 _MOST_PROBLEMS = 3

@@ -54,7 +54,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _members(root: Path) -> Members:
-    from hpcexp.tracking.sync.sweep import members
+    from hpcexp.tracking.sync.sweep_upload import members
 
     return {sweep: {run.path.resolve(): place for run, place in members(sweep)} for sweep in find_sweeps(root)}
 
@@ -76,7 +76,7 @@ def _redirect_sweeps(runs: Sequence[RunDir], members: Members, stores: Stores) -
     """Sweeps that MLflow does not have yet go where the first of their runs goes now."""
     from hpcexp.tracking.sync.destination import address, destined
     from hpcexp.tracking.sync.run import alone_in_turn
-    from hpcexp.tracking.sync.sweep import SweepUpload
+    from hpcexp.tracking.sync.sweep_upload import SweepUpload
 
     for sweep, found in members.items():
         first = next((run for run in runs if run.path in found), None)

@@ -12,7 +12,7 @@ from hpcexp.drill.kills import KillMode
 from hpcexp.drill.processes import freeze, ranks_of, thaw
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
-from hpcexp.runs.integrity import read_note
+from hpcexp.runs.checkpoint_checksum import read_note
 from hpcexp.runs.journal import read_points
 from hpcexp.runs.records import read_status
 

@@ -18,7 +18,7 @@ from hpcexp.files.atomic import write_atomic
 from hpcexp.files.documents import decode, plain
 from hpcexp.files.untrusted import read_text, sha256_of
 from hpcexp.rundir import RunDir
-from hpcexp.runs.integrity import checksum, is_intact, read_checksum, read_note
+from hpcexp.runs.checkpoint_checksum import checksum, is_intact, read_checksum, read_note
 from hpcexp.runs.records import RunState, Seal, SealEntry, Status, read_or_none, read_summary
 
 MANIFEST = "manifest.jsonl"

@@ -18,7 +18,7 @@ from hpcexp.lineage.signature import identity_config, signature
 from hpcexp.plan import Plan, load_whole
 from hpcexp.redaction import MASK
 from hpcexp.rundir import RunDir
-from hpcexp.runs.integrity import read_checksum
+from hpcexp.runs.checkpoint_checksum import read_checksum
 from hpcexp.runs.journal import read_points
 from hpcexp.runs.records import (
     CheckpointOrigin,

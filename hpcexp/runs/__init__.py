@@ -1,1 +1,1 @@
-"""Runs as their directories record them: state, journal, integrity, listing. No MLflow here."""
+"""Runs as their directories record them: state, journal, checkpoint checksums, listing. No MLflow here."""

@@ -18,7 +18,7 @@ from hpcexp.files.documents import read_plain
 from hpcexp.lineage import manifest
 from hpcexp.lineage.manifest import differences, last_record, seal
 from hpcexp.rundir import RunDir
-from hpcexp.runs.integrity import SealedFile
+from hpcexp.runs.checkpoint_checksum import SealedFile
 from hpcexp.runs.records import RunState, Status, write
 
 

@@ -18,7 +18,7 @@ from hpcexp.launch.resume.checkpoint_transfer import adopt, origin
 from hpcexp.models.vit import ViT
 from hpcexp.plan import Plan, load_plan
 from hpcexp.rundir import RunDir
-from hpcexp.runs.integrity import is_intact, read_note
+from hpcexp.runs.checkpoint_checksum import is_intact, read_note
 from hpcexp.train.checkpointing.checkpoint_io import read_checkpoint
 from hpcexp.train.parallel.fsdp import blocks
 

@@ -23,7 +23,7 @@ from hpcexp.sweep.search.journal_file import JournalLock, locked
 from hpcexp.sweep.search.study import Study
 from hpcexp.sweep.spec.spec import Axis, Interval, Objective, Spec
 from hpcexp.sweep.store.claims import Claims
-from hpcexp.tracking.mlflow.gate import gate
+from hpcexp.tracking.mlflow.database_lock import database_lock
 from hpcexp.tracking.mlflow.store import Model, connect
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
@@ -168,7 +168,7 @@ def test_two_processes_may_make_a_store_at_one_moment(tmp_path: Path, racers: Ra
 def test_what_keeps_mlflows_tables_from_being_made_is_told(tmp_path: Path, postgres: Server) -> None:
     """A table that a start in former times, or somebody else, has left there."""
     uri = postgres.empty("half")
-    with gate(uri, "test") as connection:
+    with database_lock(uri, "test") as connection:
         connection.execute(text("CREATE TABLE latest_metrics (key text)"))
     with pytest.raises(RunError, match=r"nothing is recorded(.|\n)*latest_metrics(.|\n)*Fix:") as said:
         connect(uri, tmp_path)

@@ -11,7 +11,7 @@ from helpers import LEAN, Said, command, write_module
 
 from hpcexp.files.documents import read_plain
 from hpcexp.rundir import RunDir, find_runs
-from hpcexp.runs.integrity import is_intact, read_note
+from hpcexp.runs.checkpoint_checksum import is_intact, read_note
 from hpcexp.runs.journal import read_points
 
 pytestmark = pytest.mark.slow

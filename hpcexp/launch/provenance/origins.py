@@ -15,7 +15,7 @@ from hpcexp.launch.resume.interrupted import Continuation
 from hpcexp.plan import Plan
 from hpcexp.redaction import masked_config
 from hpcexp.rundir import RunDir
-from hpcexp.runs.integrity import read_checksum
+from hpcexp.runs.checkpoint_checksum import read_checksum
 from hpcexp.runs.records import OriginFacts, read, read_sync_record
 from hpcexp.tracking.mlflow.description import flatten
 

@@ -13,7 +13,7 @@ from hpcexp.files.untrusted import create, open_regular
 from hpcexp.lineage.signature import signature
 from hpcexp.plan import Plan, load_plan
 from hpcexp.rundir import RunDir, find_runs
-from hpcexp.runs.integrity import is_intact, read_note
+from hpcexp.runs.checkpoint_checksum import is_intact, read_note
 from hpcexp.runs.records import RunState
 from hpcexp.runs.state import current_state
 

@@ -19,7 +19,7 @@ from hpcexp.launch.base.display import Display
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.polling import Supervision, wait
 from hpcexp.launch.base.pruner import Pruner
-from hpcexp.launch.base.repeats import Repeats
+from hpcexp.launch.base.restarts import Restarts
 from hpcexp.launch.dispatch import started, starter
 from hpcexp.launch.supervisor.ownership import TakenOverError
 from hpcexp.rundir import RunDir, SweepDir
@@ -108,7 +108,7 @@ class Driver:
     _elsewhere: list[Job] = field(default_factory=list)
     _first_seen: dict[int, object] = field(default_factory=dict)
     """By job: the attempt in its directory when this driver first looked."""
-    _repeats: dict[int, Repeats] = field(default_factory=dict)
+    _restarts: dict[int, Restarts] = field(default_factory=dict)
     """By job: how often it was killed since this driver started."""
     _silent_since: dict[int, float] = field(default_factory=dict)
     """By job: since when its driver elsewhere has seemed dead, by `boottime`."""
@@ -207,7 +207,7 @@ class Driver:
         if not has_overtaken:
             for other in self._running:  # the job that they overtook no longer waits
                 other.has_overtaken = False
-        is_fresh = self.policy.fresh and job.entry.job not in self._repeats
+        is_fresh = self.policy.fresh and job.entry.job not in self._restarts
         turns = started(job.plan, self._context(job, source.pruner(job)), fresh=is_fresh)
         one = _Running(job, turns, None, need_of(job.plan), time.monotonic(), has_overtaken)
         try:
@@ -288,15 +288,15 @@ class Driver:
             self._core_s += spent if one.need.kind == "cpu" else 0.0
         self.claims.release(str(one.job.entry.job))
         if outcome.signal and not self.stop and not self.why_stopped:
-            resumes, outcome = self._repeats_of(one.job).count(one.job.plan, outcome)
+            resumes, outcome = self._restarts_of(one.job).count(one.job.plan, outcome)
             if resumes:
                 self.view.say(one.job, outcome.cause)
                 self._wait(one.job)
                 return
         self._over(one.job, outcome, source)
 
-    def _repeats_of(self, job: Job) -> Repeats:
-        return self._repeats.setdefault(job.entry.job, Repeats(self.policy.retries))
+    def _restarts_of(self, job: Job) -> Restarts:
+        return self._restarts.setdefault(job.entry.job, Restarts(self.policy.retries))
 
     def _over(self, job: Job, outcome: Outcome, source: JobSource, *, is_old: bool = False) -> None:
         source.ended(job, outcome)

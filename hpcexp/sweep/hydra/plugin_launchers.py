@@ -25,7 +25,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from hpcexp.compose.composer import composed
 from hpcexp.errors import ConfigError, HpcexpError, JobFailed
 from hpcexp.launch.base.outcome import Outcome
-from hpcexp.launch.base.repeats import Repeats
+from hpcexp.launch.base.restarts import Restarts
 from hpcexp.launch.dispatch import launch
 from hpcexp.plan import Plan
 from hpcexp.planner import on_path, prepare
@@ -109,9 +109,9 @@ class RemoteTask:
 
     def _run(self, plan: Plan) -> Outcome:
         """Run the job; it resumes where a rank was killed."""
-        outcome, repeats = launch(plan, fresh=self.fresh), Repeats(plan.settings.launch.retries)
+        outcome, restarts = launch(plan, fresh=self.fresh), Restarts(plan.settings.launch.retries)
         while outcome.signal and not self.stop.exists():
-            resumes, outcome = repeats.count(plan, outcome)
+            resumes, outcome = restarts.count(plan, outcome)
             if not resumes:
                 break
             print(outcome.cause, flush=True)

@@ -18,7 +18,7 @@ from hpcexp.files.locks import held_within
 from hpcexp.redaction import without_password
 from hpcexp.sweep.search.journal_file import JournalLock, LineJournal, locked
 from hpcexp.sweep.search.study_file import REPLAY_ERRORS, check_journal
-from hpcexp.tracking.mlflow.gate import gate
+from hpcexp.tracking.mlflow.database_lock import database_lock
 from hpcexp.tracking.mlflow.store import problem_of
 from hpcexp.tracking.mlflow.uri import sqlite_path, with_driver
 
@@ -73,7 +73,7 @@ def _alone(uri: str | None, journal: Path) -> AbstractContextManager[object]:
         return locked(JournalLock(journal.absolute().with_name(f"{journal.name}.begin")))
     path = sqlite_path(uri)
     if path is None:
-        return gate(uri, "studies", _arguments(uri))
+        return database_lock(uri, "studies", _arguments(uri))
     return held_within(math.inf, path.with_name(f".{path.name}.lock"), f"{path} is being made by")
 
 

@@ -146,9 +146,9 @@ def _upgrade(path: Path) -> None:
 
 def _have_tables(uri: str, artifact_uri: str) -> None:
     """Those of a database server, made by one process at a time. PostgreSQL takes back what was left half made."""
-    from hpcexp.tracking.mlflow.gate import gate
+    from hpcexp.tracking.mlflow.database_lock import database_lock
 
-    with gate(uri, "MLflow's tables") as connection:
+    with database_lock(uri, "MLflow's tables") as connection:
         if _is_begun(connection):
             return
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore

@@ -23,7 +23,7 @@ from hpcexp.runs.state import is_driven
 from hpcexp.tracking.mlflow.credentials import Named
 from hpcexp.tracking.mlflow.store import Stores
 from hpcexp.tracking.sync.run import POLL_S, SHARE, RunSync, alone, alone_in_turn, end_if_abandoned, say, settle
-from hpcexp.tracking.sync.sweep import SweepUpload, members
+from hpcexp.tracking.sync.sweep_upload import SweepUpload, members
 from hpcexp.tracking.sync.unreachable_servers import backoff
 
 

@@ -15,9 +15,9 @@ from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import read_status, read_sync_record
 from hpcexp.runs.state import is_driven
 from hpcexp.tracking.mlflow.store import Stores
-from hpcexp.tracking.sync.open_run import QueuedRun
 from hpcexp.tracking.sync.run import RunSync, alone, end_if_abandoned, say
-from hpcexp.tracking.sync.sweep import SweepUpload, members
+from hpcexp.tracking.sync.sweep_members import QueuedRun
+from hpcexp.tracking.sync.sweep_upload import SweepUpload, members
 from hpcexp.tracking.sync.unreachable_servers import UnreachableServers, backoff, is_down
 
 _PATIENCE_S = 30.0

@@ -22,9 +22,9 @@ from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import Membership
 from hpcexp.tracking.mlflow.credentials import Named
 from hpcexp.tracking.mlflow.store import Stores
-from hpcexp.tracking.sync.open_run import Key, OpenRun, QueuedRun, key_of
 from hpcexp.tracking.sync.run import POLL_S, say, settle
 from hpcexp.tracking.sync.sweep_lifecycle import SweepSync
+from hpcexp.tracking.sync.sweep_members import Key, OpenRun, QueuedRun, key_of
 from hpcexp.tracking.sync.unreachable_servers import UnreachableServers
 
 _MAX_OPEN = 200

@@ -19,7 +19,7 @@ from torch import Tensor
 from hpcexp.errors import HpcexpError, RunError
 from hpcexp.files.atomic import fsync
 from hpcexp.rundir import RunDir
-from hpcexp.runs.integrity import SealedFile, is_intact, is_sealed
+from hpcexp.runs.checkpoint_checksum import SealedFile, is_intact, is_sealed
 
 _ATOMS = (str, int, float, bool, bytes, complex, type(None), torch.dtype, torch.device, torch.Size)
 

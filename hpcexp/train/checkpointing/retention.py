@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 from hpcexp.rundir import RunDir
-from hpcexp.runs.integrity import read_note
+from hpcexp.runs.checkpoint_checksum import read_note
 
 
 def drop_unreferenced(run: RunDir) -> None:

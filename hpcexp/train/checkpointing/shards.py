@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, zeros
 from hpcexp.errors import HpcexpError, RunError
 from hpcexp.files.atomic import fsync
 from hpcexp.files.untrusted import UnusableFileError, open_regular
-from hpcexp.runs.integrity import checksum
+from hpcexp.runs.checkpoint_checksum import checksum
 
 _KEY = "hpcexp.shard"
 

@@ -17,8 +17,8 @@ from hpcexp.errors import ConfigError
 from hpcexp.files.atomic import sha256, write_json
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
+from hpcexp.runs.checkpoint_checksum import read_note
 from hpcexp.runs.clock import boottime
-from hpcexp.runs.integrity import read_note
 from hpcexp.runs.journal import Journal
 from hpcexp.targets.signature_check import check_targets
 from hpcexp.train.checkpointing.best_and_last import Checkpointing

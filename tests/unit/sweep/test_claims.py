@@ -18,7 +18,7 @@ from hpcexp.files.atomic import write_json
 from hpcexp.rundir import SweepDir
 from hpcexp.sweep.store.claims import STALE_S, Claims
 from hpcexp.sweep.store.ledger import Ledger, LedgerEntry
-from hpcexp.tracking.sync.sweep import members
+from hpcexp.tracking.sync.sweep_upload import members
 
 
 def opened(place: Path) -> Claims:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from helpers import REPOSITORY, environment
 
-from hpcexp.tracking.server.web.graph import FIELDS
+from hpcexp.tracking.server.web.graphql import FIELDS
 from hpcexp.tracking.server.web.routes import access, is_plain, routes
 
 DECIDED = Path(__file__).parents[2] / "mlflow_routes.txt"

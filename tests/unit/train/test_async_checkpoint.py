@@ -18,7 +18,7 @@ from hpcexp.errors import RunError
 from hpcexp.files.documents import read_plain
 from hpcexp.launch.resume.interrupted import Continuation, go_back
 from hpcexp.rundir import RunDir
-from hpcexp.runs.integrity import is_intact, read_note
+from hpcexp.runs.checkpoint_checksum import is_intact, read_note
 from hpcexp.train.checkpointing import staging
 from hpcexp.train.checkpointing.checkpoint_io import AtomicCheckpointIO, plain, read_checkpoint, write_checkpoint
 from hpcexp.train.checkpointing.staging import Staging

@@ -20,7 +20,7 @@ import uvicorn
 
 from hpcexp.redaction import masked_text
 from hpcexp.text.formatting import shown
-from hpcexp.tracking.server.web.browser import open_in_browser
+from hpcexp.tracking.server.web.open_browser import open_in_browser
 from hpcexp.tracking.server.web.settings import ENDING, VARIABLE, ServerSettings
 
 _GRACE_S = 10

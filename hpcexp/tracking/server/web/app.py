@@ -14,11 +14,11 @@ from mlflow.server.handlers import initialize_backend_stores
 from starlette.responses import HTMLResponse
 
 from hpcexp.tracking.mlflow.schemas import have_accounts, have_store
+from hpcexp.tracking.server.web.allowed_paths import restrict_paths
 from hpcexp.tracking.server.web.doors import AccountsDoor, Doors, Hosts, OneUserDoor
-from hpcexp.tracking.server.web.graph import keep_queries
+from hpcexp.tracking.server.web.graphql import keep_queries
 from hpcexp.tracking.server.web.login import Login
 from hpcexp.tracking.server.web.page import page
-from hpcexp.tracking.server.web.places import keep_places
 from hpcexp.tracking.server.web.settings import ServerSettings
 from hpcexp.tracking.server.web.token import Token
 
@@ -32,9 +32,9 @@ def application(settings: ServerSettings) -> ASGIApp:
     """What answers requests. MLflow's own settings are in the environment, from before this module was imported."""
     artifacts = Path(settings.artifacts)
     if settings.users:
-        keep_places(artifacts, None)
+        restrict_paths(artifacts, None)
     else:
-        keep_places(None, artifacts)
+        restrict_paths(None, artifacts)
     keep_queries()
     # MLflow would change an older database in its place.
     if settings.users:

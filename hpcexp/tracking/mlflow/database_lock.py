@@ -18,7 +18,7 @@ _PATIENCE_S = 120
 
 
 @contextmanager
-def gate(uri: str, what: str, connect_args: Mapping[str, Any] | None = None) -> Iterator[Connection]:
+def database_lock(uri: str, what: str, connect_args: Mapping[str, Any] | None = None) -> Iterator[Connection]:
     """Be alone at `what` in the database of `uri`, once whoever is there has left; a connection to it.
 
     SQLAlchemyError where it cannot be reached, or somebody stays for minutes.

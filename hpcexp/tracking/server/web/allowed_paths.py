@@ -32,10 +32,10 @@ _NUMBERED = re.compile(r"/\d+(/|$)")
 """A directory that MLflow names after an experiment, and whose permissions are that experiment's."""
 
 
-def keep_places(files: Path | None, models: Path | None) -> None:
-    """Refuse places that requests name.
+def restrict_paths(files: Path | None, models: Path | None) -> None:
+    """Refuse artifact locations that requests name.
 
-    `files`: the directory of a server that stores artifacts itself; it opens no other place. `models`: where it does
+    `files`: the directory of a server that stores artifacts itself; it opens no other. `models`: where it does
     not, a directory that versions of models may be in.
     """
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
-from hpcexp.runs.integrity import read_note
+from hpcexp.runs.checkpoint_checksum import read_note
 
 
 @dataclass
-class Repeats:
+class Restarts:
     """A killed job resumes, unless it has been killed too often without progress."""
 
     most: int
