@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
@@ -20,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hpcexp.compose.failures import FAILURES
+from hpcexp.compose.fast_hydra import loader
 from hpcexp.compose.sources import conf_dirs
 from hpcexp.errors import ConfigError
 from hpcexp.schema.keys import OPEN_SECTIONS, Config
@@ -66,8 +66,9 @@ class Composer:
         self.dirs = conf_dirs(project, config_dir)
         ConfigStore.instance().store(name="schema", node=Config, provider="hpcexp")
         GlobalHydra.instance().clear()
-        self.hydra = Hydra.create_main_hydra2("hpcexp", _search_path(self.dirs))
-        self.loader = cast(ConfigLoaderImpl, self.hydra.config_loader)
+        self.loader = loader(_search_path(self.dirs))
+        self.hydra = Hydra(task_name="hpcexp", config_loader=self.loader)
+        GlobalHydra.instance().initialize(self.hydra)
 
     def load(self, overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """Hydra's own result, its `hydra` node included. CompositionError names all that does not compose."""

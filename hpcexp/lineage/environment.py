@@ -35,7 +35,7 @@ _RELEVANT = re.compile(
 
 def environment() -> dict[str, str]:
     """Flat facts: host, user, platform, versions, and the scheduler's name for the job."""
-    facts = {"host": socket.gethostname(), "user": _user(), "platform": platform.platform(terse=True)}
+    facts = {"host": socket.gethostname(), "user": _user(), "platform": _platform()}
     facts["version.python"] = platform.python_version()
     known = installed()
     facts |= scheduler(os.environ)
@@ -86,6 +86,12 @@ def _entries() -> Iterator[str]:
             yield from os.listdir(place or ".")  # noqa: PTH208 - names alone, of a thousand entries
         except OSError:
             continue
+
+
+def _platform() -> str:
+    """Kernel and machine, as `Linux-6.1.0-x86_64`. `platform.platform` starts a process to know no more."""
+    system = os.uname()
+    return f"{system.sysname}-{system.release}-{system.machine}"
 
 
 def _user() -> str:

@@ -67,6 +67,8 @@ def resolve(target: str, path: str) -> Callable[..., Any]:
 
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The arguments of a class or function by name; empty where Python does not know them (C functions)."""
+    if isinstance(target, type) and type(target) is type and _takes_nothing(target):
+        return {}  # inspect.signature would parse the text of object's docstring
     try:
         return dict(inspect.signature(target).parameters)
     except (TypeError, ValueError):
@@ -89,6 +91,10 @@ def call_problems(node: Mapping[str, Any], path: str, given: Iterable[str] = (),
             missing_argument(path, name, node[TARGET]) for name, p in taken.items() if _required(p, name, present)
         ]
     return problems
+
+
+def _takes_nothing(cls: type) -> bool:
+    return cls.__init__ is object.__init__ and cls.__new__ is object.__new__  # type: ignore[misc, comparison-overlap]
 
 
 def _required(parameter: inspect.Parameter, name: str, present: set[str]) -> bool:
