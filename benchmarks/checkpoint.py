@@ -69,7 +69,7 @@ def _waits(checkpoint: Mapping[str, Any], pairs: int, scratch: Path) -> list[Row
 
 
 def _stall(checkpoint: Mapping[str, Any], path: Path) -> Callable[[], float]:
-    """Seconds until training goes on; the write is waited for after it."""
+    """Seconds until training continues; the write is waited for after it."""
     from hpcexp.train.checkpointing.checkpoint_io import write_checkpoint
     from hpcexp.train.checkpointing.staging import Staging
     from hpcexp.train.checkpointing.writer import Writer

@@ -107,7 +107,7 @@ def stock_step(plan: Plan, data: Tensors, directory: Path) -> float:
 
 
 class Ports:
-    """A port for every measurement, so that no rank meets the group before; told through torchrun's own store."""
+    """A port for every measurement, so that no rank meets the group before; passed through torchrun's own store."""
 
     def __init__(self) -> None:
         self.rank = int(os.environ["RANK"])

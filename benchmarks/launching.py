@@ -3,7 +3,7 @@
 Each round runs the same sweep of small jobs twice, with `launch.isolation=warm` and with `process`. CPU time is that of
 a rank from its start to the end of its first step, in the middle of all jobs. Wall-clock time is from the moment when
 the supervisor begins with a job to there, in the middle of all jobs but the first, which in a warm sweep waits for the
-server's imports. What these and everything else cost stands in the row of the whole sweep: the CPU time of the command
+server's imports. What these and everything else cost is in the row of the whole sweep: the CPU time of the command
 and of all that it leaves, among them the server, divided by its jobs.
 """
 

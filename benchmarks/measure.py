@@ -38,7 +38,7 @@ class Row:
     """How a value is written; empty: as seconds."""
 
     def markdown(self) -> str:
-        """The line as it stands in docs/performance.md."""
+        """The line as in docs/performance.md."""
         shown = self.shown or duration
         ratios = [m / a for m, a in zip(self.measured, self.against, strict=False)]
         cells = [self.what, shown(statistics.median(self.measured))]
@@ -85,9 +85,9 @@ def environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
-def start(arguments: Sequence[str], cwd: Path, told: str = "") -> subprocess.Popen[bytes]:
-    """A new process of the running Python, `told` on its stdin; what it says goes to a file in `cwd`."""
-    (cwd / "input").write_text(told)
+def start(arguments: Sequence[str], cwd: Path, text: str = "") -> subprocess.Popen[bytes]:
+    """A new process of the running Python, `text` on its stdin; what it says goes to a file in `cwd`."""
+    (cwd / "input").write_text(text)
     with (cwd / "output.log").open("wb") as log, (cwd / "input").open("rb") as stdin:
         return subprocess.Popen(
             [sys.executable, *arguments],
@@ -99,9 +99,9 @@ def start(arguments: Sequence[str], cwd: Path, told: str = "") -> subprocess.Pop
         )
 
 
-def cpu_seconds(arguments: Sequence[str], cwd: Path, told: str = "") -> float:
+def cpu_seconds(arguments: Sequence[str], cwd: Path, text: str = "") -> float:
     """User and system time of the running Python with `arguments`, and of all processes that it waited for."""
-    process = start(arguments, cwd, told)
+    process = start(arguments, cwd, text)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     ended_well(process, cwd)

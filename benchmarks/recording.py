@@ -3,7 +3,7 @@
 *A step* is wall-clock time, from the first hundred steps' end to the last step, of a whole `hpcexp train` whose sync
 process writes to SQLite beside it; against the same command with nothing recorded between its validations and nothing
 synced. With one rank of one thread the sync process has the second core to itself; two ranks leave it none. Lightning's
-own MLFlowLogger at every step stands in `benchmarks.step`.
+own MLFlowLogger at every step is in `benchmarks.step`.
 
 *A million points* are 500,000 journalled steps of two metrics, sent by `hpcexp sync`, and by MLflow's own client in its
 largest batches (of 1,000; a tenth of the points, multiplied), into databases that are there.

@@ -36,7 +36,7 @@ from hpcexp.models.mlp import MLP
 
 @dataclass
 class Experiment:
-    """What there is to choose, with the values of hpcexp's `digits_mlp`."""
+    """The choices, with the values of hpcexp's `digits_mlp`."""
 
     uri: str = MISSING
     """Of MLflow's store."""

@@ -75,8 +75,8 @@ def sweep_sync_seconds(runs: list[RunDir], scratch: Path, number: int) -> float:
     sweep = SweepDir(scratch / "runs" / "sweeps" / f"sync-{number}")
     write_json(sweep.definition, {"name": sweep.path.name, "question": "", "axes": {}})
     write_json(sweep.status, {"state": "finished", "started": 1.0, "ended": 2.0})
-    told = [{"run": str(run.path), "axes": {"copy": run.path.name}} for run in runs]
-    lines = "".join(json.dumps(line) + "\n" for line in [*told, {"end": True}])
+    entries = [{"run": str(run.path), "axes": {"copy": run.path.name}} for run in runs]
+    lines = "".join(json.dumps(line) + "\n" for line in [*entries, {"end": True}])
     return cpu_seconds(["-m", "hpcexp.tracking.sync.sweep_process", str(sweep.path)], scratch, lines) / len(runs)
 
 

@@ -145,9 +145,9 @@ class Plan:
 
 def to_dict(plan: Plan) -> dict[str, Any]:
     """The plan as plain data, as `plan.yaml` holds it."""
-    told = asdict(replace(plan, secrets={}, sources={}, job_of=None))
-    del told["secrets"], told["sources"], told["job_of"]
-    return told
+    data = asdict(replace(plan, secrets={}, sources={}, job_of=None))
+    del data["secrets"], data["sources"], data["job_of"]
+    return data
 
 
 def digest(plan: Plan) -> str:

@@ -1,4 +1,4 @@
-"""What is secret in a configuration, a command line or an environment, and what stands in its place."""
+"""What is secret in a configuration, a command line or an environment, and the mask for it."""
 
 from __future__ import annotations
 

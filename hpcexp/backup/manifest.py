@@ -94,7 +94,7 @@ def load(snapshot: Path) -> Manifest:
 
 
 def _check_names(manifest: Manifest) -> None:
-    """ValueError where what it lists would not come to lie in the directories of its trees."""
+    """ValueError where what it lists would not be restored into the directories of its trees."""
     if (problem := names_problem(manifest.files)) is not None:
         raise ValueError(problem)
     for name in manifest.files:

@@ -43,7 +43,7 @@ def move(stage: Path, tree: Tree, root: Path, store: str) -> None:
 
 def _redirect(run: RunDir, changes: list[tuple[str, str]], store: str) -> None:
     """Have the run go to the database that was restored, where it went to the one that was kept."""
-    with suppress(RunError, ValueError):  # damaged, which is told of where it is needed
+    with suppress(RunError, ValueError):  # damaged, which is reported where it is read
         uri = address(run, load_plan(run.plan))
         if (moved := _moved_uri(uri, changes, store)) != uri:
             send_to(run, moved)

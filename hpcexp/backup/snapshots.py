@@ -113,7 +113,7 @@ def snapshots(target: Path) -> list[Path]:
 
 
 def kinds(snapshot: Path) -> set[str]:
-    """Which trees it has, as far as that can be told where its manifest is damaged."""
+    """Which trees it has, as far as that is known where its manifest is damaged."""
     return {kind for kind in KINDS if (snapshot / kind).is_dir()}
 
 

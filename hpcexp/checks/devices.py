@@ -123,11 +123,11 @@ def _busy_problems(hardware: Hardware, chosen: list[int], gpus: Sequence[Gpu]) -
     if not busy:
         return []
     idle = [p for p, gpu in enumerate(gpus) if not gpu.processes]
-    told = "\n".join(f"{gpu_text(p, gpus[p])}: {processes_text(gpus[p])}" for p in busy)
+    processes = "\n".join(f"{gpu_text(p, gpus[p])}: {processes_text(gpus[p])}" for p in busy)
     devices = _shown(hardware.devices) if isinstance(hardware.devices, list) else hardware.devices
     fewer = f"hardware.devices={_shown(idle)} takes what is free, " if idle else ""
     return [
-        f"hardware.devices={devices}: other processes compute there, and would slow each other down.\n{told}\n"
+        f"hardware.devices={devices}: other processes compute there, and would slow each other down.\n{processes}\n"
         f"Fix: {fewer}hardware.force=true takes them all the same, "
         "hardware.share=2 where the other is hpcexp too and says so, or wait."
     ]

@@ -39,13 +39,13 @@ def backup(argv: Sequence[str]) -> int:
             raise RunError(f"There is no {place.root}.\nFix: --root DIR for runs, --server DIR for a server.")
     lacks: dict[str, str] = {}
     if repository is not None:
-        print(f"{without_passwords(repository)}: {_told(restic.backup(repository, places, lacks))}")
+        print(f"{without_passwords(repository)}: {_summary(restic.backup(repository, places, lacks))}")
         _tell_left_out(lacks)
         if a.keep:
             restic.forget(repository, places, a.keep)
         return 0
     made, manifest = snapshots.backup(Path(a.target).resolve(), places, lacks)
-    print(f"{made}: {_told(manifest)}")
+    print(f"{made}: {_summary(manifest)}")
     _tell_left_out(lacks)
     if a.keep and (gone := snapshots.forget(made, a.keep)):
         print(f"{gone} older snapshots removed")
@@ -135,6 +135,6 @@ def _tell_left_out(lacks: Mapping[str, str]) -> None:
         print(f"left out: {path!r}: {why}", file=sys.stderr)
 
 
-def _told(manifest: Manifest) -> str:
+def _summary(manifest: Manifest) -> str:
     kinds = [name + (" with PostgreSQL" if is_postgres(tree.store) else "") for name, tree in manifest.trees.items()]
     return f"{len(manifest.files)} files, {manifest.size / 1e6:.1f} MB ({', '.join(kinds)})"

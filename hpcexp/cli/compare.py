@@ -1,4 +1,4 @@
-"""`hpcexp compare`: what runs differ in, beside what they came to."""
+"""`hpcexp compare`: what runs differ in, beside their results."""
 
 from __future__ import annotations
 

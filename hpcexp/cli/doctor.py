@@ -34,7 +34,7 @@ def doctor(argv: Sequence[str]) -> int:
     root = a.root.resolve()
     findings = [*_packages(), *_devices(), *_workers(), *_paths(root), *_tracking(root), *_tools()]
     print(f"hpcexp {__version__} on Python {platform.python_version()}, {platform.platform(terse=True)}")
-    print(pairs((f"{'ok' if good else '!!'}  {what}", told) for what, good, told in findings))
+    print(pairs((f"{'ok' if good else '!!'}  {what}", detail) for what, good, detail in findings))
     return 0 if all(good for _, good, _ in findings) else 1
 
 
@@ -133,5 +133,5 @@ def _tools() -> Iterator[Finding]:
         "nvidia-smi": lambda path: path or "not found",
         "sbatch": lambda path: path or "not found: no Slurm here",
     }
-    for name, told in tools.items():
-        yield name, True, told(shutil.which(name))
+    for name, detail in tools.items():
+        yield name, True, detail(shutil.which(name))

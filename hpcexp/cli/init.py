@@ -136,7 +136,7 @@ def _write(staging: Path, file: Path, name: str) -> None:
 
 
 def _move(made: Path, target: Path, *, exists: bool) -> None:
-    """In one step where `target` is new; an empty directory is kept, as it may be the one the user stands in."""
+    """In one step where `target` is new; an empty directory is kept, as it may be the working directory."""
     if exists:
         for entry in sorted(made.iterdir()):
             entry.rename(target / entry.name)

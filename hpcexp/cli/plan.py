@@ -100,7 +100,7 @@ def devices_text(plan: Plan) -> str:
 
 
 def _options(plan: Plan) -> str:
-    """What the strategy is told that it would not do by itself, as ` (compression=fp16)`."""
+    """Options of the strategy that differ from their defaults, as ` (compression=fp16)`."""
     if plan.topology.strategy == "single":
         return ""
     fields = Strategy.__dataclass_fields__
@@ -128,10 +128,10 @@ def _data(plan: Plan) -> str:
     classes = f", {d.num_classes} classes" if d.num_classes else ""
     shape = " × ".join(map(str, d.input_shape))
     samples = f"{d.num_train:,} train, {d.num_val:,} val, {d.num_test:,} test"
-    told = f"{samples}; inputs {shape}{classes}; fingerprint {d.fingerprint[:12]}"
+    described = f"{samples}; inputs {shape}{classes}; fingerprint {d.fingerprint[:12]}"
     if not d.trusted:
-        return told
-    return f"{told}\nof {d.trusted}, not of their content: data.fingerprint=content reads all of it once"
+        return described
+    return f"{described}\nof {d.trusted}, not of their content: data.fingerprint=content reads all of it once"
 
 
 def _steps(plan: Plan) -> str:

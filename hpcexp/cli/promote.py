@@ -37,9 +37,9 @@ def promote(argv: Sequence[str]) -> int:
     address = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
     print(address)
     was = f", which was version {before}" if before not in (None, version) else ""
-    told = [("version", version), *([("alias", f"{alias}{was}")] if alias else [])]
-    told += [("run", f"{plan.experiment}/{plan.name}"), ("load", f'mlflow.pyfunc.load_model("{address}")')]
-    print(pairs(told))
+    rows = [("version", version), *([("alias", f"{alias}{was}")] if alias else [])]
+    rows += [("run", f"{plan.experiment}/{plan.name}"), ("load", f'mlflow.pyfunc.load_model("{address}")')]
+    print(pairs(rows))
     return 0
 
 

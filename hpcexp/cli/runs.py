@@ -82,5 +82,5 @@ def _shown(plan: Plan, run: RunDir) -> str:
         ("signature", plan.signature),
         ("files", " ".join(sorted(f.name + "/" * f.is_dir() for f in run.path.iterdir()))),
     ]
-    told = pairs([r for r in rows if r[1]])
-    return f"{plan.experiment}/{run.path.name}\n{told}\n{summary_text(plan, run)}"
+    details = pairs([r for r in rows if r[1]])
+    return f"{plan.experiment}/{run.path.name}\n{details}\n{summary_text(plan, run)}"

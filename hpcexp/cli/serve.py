@@ -43,7 +43,7 @@ def serve(argv: Sequence[str]) -> NoReturn:
         prepare(server)
         print(f"Starting MLflow on {server.data}, which takes some seconds …", file=sys.stderr, flush=True)
         os.set_inheritable(lock, True)  # and with the server it is free
-        asked = settings(server, listener.fileno(), "\n".join(_told(server)))
+        asked = settings(server, listener.fileno(), "\n".join(_announcement(server)))
         become(asked, server_environment(server, os.environ), "serve", str(server.data))
 
 
@@ -120,7 +120,7 @@ def _read_password(file: Path) -> str:
     return password
 
 
-def _told(server: Server) -> Iterator[str]:
+def _announcement(server: Server) -> Iterator[str]:
     yield f"{ui_link(server.address)}   (Ctrl-C ends it)"
     yield f"store      {without_password(server.store)}"
     yield f"artifacts  {server.artifacts}"

@@ -38,7 +38,7 @@ def ui(argv: Sequence[str]) -> NoReturn:
         print(f"Starting MLflow on {interface.root}, which takes some seconds …", file=sys.stderr, flush=True)
         if interface.socket is None:
             interface = replace(interface, port=listener.getsockname()[1])  # --port 0 takes a free one
-        settings = ui_settings(interface, listener.fileno(), token, "\n".join(_told(interface, token)))
+        settings = ui_settings(interface, listener.fileno(), token, "\n".join(_announcement(interface, token)))
         if a.open:
             settings = replace(settings, opened=_address(interface, token))
         become(settings, ui_environment(interface, os.environ), "ui", str(interface.root))
@@ -87,7 +87,7 @@ def _address(interface: Interface, token: str) -> str:
     return f"{base}{f'?token={token}' if token else ''}{hash_sign}{place}"
 
 
-def _told(interface: Interface, token: str) -> Iterator[str]:
+def _announcement(interface: Interface, token: str) -> Iterator[str]:
     yield f"{_address(interface, token)}   (Ctrl-C ends it)"
     if interface.socket is not None:
         yield f"socket  {interface.socket}   (for `ssh -L 5000:{interface.socket} HOST`, or `curl --unix-socket`)"

@@ -43,8 +43,8 @@ def _verify(root: Path, asked: str, *, as_json: bool, is_alone: bool) -> int:
     ended = last.status.ended or read_status(run).ended
     name = f"{run.path.parent.name}/{run.path.name}"
     if as_json:
-        told = [{"what": what, "file": file} for what, file in found]
-        print(json.dumps({"run": name, "seal": last.sha256 or None, "differences": told}))
+        described = [{"what": what, "file": file} for what, file in found]
+        print(json.dumps({"run": name, "seal": last.sha256 or None, "differences": described}))
     elif found:
         print(f"{name}: {len(found)} difference{'s' * (len(found) != 1)} {_since(ended)}\n{pairs(found)}")
     else:
@@ -59,5 +59,5 @@ def _since(ended: float | None) -> str:
 def _sealed(last: Seal) -> list[tuple[str, object]]:
     files = last.files.values()
     by_crc = sum(file.crc32 is not None for file in files)
-    told = f"{len(files)}, by SHA-256" + (f"; {by_crc} big checkpoints by CRC-32" if by_crc else "")
-    return [("files", told), ("attempt", last.attempt), ("seal", last.sha256)]
+    counted = f"{len(files)}, by SHA-256" + (f"; {by_crc} big checkpoints by CRC-32" if by_crc else "")
+    return [("files", counted), ("attempt", last.attempt), ("seal", last.sha256)]

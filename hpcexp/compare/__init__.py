@@ -1,1 +1,1 @@
-"""What differs between runs, beside what they came to."""
+"""What differs between runs, beside their results."""

@@ -1,4 +1,4 @@
-"""What a run came to: the numbers of its summary by their names, and where that has none, of its curves."""
+"""The results of a run: the numbers of its summary by name, or else of its curves."""
 
 from __future__ import annotations
 

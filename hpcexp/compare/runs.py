@@ -31,7 +31,7 @@ class ComparedRun:
     choices: Mapping[str, str]
     """Config group → option."""
     numbers: Mapping[str, float]
-    """What it came to: test metrics, the best of what was monitored, and what else has no curve."""
+    """Its results: test metrics, the best of what was monitored, and what else has no curve."""
     curve_of: Callable[[str], Series]
     """Reads a metric's values over the steps; empty where there are none."""
     curve_names: Callable[[], Iterable[str]]

@@ -97,8 +97,8 @@ def _schema_keys() -> set[str]:
 def _of_node(tree: yaml.Node | None, package: str, key: str, place: str) -> Iterator[ValueOrigin]:
     for name, node in _leaves(tree, package):
         if name == key or name.startswith(f"{key}."):
-            told = _text(node) if name == key else f"{name}: {_text(node)}"
-            yield ValueOrigin(f"{place}:{node.start_mark.line + 1}", told)
+            text = _text(node) if name == key else f"{name}: {_text(node)}"
+            yield ValueOrigin(f"{place}:{node.start_mark.line + 1}", text)
 
 
 def _keys(tree: yaml.Node | None, package: str) -> set[str]:

@@ -92,7 +92,7 @@ class Composer:
         return CompositionError(found.problems, found.good)
 
     def compose(self, overrides: list[str], *, in_sweep: bool = False) -> Composed:
-        """The experiment these overrides ask for. What does not compose is left out and told in `problems`.
+        """The experiment these overrides ask for. What does not compose is left out and named in `problems`.
 
         Axes of `hydra.sweeper.params` are a problem of one run, and none of a sweep's job.
         """

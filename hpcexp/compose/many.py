@@ -2,7 +2,7 @@
 
 Hydra applies overrides of values last, one after the other, to the tree that the files have made, and resolves nothing
 before. So jobs that choose the same files share that tree. Each job's values are put in by the function that Hydra uses
-itself, and taken out again. Where that could come to something else, Hydra composes the job as it would any other.
+itself, and taken out again. Where that could give another result, Hydra composes the job as it would any other.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Many:
         self._tree = lru_cache(TREES)(self._new_tree)
 
     def compose(self, overrides: Sequence[str]) -> Composed:
-        """The job's experiment. What does not compose is left out and told in `problems`."""
+        """The job's experiment. What does not compose is left out and named in `problems`."""
         given = [*self._shared, *overrides]
         try:
             return self._from_tree(self._composer.repaired(given))
@@ -86,11 +86,11 @@ class Many:
 
 
 class _OnlyHydraKnows(Exception):  # noqa: N818 - the name says what happened
-    """It is not certain that the shared tree comes to what Hydra would."""
+    """It is not certain that the shared tree becomes what Hydra would compose."""
 
 
 class _Tree:
-    """What chosen files come to, and what it is with a job's values in it."""
+    """The configuration that the chosen files give, and the one with a job's values in it."""
 
     def __init__(self, cfg: DictConfig) -> None:
         self.choices = choices(cfg)
@@ -110,7 +110,7 @@ class _Tree:
 
     @contextmanager
     def _holding(self, values: Sequence[Override]) -> Iterator[None]:
-        """Have the tree hold `values`. What they change is a copy, in the place of which the original comes again."""
+        """Have the tree hold `values`. What they change is a copy, which the original replaces afterwards."""
         before = []
         try:
             for override in values:
@@ -188,8 +188,8 @@ def _reads(sections: Mapping[str, Node]) -> dict[str, set[str]]:
     references = {key: list(map(_REFERENCE.fullmatch, _interpolations(node))) for key, node in sections.items()}
     reads = {key: {key, *(m[1] for m in found if m)} for key, found in references.items() if all(found)}
     while True:
-        told = {key: read for key, read in reads.items() if read <= reads.keys()}
-        wider = {key: {far for near in read for far in reads[near]} for key, read in told.items()}
+        closed = {key: read for key, read in reads.items() if read <= reads.keys()}
+        wider = {key: {far for near in read for far in reads[near]} for key, read in closed.items()}
         if wider == reads:
             return reads
         reads = wider

@@ -2,7 +2,7 @@
 
 Every image is changed by itself, by numbers of its own. Training draws those of the whole global batch from seed and
 step, and each rank takes its samples': the same image is changed in the same way whatever the number of ranks, and
-also where a run goes on after a crash. Called with images alone they draw from torch's global generator.
+also where a run resumes after a crash. Called with images alone they draw from torch's global generator.
 
 Shapes: B batch, C channels, H height, W width, D numbers that are drawn for an image.
 """

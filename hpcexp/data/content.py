@@ -38,8 +38,8 @@ def content(root: Path, names: Sequence[str], stamps: Sequence[Stamp], how: How)
     is_small = size <= MOST_BYTES and len(names) <= MOST_FILES
     if how == "content" or (how == "auto" and is_small):
         return Content(digests(root, names, stamps))
-    told = [f"{stamp.size} {stamp.mtime_ns}" for stamp in stamps]
-    return Content(told, f"names, sizes and times of {len(names):,} files ({size / 1e9:,.3g} GB)")
+    stamped = [f"{stamp.size} {stamp.mtime_ns}" for stamp in stamps]
+    return Content(stamped, f"names, sizes and times of {len(names):,} files ({size / 1e9:,.3g} GB)")
 
 
 class FilesTold(NamedTuple):
@@ -82,11 +82,11 @@ def with_content(facts: DataFacts, source: Source, how: How) -> DataFacts:
 
     Whatever a source of the user's own makes its fingerprint of, other bytes in its files are other data.
     """
-    told = of_files(source, how).content
-    if not told.digests:
+    found = of_files(source, how).content
+    if not found.digests:
         return facts
-    whole = hashlib.sha256("\n".join([facts.fingerprint, *told.digests]).encode())
-    return replace(facts, fingerprint=whole.hexdigest(), trusted=told.trusted)
+    whole = hashlib.sha256("\n".join([facts.fingerprint, *found.digests]).encode())
+    return replace(facts, fingerprint=whole.hexdigest(), trusted=found.trusted)
 
 
 def printable(name: str) -> str:

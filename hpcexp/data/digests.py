@@ -47,9 +47,9 @@ class _Known(NamedTuple):
     sha256: str
 
 
-def stamp_of(told: os.stat_result) -> Stamp:
+def stamp_of(status: os.stat_result) -> Stamp:
     """The stamp of a file by its stat, or of the file that a link leads to."""
-    return Stamp(told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns)
+    return Stamp(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def digests(root: Path, names: Sequence[str], stamps: Sequence[Stamp]) -> list[str]:
@@ -95,7 +95,7 @@ class Cache:
             head, _, body = read_bytes(self._file, _MOST_BYTES).partition(b"\n")
             if head.decode(errors="replace") != _head(body):
                 return {}
-            found = {name: _Known(Stamp(*told), digest) for name, (*told, digest) in json.loads(body).items()}
+            found = {name: _Known(Stamp(*stamp), digest) for name, (*stamp, digest) in json.loads(body).items()}
             os.utime(self._file)  # the ones that nobody has asked for longest go first
         except (OSError, RunError, ValueError, TypeError, AttributeError, RecursionError):
             return {}
@@ -105,8 +105,8 @@ class Cache:
         """Remember it. A disk that is full or read-only remembers nothing."""
         if self._file is None:
             return
-        told = {name: [*one.stamp, one.sha256] for name, one in known.items()}
-        body = json.dumps(told, separators=(",", ":")).encode()
+        entries = {name: [*one.stamp, one.sha256] for name, one in known.items()}
+        body = json.dumps(entries, separators=(",", ":")).encode()
         if len(body) > _MOST_BYTES // 2:
             return
         with contextlib.suppress(OSError):
@@ -132,8 +132,8 @@ def _make_room(place: Path) -> None:
     """Remove what was not used for longest, until the rest is within bounds."""
     files = sorted(((file.stat(), file) for file in place.glob("data-*.json")), key=lambda pair: -pair[0].st_mtime)
     total = 0
-    for told, file in files:
-        total += told.st_size
+    for of_file, file in files:
+        total += of_file.st_size
         if total > _MOST_IN_ALL:
             file.unlink(missing_ok=True)
 
@@ -144,13 +144,13 @@ def _read(root: Path, names: Sequence[str]) -> dict[str, _Known]:
 
     chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
     found: dict[str, _Known] = {}
-    began, is_told = time.monotonic(), False
+    began, is_announced = time.monotonic(), False
     with ThreadPoolExecutor(min(_THREADS, len(chunks)), "hpcexp-digest") as pool:
         try:
             for number, chunk in enumerate(pool.map(lambda chunk: list(_read_each(root, chunk)), chunks)):
                 found.update(chunk)
-                if not is_told and time.monotonic() - began > _SAY_AFTER_S:
-                    is_told = True
+                if not is_announced and time.monotonic() - began > _SAY_AFTER_S:
+                    is_announced = True
                     _say(f"Reading {len(names):,} files of {root}, {number / len(chunks):.0%} so far.")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

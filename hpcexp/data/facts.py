@@ -1,4 +1,4 @@
-"""What planning is told by a data set, where it can tell without heavy imports."""
+"""The facts of a data set for planning, where it knows them without heavy imports."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def data_facts(target: str, arguments: Mapping[str, Any], how: str = "auto") -> 
         return None, [f"data: {named}{e.strerror or e}.\nFix: let it be read, or choose other files."]
     except Exception as e:  # noqa: BLE001 - it is the user's code that is asked, or ours with the user's arguments
         where = traceback.extract_tb(e.__traceback__)[-1]
-        told = f"{type(e).__name__}: {e} ({where.filename}:{where.lineno})"
-        return None, [f"data: {target} cannot be made of these arguments, or cannot tell its facts.\n{told}"]
+        raised = f"{type(e).__name__}: {e} ({where.filename}:{where.lineno})"
+        return None, [f"data: {target} cannot be made of these arguments, or cannot tell its facts.\n{raised}"]
 
 
 def source_of(target: str, arguments: Mapping[str, Any]) -> Source | None:

@@ -92,11 +92,11 @@ class ImagesFolder(Source):
     def identity(self) -> tuple[str, str]:
         """Digest of which files are in which split, their content, and how they are read; and what was not read."""
         files = [(split, file) for split in SPLITS for file in self.splits[split]]
-        told = content(self.root, [file.path for _, file in files], [file.stamp for _, file in files], self.how)
+        found = content(self.root, [file.path for _, file in files], [file.stamp for _, file in files], self.how)
         digest = hashlib.sha256(repr(self.recipe).encode())
-        for (split, file), what in zip(files, told.digests, strict=True):
+        for (split, file), what in zip(files, found.digests, strict=True):
             digest.update(b"\0".join((split.encode(), os.fsencode(file.path), what.encode())) + b"\n")
-        return digest.hexdigest(), told.trusted
+        return digest.hexdigest(), found.trusted
 
     def split_problems(self) -> list[str]:
         """Folders or fractions that give no training or no validation set."""
@@ -271,8 +271,8 @@ def walk(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[os.DirEntry
 
 
 def _inode(folder: Path) -> tuple[int, int]:
-    told = folder.stat()
-    return told.st_dev, told.st_ino
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
 
 
 def split_files(files: Sequence[File], val_fraction: float, test_fraction: float) -> dict[Split, list[File]]:

@@ -40,8 +40,8 @@ def data_manifest(target: str, arguments: Mapping[str, Any], facts: DataFacts | 
 
 
 def _files(source: Source, how: How) -> list[DataFileRecord]:
-    told = of_files(source, how)
-    is_read = not told.content.trusted
+    found = of_files(source, how)
+    is_read = not found.content.trusted
     return [
         DataFileRecord(
             path=printable(str(path)),
@@ -50,7 +50,7 @@ def _files(source: Source, how: How) -> list[DataFileRecord]:
             sha256=digest if is_read else None,
             modified_ns=None if is_read else min(max(stamp.mtime_ns, 0), 2**62),
         )
-        for path, rows, stamp, digest in zip(told.paths, told.rows, told.stamps, told.content.digests, strict=True)
+        for path, rows, stamp, digest in zip(found.paths, found.rows, found.stamps, found.content.digests, strict=True)
     ]
 
 

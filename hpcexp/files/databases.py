@@ -1,6 +1,6 @@
 """SQLite databases that are whole or not there: made aside, looked at, and only then given their name.
 
-The libraries that make the tables of such a file do so in hundreds of steps, and cannot go on with what a process that
+The libraries that make the tables of such a file do so in hundreds of steps, and cannot continue what a process that
 was killed has left. So nobody finds a file that is being made. One that was left half made in former times is set
 aside, and one of an older version is brought up to date in a copy.
 
@@ -233,7 +233,7 @@ def _keep_others_out(connection: sqlite3.Connection, path: Path, schema: Schema)
 
 
 def _state(path: Path, schema: Schema) -> _State:
-    """What there is in the file. RunError where that is no database, or a damaged one."""
+    """The content of the file. RunError where that is no database, or a damaged one."""
     with closing(_connect(path, schema)) as connection:
         return _state_in(connection, schema)
 

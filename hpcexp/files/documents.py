@@ -1,6 +1,6 @@
 """JSON and YAML from files, decoded into types with limits, so that no content can stop or crash a reader.
 
-`json` and `yaml` themselves accept what breaks later: a list in the place of an object, 10^400, 100,000 nested brackets
+`json` and `yaml` themselves accept what breaks later: a list instead of an object, 10^400, 100,000 nested brackets
 (which end the process within libyaml), aliases that expand without end. Whoever reads a file back decodes it here.
 """
 

@@ -126,6 +126,6 @@ def _is_installed(file: Path) -> bool:
 
 @cache
 def installed_places() -> tuple[str, ...]:
-    """Where code lies that is told by its version: hpcexp, site-packages, the standard library."""
+    """Where code lies that its version identifies: hpcexp, site-packages, the standard library."""
     paths = sysconfig.get_paths()
     return str(Path(hpcexp.__file__).parent), *(paths[name] for name in ("purelib", "platlib", "stdlib", "platstdlib"))

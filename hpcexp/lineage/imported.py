@@ -1,4 +1,4 @@
-"""The code that a job has really imported, and what it ran on: told by its first rank when it ends."""
+"""The code that a job has really imported, and what it ran on: facts by its first rank when it ends."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from hpcexp.rundir import RunDir
 def note_job(run: RunDir, started: float) -> None:
     """Write `job.json`. A file that was edited since `started` (unix seconds) may be another than was imported."""
     files = sorted(set(_own_files(list(sys.modules.values()))))
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "imported": {module_file(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
         "edited_meanwhile": [module_file(file) for file in files if file.stat().st_mtime > started],
         "variables": variables(os.environ),
         "torch": _torch(sys.modules.get("torch")),
     }
     try:
-        write_json(run.lineage / "job.json", told)
+        write_json(run.lineage / "job.json", facts)
     except OSError as e:  # it is worth no run
         with contextlib.suppress(OSError):  # the log may lie on the same disk
             print(f"{run.lineage / 'job.json'} cannot be written: {e.strerror}.", file=sys.stderr)
@@ -47,9 +47,9 @@ def _torch(torch: Any) -> dict[str, Any]:
     """Versions and devices, of what is initialised already."""
     if torch is None:
         return {}
-    told = {"version": str(torch.__version__), "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
+    facts = {"version": str(torch.__version__), "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        told["cudnn"] = torch.backends.cudnn.version()
-        told["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
-        told["devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return told
+        facts["cudnn"] = torch.backends.cudnn.version()
+        facts["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
+        facts["devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return facts

@@ -23,7 +23,7 @@ from hpcexp.runs.records import RunState, Seal, SealEntry, Status, read_or_none,
 
 MANIFEST = "manifest.jsonl"
 _READ_LIMIT = 64 << 20
-"""Checkpoints above this many bytes are told by the checksum that they were written with."""
+"""Checkpoints above this many bytes are compared by the checksum that they were written with."""
 MAX_MANIFEST_BYTES = 256 << 20
 """A record has about 100 bytes for each file of the run."""
 _NOT_OURS = ("plots", "export", "launch/", "mlflow.json", "status.json", "logs/sync.log", f"lineage/{MANIFEST}")
@@ -104,8 +104,8 @@ def _of_files(run: RunDir, recorded: Mapping[str, SealEntry]) -> Iterator[tuple[
             yield "removed", name
         elif name not in recorded:
             yield "added", name
-        elif told := _differs(present[name], recorded[name], run):
-            yield "changed", f"{name}: {told}"
+        elif difference := _differs(present[name], recorded[name], run):
+            yield "changed", f"{name}: {difference}"
 
 
 def _differs(path: Path, recorded: SealEntry, run: RunDir) -> str:
@@ -181,7 +181,7 @@ def _lost_seals(run: RunDir, status: Status | None) -> str:
     if _lost_its_supervisor(status):
         raise RunError(
             f"{run.path} was never sealed: its supervisor was killed before it could write a record.\n"
-            "Fix: the command that made it goes on with it, and seals it at its end."
+            "Fix: the command that made it resumes it, and seals it at its end."
         )
     return f"lineage/{MANIFEST} (or its disk was full)" if any(run.lineage.glob("*")) else "lineage/"
 
@@ -189,7 +189,7 @@ def _lost_seals(run: RunDir, status: Status | None) -> str:
 def _unsealed(last: Seal, status: Status) -> str:
     why = "its record is gone, or could not be written"
     if _lost_its_supervisor(status):
-        why = "its supervisor was killed before it could write a record; going on with the run seals it"
+        why = "its supervisor was killed before it could write a record; resuming the run seals it"
     attempt = f"attempt {status.attempt} ({status.state})"
     return f"{attempt}: the last record is of attempt {last.attempt}; {why}"
 

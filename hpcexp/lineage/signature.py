@@ -17,7 +17,7 @@ HOW = {
     "strategy": frozenset({"name", "gradient_as_bucket_view", "find_unused_parameters", "static_graph"}),
     "trainer": frozenset({"log_every_n_steps", "profiler"}),
 }
-"""Keys of other sections that change none; what a strategy's name comes to is in the topology."""
+"""Keys of other sections that change none; what a strategy's name means is in the topology."""
 
 
 def signature(

@@ -48,7 +48,7 @@ class Original:
     until: int | None
     """The step after which the rerun ends; None where it goes to its end, as the run did."""
     is_whole: bool
-    """Whether the run came to all that belongs to the last step, which one that was killed may not have."""
+    """Whether the run has all that belongs to its last step; one that was killed may not."""
 
     @property
     def name(self) -> str:
@@ -65,7 +65,7 @@ def opened(run: RunDir, steps: int | None) -> Original:
     made = read_summary(run).steps or journalled
     if made < 1:
         raise RunError(
-            f"{run.path} never came to a step ({state}): there is nothing to hold another training against.\n"
+            f"{run.path} never finished a step ({state}): there is nothing to compare another training with.\n"
             "Fix: rerun the command that made it to resume."
         )
     _check_origin(run, plan)

@@ -1,4 +1,4 @@
-"""What a rerun came to, held against its run."""
+"""The result of a rerun, compared with its run."""
 
 from __future__ import annotations
 

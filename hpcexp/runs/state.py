@@ -88,7 +88,7 @@ def is_done(plan: Plan) -> bool:
 
 
 def damage(plan: Plan) -> str:
-    """Why what the plan's run came to cannot be read; empty where it can, or has not run."""
+    """Why the result of the plan's run cannot be read; empty where it can, or there is none."""
     run = RunDir(Path(plan.run_dir))
     try:
         if is_done(plan):

@@ -20,7 +20,7 @@ from hpcexp.targets.nodes import (
 
 
 def instantiate(node: Mapping[str, Any], *args: Any, path: str, **kwargs: Any) -> Any:
-    """The object `node` describes; `path` is where the node stands in the configuration, for messages.
+    """The object `node` describes; `path` is where the node is in the configuration, for messages.
 
     ConfigError where the target does not exist, does not take an argument, or fails.
     """

@@ -57,7 +57,7 @@ def beneath(stream: TextIO) -> TextIO:
 
 
 def say(text: str) -> None:
-    """Print it. Where nobody reads any more, as behind `| head`, the job goes on all the same."""
+    """Print it. Where nobody reads any more, as behind `| head`, the job continues."""
     with suppress(OSError, ValueError):
         print(text, flush=True)
 

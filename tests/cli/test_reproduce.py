@@ -350,7 +350,7 @@ def test_what_cannot_be_reproduced_says_why(run: RunDir, hpcexp: Callable[..., S
     assert 0 == hpcexp("train", *FAST, "launch=dry", "seed=2").status
     said = hpcexp("reproduce", f"{run.path.parent}/debug=fast-s2-{said_signature(run)}")
     assert 2 == said.status
-    assert "never came to a step (planned)" in said.err
+    assert "never finished a step (planned)" in said.err
 
 
 def said_signature(run: RunDir) -> str:

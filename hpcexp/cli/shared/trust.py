@@ -38,15 +38,15 @@ def check_trust(run: RunDir, *, is_trusted: bool, names: Sequence[str] = PLAN) -
     if not reasons:
         return
     project = Path(plan.lineage["project"])
-    told = (
+    question = (
         f"{run.path} is not known to be a run that you made in this project:\n"
         + "".join(f"  {reason}\n" for reason in reasons)
         + f"Using it executes the code that it names, with your rights; it belongs to {_owner(run.path)}."
     )
     fix = f"Fix: read {run.plan} and the code in {project} first, then repeat with --trust."
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
-        raise RunError(f"{told}\n{fix}")
-    print(f"{told}\nRun it? [y/N] ", end="", file=sys.stderr, flush=True)
+        raise RunError(f"{question}\n{fix}")
+    print(f"{question}\nRun it? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise RunError(f"Nothing was executed.\n{fix}")
 

@@ -19,7 +19,7 @@ _ENTRY = re.compile(r"\n(?=[A-Za-z_])")
 _INNER = re.compile(r"\n  (?=[A-Za-z_])")
 _INMOST = re.compile(r"\n    (?=[A-Za-z_])")
 """Where an entry of a plan begins, one of its `config` and `lineage`, and one of a section of `config`: YAML indents
-what goes on from a line."""
+what continues a line."""
 _WHERE = ("accelerator", "strategy", "world_size", "num_nodes", "threads_per_rank", "backend")
 _NOT_FACTS = ("command", "project")
 """They say how a run was started, not what ran."""

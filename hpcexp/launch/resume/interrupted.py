@@ -70,7 +70,7 @@ def continuation(plan: Plan, *, verify: bool) -> Continuation | None:
 
 
 def is_blank(run: RunDir) -> bool:
-    """Whether a try came to no step and no checkpoint: in its directory are only our notes, whole or not, and logs."""
+    """Whether a try reached no step and no checkpoint: in its directory are only our notes, whole or not, and logs."""
     kept = [path for path in run.path.glob("*") if path not in (run.logs, run.lineage, run.beat.parent)]
     files = [path for top in kept for path in (top, *top.rglob("*")) if path.is_file() and not is_half_written(path)]
     return all(path.name in _NOTES or (path == run.journal and not path.stat().st_size) for path in files)
@@ -84,7 +84,7 @@ _NOTES = (
 
 
 def begins_again(plan: Plan) -> bool:
-    """Whether the plan's unfinished run came to no checkpoint: it does the same from its first step on."""
+    """Whether the plan's unfinished run wrote no checkpoint: it does the same from its first step on."""
     run = RunDir(Path(plan.run_dir))
     if not run.plan.exists() or current_state(run) in (RunState.PLANNED, RunState.FINISHED):
         return False

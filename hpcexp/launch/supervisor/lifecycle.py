@@ -51,7 +51,7 @@ Supervise = Callable[[RunDir, Sequence[int], Callable[[], None]], Supervision[Ou
 
 
 def freeze(plan: Plan, found: Continuation | None = None, *, is_again: bool = False) -> RunDir:
-    """Write the plan into its run directory. An earlier try that came to anything is kept beside.
+    """Write the plan into its run directory. An earlier try that has any result is kept beside.
 
     Not of a run that resumes or starts again (`is_again`): its journal is replayed.
     """

@@ -152,7 +152,7 @@ def _by_hydra(composer: Composer, overrides: list[str], cfg: DictConfig, command
 def _sweep(
     composer: Composer, overrides: list[str], task: HydraTask, launcher: Any, sweep_dir: Path | str | None = None
 ) -> None:
-    """Hydra's `multirun`, with hpcexp's launcher in the place of its basic one and around others."""
+    """Hydra's `multirun`, with hpcexp's launcher instead of its basic one and around others."""
     cfg = composer.load(overrides, RunMode.MULTIRUN)
     place = sweep_dir or sweeps_dir(composer.project / cfg.run.root) / ".hydra" / time.strftime("%Y%m%d-%H%M%S")
     hydras = [f"hydra.sweep.dir='{place}'", "hydra.sweep.subdir=${hydra.job.num}", "hydra.mode=MULTIRUN"]

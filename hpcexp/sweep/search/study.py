@@ -1,4 +1,4 @@
-"""The Optuna study of a search: asked for trials, told their results.
+"""The Optuna study of a search: it proposes trials and learns from their results.
 
 Importing it imports Optuna; `hpcexp.sweep.spec.search_problems` says before whether that is there.
 """

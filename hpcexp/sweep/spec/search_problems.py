@@ -66,7 +66,7 @@ def _step_problems(name: str, axis: Interval, step: float) -> Iterator[str]:
     elif axis.is_log:
         yield f"{name} cannot go by factors (log) and in steps of {step:g}.\nFix: leave one of them out."
     elif (last := last_value(axis)) != axis.high:
-        yield f"{name} never comes to {axis.high:g} from {axis.low:g} in steps of {step:g}.\nFix: end at {last:g}."
+        yield f"{name} never reaches {axis.high:g} from {axis.low:g} in steps of {step:g}.\nFix: end at {last:g}."
 
 
 def _shape_problems(spec: Spec, search: Search) -> Iterator[str]:
@@ -78,7 +78,7 @@ def _shape_problems(spec: Spec, search: Search) -> Iterator[str]:
     if trials is not None and trials < 1:
         yield f"budget.trials={trials} runs nothing.\nFix: budget.trials=30"
     if search.sampler != "grid" and trials is None and not (budget.hours or budget.core_hours or budget.gpu_hours):
-        yield f"search.sampler={search.sampler} never comes to an end.\nFix: budget.trials=30"
+        yield f"search.sampler={search.sampler} never ends.\nFix: budget.trials=30"
 
 
 def _sampler_problems(axes: Mapping[str, Axis], sampler: str, objectives: tuple[Objective, ...]) -> Iterator[str]:

@@ -127,7 +127,7 @@ class Claims:
         return None if record is None or is_alive(record, path) is False else Owner.of(record)
 
     def _take_over(self, path: Path, own: Path, gone: str) -> None:
-        """Put `own` in the place of the claim of a driver that is `gone`, unless another driver has done so since."""
+        """Replace the claim of a driver that is `gone` by `own`, unless another driver has done so since."""
         # One name for the right to replace this very claim: whoever makes it, has it.
         right = path.with_name(f".{path.name}.after-{gone}")
         try:

@@ -1,4 +1,4 @@
-"""What the jobs of a sweep came to: their states, the values they are ranked by, and points over seeds."""
+"""The results of the jobs of a sweep: their states, the values they are ranked by, and points over seeds."""
 
 from __future__ import annotations
 

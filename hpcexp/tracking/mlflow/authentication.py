@@ -33,7 +33,7 @@ def refused(uri: str, environ: Mapping[str, str], timeout_s: float = 5.0) -> str
         )
     return (
         f"tracking.uri={without_password(uri)} {why}.\n"
-        "The run goes on and its directory holds everything; `hpcexp sync` syncs it later.\n"
+        "The run continues and its directory holds everything; `hpcexp sync` syncs it later.\n"
         "Fix: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment."
     )
 

@@ -43,13 +43,15 @@ _ARTIFACTS = "mlflow-artifacts"
 class Named:
     """The servers that this user has named.
 
-    `told`: addresses of this command (`--uri`, the project's configuration), asked for when they are needed. Where
+    `command_uris`: addresses of this command (`--uri`, the project's configuration), read when they are needed. Where
     `MLFLOW_TRACKING_URI` is set, what else is in the environment belongs to that server; where it is not, to the
     servers that commands of this user have named before, with credentials.
     """
 
-    def __init__(self, told: Callable[[], Iterable[str | None]], environ: Mapping[str, str] = os.environ) -> None:
-        self._told = told
+    def __init__(
+        self, command_uris: Callable[[], Iterable[str | None]], environ: Mapping[str, str] = os.environ
+    ) -> None:
+        self._command_uris = command_uris
         self._environ = environ
         self._more: set[str] = set()
         self._warned: set[str] = set()
@@ -67,7 +69,7 @@ class Named:
             return True
         own = self._environ.get("MLFLOW_TRACKING_URI")
         known = {origin(own)} if own else {one for one, had in _remembered(self._environ).items() if had}
-        return server in known or server in {origin(uri) for uri in self._told() if uri}
+        return server in known or server in {origin(uri) for uri in self._command_uris() if uri}
 
     def is_known(self, uri: str) -> bool:
         """Whether a command of this user has named the server at any time, with credentials or without."""
@@ -198,8 +200,8 @@ def _remember(server: str, environ: Mapping[str, str]) -> None:
     place, known, had = cache_dir(environ), _remembered(environ), bool(_present(environ))
     if place is None or (server in known and (known[server] or not had)):
         return
-    told = {server: had, **{one: with_it for one, with_it in known.items() if one != server}}
-    lines = [f"{one} {_WITH}\n" if with_it else f"{one}\n" for one, with_it in told.items()]
+    servers = {server: had, **{one: with_it for one, with_it in known.items() if one != server}}
+    lines = [f"{one} {_WITH}\n" if with_it else f"{one}\n" for one, with_it in servers.items()]
     with contextlib.suppress(OSError, UnusableFileError):
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(place / _REMEMBERED, "".join(lines[:_MOST_KNOWN]), mode=0o600)

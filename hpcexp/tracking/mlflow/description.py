@@ -1,4 +1,4 @@
-"""What MLflow is told about a run: parameters, tags and a description, from its plan and its result."""
+"""What MLflow records of a run: parameters, tags and a description, from its plan and its result."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _MLFLOW_TAGS = {
 
 @dataclass(frozen=True)
 class DataSet:
-    """What MLflow is told about the data; all but the name and the digest in JSON."""
+    """What MLflow records of the data; all but the name and the digest in JSON."""
 
     name: str
     digest: str
@@ -111,14 +111,14 @@ def note(plan: Plan, results: Mapping[str, float], links: Mapping[str, str] | No
 
 def dataset(plan: Plan, facts: DataFacts) -> DataSet:
     """The data with its rows and its schema."""
-    told = samples(facts)
+    sampled = samples(facts)
     source = typed(flatten(plan.settings.data.given))
     name = plan.choices.get("data", "data")
-    return DataSet(name, facts.fingerprint, source, json.dumps(told["schema"]), json.dumps(told["rows"]))
+    return DataSet(name, facts.fingerprint, source, json.dumps(sampled["schema"]), json.dumps(sampled["rows"]))
 
 
 def lineage_tags(lineage: Path) -> dict[str, str]:
-    """What the files in a run's `lineage/` come to: the seal, digests of data and patch, the runs it goes on from."""
+    """Digests from a run's `lineage/`: the seal, data and patch, and the runs that it resumes from."""
     data, code = read(lineage / "data.json", DataRecord), read(lineage / "code.json", CodeFacts)
     origin = read(lineage / "origin.json", OriginFacts)
     continued, begun = origin.continued, origin.initialised_from
@@ -175,7 +175,7 @@ def sweep_note(asked: SweepRecord, best: str, table: str, path: str, look: str =
         f"**Best:** {best}" if best else "",
         "\n".join(["**Axes:**", "", *axes]) if axes else "",
         f"**Sweep directory:** `{path}`",
-        f"**Go on with it:** `{command}`" if command else "",
+        f"**Resume it:** `{command}`" if command else "",
     ]
     text = "\n\n".join(line for line in lines if line)
     return "\n\n".join(filter(None, [text, _head_of(table, NOTE_LIMIT - len(text))]))

@@ -158,9 +158,9 @@ def _have_tables(uri: str, artifact_uri: str) -> None:
         except Exception as e:
             if "already exists" not in str(e):
                 raise
-            told = next(line for line in str(e).splitlines() if "already exists" in line)
+            reason = next(line for line in str(e).splitlines() if "already exists" in line)
             raise RunError(
-                f"MLflow's tables cannot be made in {without_password(uri)}, where nothing is recorded: {told}\n"
+                f"MLflow's tables cannot be made in {without_password(uri)}, where nothing is recorded: {reason}\n"
                 "Some were left there by a start that was killed, or are somebody else's.\n"
                 "Fix: an empty database, by DROP DATABASE and CREATE DATABASE."
             ) from e

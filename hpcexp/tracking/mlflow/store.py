@@ -62,7 +62,7 @@ _REFUSALS = {
 
 @dataclass(frozen=True)
 class Model:
-    """What MLflow is told about a trained model."""
+    """What MLflow records of a trained model."""
 
     name: str
     params: Mapping[str, str]
@@ -172,7 +172,7 @@ class Store:
             artifacts.log_artifact(str(file), folder)  # type: ignore[no-untyped-call]
 
     def set_running(self, run_id: str) -> None:
-        """The run goes on."""
+        """Mark the run as running again."""
         self._client.update_run(run_id, status="RUNNING")
 
     def set_ended(self, run_id: str, status: str, end_ms: int) -> None:

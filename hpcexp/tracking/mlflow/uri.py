@@ -99,7 +99,7 @@ def unreachable(uri: str, timeout_s: float = 1.0) -> str | None:
         return None
     return (
         f"tracking.uri={without_password(uri)} does not answer ({error}).\n"
-        "The run goes on and its directory holds everything; `hpcexp sync` syncs it later.\n"
+        "The run continues and its directory holds everything; `hpcexp sync` syncs it later.\n"
         "Fix: start the server, or tracking.uri=null for SQLite beside the runs, or tracking.enabled=false."
     )
 

@@ -25,7 +25,7 @@ _OURS = {"isReordered": False, "deleted": False, "isGenerated": False}
 
 
 def results_view(now_ms: int) -> dict[str, str]:
-    """The tag of the view `Results`: every run and sweep, the latest first, with what they came to."""
+    """The tag of the view `Results`: every run and sweep, the latest first, with their results."""
     columns = [_metric(f"best/{key}") for key in ("test/acc", "val/acc")] + [_metric(key) for key in _RESULTS]
     params = [_param(key) for key in ("model._target_", "optimizer.lr", "seed")]
     return _view(RESULTS_KEY, "Results", now_ms, {"selectedColumns": [*columns, *params, "attributes.`Models`"]})

@@ -80,7 +80,7 @@ class Server:
 
     @property
     def passphrase(self) -> Path:
-        """What MLflow would encrypt stored secrets with, in the place of a passphrase that everybody knows."""
+        """What MLflow would encrypt stored secrets with, instead of a passphrase that everybody knows."""
         return self.data / "passphrase"
 
     @property
@@ -116,14 +116,14 @@ def prepare(server: Server) -> None:
             have_sqlite(path, _PROXIED)
 
 
-def settings(server: Server, socket: int, told: str) -> ServerSettings:
-    """How `server` is served at the socket of this descriptor; `told` is printed once it answers."""
+def settings(server: Server, socket: int, message: str) -> ServerSettings:
+    """How `server` is served at the socket of this descriptor; `message` is printed once it answers."""
     return ServerSettings(
         socket=socket,
         port=server.port,
         names=server.names,
         any_address=False,
-        told=told,
+        message=message,
         users=str(server.users),
         artifacts=str(server.artifacts),
         certificate=str(server.certificate or ""),

@@ -32,7 +32,7 @@ class Interface:
     host: str
     port: int
     socket: Path | None = None
-    """A Unix socket in the place of host and port."""
+    """A Unix socket instead of host and port."""
     may_write: bool = False
 
     @property
@@ -75,14 +75,14 @@ def database_only(uri: str) -> None:
         )
 
 
-def ui_settings(interface: Interface, socket: int, token: str, told: str) -> ServerSettings:
-    """How it is served at the socket of this descriptor; `told` is printed once it answers."""
+def ui_settings(interface: Interface, socket: int, token: str, message: str) -> ServerSettings:
+    """How it is served at the socket of this descriptor; `message` is printed once it answers."""
     return ServerSettings(
         socket=socket,
         port=interface.port,
         names=tuple(dict.fromkeys((*_LOOPBACK, gethostname(), interface.host))),
         any_address=not interface.is_local,
-        told=told,
+        message=message,
         token=token,
         is_read_only=not interface.may_write,
         artifacts=str(artifact_root(interface.root)),

@@ -137,7 +137,7 @@ class RunSync:
 
 
 def end_if_abandoned(record: RecordDir, what: str, *, is_orphan: bool) -> None:
-    """Write the final state that a dead supervisor could not, unless another one goes on by now.
+    """Write the final state that a dead supervisor could not, unless another one has resumed the run by now.
 
     `is_orphan`: the supervisor is known to be gone, where its process cannot be looked at.
     """

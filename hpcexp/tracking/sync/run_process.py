@@ -65,7 +65,7 @@ def sync_sweep(path: Path, stores: Stores) -> str | None:
 
 
 def follow(path: Path) -> str | None:
-    """Sync the run in `path` while it goes on and once it has ended; what hindered the last of it, or None."""
+    """Sync the run in `path` while it runs and once it has ended; what hindered the last upload, or None."""
     run = RunDir(path)
     with alone(run, math.inf):
         run_sync = RunSync(run, Stores(Named(lambda: ())))

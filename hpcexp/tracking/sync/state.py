@@ -1,4 +1,4 @@
-"""What a directory remembers of its MLflow run, in `mlflow.json`: enough to go on after any crash with the same run."""
+"""What a directory remembers of its MLflow run, in `mlflow.json`: enough to resume the same run after any crash."""
 
 from __future__ import annotations
 

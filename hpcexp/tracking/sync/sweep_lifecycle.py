@@ -76,13 +76,13 @@ class SweepSync:
             return False
 
     def end_if_abandoned(self) -> None:
-        """Mark a sweep as killed that no driver goes on with, and none has ended."""
+        """Mark a sweep as killed that no driver works on and none has ended."""
         if self._sweep.status.exists() and not is_driven(self._sweep):
             with contextlib.suppress(UnusableFileError):
                 end_if_abandoned(self._sweep, "sweep", is_orphan=True)
 
     def begin(self) -> bool:
-        """Have the MLflow run, new or going on; whether there was anything to do for that."""
+        """Have the MLflow run, new or resumed; whether there was anything to do for that."""
         if not self._is_due or not self._is_ours() or self._parent is None:
             return False
         return not (self._parent.is_started or self._parent.is_complete) and self._try(self._parent.start)

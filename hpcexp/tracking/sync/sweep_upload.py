@@ -84,7 +84,7 @@ class SweepUpload:
 
     @property
     def is_started(self) -> bool:
-        """Whether this process has the MLflow run, new or going on."""
+        """Whether this process has the MLflow run, new or resumed."""
         return self._store is not None
 
     @property

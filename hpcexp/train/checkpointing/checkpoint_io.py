@@ -121,7 +121,7 @@ def seen(tensor: Tensor) -> Tensor:
 
 
 def plain(value: Any, path: str = "", *, tensor: Callable[[Tensor], Tensor] = seen) -> Any:
-    """A copy of `value` with paths, enums and sets as plain data and `tensor(t)` in the place of every tensor t.
+    """A copy of `value` with paths, enums and sets as plain data and `tensor(t)` for every tensor t.
 
     HpcexpError for an object that `weights_only` refuses.
     """

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is one that a run can go on from."""
+"""Whether a run can resume from a checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_compatible(
     own = checkpoint.get("hpcexp", {})
     problems = []
     if not own:
-        problems.append("it is not one that a run of hpcexp goes on from.")
+        problems.append("it is not a checkpoint of hpcexp's.")
     elif own["signature"] != signature and not adopted:
         problems.append(f"it is of the run {own['signature'][:8]}; this one is {signature[:8]}.")
     if own and (ranks := len(own["random"])) != world_size and not adopted:
@@ -39,7 +39,7 @@ def check_compatible(
     if problems:
         shown = [*problems[:SHOWN], *([f"… and {len(problems) - SHOWN} more."] if len(problems) > SHOWN else [])]
         raise RunError(
-            f"The run cannot go on from {path}:\n"
+            f"The run cannot resume from {path}:\n"
             + "\n".join(f"  {problem}" for problem in shown)
             + "\nFix: put the run's own checkpoint there; or hpcexp train --fresh … starts over, with this run kept."
         )

@@ -1,4 +1,4 @@
-"""Going on exactly where `last.ckpt` was written: what Lightning leaves out of a checkpoint, and puts back wrongly."""
+"""Resuming exactly where `last.ckpt` was written: what Lightning leaves out of a checkpoint, and puts back wrongly."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Resume(FastCallback):
         if self._saved is None:
             return
         loop = trainer.fit_loop
-        # Lightning would not step a plateau scheduler at the end of the epoch it goes on with.
+        # Lightning would not step a plateau scheduler at the end of the epoch in which it resumes.
         loop._restarting = False
         if self._saved["between_epochs"]:
             loop.epoch_loop.restarting = False
@@ -90,13 +90,13 @@ class Resume(FastCallback):
 
 
 def is_resumable(trainer: pl.Trainer) -> bool:
-    """Whether the training data can go on from inside an epoch."""
+    """Whether the training data can resume inside an epoch."""
     loaders = trainer.fit_loop._combined_loader
     return loaders is not None and all(isinstance(loader, _Stateful) for loader in loaders.flattened)
 
 
 def can_save(trainer: pl.Trainer) -> bool:
-    """Whether training can go on exactly from the end of this batch.
+    """Whether training can resume exactly from the end of this batch.
 
     It cannot in the middle of an accumulation; before a validation that is due now, which would be left out; nor at
     the last batch of an epoch, whose end is still to come.

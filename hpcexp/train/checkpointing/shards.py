@@ -1,7 +1,7 @@
 """Sharded tensors of a checkpoint: each rank writes its parts, any number of ranks reads them.
 
 They stand in a directory `shards-STEP` beside the checkpoint, in the form of torch.distributed.checkpoint. In the
-checkpoint is, in the place of each, what is needed to read it.
+checkpoint itself has for each what is needed to read it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KEY = "hpcexp.shard"
 
 
 def write_shards(checkpoint: Mapping[str, Any], place: Path, step: int) -> dict[str, Any]:
-    """`checkpoint` with names in the place of sharded tensors, which all ranks have written below `place`.
+    """`checkpoint` with names for its sharded tensors, which all ranks have written below `place`.
 
     Its `beside` says sizes and checksums of the files. RunError on all ranks where one of them could not write.
     """
@@ -56,7 +56,7 @@ def write_shards(checkpoint: Mapping[str, Any], place: Path, step: int) -> dict[
 
 
 def gathered(rest: Mapping[str, Any], place: Path) -> dict[str, Any]:
-    """A checkpoint with whole tensors in the place of sharded ones, without any process group."""
+    """A checkpoint with whole tensors for its sharded ones, without any process group."""
     return _filled(rest, place, lambda about: torch.empty(about["shape"], dtype=about["dtype"]))
 
 
@@ -86,7 +86,7 @@ def _filled(rest: Mapping[str, Any], place: Path, empty: Callable[[dict[str, Any
         [directory] = {Path(name).parts[0] for name in rest["beside"]}
         try:
             reader = _PlainReader(place / directory)
-            reader.read_metadata()  # torch itself would go on to other files where that is refused
+            reader.read_metadata()  # torch itself would read other files where that is refused
             load(wanted, storage_reader=reader)
         except (CheckpointException, OSError) as e:
             raise RunError(f"{place / directory} is damaged: {e}") from e
@@ -173,7 +173,7 @@ def _dim(placement: Placement) -> int | None:
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """A copy of nested containers with `change(x)` in the place of every x for which that is not None."""
+    """A copy of nested containers with `change(x)` for every x for which that is not None."""
     changed = change(value)
     if changed is not None:
         return changed

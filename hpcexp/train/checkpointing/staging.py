@@ -1,4 +1,4 @@
-"""Copies of a checkpoint in host memory, so that training can go on while they are written."""
+"""Copies of a checkpoint in host memory, so that training continues while they are written."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ _Buffers = dict[_Kind, list[Tensor]]
 class Staging:
     """Host memory that one checkpoint after another is copied to: it is taken once, as first use of memory is slow.
 
-    A copy is good until the next one is made. Buffers for CUDA devices are pinned, and filled while the device goes on
-    with what it has been given.
+    A copy is good until the next one is made. Buffers for CUDA devices are pinned, and filled while the device works.
     """
 
     def __init__(self) -> None:

@@ -76,7 +76,7 @@ def _detect_no_launcher() -> None:
 
 
 class RankEnvironment(ClusterEnvironment):
-    """Ranks as the launcher started them: everything stands in the environment, Lightning starts no process."""
+    """Ranks as the launcher started them: everything is in the environment, Lightning starts no process."""
 
     @property
     def creates_processes_externally(self) -> bool:

@@ -15,7 +15,7 @@ from hpcexp.train.runtime.weights import placed_as
 class Ema(FastCallback):
     """After every optimizer step: average ← decay × average + (1 − decay) × weights, over floating-point parameters.
 
-    The average stands in the model during validation. Buffers (as of batch norm) are the model's own.
+    During validation the model holds the average. Buffers (as of batch norm) are the model's own.
     The decay rises with the steps as (1 + t) / (10 + t) until it reaches `decay`, so that short runs have a use of it
     (as in TensorFlow's ExponentialMovingAverage with `num_updates`).
     """
@@ -64,7 +64,7 @@ class Ema(FastCallback):
         return {"average": list(self._average)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with a checkpoint's average."""
+        """Resume from a checkpoint's average."""
         self._restored = state_dict["average"]
 
     def _swap(self, module: pl.LightningModule) -> None:

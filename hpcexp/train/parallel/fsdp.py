@@ -98,7 +98,7 @@ class Fsdp(ModelParallelStrategy):
         return checkpoint
 
     def _scatter(self, checkpoint: dict[str, Any]) -> None:
-        """Have shards in the place of whole weights and optimizer states, as a run on one device has written them."""
+        """Shard whole weights and optimizer states, as a run on one device has written them."""
         assert self.lightning_module is not None
         weights, live = checkpoint["state_dict"], self.lightning_module.state_dict()
         checkpoint["state_dict"] = {k: placed_as(v, live[k]) if k in live else v for k, v in weights.items()}

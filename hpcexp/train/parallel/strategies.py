@@ -64,7 +64,7 @@ class Ddp(DDPStrategy):
         return {**memory, **counts, "rng": [name, keys.tolist(), *rest]}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on compressing where `state_dict` was taken."""
+        """Resume compressing where `state_dict` was taken."""
         state: Any = self._ddp_comm_state
         for slot in _MEMORY:
             setattr(state, slot, {bucket: value.to(self.root_device) for bucket, value in saved[slot].items()})

@@ -35,7 +35,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Go on where `random_state` was taken."""
+    """Resume where `random_state` was taken."""
     random.setstate(state["python"])
     torch.set_rng_state(state["torch"].cpu())
     if device.type == "cuda" and "cuda" in state:

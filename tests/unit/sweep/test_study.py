@@ -447,7 +447,7 @@ FLAT: dict[str, Axis] = {"a": LR, "b": WIDTH}
         (spec_of("tpe", FLAT, pruner="median"), BOTH, "search.pruner=median has one objective"),
         (spec_of("grid", FLAT), ACC, "search.sampler=grid cannot count the values of a"),
         (spec_of("grid", {"a": Interval(0, 1e6, is_int=True)}), ACC, "1,000,001 points"),
-        (spec_of("tpe", trials=None), ACC, "never comes to an end"),
+        (spec_of("tpe", trials=None), ACC, "never ends"),
         (spec_of("tpe", trials=0), ACC, "budget.trials=0"),
         (spec_of("tpe", {"a": Interval(2, 1)}), ACC, "no values from 2 to 1"),
         (spec_of("tpe", {"a": Interval(0, 1, is_log=True)}), ACC, "by factors (log) from 0"),

@@ -328,7 +328,7 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(
     ended = run_warm(digits_plan(run.path, **short))
     assert [2] == ended.statuses
     [said] = ended.outputs
-    assert f"The run cannot go on from {run.last}:\n" in said
+    assert f"The run cannot resume from {run.last}:\n" in said
     assert difference in said
     assert "--fresh" in said
     assert "Traceback" not in said

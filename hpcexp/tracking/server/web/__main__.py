@@ -42,14 +42,14 @@ class _Masked(logging.Formatter):
 class _Server(uvicorn.Server):
     """Says that it answers, once it does."""
 
-    def __init__(self, config: uvicorn.Config, told: str, screen: int, opened: str = "") -> None:
+    def __init__(self, config: uvicorn.Config, message: str, screen: int, opened: str = "") -> None:
         super().__init__(config)
-        self._told, self._screen, self._opened = told, screen, opened
+        self._message, self._screen, self._opened = message, screen, opened
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         with suppress(OSError):  # nobody reads it any more
-            os.write(self._screen, f"{shown(self._told)}\n".encode())
+            os.write(self._screen, f"{shown(self._message)}\n".encode())
         if self._opened:
             open_in_browser(self._opened, self._screen)
 
@@ -73,7 +73,7 @@ def _served(settings: ServerSettings) -> int:
     _handle(partial(_end_now, settings))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     try:
-        server = _Server(_config(settings), settings.told, screen, settings.opened)
+        server = _Server(_config(settings), settings.message, screen, settings.opened)
     except Exception as e:  # noqa: BLE001 - whatever MLflow fails of is said
         if has_log:
             traceback.print_exc()

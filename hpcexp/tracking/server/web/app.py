@@ -67,15 +67,15 @@ def _with_passwords(view: Callable[..., Any]) -> Callable[..., Any]:
 
     def current_user() -> Any:
         answer = make_response(view())
-        if answer.is_json and isinstance(told := answer.get_json(), dict):
-            answer.set_data(json.dumps({**told, "is_basic_auth": True}))
+        if answer.is_json and isinstance(answered := answer.get_json(), dict):
+            answer.set_data(json.dumps({**answered, "is_basic_auth": True}))
         return answer
 
     return current_user
 
 
 def _with_page(app: ASGIApp) -> ASGIApp:
-    """`app` with our page in the place of its own."""
+    """`app` with our page instead of its own."""
     static = server.app.static_folder
     assert static is not None
     start = HTMLResponse(page(Path(static) / "index.html"), headers={"Cache-Control": "no-cache"})

@@ -1,4 +1,4 @@
-"""The socket that requests come to. It is bound before MLflow is imported, so that the place is taken at once."""
+"""The socket that requests arrive at. It is bound before MLflow is imported, so that nobody else takes the port."""
 
 from __future__ import annotations
 

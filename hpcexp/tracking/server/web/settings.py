@@ -1,4 +1,4 @@
-"""What the process that answers requests is told, by its environment: everybody may read a command line."""
+"""The settings of the process that answers requests, in its environment: everybody may read a command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ServerSettings:
     """Names that it may be called by."""
     any_address: bool
     """It may be called by every IP address, too."""
-    told: str
+    message: str
     """What to print once it answers."""
     users: str = ""
     """SQLite database of the accounts; without, there are none."""
@@ -61,7 +61,7 @@ class ServerSettings:
 
 
 def become(settings: ServerSettings, environ: Mapping[str, str], *what: str) -> NoReturn:
-    """Serve in the place of this process, so that what ends it ends the server.
+    """Replace this process by the server, so that what ends it ends the server.
 
     `what` tells those who look at the processes what is served.
     """
