@@ -14,7 +14,10 @@ import yaml
 from helpers import REPOSITORY
 
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")]
-ABOUT_THE_CODE = [REPOSITORY / "docs" / name for name in ("architecture.md", "internals.md", "performance.md")]
+ABOUT_THE_CODE = [
+    REPOSITORY / "SECURITY.md",
+    *(REPOSITORY / "docs" / name for name in ("architecture.md", "internals.md", "performance.md")),
+]
 ROOMS = [REPOSITORY, *(d for d in (REPOSITORY / "hpcexp").glob("**/") if "__pycache__" not in d.parts)]
 
 

@@ -26,7 +26,7 @@ from hpcexp.rundir import RunDir, SweepDir
 from hpcexp.runs.clock import boottime
 from hpcexp.runs.records import RunState, Status, read_status
 from hpcexp.runs.state import current_state, doubt_s, is_done
-from hpcexp.sweep.engine.scheduler import Demand, Running, need_of, next_to_start, room_of
+from hpcexp.sweep.engine.scheduler import Demand, Running, demand_of, next_to_start, room_of
 from hpcexp.sweep.store.claims import Claims
 from hpcexp.sweep.store.jobs import Job, JobSource
 
@@ -74,7 +74,7 @@ class _Running:
     job: Job
     turns: Supervision[Outcome]
     fd: int | None
-    need: Demand
+    demand: Demand
     since: float
     has_overtaken: bool
 
@@ -168,22 +168,22 @@ class Driver:
         if not self._running:
             return True
         newest = self._running[-1]
-        return self._free(newest.need.kind, room_of(newest.job.plan, self.machine)) > 0
+        return self._free(newest.demand.kind, room_of(newest.job.plan, self.machine)) > 0
 
     def _free(self, kind: str, room: int) -> int:
-        return room - sum(one.need.width for one in self._running if one.need.kind == kind)
+        return room - sum(one.demand.width for one in self._running if one.demand.kind == kind)
 
     def _position(self) -> int | None:
         """Index in the queue of the job to start now; None if none fits."""
-        needs = [need_of(job.plan) for job in self._waiting]
-        for kind in dict.fromkeys(need.kind for need in needs):
+        demands = [demand_of(job.plan) for job in self._waiting]
+        for kind in dict.fromkeys(demand.kind for demand in demands):
             most = self._most(kind)
-            row = [i for i, need in enumerate(needs) if need.kind == kind and need.width <= most]
+            row = [i for i, demand in enumerate(demands) if demand.kind == kind and demand.width <= most]
             if not row:
                 continue
             room = room_of(self._waiting[row[0]].plan, self.machine)
-            running = [Running(one.need, one.has_overtaken) for one in self._running if one.need.kind == kind]
-            found = next_to_start([needs[i] for i in row], running, room)
+            running = [Running(one.demand, one.has_overtaken) for one in self._running if one.demand.kind == kind]
+            found = next_to_start([demands[i] for i in row], running, room)
             if found is not None:
                 return row[found]
         return None
@@ -209,7 +209,7 @@ class Driver:
                 other.has_overtaken = False
         is_fresh = self.policy.fresh and job.entry.job not in self._restarts
         turns = started(job.plan, self._context(job, source.pruner(job)), fresh=is_fresh)
-        one = _Running(job, turns, None, need_of(job.plan), time.monotonic(), has_overtaken)
+        one = _Running(job, turns, None, demand_of(job.plan), time.monotonic(), has_overtaken)
         try:
             one.fd = next(turns)
         except StopIteration as e:
@@ -222,7 +222,7 @@ class Driver:
         except HpcexpError as e:
             self._finish(one, Outcome(RunState.FAILED, str(e), 2), source)
         else:
-            self._taken.pop(one.need.kind, None)
+            self._taken.pop(one.demand.kind, None)
             self._running.append(one)
             self.view.began(job)
 
@@ -238,8 +238,8 @@ class Driver:
     def _put_back(self, job: Job, why: str) -> None:
         """Return a job to its position in the queue, as others use its devices."""
         self.claims.release(str(job.entry.job))
-        need = need_of(job.plan)
-        self._taken[need.kind] = _Taken(need.width, why, time.monotonic() + LOOK_EVERY_S)
+        demand = demand_of(job.plan)
+        self._taken[demand.kind] = _Taken(demand.width, why, time.monotonic() + LOOK_EVERY_S)
         self._wait(job)
 
     def _wait(self, job: Job) -> None:
@@ -283,9 +283,9 @@ class Driver:
     def _finish(self, one: _Running, outcome: Outcome, source: JobSource) -> None:
         if one in self._running:
             self._running.remove(one)
-            spent = (time.monotonic() - one.since) * one.need.width
-            self._gpu_s += spent if one.need.kind == "cuda" else 0.0
-            self._core_s += spent if one.need.kind == "cpu" else 0.0
+            spent = (time.monotonic() - one.since) * one.demand.width
+            self._gpu_s += spent if one.demand.kind == "cuda" else 0.0
+            self._core_s += spent if one.demand.kind == "cpu" else 0.0
         self.claims.release(str(one.job.entry.job))
         if outcome.signal and not self.stop and not self.why_stopped:
             resumes, outcome = self._restarts_of(one.job).count(one.job.plan, outcome)

@@ -1,4 +1,4 @@
-"""Which of the waiting jobs to start on what is free: nothing idles for long, and no wide job waits for ever."""
+"""Which waiting job to start on the free devices: nothing idles for long, and no wide job waits for ever."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Demand:
 
 @dataclass(frozen=True)
 class Running:
-    """A job at work, and whether it overtook the one that now waits first in the row."""
+    """A job at work, and whether it overtook the one that now waits first in the queue."""
 
-    need: Demand
+    demand: Demand
     has_overtaken: bool
 
 
-def need_of(plan: Plan) -> Demand:
+def demand_of(plan: Plan) -> Demand:
     """GPUs, or a core for each thread of each rank."""
     topology = plan.topology
     if topology.accelerator == "cuda":
@@ -35,7 +35,7 @@ def need_of(plan: Plan) -> Demand:
 
 
 def room_of(plan: Plan, machine: Machine) -> int:
-    """How many of what the plan needs there are, counting a device once for each job that it may bear."""
+    """How many of what the plan demands this machine has, counting a device once for each job that may share it."""
     share: int = plan.settings.hardware.share or 1
     return share * (machine.num_gpus if plan.topology.accelerator == "cuda" else machine.num_cores)
 
@@ -43,18 +43,18 @@ def room_of(plan: Plan, machine: Machine) -> int:
 def next_to_start(waiting: Sequence[Demand], running: Sequence[Running], room: int) -> int | None:
     """Position of the job to start now among those that wait for the same kind of device; None: wait.
 
-    The first in the row starts as soon as it fits. Until then others may overtake it, but those that do never take
+    The first in the queue starts as soon as it fits. Until then others may overtake it, but those that do never take
     more than what it will leave free, so that it starts once all that ran before it have ended.
     """
     if not waiting:
         return None
-    free = room - sum(job.need.width for job in running)
+    free = room - sum(job.demand.width for job in running)
     first = min(waiting[0].width, room)
     if first <= free:
         return 0
-    overtaking = sum(job.need.width for job in running if job.has_overtaken)
+    overtaking = sum(job.demand.width for job in running if job.has_overtaken)
     spare = min(free, room - first - overtaking)
-    return next((i for i, need in enumerate(waiting) if i and need.width <= spare), None)
+    return next((i for i, demand in enumerate(waiting) if i and demand.width <= spare), None)
 
 
 def one_by_one(plan: Plan, num_jobs: int) -> str:

@@ -12,7 +12,7 @@ from training_plans import digits_plan
 from hpcexp.sweep.engine.scheduler import Demand, Running, next_to_start, one_by_one
 
 
-def needs(*widths: int) -> list[Demand]:
+def demands(*widths: int) -> list[Demand]:
     return [Demand("cuda", width) for width in widths]
 
 
@@ -37,7 +37,7 @@ def test_the_first_in_the_row_is_not_overtaken_for_ever(
     waiting: tuple[int, ...], at_work: tuple[tuple[int, bool], ...], room: int, expected: int | None
 ) -> None:
     """Others go first only on devices that it will not need."""
-    assert expected == next_to_start(needs(*waiting), running(*at_work), room)
+    assert expected == next_to_start(demands(*waiting), running(*at_work), room)
 
 
 def test_every_job_of_a_mixed_sweep_gets_its_turn() -> None:
@@ -50,7 +50,7 @@ def test_every_job_of_a_mixed_sweep_gets_its_turn() -> None:
         at_work = {job: state for job, state in at_work.items() if state[0] > now}
         while True:
             jobs = [Running(Demand("cuda", lengths[job][0]), overtook) for job, (_, overtook) in at_work.items()]
-            found = next_to_start(needs(*(lengths[job][0] for job in waiting)), jobs, room)
+            found = next_to_start(demands(*(lengths[job][0] for job in waiting)), jobs, room)
             if found is None:
                 break
             job = waiting.pop(found)
