@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -25,6 +26,14 @@ DIRECTORIES = (
 )
 
 
+def pytest_configure() -> None:
+    """Have threads of this process sleep while they wait, as those of ranks do.
+
+    On cores that others use, too, busy ones cost thirty times the work.
+    """
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when a test module imports torch
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Leases, temporary files, home and caches of this session's own, which every process that it starts inherits.
@@ -42,6 +51,7 @@ def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
             for name, directory in {**directories, "TMPDIR": temporary}.items():
                 patch.setenv(name, str(directory))
             patch.setattr(tempfile, "tempdir", None)
+            patch.delenv("OMP_WAIT_POLICY")
             yield
 
 
