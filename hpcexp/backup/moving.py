@@ -1,4 +1,4 @@
-"""What was restored to another place than it was kept from, made to name the place where it is now."""
+"""Paths in restored files, changed to where the files are now."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOVED = ("mlflow.json", "jobs.jsonl", "sweep.json", "best.json", "table.csv", "
 
 
 def move(stage: Path, tree: Tree, root: Path, store: str) -> None:
-    """Let runs and sweeps, and MLflow's tables in SQLite, name the places where they are now."""
+    """Let runs and sweeps, and MLflow's tables in SQLite, name the directories where they are now."""
     pairs = [(tree.root, str(root))]
     if databases.is_postgres(store):
         pairs.append((tree.store, without_password(store)))
@@ -73,6 +73,6 @@ def _replace(file: Path, changes: list[tuple[str, str]], store: str) -> None:
 
 def move_artifacts(uri: str, tree: Tree, root: Path) -> None:
     """Let the tables of the database `uri` name the directory in which uploads lie below `root`."""
-    old, new = (artifact_root(Path(place)).as_uri() for place in (tree.root, root))
+    old, new = (artifact_root(Path(directory)).as_uri() for directory in (tree.root, root))
     if old != new:
         databases.move_locations(uri, old, new)

@@ -36,20 +36,20 @@ class _Node(Struct):
     size: Count = 0
 
 
-def backup(repository: str, places: Mapping[str, SnapshotDirectory], left_out: dict[str, str]) -> Manifest:
+def backup(repository: str, directories: Mapping[str, SnapshotDirectory], left_out: dict[str, str]) -> Manifest:
     """A new snapshot. It lies beside the runs for that time, by links where these can be.
 
     `left_out` gets what it lacks, and why.
     """
     if (local := _directory(repository)) is not None:
-        check_apart(local, places)
-    stage = next(iter(places.values())).stage
+        check_apart(local, directories)
+    stage = next(iter(directories.values())).stage
     with held(stage.with_name(".backup.lock"), "runs are being backed up by"):
         shutil.rmtree(stage, ignore_errors=True)
         try:
-            manifest = write_snapshot(stage, places, left_out=left_out, links=True)
+            manifest = write_snapshot(stage, directories, left_out=left_out, links=True)
             # Links change the time of an inode's last change, not of its content.
-            _restic(repository, "backup", "--tag", _tags(places), "--ignore-ctime", ".", cwd=stage)
+            _restic(repository, "backup", "--tag", _tags(directories), "--ignore-ctime", ".", cwd=stage)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
     return manifest
@@ -78,9 +78,9 @@ def fetched(repository: str, name: str, near: Path) -> Iterator[Path]:
     """A snapshot as a directory on the file system of `near`, for a while."""
     near = next(folder for folder in (near, *near.parents) if folder.is_dir())
     _check_content(repository, name, shutil.disk_usage(near).free)
-    with TemporaryDirectory(prefix=".restic-", dir=near) as place:
-        _restic(repository, "restore", name, "--target", place)
-        yield Path(place)
+    with TemporaryDirectory(prefix=".restic-", dir=near) as directory:
+        _restic(repository, "restore", name, "--target", directory)
+        yield Path(directory)
 
 
 def _check_content(repository: str, name: str, free: int) -> None:

@@ -47,9 +47,9 @@ class SnapshotDirectory:
         return self.root / _STAGE
 
 
-def check_apart(target: Path, places: Mapping[str, SnapshotDirectory]) -> None:
+def check_apart(target: Path, directories: Mapping[str, SnapshotDirectory]) -> None:
     """RunError where `target` lies in a directory that is to be kept, or that one in it."""
-    for root in (place.root for place in places.values()):
+    for root in (directory.root for directory in directories.values()):
         if target.is_relative_to(root):
             raise RunError(
                 f"{target} is in {root}: each backup would keep those before it again.\nFix: a directory outside of it."
@@ -58,12 +58,14 @@ def check_apart(target: Path, places: Mapping[str, SnapshotDirectory]) -> None:
             raise RunError(f"{root} is in {target}, among the snapshots.\nFix: a directory for snapshots alone.")
 
 
-def backup(target: Path, places: Mapping[str, SnapshotDirectory], left_out: dict[str, str]) -> tuple[Path, Manifest]:
+def backup(
+    target: Path, directories: Mapping[str, SnapshotDirectory], left_out: dict[str, str]
+) -> tuple[Path, Manifest]:
     """A new snapshot in `target`, which shares unchanged files with the one before.
 
     RunError, and no trace, where it could not be written. `left_out` gets what it lacks, and why.
     """
-    check_apart(target, places)
+    check_apart(target, directories)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -71,11 +73,11 @@ def backup(target: Path, places: Mapping[str, SnapshotDirectory], left_out: dict
     with held(target / ".lock", f"{target} is being written by"):
         for half in target.glob(f"{_PARTIAL}*"):
             shutil.rmtree(half)
-        previous = {name: found for name in places if (found := _previous(target, name))}
+        previous = {name: found for name in directories if (found := _previous(target, name))}
         name = _free_name(target)
         half = target / f"{_PARTIAL}{name}"
         with _whole_or_gone(half):
-            manifest = write_snapshot(half, places, previous, left_out)
+            manifest = write_snapshot(half, directories, previous, left_out)
             os.sync()
             half.rename(target / name)
     return target / name, manifest
@@ -83,7 +85,7 @@ def backup(target: Path, places: Mapping[str, SnapshotDirectory], left_out: dict
 
 def write_snapshot(
     snapshot: Path,
-    places: Mapping[str, SnapshotDirectory],
+    directories: Mapping[str, SnapshotDirectory],
     previous: Mapping[str, Path] | None = None,
     left_out: dict[str, str] | None = None,
     *,
@@ -94,15 +96,15 @@ def write_snapshot(
     `previous`: the snapshot before of each tree. `left_out` gets what is not kept, and why.
     """
     left_out = {} if left_out is None else left_out
-    modes = {name: _mode(name, place.root) for name, place in places.items()}
+    modes = {name: _mode(name, directory.root) for name, directory in directories.items()}
     snapshot.mkdir(reduce(and_, modes.values()), parents=True)
     manifest = Manifest(time.time(), socket.gethostname())
-    for name, place in places.items():
+    for name, directory in directories.items():
         before = previous.get(name) if previous else None
         (snapshot / name).mkdir()
         copier = Copier(snapshot, manifest, before, load(before) if before else None, left_out, links)
-        dumped = _copied(copier, name, place)
-        manifest.trees[name] = Tree(str(place.root), without_password(place.store), dumped, modes[name])
+        dumped = _copied(copier, name, directory)
+        manifest.trees[name] = Tree(str(directory.root), without_password(directory.store), dumped, modes[name])
     save(manifest, snapshot)
     return manifest
 
@@ -132,7 +134,7 @@ def choice(target: str, found: Mapping[str, set[str]], name: str | None, wanted:
         of = f" with {' and '.join(sorted(wanted))}" if wanted else ""
         raise RunError(
             f"{target} has {what} of `hpcexp backup`{of}. There are: {known or 'none'}.\n"
-            "Fix: --root DIR for runs, --server DIR for a server, --at NAME, or another place."
+            "Fix: --root DIR for runs, --server DIR for a server, --at NAME, or another directory."
         )
     return having[-1]
 
@@ -153,24 +155,24 @@ def forget(made: Path, keep: int) -> int:
     return len(old)
 
 
-def restore(snapshot: Path, places: Mapping[str, SnapshotDirectory], *, force: bool) -> list[str]:
-    """Bring trees of a snapshot back to `places`, checked; what was put aside for it.
+def restore(snapshot: Path, directories: Mapping[str, SnapshotDirectory], *, force: bool) -> list[str]:
+    """Bring trees of a snapshot back to `directories`, checked; what was put aside for it.
 
-    RunError, and everything as it was, where a file is damaged, a place is not empty, or a server at work there.
+    RunError, and everything as it was, where a file is damaged, a directory is not empty, or a server runs there.
     """
     manifest = load(snapshot)
-    _check_places(manifest, places, force=force)
-    _check_files(snapshot, manifest, places)
+    _check_directories(manifest, directories, force=force)
+    _check_files(snapshot, manifest, directories)
     with ExitStack() as stack:
-        if "server" in places and not _is_empty(places["server"].root):
-            stack.enter_context(unserved(places["server"].root))
+        if "server" in directories and not _is_empty(directories["server"].root):
+            stack.enter_context(unserved(directories["server"].root))
         stages = {}
-        for name, place in places.items():
-            stages[name] = _staged(snapshot, manifest, name, place)
+        for name, directory in directories.items():
+            stages[name] = _staged(snapshot, manifest, name, directory)
             stack.callback(shutil.rmtree, stages[name], ignore_errors=True)
-        for name, place in places.items():
-            _load_database(stages[name], manifest.trees[name], place)
-        return [aside for name, place in places.items() if (aside := _swapped(stages[name], place.root))]
+        for name, directory in directories.items():
+            _load_database(stages[name], manifest.trees[name], directory)
+        return [aside for name, directory in directories.items() if (aside := _swapped(stages[name], directory.root))]
 
 
 def _mode(name: str, root: Path) -> int:
@@ -178,28 +180,28 @@ def _mode(name: str, root: Path) -> int:
     return 0o700 if name == "server" else root.stat().st_mode & 0o777 | 0o700
 
 
-def _copied(copier: Copier, name: str, place: SnapshotDirectory) -> str | None:
+def _copied(copier: Copier, name: str, directory: SnapshotDirectory) -> str | None:
     """Copy a tree in the order in which its parts refer to each other; its database's name in the snapshot.
 
     Sweeps before the runs that they start, runs before the database that has at least what they have synced, the
     database before the artifacts.
     """
-    artifacts = artifact_root(place.root)
-    single = {place.root / STORE_FILE, place.root / "users.db"}
-    for unit in _units(place.root, copier.leave_out):
-        copier.directory(unit, f"{name}/{unit.relative_to(place.root)}")
-    for file in files_below(place.root, lambda _, __: None, deep=False):
+    artifacts = artifact_root(directory.root)
+    single = {directory.root / STORE_FILE, directory.root / "users.db"}
+    for unit in _units(directory.root, copier.leave_out):
+        copier.directory(unit, f"{name}/{unit.relative_to(directory.root)}")
+    for file in files_below(directory.root, lambda _, __: None, deep=False):
         if file not in single:
             copier.file(file, f"{name}/{file.name}")
-    dumped = _dump(copier, name, place)
-    copier.file(place.root / "users.db", f"{name}/users.db")
+    dumped = _dump(copier, name, directory)
+    copier.file(directory.root / "users.db", f"{name}/users.db")
     for file in files_below(artifacts, copier.leave_out):
-        copier.file(file, f"{name}/{file.relative_to(place.root)}")
+        copier.file(file, f"{name}/{file.relative_to(directory.root)}")
     return dumped
 
 
 def _units(root: Path, left_out: LeftOut) -> Iterator[Path]:
-    """Directories of sweeps and runs; each is copied as of one moment. `left_out` gets links in their place."""
+    """Directories of sweeps and runs; each is copied as of one moment. `left_out` gets the links."""
     folders = [folder for folder in _directories(root, left_out) if not folder.name.startswith(".")]
     for folder in sorted(folders, key=lambda folder: folder.name != "sweeps"):
         if folder.name != artifact_root(root).name:
@@ -216,20 +218,20 @@ def _directories(folder: Path, left_out: LeftOut) -> list[Path]:
     return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
-def _dump(copier: Copier, name: str, place: SnapshotDirectory) -> str | None:
+def _dump(copier: Copier, name: str, directory: SnapshotDirectory) -> str | None:
     """Copy the database; its name in the snapshot, None where there is none yet."""
-    if databases.is_postgres(place.store):
+    if databases.is_postgres(directory.store):
         dumped = f"{name}/{_STORE_DUMP}"
-        databases.dump(place.store, copier.made(dumped))
+        databases.dump(directory.store, copier.made(dumped))
         copier.enter(dumped)
         return dumped
-    path = sqlite_path(place.store)
+    path = sqlite_path(directory.store)
     if path is None:
         raise RunError(
-            f"{without_password(place.store)} cannot be backed up from here.\n"
+            f"{without_password(directory.store)} cannot be backed up from here.\n"
             "Fix: back up on the machine of the server, with --server DIR; or --store with SQLite or PostgreSQL."
         )
-    if path.is_symlink() and path.is_relative_to(place.root):
+    if path.is_symlink() and path.is_relative_to(directory.root):
         raise RunError(f"{path} is a link, which is not followed.\nFix: --store sqlite:///{path.resolve()}")
     if not path.exists():
         return None
@@ -271,42 +273,42 @@ def _free_name(target: Path) -> str:
     return name if not taken else f"{name}-{max(taken) + 1}"
 
 
-def _check_places(manifest: Manifest, places: Mapping[str, SnapshotDirectory], *, force: bool) -> None:
-    for name, place in places.items():
+def _check_directories(manifest: Manifest, directories: Mapping[str, SnapshotDirectory], *, force: bool) -> None:
+    for name, directory in directories.items():
         if name not in manifest.trees:
             known = " and ".join(manifest.trees)
             raise RunError(f"That snapshot has no {name}, only {known}.\nFix: --root for runs, --server for a server.")
-        if not force and not _is_empty(place.root):
+        if not force and not _is_empty(directory.root):
             raise RunError(
-                f"{place.root} is not empty.\nFix: another directory, or --force, which puts aside what is there."
+                f"{directory.root} is not empty.\nFix: another directory, or --force, which puts aside what is there."
             )
         dumped = manifest.trees[name].dump or ""
-        if dumped.endswith(_STORE_DUMP) != databases.is_postgres(place.store):
+        if dumped.endswith(_STORE_DUMP) != databases.is_postgres(directory.store):
             raise RunError(
                 f"The snapshot's database is of {manifest.trees[name].store}, which cannot go into "
-                f"{without_password(place.store)}.\nFix: --store with a database of the same kind."
+                f"{without_password(directory.store)}.\nFix: --store with a database of the same kind."
             )
-        if databases.is_postgres(place.store) and not force:
-            databases.check_empty(place.store)
+        if databases.is_postgres(directory.store) and not force:
+            databases.check_empty(directory.store)
 
 
-def _check_files(snapshot: Path, manifest: Manifest, places: Mapping[str, SnapshotDirectory]) -> None:
+def _check_files(snapshot: Path, manifest: Manifest, directories: Mapping[str, SnapshotDirectory]) -> None:
     """RunError where a file is not there, none that may be restored, or where they do not fit; makes nothing."""
-    meant = {name: entry for name, entry in manifest.files.items() if name.partition("/")[0] in places}
+    meant = {name: entry for name, entry in manifest.files.items() if name.partition("/")[0] in directories}
     if damaged := missing(snapshot, replace(manifest, files=meant)):
         # What the system says is mostly that there is none.
         shown = [f"{name} ({why})" if why.startswith("it ") else name for name, why in damaged.items()]
         raise _damaged(snapshot, list(damaged), shown)
-    for name, place in places.items():
+    for name, directory in directories.items():
         size = sum(entry.size for path, entry in meant.items() if path.startswith(f"{name}/"))
-        there = next(folder for folder in place.root.parents if folder.is_dir())
+        there = next(folder for folder in directory.root.parents if folder.is_dir())
         if size > (free := shutil.disk_usage(there).free):
             raise RunError(
-                f"{snapshot} has {size / 1e9:,.1f} GB for {place.root}, where {free / 1e9:,.1f} GB are free. "
+                f"{snapshot} has {size / 1e9:,.1f} GB for {directory.root}, where {free / 1e9:,.1f} GB are free. "
                 "Nothing was changed.\nFix: make room, or another directory."
             )
-        path = sqlite_path(place.store) if manifest.trees[name].dump else None
-        if path is not None and path != place.root / STORE_FILE and os.path.lexists(path):
+        path = sqlite_path(directory.store) if manifest.trees[name].dump else None
+        if path is not None and path != directory.root / STORE_FILE and os.path.lexists(path):
             raise RunError(f"{path} is there already.\nFix: another --store, or move it away.")
 
 
@@ -314,9 +316,9 @@ def _is_empty(root: Path) -> bool:
     return not root.exists() or not any(root.iterdir())
 
 
-def _staged(snapshot: Path, manifest: Manifest, name: str, place: SnapshotDirectory) -> Path:
-    """The tree beside the place that it is for, with what it says of places changed."""
-    stage = place.root.with_name(f".{place.root.name}.restoring")
+def _staged(snapshot: Path, manifest: Manifest, name: str, directory: SnapshotDirectory) -> Path:
+    """The tree beside its target, with its paths changed to those of the target."""
+    stage = directory.root.with_name(f".{directory.root.name}.restoring")
     shutil.rmtree(stage, ignore_errors=True)
     new = [folder for folder in stage.parents if not folder.exists()]
     damaged = []
@@ -328,7 +330,7 @@ def _staged(snapshot: Path, manifest: Manifest, name: str, place: SnapshotDirect
                 damaged.append(path)
         if damaged:
             raise _damaged(snapshot, damaged, damaged)
-        move(stage, manifest.trees[name], place.root, place.store)
+        move(stage, manifest.trees[name], directory.root, directory.store)
         stage.chmod(safe_mode(manifest.trees[name].mode) | stat.S_IRWXU)
     except BaseException as e:
         shutil.rmtree(stage, ignore_errors=True)
@@ -337,7 +339,7 @@ def _staged(snapshot: Path, manifest: Manifest, name: str, place: SnapshotDirect
                 folder.rmdir()
         if isinstance(e, OSError):
             raise RunError(
-                f"{place.root} could not be restored: {e.strerror} ({e.filename}). Nothing was changed.\n"
+                f"{directory.root} could not be restored: {e.strerror} ({e.filename}). Nothing was changed.\n"
                 "Fix: make room, or another directory."
             ) from e
         raise
@@ -370,20 +372,20 @@ def _has_whole(snapshot: Path, names: list[str]) -> bool:
     return len(files) == len(names) and not any(damage(snapshot, replace(manifest, files=files)))
 
 
-def _load_database(stage: Path, tree: Tree, place: SnapshotDirectory) -> None:
+def _load_database(stage: Path, tree: Tree, directory: SnapshotDirectory) -> None:
     """Put a dump into PostgreSQL, or SQLite's file where it is kept outside the directory."""
     if (stage / _STORE_DUMP).exists():
-        databases.load(stage / _STORE_DUMP, place.store)
+        databases.load(stage / _STORE_DUMP, directory.store)
         (stage / _STORE_DUMP).unlink()
-        move_artifacts(place.store, tree, place.root)
+        move_artifacts(directory.store, tree, directory.root)
         return
-    path = sqlite_path(place.store)
-    if path not in (None, place.root / STORE_FILE) and (stage / STORE_FILE).exists():
+    path = sqlite_path(directory.store)
+    if path not in (None, directory.root / STORE_FILE) and (stage / STORE_FILE).exists():
         shutil.move(stage / STORE_FILE, path)
 
 
 def _swapped(stage: Path, root: Path) -> str | None:
-    """Put the tree in its place; where what was there is now."""
+    """Move the tree to its target; the path of what was there before."""
     aside = None
     if not _is_empty(root):
         aside = root.with_name(f"{root.name}.before-{time.strftime('%Y-%m-%dT%H-%M-%S')}")

@@ -33,18 +33,18 @@ def backup(argv: Sequence[str]) -> int:
     repository = _repository(a.target)
     if a.verify:
         return _verify(a.target, repository, a.at)
-    places = _places(a)
-    for place in places.values():
-        if not place.root.is_dir():
-            raise RunError(f"There is no {place.root}.\nFix: --root DIR for runs, --server DIR for a server.")
+    directories = _directories(a)
+    for directory in directories.values():
+        if not directory.root.is_dir():
+            raise RunError(f"There is no {directory.root}.\nFix: --root DIR for runs, --server DIR for a server.")
     lacks: dict[str, str] = {}
     if repository is not None:
-        print(f"{without_passwords(repository)}: {_summary(restic.backup(repository, places, lacks))}")
+        print(f"{without_passwords(repository)}: {_summary(restic.backup(repository, directories, lacks))}")
         _tell_left_out(lacks)
         if a.keep:
-            restic.forget(repository, places, a.keep)
+            restic.forget(repository, directories, a.keep)
         return 0
-    made, manifest = snapshots.backup(Path(a.target).resolve(), places, lacks)
+    made, manifest = snapshots.backup(Path(a.target).resolve(), directories, lacks)
     print(f"{made}: {_summary(manifest)}")
     _tell_left_out(lacks)
     if a.keep and (gone := snapshots.forget(made, a.keep)):
@@ -59,16 +59,16 @@ def restore(argv: Sequence[str]) -> int:
     p.add_argument("--at", metavar="NAME", help="this snapshot instead of the latest")
     p.add_argument("--force", action="store_true", help="move existing files aside, and replace a database's tables")
     a = p.parse_args(argv)
-    places, repository = _places(a), _repository(a.target)
+    directories, repository = _directories(a), _repository(a.target)
     if repository is None:
-        snapshot = snapshots.chosen(Path(a.target).resolve(), a.at, places)
-        asides = snapshots.restore(snapshot, places, force=a.force)
+        snapshot = snapshots.chosen(Path(a.target).resolve(), a.at, directories)
+        asides = snapshots.restore(snapshot, directories, force=a.force)
     else:
-        near = next(iter(places.values())).root.parent
-        with restic.fetched(repository, a.at or restic.latest(repository, places), near) as snapshot:
-            asides = snapshots.restore(snapshot, places, force=a.force)
-    for name, place in places.items():
-        print(f"{name} are in {place.root}" if name == "runs" else f"the server is in {place.root}")
+        near = next(iter(directories.values())).root.parent
+        with restic.fetched(repository, a.at or restic.latest(repository, directories), near) as snapshot:
+            asides = snapshots.restore(snapshot, directories, force=a.force)
+    for name, directory in directories.items():
+        print(f"{name} are in {directory.root}" if name == "runs" else f"the server is in {directory.root}")
     for aside in asides:
         print(f"what was there is in {aside}")
     return 0
@@ -81,17 +81,17 @@ def _add_places(p: argparse.ArgumentParser) -> None:
     p.add_argument("--store", metavar="URI", help="its database, if not SQLite (default: MLFLOW_BACKEND_STORE_URI)")
 
 
-def _places(a: argparse.Namespace) -> dict[str, SnapshotDirectory]:
+def _directories(a: argparse.Namespace) -> dict[str, SnapshotDirectory]:
     """What is meant, by its name in a snapshot. The store is the server's, if there is one."""
     roots = {"server": a.server, "runs": a.root or (None if a.server else Path("runs"))}
     given = a.store or os.environ.get("MLFLOW_BACKEND_STORE_URI")
-    places = {}
+    directories = {}
     for name, root in roots.items():
         if root is not None:
             store = given if name == "server" or not a.server else None
-            places[name] = SnapshotDirectory(root.resolve(), resolve_uri(store, root.resolve(), {}))
+            directories[name] = SnapshotDirectory(root.resolve(), resolve_uri(store, root.resolve(), {}))
     # Runs first: a store has at least what they have synced.
-    return {name: places[name] for name in ("runs", "server") if name in places}
+    return {name: directories[name] for name in ("runs", "server") if name in directories}
 
 
 def _repository(target: str) -> str | None:

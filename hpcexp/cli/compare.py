@@ -49,12 +49,12 @@ def _found_in_directories(a: argparse.Namespace, query: Query | None) -> tuple[F
     """The runs that are meant, before a query, and what their sweep is ranked by."""
     root = a.root.resolve()
     named = [find_run(a.root, word) for word in a.runs]
-    sweeps = [(place, spec_at(place)) for place in (find_sweep(root, name) for name in a.sweep)]
-    jobs = {Path(e.run): values_of(e.overrides) for place, spec in sweeps for e in jobs_at(place, spec)[0] if e.run}
+    sweeps = [(sweep, spec_at(sweep)) for sweep in (find_sweep(root, name) for name in a.sweep)]
+    jobs = {Path(e.run): values_of(e.overrides) for sweep, spec in sweeps for e in jobs_at(sweep, spec)[0] if e.run}
     chosen = list(dict.fromkeys([*named, *map(RunDir, jobs)])) if named or sweeps else directories.find(root)
     in_sweeps = _sweeps(root) if query and "sweep" in query.names else None
     found = directories.read_runs(chosen, in_sweeps, jobs if not named else None)
-    if {str(run.path) for run in named} - {run.place for run in found.runs}:
+    if {str(run.path) for run in named} - {run.location for run in found.runs}:
         raise ConfigError(found.problems)
     if not found.runs:
         raise RunError(_nothing(a, root, found))

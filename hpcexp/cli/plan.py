@@ -179,5 +179,5 @@ def _blamed(composer: Composer, overrides: list[str], key: str) -> str:
     from hpcexp.compose.blame import blame
 
     *earlier, last = blame(composer, overrides, key)
-    rows = [(o.place, o.value) for o in earlier] + [(last.place, f"{last.value}   ← counts")]
+    rows = [(o.source, o.value) for o in earlier] + [(last.source, f"{last.value}   ← counts")]
     return f"{key}\n{pairs(rows)}"

@@ -35,8 +35,8 @@ def sweep(argv: Sequence[str]) -> int:
     if a.status or a.cancel:
         if a.overrides:
             raise ConfigError(f"{a.overrides[0]}: --status and --cancel take no overrides.\nFix: leave them out.")
-        place = find_sweep(root, a.called or a.name)
-        return _cancel(place) if a.cancel else _status(place)
+        directory = find_sweep(root, a.called or a.name)
+        return _cancel(directory) if a.cancel else _status(directory)
     if a.called and not re.fullmatch(r"\w[\w.=,+-]*", a.called):
         raise ConfigError(f"--as {a.called}: a name has letters, digits and _ - . = , +, and begins with the former.")
     project = Path.cwd()
@@ -58,32 +58,32 @@ def _plan(composer: Composer, spec: Spec, command: Sequence[str]) -> int:
     return 0
 
 
-def _status(place: SweepDir) -> int:
+def _status(directory: SweepDir) -> int:
     """How the sweep stands; exit status 1 where a job has failed."""
-    spec, status = spec_at(place), read_status(place)
-    results, dropped = results_at(place, spec)
-    drivers = Claims(place.path).others()
+    spec, status = spec_at(directory), read_status(directory)
+    results, dropped = results_at(directory, spec)
+    drivers = Claims(directory.path).others()
     by = f" by {', '.join(map(str, drivers))}" if drivers else ""
-    print(f"{spec.question}\n{current_state(place, status)}{by}")
-    print(answer(place, spec, results, status.cause or "", len(dropped)))
+    print(f"{spec.question}\n{current_state(directory, status)}{by}")
+    print(answer(directory, spec, results, status.cause or "", len(dropped)))
     return int(any(result.state is RunState.FAILED for result in results))
 
 
-def _cancel(place: SweepDir) -> int:
+def _cancel(directory: SweepDir) -> int:
     """Ask every driver to stop, and wait for none."""
-    drivers = Claims(place.path).others()
+    drivers = Claims(directory.path).others()
     if not drivers:
-        raise RunError(f"{place.path.name} is not running: there is nothing to cancel.")
-    place.cancel.touch()
+        raise RunError(f"{directory.path.name} is not running: there is nothing to cancel.")
+    directory.cancel.touch()
     print(f"Asked {', '.join(map(str, drivers))} to stop: running jobs write a checkpoint and end.")
-    print(f"`hpcexp sweep {place.path.name} --status` shows its progress; the same command resumes it.")
+    print(f"`hpcexp sweep {directory.path.name} --status` shows its progress; the same command resumes it.")
     return 0
 
 
 def _listed(project: Path, root: Path) -> str:
     """The sweeps that can be started, and those that were."""
     files = [(name, _question(file)) for name, file in sweep_files(project).items()]
-    begun = [(place.path.name, _standing(place)) for place in find_sweeps(root)]
+    begun = [(directory.path.name, _standing(directory)) for directory in find_sweeps(root)]
     lines = ["Files, started by hpcexp sweep NAME:", pairs(files) if files else "  none"]
     if begun:
         lines += ["", f"Begun, in {near(sweeps_dir(root))}:", pairs(begun)]
@@ -97,10 +97,10 @@ def _question(file: Path) -> str:
     return asked.removeprefix("question:").strip().strip("\"'") or text.partition("\n")[0]
 
 
-def _standing(place: SweepDir) -> str:
+def _standing(directory: SweepDir) -> str:
     try:
-        results, _ = results_at(place, spec_at(place))
-        state = current_state(place)
+        results, _ = results_at(directory, spec_at(directory))
+        state = current_state(directory)
     except RunError as e:
         return str(e).partition("\n")[0]
     return f"{state}; {counts_text(results)}"

@@ -127,4 +127,4 @@ def _follows(difference: Difference, axes: Sequence[Difference]) -> bool:
 
 
 def _seed(run: ComparedRun) -> str:
-    return run.config.get("seed", run.place)
+    return run.config.get("seed", run.location)

@@ -218,9 +218,9 @@ def _by_place(files: Sequence[DataFileRecord]) -> dict[str, str] | None:
     """File → its digest, or its size; below the directory that all are in, wherever that lies."""
     if not files:
         return None
-    places = [Path(file.path).absolute() for file in files]
-    top = os.path.commonpath([place.parent for place in places])
-    return {os.path.relpath(place, top): _known(file) for place, file in zip(places, files, strict=True)}
+    paths = [Path(file.path).absolute() for file in files]
+    top = os.path.commonpath([path.parent for path in paths])
+    return {os.path.relpath(path, top): _known(file) for path, file in zip(paths, files, strict=True)}
 
 
 def _known(file: DataFileRecord) -> str:

@@ -233,7 +233,7 @@ def _number(value: Any) -> float | None:
 
 
 def _problem(text: str, at: int, why: str) -> ConfigError:
-    """What is wrong with the filter, with a mark below the place."""
+    """What is wrong with the filter, with a mark below the mistake."""
     shown = re.sub(r"\s", " ", text)
     hint = next((f"`{right}` for `{wrong}`. " for wrong, right in _HINTS.items() if text[at:].startswith(wrong)), "")
     return ConfigError(

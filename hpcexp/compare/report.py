@@ -69,13 +69,13 @@ def as_csv(whole: Comparison) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = ["group", "experiment", "run", "state", "seed"]
-    writer.writerow(csv_row([*head, *(d.key for d in differing), *(m.name for m in whole.metrics), "place"]))
+    writer.writerow(csv_row([*head, *(d.key for d in differing), *(m.name for m in whole.metrics), "location"]))
     for number, row in enumerate(whole.rows, 1):
         for i in row:
             run = whole.runs[i]
             leading = [number, run.experiment, run.name, run.state, run.config.get("seed")]
             values = [whole.values[m.name][i] for m in whole.metrics]
-            writer.writerow(csv_row([*leading, *(d.values[i] for d in differing), *values, run.place]))
+            writer.writerow(csv_row([*leading, *(d.values[i] for d in differing), *values, run.location]))
     return out.getvalue()
 
 

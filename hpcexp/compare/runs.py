@@ -20,7 +20,7 @@ class ComparedRun:
     name: str
     id: str
     """Eight characters that `hpcexp show` and MLflow's search know it by."""
-    place: str
+    location: str
     """Its directory, or its MLflow run id."""
     state: str
     """`planned`, `running`, `finished`, `pruned`, `failed` or `killed`."""

@@ -21,9 +21,9 @@ from hpcexp.schema import keys
 
 @dataclass(frozen=True)
 class ValueOrigin:
-    """One place that sets a key."""
+    """One file or override that sets a key."""
 
-    place: str
+    source: str
     """`file:line`, or `command line`."""
     value: str
 
@@ -37,9 +37,11 @@ def blame(composer: Composer, overrides: list[str], key: str) -> list[ValueOrigi
         file = _file(composer, default.config_path or "")
         if file is not None:
             tree = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-            place = describe(file, composer.project)
+            source = describe(file, composer.project)
             chosen = _choosers(overrides, default.config_path or "") + _shadowed(composer, file)
-            origins += [replace(o, place=o.place + chosen) for o in _of_node(tree, default.package or "", key, place)]
+            origins += [
+                replace(o, source=o.source + chosen) for o in _of_node(tree, default.package or "", key, source)
+            ]
             known.update(_keys(tree, default.package or ""))
     origins += _of_overrides(overrides, key)
     if not origins:
@@ -94,11 +96,11 @@ def _schema_keys() -> set[str]:
     return {*top, *below}
 
 
-def _of_node(tree: yaml.Node | None, package: str, key: str, place: str) -> Iterator[ValueOrigin]:
+def _of_node(tree: yaml.Node | None, package: str, key: str, source: str) -> Iterator[ValueOrigin]:
     for name, node in _leaves(tree, package):
         if name == key or name.startswith(f"{key}."):
             text = _text(node) if name == key else f"{name}: {_text(node)}"
-            yield ValueOrigin(f"{place}:{node.start_mark.line + 1}", text)
+            yield ValueOrigin(f"{source}:{node.start_mark.line + 1}", text)
 
 
 def _keys(tree: yaml.Node | None, package: str) -> set[str]:

@@ -114,30 +114,30 @@ class _Tree:
         before = []
         try:
             for override in values:
-                place, key = self._place(override)
-                content = _content(place)
-                before.append((place, content))
+                mapping, key = self._mapping(override)
+                content = _content(mapping)
+                before.append((mapping, content))
                 copied = {key: copy.deepcopy(content[key])} if key in content else {}
-                place.__dict__["_content"] = {**content, **copied}
+                mapping.__dict__["_content"] = {**content, **copied}
                 ConfigLoaderImpl._apply_overrides_to_config([override], self._root)
             yield
         finally:
-            for place, content in reversed(before):
-                place.__dict__["_content"] = content
+            for mapping, content in reversed(before):
+                mapping.__dict__["_content"] = content
 
-    def _place(self, override: Override) -> tuple[DictConfig, str]:
+    def _mapping(self, override: Override) -> tuple[DictConfig, str]:
         """The innermost mapping that the override changes, and under which key; what is beside it stays as it is."""
         way = override.key_or_group.split(".")
-        place: DictConfig = self._root
-        while len(way) > 1 and _is_mapping(inner := _content(place).get(way[0])):
-            place, way = inner, way[1:]
-        node = _content(place).get(way[0])
+        mapping: DictConfig = self._root
+        while len(way) > 1 and _is_mapping(inner := _content(mapping).get(way[0])):
+            mapping, way = inner, way[1:]
+        node = _content(mapping).get(way[0])
         if node is not None and any(_interpolations(node)):
             # What it refers to may be changed in its stead, or asked for.
             is_replaced = len(way) == 1 and isinstance(node, ValueNode) and _sets_single_value(override)
             if not is_replaced:
                 raise _OnlyHydraKnows
-        return place, way[0]
+        return mapping, way[0]
 
     def _section(self, key: str, changed: set[str]) -> Any:
         reads = self._reads.get(key)

@@ -12,7 +12,7 @@ from hpcexp.compare.bitwise import RTOL, relative
 from hpcexp.drill.causes import causes
 from hpcexp.drill.results import losses
 from hpcexp.drill.settings import Devices
-from hpcexp.drill.training import DrilledSweep, DrillRequest, Training, given, local_only, place_in
+from hpcexp.drill.training import DrillDirectory, DrillRequest, Training, drill_directory, given, local_only
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
 
@@ -67,14 +67,16 @@ def devices(request: DrillRequest, settings: Devices, report: Report) -> Devices
     known = causes(plans[0])
     for cause in known:
         report(f"warning: the losses will not be the same.\n{cause}")
-    with place_in(root) as place:
-        found = _trained(request, settings, place, report)
+    with drill_directory(root) as directory:
+        found = _trained(request, settings, directory, report)
         trainings = tuple(
             _compared(number, found[settings.devices[0]], values, rtol, settings.steps)
             for number, values in found.items()
         )
-        place.is_kept = settings.keep or not all(training.is_same for training in trainings)
-        return DevicesVerdict(trainings, rtol, settings.steps, tuple(known), place.path if place.is_kept else None)
+        directory.is_kept = settings.keep or not all(training.is_same for training in trainings)
+        return DevicesVerdict(
+            trainings, rtol, settings.steps, tuple(known), directory.path if directory.is_kept else None
+        )
 
 
 def _plans(request: DrillRequest, settings: Devices) -> list[Plan]:
@@ -115,12 +117,12 @@ def _on(number: int) -> str:
 
 
 def _trained(
-    request: DrillRequest, settings: Devices, place: DrilledSweep, report: Report
+    request: DrillRequest, settings: Devices, directory: DrillDirectory, report: Report
 ) -> dict[int, dict[Loss, float]]:
     often = () if given(request.overrides, "trainer.log_every_n_steps") else ("trainer.log_every_n_steps=1",)
     found = {}
     for number in settings.devices:
-        training = Training(request, place, f"devices-{number}", _on(number), *often)
+        training = Training(request, directory, f"devices-{number}", _on(number), *often)
         took_s = training.complete()
         found[number] = losses(training.run)
         report(f"{number} device{'s' * (number > 1)}: {took_s:.1f} s")

@@ -16,7 +16,15 @@ from hpcexp.drill.attempt import Attempt
 from hpcexp.drill.kills import MARGIN, KillMode, aims, kill_modes
 from hpcexp.drill.results import own_store, recorded, steps_of
 from hpcexp.drill.settings import Preempt
-from hpcexp.drill.training import DrilledSweep, DrillRequest, Training, ended_with_us, given, local_only, place_in
+from hpcexp.drill.training import (
+    DrillDirectory,
+    DrillRequest,
+    Training,
+    drill_directory,
+    ended_with_us,
+    given,
+    local_only,
+)
 from hpcexp.errors import ConfigError
 from hpcexp.launch.resume.interrupted import continuation
 from hpcexp.rundir import RunDir
@@ -68,7 +76,7 @@ class _Drill:
     """A drill at work. A training that finishes before its last kill is followed by another."""
 
     request: DrillRequest
-    place: DrilledSweep
+    directory: DrillDirectory
     whole: Training
     settled: tuple[str, ...]
     rng: random.Random
@@ -88,17 +96,19 @@ def preempt(request: DrillRequest, settings: Preempt, report: Report) -> Preempt
     seed = secrets.randbelow(2**31) if settings.seed is None else settings.seed
     report(f"{plan.experiment}: {settings.kills} kills, seed {seed} (drill.seed={seed} has the same ones again)")
     root = Path(plan.run_dir).parent.parent
-    with place_in(root) as place:
-        verdict = _drilled(request, settings, place, seed, report)
-        place.is_kept = settings.keep or not verdict.is_same
-        return PreemptVerdict(seed, verdict.steps, verdict.kills, verdict.checks, place.path if place.is_kept else None)
+    with drill_directory(root) as directory:
+        verdict = _drilled(request, settings, directory, seed, report)
+        directory.is_kept = settings.keep or not verdict.is_same
+        return PreemptVerdict(
+            seed, verdict.steps, verdict.kills, verdict.checks, directory.path if directory.is_kept else None
+        )
 
 
 def _drilled(
-    request: DrillRequest, settings: Preempt, place: DrilledSweep, seed: int, report: Report
+    request: DrillRequest, settings: Preempt, directory: DrillDirectory, seed: int, report: Report
 ) -> PreemptVerdict:
     both = () if given(request.overrides, "trainer.log_every_n_steps") else ("trainer.log_every_n_steps=1",)
-    whole = Training(request, place, "whole", *both)
+    whole = Training(request, directory, "whole", *both)
     took_s = whole.complete()
     steps = steps_of(whole.run)
     report(f"without interruption: {steps} steps, {took_s:.1f} s")
@@ -107,7 +117,7 @@ def _drilled(
     dense = () if given(request.overrides, "checkpoint.every_steps") else (f"checkpoint.every_steps={every}",)
     patience_s = max(_STALL_S, _STALL_FACTOR * took_s)
     rng = random.Random(seed)  # noqa: S311 - nothing to be kept secret
-    drill = _Drill(request, place, whole, (*both, *dense), rng, report, steps, patience_s)
+    drill = _Drill(request, directory, whole, (*both, *dense), rng, report, steps, patience_s)
     left = kill_modes(drill.rng, settings.kills, whole.plan.topology.world_size)
     last = steps - MARGIN
     number = 0
@@ -120,7 +130,7 @@ def _drilled(
 
 def _round(drill: _Drill, number: int, left: list[KillMode], last: int) -> list[KillMode]:
     """Train once with the kills that are left; those that it was too fast for."""
-    training = Training(drill.request, drill.place, f"killed-{number}", *drill.settled)
+    training = Training(drill.request, drill.directory, f"killed-{number}", *drill.settled)
     done = 0
     earlier: set[int] = set()
     landed = 0
@@ -178,7 +188,7 @@ def _compare(drill: _Drill, training: Training, number: int) -> None:
     found = compared(drill.whole.run, training.run)
     if training.plan.tracking_uri:
         _await_sync(training.run, training.patience_s())
-        found.append(recorded(own_store(drill.place.path), training.run, 1 + number))
+        found.append(recorded(own_store(drill.directory.path), training.run, 1 + number))
     drill.checks += found
 
 

@@ -52,7 +52,7 @@ class DrillRequest:
         return prepare(self.composer.compose(overrides), self.composer.project, command)
 
 
-class DrilledSweep:
+class DrillDirectory:
     """The drill's own directory: its runs and its MLflow store. It goes when the drill is over, unless it is kept."""
 
     def __init__(self, root: Path) -> None:
@@ -61,20 +61,20 @@ class DrilledSweep:
 
 
 @contextmanager
-def place_in(root: Path) -> Iterator[DrilledSweep]:
-    """A new place below the directory of runs. Whatever still runs in it is ended when it is left."""
-    place = DrilledSweep(root)
-    made = [path for path in (place.path, *place.path.parents) if not path.exists()]
-    place.path.mkdir(parents=True)
+def drill_directory(root: Path) -> Iterator[DrillDirectory]:
+    """A new directory below that of the runs. Whatever still runs in it is ended when it is left."""
+    directory = DrillDirectory(root)
+    made = [path for path in (directory.path, *directory.path.parents) if not path.exists()]
+    directory.path.mkdir(parents=True)
     try:
-        yield place
+        yield directory
     except JobFailed:
-        place.is_kept = True
+        directory.is_kept = True
         raise
     finally:
-        end_all_in(place.path)
-        if not place.is_kept:
-            shutil.rmtree(place.path)
+        end_all_in(directory.path)
+        if not directory.is_kept:
+            shutil.rmtree(directory.path)
             for path in made[1:]:
                 with contextlib.suppress(OSError):  # another drill is in it
                     path.rmdir()
@@ -83,14 +83,14 @@ def place_in(root: Path) -> Iterator[DrilledSweep]:
 class Training:
     """One planned training; `start` starts it, or resumes it after an interruption."""
 
-    def __init__(self, request: DrillRequest, place: DrilledSweep, name: str, *more: str) -> None:
-        here = [f"run.root='{place.path / name}'", "launch.progress=none", *more]
+    def __init__(self, request: DrillRequest, directory: DrillDirectory, name: str, *more: str) -> None:
+        here = [f"run.root='{directory.path / name}'", "launch.progress=none", *more]
         self.plan = request.plan(*here)
         if self.plan.tracking_uri:
-            here.append(f"tracking.uri='{own_store(place.path)}'")
+            here.append(f"tracking.uri='{own_store(directory.path)}'")
             self.plan = request.plan(*here)
         self.run = RunDir(Path(self.plan.run_dir))
-        self.log = place.path / f"{name}.log"
+        self.log = directory.path / f"{name}.log"
         self._project = request.composer.project
         self._arguments = self.log.with_suffix(".arguments")
         """A file, as everybody can read what is on a command line."""

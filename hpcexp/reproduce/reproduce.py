@@ -65,24 +65,26 @@ def reproduce(original: Original, request: ReproduceRequest, announce: Announce)
     run = original.run
     check_devices(original.plan)
     with ExitStack() as stack:
-        place = stack.enter_context(scratch(keep=request.keep))
-        code = stack.enter_context(code_of(original, place, as_is=request.as_is, keep=request.keep, search=sys.path))
+        directory = stack.enter_context(scratch(keep=request.keep))
+        code = stack.enter_context(
+            code_of(original, directory, as_is=request.as_is, keep=request.keep, search=sys.path)
+        )
         python = sys.executable
         if request.env:
             recorded = read_or_none(run.lineage / "environment.json", EnvironmentFacts)
-            python = str(built(recorded, place / "environment", code.project))
-        parts = _looked(original, code, place, python)
+            python = str(built(recorded, directory / "environment", code.project))
+        parts = _looked(original, code, directory, python)
         _check(original, code, parts, as_is=request.as_is)
-        announce(original, code, parts, place if request.keep else None)
-        again = rerun(original, code, place, python)
+        announce(original, code, parts, directory if request.keep else None)
+        again = rerun(original, code, directory, python)
         rtol = RTOL[original.plan.settings.trainer.precision] if request.rtol is None else request.rtol
         parts += _imported(run, again)
         return ReproduceReport(judged(original, again, rtol), tuple(parts))
 
 
-def _looked(original: Original, code: Code, place: Path, python: str) -> list[Part]:
+def _looked(original: Original, code: Code, directory: Path, python: str) -> list[Part]:
     """What is the same as then and what is not, seen from where the job will stand."""
-    ours = place / "ours"
+    ours = directory / "ours"
     ours.mkdir()
     (ours / "hpcexp").symlink_to(Path(hpcexp.__file__).parent)
     command = [python, "-c", _PROBE, str(ours), str(original.run.path)]

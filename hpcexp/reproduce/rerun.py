@@ -82,9 +82,9 @@ def check_devices(plan: Plan) -> None:
     )
 
 
-def rerun(original: Original, code: Code, place: Path, python: str = sys.executable) -> RunDir:
+def rerun(original: Original, code: Code, directory: Path, python: str = sys.executable) -> RunDir:
     """Train; the finished run. JobFailed where it fails, Interrupted after a signal."""
-    plan = plan_of(original, code, place)
+    plan = plan_of(original, code, directory)
     gc.enable()
     context = LaunchContext(
         start=_starter(original, code, python),
@@ -107,7 +107,7 @@ def rerun(original: Original, code: Code, place: Path, python: str = sys.executa
     raise JobFailed(f"The rerun failed: {outcome.cause}\n{words}")
 
 
-def plan_of(original: Original, code: Code, place: Path) -> Plan:
+def plan_of(original: Original, code: Code, directory: Path) -> Plan:
     """The run's plan with another project and run directory, and as many devices; which ones is decided later."""
     plan = original.plan
     config = {section: dict(v) if isinstance(v, dict) else v for section, v in plan.config.items()}
@@ -121,7 +121,7 @@ def plan_of(original: Original, code: Code, place: Path) -> Plan:
         plan,
         config=config,
         topology=topology,
-        run_dir=str(place / "runs" / plan.experiment / plan.name),
+        run_dir=str(directory / "runs" / plan.experiment / plan.name),
         tracking_uri=None,
         lineage={**plan.lineage, "project": str(code.project)},
     )

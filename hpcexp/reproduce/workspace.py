@@ -1,4 +1,4 @@
-"""Where a run is trained again: a scratch place with its code as it was, in a git worktree of its own."""
+"""Where a run is trained again: a scratch directory with its code as it was, in a git worktree of its own."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from hpcexp.tracking.mlflow.description import flatten
 
 _PREFIX = "hpcexp-reproduce-"
 _LOCK = ".lock"
-"""In a scratch place that is not to be kept: its command holds it."""
+"""In a scratch directory that is not kept: a file that its command locks."""
 _CLEARED_S = 5.0
-"""How long another command may have looked at a new place."""
+"""How long another command may have looked at a new scratch directory."""
 _CODE = "code"
 _OF_GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
 """Variables that would have git look at another repository than that of its directory."""
@@ -43,7 +43,7 @@ class Code:
     is_restored: bool
     """Whether it is a copy of what was; otherwise it is what is there now."""
     first: tuple[str, ...] = ()
-    """Further places that modules are looked for in, before those of the present environment."""
+    """Further directories that modules are looked for in, before those of the present environment."""
 
     @property
     def has_hpcexp(self) -> bool:
@@ -76,7 +76,7 @@ def scratch(*, keep: bool) -> Iterator[Path]:
 
 
 def _clear(left: Path) -> None:
-    """Remove a scratch place whose command is gone, and what git knows of it."""
+    """Remove a scratch directory whose command is gone, and what git knows of it."""
     if left.lstat().st_uid != os.getuid() or not (left / _LOCK).is_file():
         return  # somebody else's, or kept
     if not read_text(left / _LOCK).endswith(f" on {socket.gethostname()}"):
@@ -90,8 +90,8 @@ def _clear(left: Path) -> None:
 
 
 @contextmanager
-def code_of(original: Original, place: Path, *, as_is: bool, keep: bool, search: Iterable[str]) -> Iterator[Code]:
-    """The run's code, restored below `place`; the present code where it was in no repository, or has to do `as_is`.
+def code_of(original: Original, directory: Path, *, as_is: bool, keep: bool, search: Iterable[str]) -> Iterator[Code]:
+    """The run's code, restored below `directory`; the present code where it was in no repository, or has to do `as_is`.
 
     `search`: where Python looks for modules now. RunError where the code cannot be had.
     """
@@ -113,7 +113,7 @@ def code_of(original: Original, place: Path, *, as_is: bool, keep: bool, search:
             raise
         yield _present(original, "the present code (--as-is)")
         return
-    copy = place / _CODE
+    copy = directory / _CODE
     try:
         _git(top, "worktree", "add", "--quiet", "--detach", str(copy), commit)
         is_whole = patch is None or _is_applied(patch, copy, original, as_is=as_is)
@@ -128,8 +128,8 @@ def code_of(original: Original, place: Path, *, as_is: bool, keep: bool, search:
                 _run_git(top, "worktree", "remove", "--force", "--force", str(copy))
 
 
-def link_data(original: Original, projects: Iterable[Path], place: Path) -> None:
-    """Let files of the data and of the configuration be found in `place` too, where the project has them beside git."""
+def link_data(original: Original, projects: Iterable[Path], directory: Path) -> None:
+    """Link in `directory` the files of data and configuration that the project has beside git."""
     plan, data = original.plan, read(original.run.lineage / "data.json", DataRecord)
     then = Path(plan.lineage["project"])
     files = (file.path for file in data.files)
@@ -139,16 +139,16 @@ def link_data(original: Original, projects: Iterable[Path], place: Path) -> None
         if path.is_absolute():
             path = Path(os.path.relpath(path, then))
         if ".." not in path.parts:
-            _link(path, projects, place)
+            _link(path, projects, directory)
 
 
-def _link(path: Path, projects: Iterable[Path], place: Path) -> None:
-    """The outermost directory of `path` that `place` lacks."""
+def _link(path: Path, projects: Iterable[Path], directory: Path) -> None:
+    """The outermost directory of `path` that `directory` lacks."""
     for part in [*reversed(path.parents), path]:
-        if not _exists(place / part):
+        if not _exists(directory / part):
             there = next((project / part for project in projects if _exists(project / part)), None)
             if there is not None:
-                (place / part).symlink_to(there.resolve())
+                (directory / part).symlink_to(there.resolve())
             return
 
 
@@ -212,22 +212,24 @@ def _is_applied(patch: Path, copy: Path, original: Original, *, as_is: bool) -> 
 
 def _counterparts(search: Iterable[str], top: Path, copy: Path) -> Iterator[str]:
     """Places in the checkout that modules are found in now, as they are in the copy."""
-    for place in map(Path, search):
-        if place.is_absolute() and place.resolve().is_relative_to(top.resolve()):
-            there = copy / place.resolve().relative_to(top.resolve())
+    for directory in map(Path, search):
+        if directory.is_absolute() and directory.resolve().is_relative_to(top.resolve()):
+            there = copy / directory.resolve().relative_to(top.resolve())
             if there.is_dir():
                 yield str(there)
 
 
-def _git(place: Path, *arguments: str) -> None:
-    done = _run_git(place, *arguments)
+def _git(directory: Path, *arguments: str) -> None:
+    done = _run_git(directory, *arguments)
     if done.returncode:
-        raise RunError(f"git {' '.join(arguments)} in {place} was refused:\n{done.stderr.strip()}\nFix: what it says.")
+        raise RunError(
+            f"git {' '.join(arguments)} in {directory} was refused:\n{done.stderr.strip()}\nFix: what it says."
+        )
 
 
-def _run_git(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _run_git(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name not in _OF_GIT}
     try:
-        return subprocess.run(git_command(place, *arguments), capture_output=True, text=True, check=False, env=env)
+        return subprocess.run(git_command(directory, *arguments), capture_output=True, text=True, check=False, env=env)
     except OSError as e:
         raise RunError(f"git cannot be run ({e.strerror}), and the run's code is a commit.\nFix: install it.") from e

@@ -101,7 +101,7 @@ def _search(many: Many, session: Session, first: Plan, command: Sequence[str]) -
 
     max_epochs = first.settings.trainer.max_epochs
     try:
-        study = Study(spec, session.objectives, session.place.path, project=project, max_epochs=max_epochs)
+        study = Study(spec, session.objectives, session.directory.path, project=project, max_epochs=max_epochs)
     except HpcexpError:
         session.take_back()
         raise
@@ -110,7 +110,7 @@ def _search(many: Many, session: Session, first: Plan, command: Sequence[str]) -
         if (problem := study.settle(SETTLE_S)) is not None:
             session.outcomes.say(None, f"The study lacks results, which it gets when the sweep resumes: {problem}")
         try:
-            draw_study(study, session.place.plots)
+            draw_study(study, session.directory.plots)
         except Exception as e:  # noqa: BLE001 - a picture is worth no search
             session.outcomes.say(None, f"The study's pictures could not be drawn: {type(e).__name__}: {e}")
     finally:

@@ -28,9 +28,9 @@ _SET_ASIDE = re.compile(r"~\d+$")
 
 def find(root: Path, experiment: str | None = None) -> Iterator[RunDir]:
     """The runs below `root`, of one experiment or of all, without tries that were set aside."""
-    for place in _directories(root):
-        if experiment in (None, place.name):
-            yield from (RunDir(Path(run)) for run in _directories(place.path) if not _SET_ASIDE.search(run.name))
+    for parent in _directories(root):
+        if experiment in (None, parent.name):
+            yield from (RunDir(Path(run)) for run in _directories(parent.path) if not _SET_ASIDE.search(run.name))
 
 
 def read_runs(
@@ -61,7 +61,7 @@ def _read(run: RunDir, plans: Plans, sweeps: tuple[str, ...], axes: Mapping[str,
         experiment=run.path.parent.name,
         name=run.path.name,
         id=run.path.name.rpartition("-")[2],
-        place=str(run.path),
+        location=str(run.path),
         state=current_state(run, status),
         started=status.started or 0.0,
         facts=read.facts,
@@ -74,10 +74,10 @@ def _read(run: RunDir, plans: Plans, sweeps: tuple[str, ...], axes: Mapping[str,
     )
 
 
-def _directories(place: Path | str) -> list[os.DirEntry[str]]:
-    """Directories in `place` that are not hidden, in order; none where it is not there."""
+def _directories(parent: Path | str) -> list[os.DirEntry[str]]:
+    """Directories in `parent` that are not hidden, in order; none where it is not there."""
     try:
-        with os.scandir(place) as entries:
+        with os.scandir(parent) as entries:
             found = [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
     except FileNotFoundError:
         return []

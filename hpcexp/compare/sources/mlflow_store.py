@@ -70,7 +70,7 @@ def _run(stored: Stored, store: RunReader, *, is_of_sweep: bool) -> ComparedRun:
         experiment=stored.experiment,
         name=stored.name,
         id=ours.get(tags.SIGNATURE, stored.id)[:SIGNATURE_LENGTH],
-        place=stored.id,
+        location=stored.id,
         state=ours.get(tags.STATE) or _STATES.get(stored.status, stored.status.lower()),
         started=stored.started_ms / 1000,
         facts={"config": stored.params, **{section: sections[section] for section in ("code", "data", "environment")}},

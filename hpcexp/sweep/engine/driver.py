@@ -318,7 +318,7 @@ class Driver:
         self._next_look = time.monotonic() + LOOK_EVERY_S
         for name in self.claims.beat():
             self._lost(name)
-        if not self.why_stopped and not self.stop and SweepDir(self.claims.place).cancel.exists():
+        if not self.why_stopped and not self.stop and SweepDir(self.claims.directory).cancel.exists():
             self._halt("cancelled")
         for job in list(self._elsewhere):
             self._look_elsewhere(job, source)

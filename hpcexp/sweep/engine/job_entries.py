@@ -49,13 +49,13 @@ class Setting:
 class JobEntries:
     """Enters jobs in the ledger."""
 
-    def __init__(self, spec: Spec, setting: Setting, first: Plan, place: SweepDir, ledger: Ledger) -> None:
+    def __init__(self, spec: Spec, setting: Setting, first: Plan, directory: SweepDir, ledger: Ledger) -> None:
         self.entered: dict[int, LedgerEntry] = {}
         """By number: the jobs of this command."""
         self.axes_of: dict[str, dict[str, str]] = {}
         """By run directory: the job's value on each axis."""
         self._spec, self._setting, self._first = spec, setting, first
-        self._place, self._ledger = place, ledger
+        self._directory, self._ledger = directory, ledger
         self._base = tuple(map(masked_override, spec.base))
         self._warned: set[str] = set()
 
@@ -101,7 +101,7 @@ class JobEntries:
 
     def _of_this_sweep(self, plan: Plan, job: PlannedJob) -> Plan:
         """The plan, which names the sweep and the job's own overrides."""
-        return replace(plan, job_of=JobOf(str(self._place.path), tuple(map(masked_override, job.overrides))))
+        return replace(plan, job_of=JobOf(str(self._directory.path), tuple(map(masked_override, job.overrides))))
 
     def _warn(self, plans: Sequence[Plan]) -> None:
         warnings = [warning for plan in plans for warning in plan.warnings]

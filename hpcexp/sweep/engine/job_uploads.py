@@ -16,10 +16,10 @@ from hpcexp.sweep.store.jobs import Job
 class JobUploads:
     """The uploader of a sweep's jobs, as their supervisors see it."""
 
-    def __init__(self, place: SweepDir, axes_of: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(self, directory: SweepDir, axes_of: Mapping[str, Mapping[str, str]]) -> None:
         """`axes_of`: by run directory, the job's value on each axis; read when a run starts."""
-        self._place, self._axes_of = place, axes_of
-        self._sweep = SweepUploader(place.path)
+        self._directory, self._axes_of = directory, axes_of
+        self._sweep = SweepUploader(directory.path)
 
     def begin(self, run: RunDir, plan: Plan) -> None:
         """Upload a run that starts, or that an earlier command has run."""
@@ -47,5 +47,5 @@ class JobUploads:
             known = read_sync_record(RunDir(Path(job.plan.run_dir)))
         except RunError:
             return False  # the uploader reports it
-        sweep = Membership(str(self._place.path), dict(self._axes_of[job.entry.run]))
+        sweep = Membership(str(self._directory.path), dict(self._axes_of[job.entry.run]))
         return job.plan.tracking_uri is None or (known.synced and known.sweep == sweep)

@@ -42,7 +42,7 @@ class Session:
         monitored = Objective(first.settings.trainer.monitor, first.settings.trainer.mode)
         self.objectives = spec.objectives or (monitored,)
         self.spec = replace(spec, objectives=self.objectives)
-        self.place = SweepDir(sweeps_dir(setting.project / first.settings.run.root) / spec.name)
+        self.directory = SweepDir(sweeps_dir(setting.project / first.settings.run.root) / spec.name)
         self.why_stopped = ""
         self._setting, self._first = setting, first
         self._stop: list[int] = []
@@ -50,20 +50,22 @@ class Session:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Hold the sweep's directory, this driver's claims, its uploader and its signals while it works."""
-        self._definition_before = self.place.definition.read_bytes() if self.place.definition.is_file() else None
-        edits = ask(self.place, self.spec, self._setting.project, self._setting.command)
-        self.place.cancel.unlink(missing_ok=True)
+        self._definition_before = (
+            self.directory.definition.read_bytes() if self.directory.definition.is_file() else None
+        )
+        edits = ask(self.directory, self.spec, self._setting.project, self._setting.command)
+        self.directory.cancel.unlink(missing_ok=True)
         settings = self._first.settings
-        self._claims = Claims(self.place.path, timeout_s=settings.launch.beat_timeout_s)
-        ledger = Ledger(self.place.path, self._claims)
-        self._meter = Meter(self.place.path, self._claims.token, self.spec.budget)
-        self.jobs = JobEntries(self.spec, self._setting, self._first, self.place, ledger)
-        self._uploads = JobUploads(self.place, self.jobs.axes_of)
+        self._claims = Claims(self.directory.path, timeout_s=settings.launch.beat_timeout_s)
+        ledger = Ledger(self.directory.path, self._claims)
+        self._meter = Meter(self.directory.path, self._claims.token, self.spec.budget)
+        self.jobs = JobEntries(self.spec, self._setting, self._first, self.directory, ledger)
+        self._uploads = JobUploads(self.directory, self.jobs.axes_of)
         with ExitStack() as stack:
             self._claims.open()
             stack.callback(self._claims.close)
             self._announce(edits)
-            self._state = SweepState(self.place)
+            self._state = SweepState(self.directory)
             view = view_for(settings.launch.progress, self._setting.num_jobs)
             self.outcomes = JobOutcomes(self.objectives, self.jobs, self._uploads, view)
             is_tracked = self._first.tracking_uri is not None
@@ -76,7 +78,7 @@ class Session:
     def take_back(self) -> None:
         """Restore the definition of the sweep from before: the new one is refused."""
         if self._definition_before is not None:
-            write_atomic(self.place.definition, self._definition_before)
+            write_atomic(self.directory.definition, self._definition_before)
 
     def run(self, source: JobSource) -> None:
         """Run jobs until there are no more or the sweep is stopped."""
@@ -128,7 +130,7 @@ class Session:
 
     def answer(self) -> str:
         """The sweep's result, for people."""
-        text = ranking.answer(self.place, self.spec, self.results(), self.why_stopped, self.jobs.num_dropped())
+        text = ranking.answer(self.directory, self.spec, self.results(), self.why_stopped, self.jobs.num_dropped())
         idle = "nothing to do: every job has been run before (--fresh runs them again)." if self._is_idle else ""
         failed = self.outcomes.num_failed_before()
         retry = f"{failed} failed before, not tried again: --retry-failed does." if failed else ""
@@ -155,10 +157,10 @@ class Session:
         results = self.results()
         self._meter.write()
         points, axes = ranked(results, self.objectives), ranking.columns(self.spec)
-        write_atomic(self.place.table_csv, ranking.as_csv(results, axes, self.objectives))
-        write_atomic(self.place.table_md, ranking.as_markdown(points, axes, self.objectives))
+        write_atomic(self.directory.table_csv, ranking.as_csv(results, axes, self.objectives))
+        write_atomic(self.directory.table_md, ranking.as_markdown(points, axes, self.objectives))
         if best := ranking.best(points, self.objectives):
-            write(self.place.best, best)
+            write(self.directory.best, best)
         self._claims.close()  # before the look at others: of two that end at once, one must see that it is the last
         if self._claims.others():
             return

@@ -21,7 +21,7 @@ TOP = 15
 """Points that are shown on the command line."""
 
 
-def answer(place: SweepDir, spec: Spec, results: Sequence[Result], why_stopped: str, num_dropped: int) -> str:
+def answer(directory: SweepDir, spec: Spec, results: Sequence[Result], why_stopped: str, num_dropped: int) -> str:
     """The results of a sweep, for people."""
     points, axes, objectives = ranked(results, spec.objectives), columns(spec), spec.objectives
     lines = [f"{spec.name}: {counts_text(results)}"]
@@ -32,7 +32,7 @@ def answer(place: SweepDir, spec: Spec, results: Sequence[Result], why_stopped: 
     if len(points) > 1:
         lines += ["", table(header(axes, objectives), rows(points[:TOP], axes, objectives))]
         if len(points) > TOP:
-            lines.append(f"and {len(points) - TOP} more: {place.table_md}")
+            lines.append(f"and {len(points) - TOP} more: {directory.table_md}")
         lines.append("")
     lines += [*filter(None, [best_text(points, objectives)]), *failures(results)]
     return "\n".join(lines)

@@ -14,15 +14,15 @@ from hpcexp.sweep.store.ledger import Ledger, LedgerEntry
 from hpcexp.sweep.store.results import Result, read_result
 
 
-def spec_at(place: SweepDir) -> Spec:
+def spec_at(directory: SweepDir) -> Spec:
     """What was asked last."""
-    return spec_of(read_json(place.definition, SweepRecord))
+    return spec_of(read_json(directory.definition, SweepRecord))
 
 
-def results_at(place: SweepDir, spec: Spec) -> tuple[list[Result], list[LedgerEntry]]:
+def results_at(directory: SweepDir, spec: Spec) -> tuple[list[Result], list[LedgerEntry]]:
     """The jobs that are asked for, and those that were before."""
-    claims = Claims(place.path)
-    active, dropped = jobs_at(place, spec)
+    claims = Claims(directory.path)
+    active, dropped = jobs_at(directory, spec)
     results = []
     for entry in active:
         result = read_result(entry, spec.objectives)
@@ -32,9 +32,9 @@ def results_at(place: SweepDir, spec: Spec) -> tuple[list[Result], list[LedgerEn
     return results, dropped
 
 
-def jobs_at(place: SweepDir, spec: Spec) -> tuple[list[LedgerEntry], list[LedgerEntry]]:
+def jobs_at(directory: SweepDir, spec: Spec) -> tuple[list[LedgerEntry], list[LedgerEntry]]:
     """The jobs of the ledger that are asked for, and those that were before, without a look at their runs."""
-    entries = sorted(Ledger(place.path, Claims(place.path)).entries().values(), key=lambda entry: entry.job)
+    entries = sorted(Ledger(directory.path, Claims(directory.path)).entries().values(), key=lambda entry: entry.job)
     overrides = set() if is_open(spec) else set(combinations(spec))
     active = [entry for entry in entries if is_open(spec) or entry.overrides in overrides]
     return active, [entry for entry in entries if entry not in active]

@@ -19,7 +19,7 @@ WRITE_EVERY_S = 30.0
 class Meter:
     """Counts what one driver uses, in a file of its own beside those of others."""
 
-    place: Path
+    directory: Path
     token: str
     budget: Budget
     _began: float = field(default_factory=time.monotonic)
@@ -47,7 +47,7 @@ class Meter:
 
     @property
     def _file(self) -> Path:
-        return self.place / "spent" / f"{self.token}.json"
+        return self.directory / "spent" / f"{self.token}.json"
 
     def _mine(self) -> Spent:
         hours = (time.monotonic() - self._began) / 3600

@@ -31,7 +31,7 @@ STALE_S = TIMEOUT_S
 class Claims:
     """The claims of one driver among those of others."""
 
-    place: Path
+    directory: Path
     """The sweep's directory."""
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     timeout_s: float = STALE_S
@@ -88,7 +88,7 @@ class Claims:
 
     def others(self) -> list[Owner]:
         """Other drivers that are at work on the sweep."""
-        tokens = sorted(path.stem for path in (self.place / "drivers").glob("*.json"))
+        tokens = sorted(path.stem for path in (self.directory / "drivers").glob("*.json"))
         return [driver for token in tokens if token != self.token and (driver := self._living(token))]
 
     def beat(self) -> list[str]:
@@ -112,10 +112,10 @@ class Claims:
 
     @property
     def _claims(self) -> Path:
-        return self.place / "claims"
+        return self.directory / "claims"
 
     def _driver(self, token: str) -> Path:
-        return self.place / "drivers" / f"{token}.json"
+        return self.directory / "drivers" / f"{token}.json"
 
     def _living(self, token: str) -> Owner | None:
         """The driver of that token, unless it is dead; if that is unknown, it counts as alive."""

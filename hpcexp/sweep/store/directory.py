@@ -38,13 +38,13 @@ def sweeps_dir(root: Path) -> Path:
 
 def find_sweeps(root: Path) -> list[SweepDir]:
     """Every sweep beside the runs in `root`; the last one is the newest."""
-    places = [SweepDir(path.parent) for path in sweeps_dir(root).glob("*/sweep.json")]
-    return sorted(places, key=lambda place: (_started(place), place.path))
+    sweeps = [SweepDir(path.parent) for path in sweeps_dir(root).glob("*/sweep.json")]
+    return sorted(sweeps, key=lambda sweep: (_started(sweep), sweep.path))
 
 
-def _started(place: SweepDir) -> float:
+def _started(sweep: SweepDir) -> float:
     try:
-        return read_status(place).started or 0.0
+        return read_status(sweep).started or 0.0
     except RunError:  # damaged: reported when this sweep is used
         return 0.0
 
@@ -54,36 +54,36 @@ def find_sweep(root: Path, name: str) -> SweepDir:
     found = find_sweeps(root)
     if name == "last" and found:
         return found[-1]
-    named = [place for place in found if place.path.name == name] or [
-        place for place in found if place.path.name.endswith(name)
+    named = [sweep for sweep in found if sweep.path.name == name] or [
+        sweep for sweep in found if sweep.path.name.endswith(name)
     ]
     if len(named) == 1:
         return named[0]
-    names = [place.path.name for place in found]
+    names = [sweep.path.name for sweep in found]
     near = suggest(name, names)
     raise RunError(
         f"No sweep in {sweeps_dir(root)} is named '{name}'{'; ' + near if near else '.'}\nSweeps: {listed(names)}."
     )
 
 
-def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
-    """Write the definition into the directory; returns how it differs from the one before.
+def ask(sweep: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
+    """Write the definition into the sweep's directory; returns how it differs from the one before.
 
     RunError if the directory belongs to something else.
     """
-    if place.path.exists() and not place.path.is_dir():
-        raise RunError(f"{place.path} is no directory.\nFix: move it away, or give the sweep another name (--as NAME).")
+    if sweep.path.exists() and not sweep.path.is_dir():
+        raise RunError(f"{sweep.path} is no directory.\nFix: move it away, or give the sweep another name (--as NAME).")
     # In this order: another driver that starts at the same moment writes its definition before anything else.
-    there = [path for path in place.path.glob("*") if not is_half_written(path)]
-    before = _record_at(place)
-    if there and before is None and not place.jobs.exists():
+    there = [path for path in sweep.path.glob("*") if not is_half_written(path)]
+    before = _record_at(sweep)
+    if there and before is None and not sweep.jobs.exists():
         raise RunError(
-            f"{place.path} is there and holds no sweep.\nFix: move it away, or give the sweep another name (--as NAME)."
+            f"{sweep.path} is there and holds no sweep.\nFix: move it away, or give the sweep another name (--as NAME)."
         )
     other = (before and before.project) or str(project)
     if other != str(project) and Path(other).exists():  # else it has been moved here
         raise RunError(
-            f"{place.path} holds a sweep of the project {other}, and this is {project}.\nFix: run.root=…, or --as NAME."
+            f"{sweep.path} holds a sweep of the project {other}, and this is {project}.\nFix: run.root=…, or --as NAME."
         )
     base = list(map(masked_override, spec.base))
     content = json.dumps({**asdict(spec), "base": base, "project": str(project), "command": command})
@@ -91,16 +91,16 @@ def ask(place: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:
     try:
         if now != before:
             text = json.dumps(to_builtins(now), indent=2, ensure_ascii=False)
-            write_atomic(place.definition, f"{text}\n")  # not sorted: axes keep their order
+            write_atomic(sweep.definition, f"{text}\n")  # not sorted: axes keep their order
     except OSError as e:
-        raise RunError(f"{place.path} cannot be written: {e.strerror}.\nFix: run.root=… where there is room.") from e
+        raise RunError(f"{sweep.path} cannot be written: {e.strerror}.\nFix: run.root=… where there is room.") from e
     return changes(before, now) if before else []
 
 
-def _record_at(place: SweepDir) -> SweepRecord | None:
-    """The definition in the directory; None if there is none."""
+def _record_at(sweep: SweepDir) -> SweepRecord | None:
+    """The definition of the sweep; None if there is none."""
     try:
-        return read_json(place.definition, SweepRecord)
+        return read_json(sweep.definition, SweepRecord)
     except FileNotFoundError:
         return None
 

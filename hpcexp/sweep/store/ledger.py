@@ -44,8 +44,8 @@ class LedgerEntry:
 class Ledger:
     """The file, and what this process has read of it."""
 
-    def __init__(self, place: Path, claims: Claims) -> None:
-        self.path, self._root = SweepDir(place).jobs, SweepDir(place).root
+    def __init__(self, directory: Path, claims: Claims) -> None:
+        self.path, self._root = SweepDir(directory).jobs, SweepDir(directory).root
         self._claims = claims
         self._offset = 0
         self._entries: dict[int, LedgerEntry] = {}

@@ -184,24 +184,24 @@ def _present(environ: Mapping[str, str]) -> list[str]:
 
 def _remembered(environ: Mapping[str, str]) -> dict[str, bool]:
     """Server → whether it was named with credentials; the latest first."""
-    place = cache_dir(environ)
-    if place is None:
+    directory = cache_dir(environ)
+    if directory is None:
         return {}
     try:
-        if place.stat().st_uid != os.geteuid():
+        if directory.stat().st_uid != os.geteuid():
             return {}
-        lines = [line.split() for line in read_text(place / _REMEMBERED).splitlines()]
+        lines = [line.split() for line in read_text(directory / _REMEMBERED).splitlines()]
     except (OSError, UnusableFileError):
         return {}
     return {server: more == [_WITH] for server, *more in filter(None, lines)}
 
 
 def _remember(server: str, environ: Mapping[str, str]) -> None:
-    place, known, had = cache_dir(environ), _remembered(environ), bool(_present(environ))
-    if place is None or (server in known and (known[server] or not had)):
+    directory, known, had = cache_dir(environ), _remembered(environ), bool(_present(environ))
+    if directory is None or (server in known and (known[server] or not had)):
         return
     servers = {server: had, **{one: with_it for one, with_it in known.items() if one != server}}
     lines = [f"{one} {_WITH}\n" if with_it else f"{one}\n" for one, with_it in servers.items()]
     with contextlib.suppress(OSError, UnusableFileError):
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomic(place / _REMEMBERED, "".join(lines[:_MOST_KNOWN]), mode=0o600)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(directory / _REMEMBERED, "".join(lines[:_MOST_KNOWN]), mode=0o600)

@@ -186,8 +186,8 @@ class Store:
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """A text, kept with the run under `name`."""
-        with TemporaryDirectory(prefix="hpcexp-") as place:
-            file = Path(place, name)
+        with TemporaryDirectory(prefix="hpcexp-") as directory:
+            file = Path(directory, name)
             file.write_text(text)
             self.log_artifact(run_id, file)
 
@@ -231,17 +231,17 @@ class Store:
         return str(self._client.get_logged_model(model_id).artifact_location)
 
     @contextmanager
-    def _sending(self, place: str) -> Iterator[ArtifactRepository]:
-        """What takes files for a place; it has no credentials where that is not on the store's server.
+    def _sending(self, location: str) -> Iterator[ArtifactRepository]:
+        """What uploads files to a location; it has no credentials where that is not on the store's server.
 
-        Not the client's own, which asks for the place once more, and keeps it by the run's id for all servers.
+        Not the client's own, which asks for the location once more, and caches it by the run's id for all servers.
         """
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        check_artifacts(place, self._uri, is_known=self._is_known)
-        is_on_server = of_artifacts(place, self._uri) in (None, origin(self._uri))
+        check_artifacts(location, self._uri, is_known=self._is_known)
+        is_on_server = of_artifacts(location, self._uri) in (None, origin(self._uri))
         with nullcontext() if is_on_server and self._is_named else withheld():
-            yield get_artifact_repository(place, tracking_uri=self._client.tracking_uri)
+            yield get_artifact_repository(location, tracking_uri=self._client.tracking_uri)
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException

@@ -45,7 +45,7 @@ def run(
             "experiment": "digits",
             "name": f"run-{number}",
             "id": f"id{number}",
-            "place": f"runs/digits/run-{number}",
+            "location": f"runs/digits/run-{number}",
             "state": "finished",
             "started": float(number),
             "choices": {},
