@@ -33,6 +33,7 @@ from hpcexp.rundir import RunDir
 from hpcexp.runs.naming import SIGNATURE_LENGTH, run_name
 from hpcexp.schema.keys import MISSING, TARGET, Tracking
 from hpcexp.schema.settings import DataSettings, Settings, TargetSection
+from hpcexp.targets.lightning_module import callback_problems
 from hpcexp.targets.nodes import target_nodes
 from hpcexp.targets.source_code import Found, defining_file, imported_roots, parameters
 from hpcexp.targets.static_check import node_problems, target_problems
@@ -82,6 +83,7 @@ def prepare(
         *fact_problems,
         *launch_problems,
         *shape_problems,
+        *callback_problems(config["callbacks"]),
         *_task_problems(settings, facts, shape),
     ]
     if problems:

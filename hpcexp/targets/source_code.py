@@ -16,6 +16,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, cast
 
+from hpcexp.targets.lightning_names import canonical
 from hpcexp.targets.nodes import no_module, no_name, not_callable
 
 _SCALARS: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
@@ -116,7 +117,7 @@ def locate(target: str) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | Missi
     if spec.origin is None or not spec.origin.endswith(".py"):
         return UNKNOWN
     module = _module(spec)
-    definition = _lookup(module, names[0], seen=frozenset())
+    definition = lookup(module, names[0])
     if isinstance(definition, tuple) and len(names) > 1:
         return UNKNOWN
     return definition
@@ -124,7 +125,7 @@ def locate(target: str) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | Missi
 
 def _split(target: str) -> tuple[ModuleSpec, list[str]] | Missing | Unknown:
     """The innermost module of a dotted name, and what remains."""
-    first, *rest = target.split(".")
+    first, *rest = canonical(target).split(".")
     try:
         spec = importlib.util.find_spec(first)
     except (ImportError, ValueError):
@@ -184,9 +185,10 @@ def _module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
             yield node
 
 
-def _lookup(
-    module: Module, name: str, seen: frozenset[tuple[str, str]]
+def lookup(
+    module: Module, name: str, seen: frozenset[tuple[str, str]] = frozenset()
 ) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | Missing | Unknown:
+    """The definition behind a name in a module, followed through imports."""
     if (module.name, name) in seen:
         return UNKNOWN
     seen |= {(module.name, name)}
@@ -194,9 +196,23 @@ def _lookup(
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return module, node
         if name in _bound(node):
+            if alias := _assigned(node):
+                return lookup(module, alias, seen) if "." not in alias else _dotted(module, alias, seen)
             origin = _imported_as(module, node, name)
             return _reexported(origin, seen) if origin else UNKNOWN
     return _in_stars(module, name, seen)
+
+
+def _assigned(node: ast.stmt) -> str:
+    """The name that `short = long.name` gives a second one; empty for any other statement."""
+    if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+        return dotted_name(node.value)
+    return ""
+
+
+def _dotted(module: Module, name: str, seen: frozenset[tuple[str, str]]) -> Any:
+    absolute = absolute_name(module, name)
+    return UNKNOWN if absolute is None else _reexported(absolute, seen)
 
 
 def _imported_as(module: Module, node: ast.stmt, name: str) -> str | None:
@@ -232,7 +248,7 @@ def _reexported(target: str, seen: frozenset[tuple[str, str]]) -> Any:
     spec, names = found
     if len(names) != 1 or spec.origin is None or not spec.origin.endswith(".py"):
         return UNKNOWN
-    return _lookup(_module(spec), names[0], seen)
+    return lookup(_module(spec), names[0], seen)
 
 
 def _absolute(module: Module, node: ast.ImportFrom) -> str:
@@ -263,7 +279,7 @@ def _bound(node: ast.stmt) -> set[str]:
 
 
 def _of_class(module: Module, node: ast.ClassDef, depth: int) -> Parameters | Unknown:
-    decorators = {_name(d.func if isinstance(d, ast.Call) else d) for d in node.decorator_list}
+    decorators = {dotted_name(d.func if isinstance(d, ast.Call) else d) for d in node.decorator_list}
     is_dataclass = decorators and decorators <= {"dataclass", "dataclasses.dataclass"}
     if depth > 8 or (decorators and not is_dataclass) or any(k.arg == "metaclass" for k in node.keywords):
         return UNKNOWN
@@ -283,16 +299,23 @@ def _of_class(module: Module, node: ast.ClassDef, depth: int) -> Parameters | Un
 
 
 def _base(module: Module, base: ast.expr) -> Any:
-    name = _name(base)
-    head, _, rest = name.partition(".")
-    if not rest:
-        return _lookup(module, head, frozenset()) if name not in ("ABC", "object", "Protocol") else locate("abc.ABC")
-    for node in module.statements(name):
+    name = dotted_name(base)
+    if "." not in name:
+        return lookup(module, name) if name not in ("ABC", "object", "Protocol") else locate("abc.ABC")
+    return _dotted(module, name, frozenset())
+
+
+def absolute_name(module: Module, name: str) -> str | None:
+    """The full name of `alias` or `alias.rest` as a module's imports say; None where they do not."""
+    head, dot, rest = name.partition(".")
+    for node in module.statements():
         for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+            if isinstance(node, ast.Import) and alias.asname is None and alias.name.partition(".")[0] == head:
+                return name
             if (alias.asname or alias.name) == head:
                 origin = f"{_absolute(module, node)}." if isinstance(node, ast.ImportFrom) else ""
-                return locate(f"{origin}{alias.name}.{rest}")
-    return UNKNOWN
+                return f"{origin}{alias.name}{dot}{rest}"
+    return None
 
 
 def _of_dataclass(node: ast.ClassDef) -> Parameters:
@@ -320,13 +343,13 @@ def _type(node: ast.expr | None) -> Any:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return _union([_type(node.left), _type(node.right)])
     if isinstance(node, ast.Subscript):
-        outer = _name(node.value).rpartition(".")[2]
+        outer = dotted_name(node.value).rpartition(".")[2]
         if outer == "Optional":
             return _union([_type(node.slice), type(None)])
         if outer == "Union" and isinstance(node.slice, ast.Tuple):
             return _union([_type(e) for e in node.slice.elts])
         return list if outer in _SEQUENCES else Any
-    name = _name(node).rpartition(".")[2]
+    name = dotted_name(node).rpartition(".")[2]
     return list if name in _SEQUENCES else _SCALARS.get(name, Any)
 
 
@@ -339,9 +362,10 @@ def _union(types: list[Any]) -> Any:
     return union
 
 
-def _name(node: ast.expr | None) -> str:
+def dotted_name(node: ast.expr | None) -> str:
+    """`a.b.c` of an expression; empty where it is no dotted name."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
-        return f"{_name(node.value)}.{node.attr}"
+        return f"{dotted_name(node.value)}.{node.attr}"
     return ""

@@ -17,9 +17,10 @@ from hpcexp.data.source import Source
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
 from hpcexp.runs.journal import Journal
-from hpcexp.schema.keys import OWN_KEYS
+from hpcexp.schema.keys import OWN_KEYS, TARGET
 from hpcexp.targets.instantiate import fill, instantiate, resolve
-from hpcexp.targets.nodes import target_nodes
+from hpcexp.targets.lightning_module import NO_CALLBACK
+from hpcexp.targets.nodes import target_nodes, wrong_target
 from hpcexp.train.checkpointing.best_and_last import Checkpointing
 from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.data.loaders import Shard
@@ -132,5 +133,10 @@ def make_callbacks(plan: Plan, checkpointing: Checkpointing) -> list[pl.Callback
     if trainer.patience is not None:
         stop = partial(EarlyStopping, trainer.monitor, mode=trainer.mode, patience=trainer.patience)
         callbacks.append(stop(min_delta=trainer.min_delta, check_finite=False, verbose=False))
-    own = target_nodes(plan.settings.callbacks, "callbacks")
-    return callbacks + [instantiate(node, path=path) for path, node in own if path.count(".") == 1]
+    for path, node in target_nodes(plan.settings.callbacks, "callbacks"):
+        if path.count(".") == 1:
+            callback = instantiate(node, path=path)
+            if not isinstance(callback, pl.Callback):
+                raise ConfigError(wrong_target(path, node[TARGET], NO_CALLBACK))
+            callbacks.append(callback)
+    return callbacks

@@ -7,6 +7,7 @@ import os
 import warnings
 
 from hpcexp.rank_protocol import remove_foreign
+from hpcexp.train.runtime import lightning_alias
 from hpcexp.train.runtime.lazy_imports import lighten
 
 _WARNINGS: tuple[tuple[str, str], ...] = (
@@ -39,13 +40,16 @@ _LOGGERS: tuple[str, ...] = (
 
 
 def import_lightning(*, is_rank: bool = True) -> None:
-    """Import Lightning cheaply and without chatter. It sets the levels of its loggers, so the filters come after it.
+    """Import Lightning cheaply, under both its names, and without chatter.
+
+    It sets the levels of its loggers, so the filters come after it.
 
     `is_rank`: this process was started as a rank, and its environment says which one.
     """
     if not is_rank:
         remove_foreign(os.environ)
     lighten()
+    lightning_alias.install()
     import pytorch_lightning  # noqa: F401
 
     quiet()
