@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import EarlyStopping
 
 from hpcexp.errors import HpcexpError, RunError
 from hpcexp.files.atomic import fsync
@@ -53,6 +54,8 @@ class Checkpointing(FastCallback):
         self.errors = SaveErrors(self._writer, on_error=checkpoint.on_error)
         self._saved_at, self._saved_step = time.monotonic(), 0
         self._validated_step: int | None = None
+        self._is_watching = False
+        """Whether a hook of the user's or of Lightning's may change weights around a validation."""
 
     def is_due(self, step: int) -> bool:
         """Whether it is time for a checkpoint."""
@@ -68,7 +71,13 @@ class Checkpointing(FastCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count to the first checkpoint from here."""
+        self._is_watching = any(map(_may_change_weights, [*trainer.callbacks, pl_module]))  # type: ignore[attr-defined]
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Copy the weights that were validated, before any other hook puts others in their place."""
+        if self._is_watching and not trainer.sanity_checking and trainer.state.fn == "fit":
+            self.best.hold(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the weights if they are the best so far."""
@@ -83,13 +92,14 @@ class Checkpointing(FastCallback):
         if (is_due or self.is_wanted) and trainer.global_step > self._saved_step:
             self.save(trainer)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validate the last step if nothing has, save, and wait for the disk; RunError on all ranks if that fails."""
-        if self._validated_step != trainer.global_step:
+    def finish(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Validate the last weights, save, and wait for the disk; RunError on all ranks where that fails."""
+        is_validated = self._validated_step == trainer.global_step
+        if not is_validated or (self._is_watching and self.best.has_changed(trainer)):
             with _in_last_epoch(trainer):
                 _validate(trainer)
                 if not self.best.exists:
-                    self._keep_unvalidated(trainer, pl_module)
+                    self._keep_unvalidated(trainer, module)
         self.save(trainer)
         self.errors.raise_first(trainer)
 
@@ -166,6 +176,32 @@ class Checkpointing(FastCallback):
         self._validated_step = state_dict["validated_step"]
         if best := state_dict["best"]:
             self.best.resume(best)
+
+
+class Finish(FastCallback):
+    """Ends training for `Checkpointing`, behind callbacks that change the weights then, as SWA does."""
+
+    def __init__(self, checkpointing: Checkpointing) -> None:
+        self._checkpointing = checkpointing
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validate, save, wait."""
+        self._checkpointing.finish(trainer, pl_module)
+
+
+_AROUND = (
+    *("on_validation_start", "on_validation_epoch_start", "on_validation_batch_start", "on_validation_batch_end"),
+    *("on_validation_epoch_end", "on_validation_end", "on_validation_model_eval", "on_train_end"),
+)
+
+
+def _may_change_weights(owner: pl.Callback | pl.LightningModule) -> bool:
+    """Whether it has hooks around a validation that are not hpcexp's own."""
+    kind = type(owner)
+    base = pl.Callback if isinstance(owner, pl.Callback) else pl.LightningModule
+    if kind.__module__.startswith("hpcexp.") or kind is EarlyStopping:
+        return False
+    return any(getattr(kind, name, None) is not getattr(base, name, None) for name in _AROUND)
 
 
 def _validate(trainer: pl.Trainer) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from hpcexp.files.atomic import second_name
 from hpcexp.plan import Plan
@@ -30,7 +31,8 @@ class BestWeights:
         trainer = plan.settings.trainer
         self.monitor, self._sign = trainer.monitor, 1.0 if trainer.mode == "max" else -1.0
         self._plan, self._run, self._writer, self._write = plan, run, writer, write
-        self._staging = Staging()
+        self._staging, self._held_staging = Staging(), Staging()
+        self._held: Mapping[str, Any] | None = None
         self._best: dict[str, Any] | None = None
         self._rank = -math.inf
         """The best value, negated where less is better."""
@@ -50,15 +52,30 @@ class BestWeights:
         """Epoch, step and value without the weights; empty before the first validation."""
         return {k: v for k, v in (self._best or {}).items() if k not in ("state_dict", "model")}
 
+    def hold(self, trainer: pl.Trainer) -> None:
+        """Copy the weights that the module has now for `consider`, before which they may change. All ranks call it."""
+        weights = whole_weights(trainer)
+        self._held = self._held_staging.copy(weights) if self._write else {}
+
+    def has_changed(self, trainer: pl.Trainer) -> bool:
+        """Whether the module has other weights than were held. All ranks call it."""
+        weights = whole_weights(trainer)
+        held = self._held or {}
+        is_same = not self._write or all(torch.equal(held[name], value.cpu()) for name, value in weights.items())
+        return bool(trainer.strategy.broadcast(not is_same))
+
     def consider(self, trainer: pl.Trainer, value: float) -> None:
-        """Copy the weights that the module has now if `value` is the best so far. All ranks call it."""
+        """Copy the weights that were held, or else that the module has now, if `value` is the best so far.
+
+        All ranks call it.
+        """
         # Of equals the later: on a small validation set the first of many perfect epochs is a lucky one.
         if self._best is not None and not self._sign * value >= self._rank:
             return
         self._rank = self._rank_of(value)
-        weights = whole_weights(trainer)
+        weights = self._taken() if self._held is not None else self._copied(whole_weights(trainer))
         self._best = {
-            "state_dict": self._copied(weights) if self._write else {},
+            "state_dict": weights,
             "epoch": trainer.current_epoch,
             "global_step": trainer.global_step,
             "monitor": self.monitor,
@@ -79,8 +96,16 @@ class BestWeights:
         self._best = dict(facts)
         self._written_step = self.step
 
+    def _taken(self) -> Any:
+        """The weights that are held. The memory of the best before serves the next ones, unless the writer reads it."""
+        free = Staging() if self._writer.is_busy else self._staging
+        self._staging, self._held_staging = self._held_staging, free
+        return self._held
+
     def _copied(self, weights: Mapping[str, Any]) -> Any:
         """A copy in the memory of the best before, unless the writer still reads that."""
+        if not self._write:
+            return {}
         if self._writer.is_busy:
             self._staging = Staging()
         return self._staging.copy(weights)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -47,7 +47,8 @@ class DistributedBatchSampler:
         self.shard, self.accumulate = shard or Shard(), accumulate
         self.epoch = 0
         self.position = 0
-        self._resume_at = 0
+        self.resume_at = 0
+        """Batch at which the next iteration begins."""
 
     @property
     def sampler(self) -> DistributedBatchSampler:
@@ -65,7 +66,7 @@ class DistributedBatchSampler:
 
     def batches(self) -> Iterator[Tensor]:
         """Index tensors (int64, on the CPU) of this epoch's remaining batches."""
-        self.position, self._resume_at = self._resume_at, 0
+        self.position, self.resume_at = self.resume_at, 0
         indices = self._indices()
         for start in range(self.position * self.batch_size, len(indices), self.batch_size):
             self.position += 1
@@ -82,7 +83,7 @@ class DistributedBatchSampler:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Let the next iteration go on where `state` was taken."""
         self.epoch = state["epoch"]
-        self._resume_at = state["position"] % max(len(self), 1)
+        self.resume_at = state["position"] % max(len(self), 1)
 
     def _indices(self) -> Tensor:
         """Samples that this rank sees in the epoch, in order."""
@@ -98,6 +99,28 @@ class DistributedBatchSampler:
     def _own_range(self) -> range:
         rank, world = self.shard.rank, self.shard.world_size
         return range(self.size * rank // world, self.size * (rank + 1) // world)
+
+
+class Order(Protocol):
+    """What a rank reads of a map-style data set, epoch by epoch: batches of indices."""
+
+    seed: int
+    shard: Shard
+    epoch: int
+    position: int
+    """Batches that were handed out in this epoch."""
+    resume_at: int
+    """Batch at which the next iteration begins."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+    def state_dict(self) -> dict[str, int]: ...
+
+    def load_state_dict(self, state: dict[str, int]) -> None: ...
 
 
 class ResidentLoader:
@@ -139,23 +162,22 @@ class ResidentLoader:
 class MapLoader(DataLoader[Any]):
     """Samples of a map-style data set read through `num_workers` processes, in the same order as a `ResidentLoader`."""
 
-    def __init__(
-        self, dataset: Dataset[Any], order: DistributedBatchSampler, *, num_workers: int = 0, pin_memory: bool = False
-    ) -> None:
+    def __init__(self, dataset: Dataset[Any], order: Order, *, num_workers: int = 0, **options: Any) -> None:
+        """`options`: further arguments of torch's DataLoader. With `batch_size=None` the order gives single indices."""
         self.order = order
         self._consumed = 0
+        whole = "batch_size" in options
+        options["sampler" if whole else "batch_sampler"] = _WithSeeds(order) if num_workers else order
         super().__init__(
-            _SeededInWorkers(dataset) if num_workers else dataset,
-            batch_sampler=_WithSeeds(order) if num_workers else order,  # type: ignore[arg-type]
+            SeededInWorkers(dataset) if num_workers else dataset,
             num_workers=num_workers,
-            pin_memory=pin_memory,
-            persistent_workers=num_workers > 0,
             # Its own: an iterator would draw from the process's random numbers, and a continued run makes one more.
             generator=torch.Generator().manual_seed(order.seed),
+            **{"persistent_workers": num_workers > 0, **options},
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        self._consumed = self.order._resume_at
+        self._consumed = self.order.resume_at
         for batch in super().__iter__():
             self._consumed += 1
             yield batch
@@ -166,7 +188,7 @@ class MapLoader(DataLoader[Any]):
 
     def state_dict(self) -> dict[str, int]:
         """Position in the data: batches that were handed out, not those that workers have read ahead."""
-        return {"epoch": self.order.epoch, "position": self._consumed}
+        return {**self.order.state_dict(), "position": self._consumed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where `state` was taken."""
@@ -174,34 +196,60 @@ class MapLoader(DataLoader[Any]):
 
 
 class _WithSeeds:
-    """Batches of an order, each as `(seed, indices)`: the seed is the same whenever and by whomever it is read."""
+    """What an order gives, each as `(epoch, seed, indices)`: the seed is the same whenever and by whom it is read."""
 
-    def __init__(self, order: DistributedBatchSampler) -> None:
+    def __init__(self, order: Order) -> None:
         self.sampler = order
 
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+    def __iter__(self) -> Iterator[tuple[int, int, Any]]:
         order = self.sampler
         base = _mixed(order.seed, order.epoch, order.shard.rank)
         for indices in order:
-            yield _mixed(base, order.position) % 2**32, indices
+            yield order.epoch, _mixed(base, order.position) % 2**32, indices
 
 
-class _SeededInWorkers(Dataset[Any]):
-    """Seeds the worker before each batch, so that random transforms can be done again from inside an epoch."""
+class SeededInWorkers(Dataset[Any]):
+    """Seeds the worker before each batch, so that random transforms can be done again from inside an epoch.
+
+    Everything else is the data set's own.
+    """
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
+        self._epoch = -1
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # not there yet while a worker unpickles it
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitems__(self, seeded: tuple[int, list[int]]) -> list[Any]:
-        seed, indices = seeded
+    def __getitem__(self, asked: tuple[int, int, Any]) -> Any:
+        epoch, seed, index = asked
+        self._begin(epoch, seed)
+        return self.dataset[index]
+
+    def __getitems__(self, asked: tuple[int, int, list[Any]]) -> list[Any]:
+        epoch, seed, indices = asked
+        self._begin(epoch, seed)
+        return samples_of(self.dataset, indices)
+
+    def _begin(self, epoch: int, seed: int) -> None:
         seed_everything(seed)
-        return [self.dataset[index] for index in indices]
+        if epoch != self._epoch and hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+        self._epoch = epoch
+
+
+def samples_of(dataset: Any, indices: list[Any]) -> list[Any]:
+    """The samples, at once where the data set can."""
+    at_once = getattr(dataset, "__getitems__", None)
+    return list(at_once(indices)) if at_once else [dataset[index] for index in indices]
 
 
 def _mixed(seed: int, epoch: int, rank: int = 0) -> int:

@@ -21,7 +21,8 @@ from hpcexp.schema.keys import OWN_KEYS, TARGET
 from hpcexp.targets.instantiate import fill, instantiate, resolve
 from hpcexp.targets.lightning_module import NO_CALLBACK
 from hpcexp.targets.nodes import target_nodes, wrong_target
-from hpcexp.train.checkpointing.best_and_last import Checkpointing
+from hpcexp.train.checkpointing.best_and_last import Checkpointing, Finish
+from hpcexp.train.data.adapters.module import as_data_module
 from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.data.loaders import Shard
 from hpcexp.train.optim.ema import Ema
@@ -80,7 +81,7 @@ def make_module(plan: Plan, journal: Journal | None = None, losses: LossLog | No
 
 
 def make_data(plan: Plan, rank: Rank) -> pl.LightningDataModule:
-    """The user's own LightningDataModule, or loaders of the Source."""
+    """Loaders of the Source, or what the user has, adapted."""
     settings, node = plan.settings, plan.settings.data.node
     target = resolve(settings.data.target, "data")
     taken = inspect.signature(target).parameters
@@ -90,19 +91,14 @@ def make_data(plan: Plan, rank: Rank) -> pl.LightningDataModule:
     if not _is_source(target) or ("seed" in taken and taken["seed"].default is inspect.Parameter.empty):
         known["seed"] = settings.seed
     data = instantiate(fill(node, "data", **known), path="data")
-    if isinstance(data, pl.LightningDataModule):
-        return data
+    shard, share = Shard(rank.rank, rank.world_size), plan.topology.ranks_per_node
     if not isinstance(data, Source):
-        raise ConfigError(
-            f"data._target_={settings.data.target} is neither a hpcexp.data.source.Source nor a LightningDataModule.\n"
-            "Fix: let it inherit from one of them."
-        )
+        return as_data_module(data, settings, plan.batch, shard)
     if plan.batch is None:
         raise ConfigError(
             f"data.global_batch_size is not set, and {settings.data.target} is read in batches.\n"
             "Fix: data.global_batch_size=64"
         )
-    shard, share = Shard(rank.rank, rank.world_size), plan.topology.ranks_per_node
     return SourceData(data, plan.batch, settings, shard=shard, device=rank.device, ranks_per_node=share)
 
 
@@ -139,4 +135,4 @@ def make_callbacks(plan: Plan, checkpointing: Checkpointing) -> list[pl.Callback
             if not isinstance(callback, pl.Callback):
                 raise ConfigError(wrong_target(path, node[TARGET], NO_CALLBACK))
             callbacks.append(callback)
-    return callbacks
+    return [*callbacks, Finish(checkpointing)]

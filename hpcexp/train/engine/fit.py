@@ -25,6 +25,7 @@ from hpcexp.train.checkpointing.best_and_last import Checkpointing
 from hpcexp.train.checkpointing.checkpoint_io import read_checkpoint, weights_digest
 from hpcexp.train.checkpointing.exact_resume import Resume
 from hpcexp.train.checkpointing.monitor import check_monitor
+from hpcexp.train.data.adapters.weights import BatchWeights
 from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.engine.builders import make_callbacks, make_data, make_module, with_facts
 from hpcexp.train.engine.interrupts import Interrupts, Pruned, Signals
@@ -121,6 +122,8 @@ def _train(
     interrupts = Interrupts(signals, checkpointing, rank=rank.rank)
     reporting = _reporting(plan, rank, interrupts, losses, progress_fd, pruning)
     callbacks = [*make_callbacks(plan, checkpointing), interrupts, clock, *reporting]
+    if rank.world_size > 1 and not isinstance(data, SourceData):
+        callbacks.append(BatchWeights())
     adopted = bool(plan.settings.run.resume_from)
     if last_step is not None:
         callbacks.append(StepLimit(last_step, losses))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +17,26 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(seed % 2**32)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers from `seed`, and afterwards the process's own streams as they were."""
+    cpu = torch.device("cpu")
+    before = random_state(cpu)
+    seed_everything(seed % 2**32)
+    try:
+        yield
+    finally:
+        set_random_state(before, cpu)
+
+
+def mixed(*numbers: int) -> int:
+    """One seed of several numbers: neighbours of one do not meet neighbours of another."""
+    value = 0
+    for number in numbers:
+        value = (value * 6_364_136_223_846_793_005 + number + 1_442_695_040_888_963_407) % 2**63
+    return value
 
 
 def seed_rank(seed: int, rank: int) -> None:
