@@ -40,6 +40,7 @@ from hpcexp.train.engine.interrupts import Signals
 from hpcexp.train.runtime.log_filters import quiet
 from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.runtime.seeds import seed_everything
+from hpcexp.train.tasks.task import model_arguments
 
 
 def main() -> None:
@@ -188,6 +189,7 @@ def _data(plan: Plan) -> Tensors:
 def _order(plan: Plan) -> DistributedBatchSampler:
     assert plan.batch is not None
     assert plan.data is not None
+    assert plan.data.num_train is not None
     rank = _rank(plan)
     shard, seed = Shard(rank.rank, rank.world_size), plan.config["seed"]
     return DistributedBatchSampler(plan.data.num_train, plan.batch.per_rank, shuffle=True, seed=seed, shard=shard)
@@ -197,7 +199,7 @@ def _model(plan: Plan) -> nn.Module:
     """With the initial weights that a job has."""
     assert plan.data is not None
     seed_everything(plan.config["seed"])
-    known = {"in_shape": plan.data.input_shape, "num_classes": plan.data.num_classes}
+    known = model_arguments(plan.data)
     model: nn.Module = instantiate(fill(plan.config["model"], "model", **known), path="model")
     return model
 

@@ -154,9 +154,10 @@ def _plan(scratch: Path, *overrides: str) -> Plan:
 
 def _model(plan: Plan) -> Any:
     from hpcexp.targets.instantiate import fill, instantiate
+    from hpcexp.train.tasks.task import model_arguments
 
     assert plan.data is not None
-    known = {"in_shape": plan.data.input_shape, "num_classes": plan.data.num_classes}
+    known = model_arguments(plan.data)
     return instantiate(fill(plan.config["model"], "model", **known), path="model")
 
 

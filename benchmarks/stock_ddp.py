@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from benchmarks.stock import Classifier, loader
 from benchmarks.stopwatch import Stopwatch
 from hpcexp.compose.sources import packaged_conf
-from hpcexp.data.digits import Digits
 from hpcexp.schema.keys import Config
 
 
@@ -38,8 +37,8 @@ def trainer(directory: str, devices: int, steps: int) -> pl.Trainer:
 
 def run(config: DictConfig) -> None:
     """Train what was composed."""
-    facts, devices = Digits().facts(), config.hardware.devices
-    model = hydra.utils.instantiate(config.model, in_shape=facts.input_shape, num_classes=facts.num_classes)
+    devices = config.hardware.devices
+    model = hydra.utils.instantiate(config.model, in_shape=(1, 8, 8), num_classes=10)
     module = Classifier(model, hydra.utils.instantiate(config.task.loss), config.optimizer.lr)
     batches = loader(config.data.global_batch_size // devices)
     trainer(".", devices, config.trainer.max_steps).fit(module, batches)

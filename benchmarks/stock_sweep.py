@@ -89,8 +89,7 @@ def train(experiment: Experiment, directory: Path) -> None:
     """Do all of it, and leave when it began and ended."""
     began = time.time()
     pl.seed_everything(experiment.seed, verbose=False)
-    facts = Digits().facts()
-    model = MLP(facts.input_shape, 10, hidden=experiment.hidden)
+    model = MLP((1, 8, 8), 10, hidden=experiment.hidden)
     logger = MLFlowLogger("digits_mlp", tracking_uri=experiment.uri)
     logger.log_hyperparams(vars(experiment))
     best = ModelCheckpoint(directory / "checkpoints", monitor="val/acc", mode="max", save_last=True)

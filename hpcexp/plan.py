@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import yaml
-from msgspec import UNSET, UnsetType, defstruct
+from msgspec import UNSET, UnsetType, defstruct, to_builtins
 
+from hpcexp.data_spec import DataSpec
 from hpcexp.errors import RunError, listed
 from hpcexp.files.atomic import write_atomic
 from hpcexp.files.documents import convert, parse_yaml, read_plain
@@ -30,24 +31,6 @@ _MAX_HEAD = 1 << 20
 """Bytes before a plan's configuration."""
 
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What is known of a data set without reading its samples."""
-
-    num_train: int
-    num_val: int
-    num_test: int
-    input_shape: tuple[int, ...]
-    """Shape of one input without the batch, as the model sees it: `(C, H, W)` for images, `(F,)` for features."""
-    num_classes: int | None
-    """Number of classes; None for regression."""
-    class_names: tuple[str, ...]
-    fingerprint: str
-    """Digest of the data's content, or of its listing where that is too large to read."""
-    trusted: str = ""
-    """What was taken for the content where it was not read: `names, sizes and times of 1,281,167 files (148 GB)`."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +106,15 @@ class Plan:
     """None where the data module is the user's own and says no batch size."""
     steps: Steps | None
     """None where the amount of data is known only once it is loaded."""
-    data: DataFacts | None
+    data: DataSpec | None
     num_params: int | None
     tracking_uri: str | None
     """Resolved MLflow URI; None when tracking is off."""
     lineage: dict[str, Any]
     """Flat facts: `git.commit`, `git.dirty`, `code.digest`, `host`, `user`, `command`, `version.torch`, …"""
     warnings: tuple[str, ...]
+    metrics: Mapping[str, Literal["max", "min"] | None] | None = None
+    """Metric that the run will record → its better direction; None where the job alone knows, as of users' modules."""
     secrets: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """Dotted name → what is masked there. For the job alone: `plan.yaml` has none of it."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
@@ -147,7 +132,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
     """The plan as plain data, as `plan.yaml` holds it."""
     data = asdict(replace(plan, secrets={}, sources={}, job_of=None))
     del data["secrets"], data["sources"], data["job_of"]
-    return data
+    return {**data, "data": to_builtins(plan.data)}
 
 
 def digest(plan: Plan) -> str:

@@ -6,20 +6,21 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hpcexp.checks.batch import batch, steps
-from hpcexp.checks.data import data_problems, metric_problems
+from hpcexp.checks.data import split_problems
 from hpcexp.checks.devices import topology
 from hpcexp.checks.paths import root_problems
 from hpcexp.checks.strategies import strategy_warnings
 from hpcexp.checks.values import missing_keys, subject, value_problems
 from hpcexp.compose.composer import Composed
 from hpcexp.data.facts import data_facts
-from hpcexp.errors import ConfigError, RunError, did_you_mean, listed
+from hpcexp.data_spec import DataSpec
+from hpcexp.errors import ConfigError, RunError
 from hpcexp.hardware.machine import Machine, this_machine
 from hpcexp.launch.base.launcher import Launcher, launcher_of
 from hpcexp.lineage.code import code_digest, code_files, git_commit
@@ -27,18 +28,20 @@ from hpcexp.lineage.environment import environment
 from hpcexp.lineage.signature import signature
 from hpcexp.memo import Once
 from hpcexp.models.sizes import num_params
-from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, load_signature
+from hpcexp.plan import VERSION, Batch, Plan, Steps, Topology, load_signature
 from hpcexp.redaction import masked_command, masked_config, masked_override, without_password
 from hpcexp.rundir import RunDir
 from hpcexp.runs.naming import SIGNATURE_LENGTH, run_name
-from hpcexp.schema.keys import MISSING, TARGET, Tracking
+from hpcexp.schema.keys import TARGET, Tracking
 from hpcexp.schema.settings import DataSettings, Settings, TargetSection
-from hpcexp.targets.lightning_module import callback_problems
+from hpcexp.targets.lightning_module import callback_problems, module_source
 from hpcexp.targets.nodes import target_nodes
-from hpcexp.targets.source_code import Found, defining_file, imported_roots, parameters
+from hpcexp.targets.source_code import Found, Parameters, defining_file, imported_roots, parameters
 from hpcexp.targets.static_check import node_problems, target_problems
 from hpcexp.tracking.mlflow.authentication import refused
 from hpcexp.tracking.mlflow.uri import resolve_uri, unreachable, uri_problem
+from hpcexp.train.tasks.planning import AskedTask, asked_task
+from hpcexp.train.tasks.task import Task
 
 _T = TypeVar("_T")
 
@@ -70,7 +73,10 @@ def prepare(
     facts, fact_problems = _data_facts(settings.data, parameters_of, look)
     wrong = value_problems(config)
     refused = {subject(problem) for problem in wrong}
-    targets_wrong = [p for p in target_problems(config, parameters_of) if subject(p) not in refused]
+    asked = _asked_task(settings, facts)
+    targets_wrong = [
+        p for p in target_problems(_with_filled(config, asked.task, facts), parameters_of) if subject(p) not in refused
+    ]
     launcher, launch_problems = _launcher(settings, refused | {subject(problem) for problem in targets_wrong}, look)
     machine = machine or (look(_asked(settings), lambda: launcher.machine(settings)) if launcher else this_machine())
     shape, shape_problems = _shape(settings, machine, facts, refused)
@@ -84,12 +90,15 @@ def prepare(
         *launch_problems,
         *shape_problems,
         *callback_problems(config["callbacks"]),
-        *_task_problems(settings, facts, shape),
+        *asked.problems,
+        *_data_problems(settings, facts, shape),
     ]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     assert shape is not None
-    return _planned(composed, project, command, uri, facts, shape, look)
+    trainer = {**config["trainer"], "mode": asked.mode}
+    resolved = replace(composed, config={**config, "trainer": trainer})
+    return _planned(resolved, project, command, uri, facts, shape, asked=asked, once=look)
 
 
 def _planned(
@@ -97,8 +106,10 @@ def _planned(
     project: Path,
     command: Sequence[str],
     uri: str | None,
-    facts: DataFacts | None,
+    facts: DataSpec | None,
     shape: Shape,
+    *,
+    asked: AskedTask,
     once: Once,
 ) -> Plan:
     """The plan, now that nothing is wrong with it."""
@@ -131,17 +142,18 @@ def _planned(
         batch=shape.batch,
         steps=shape.steps,
         data=facts,
-        num_params=_num_params(composed.settings.model, facts),
+        num_params=_num_params(composed.settings.model, asked.task, facts),
         tracking_uri=uri,
         lineage=lineage,
         warnings=_warnings(settings, uri, shape, facts),
+        metrics=asked.metrics,
         secrets=secrets,
         sources=sources,
     )
 
 
 def _shape(
-    settings: Settings, machine: Machine, facts: DataFacts | None, refused: Set[str]
+    settings: Settings, machine: Machine, facts: DataSpec | None, refused: Set[str]
 ) -> tuple[Shape | None, list[str]]:
     """How the job is spread out, and what stands against that. Of keys that are `refused` enough has been said."""
     if any(key.startswith("hardware.") for key in refused):
@@ -180,7 +192,7 @@ def _guarded(check: Callable[[], _T]) -> _T | None:
 
 def _data_facts(
     data: DataSettings, parameters_of: Callable[[str], Found], once: Once
-) -> tuple[DataFacts | None, list[str]]:
+) -> tuple[DataSpec | None, list[str]]:
     """What is known of the data; nothing where its arguments are wrong, which is reported elsewhere."""
     target, given = data.given.get(TARGET), data.arguments
     if not isinstance(target, str) or [*missing_keys(given), *node_problems("data", data.given, parameters_of)]:
@@ -207,32 +219,36 @@ def _without_secret(uri: str | None) -> Callable[[str], str]:
     return lambda text: text.replace(uri, public) if uri else text
 
 
-def _task_problems(settings: Settings, facts: DataFacts | None, shape: Shape | None) -> list[str]:
-    problems = _guarded(lambda: [*metric_problems(settings), *_monitor_problems(settings)]) or []
+def _asked_task(settings: Settings, facts: DataSpec | None) -> AskedTask:
+    """The task and what is wrong with it. A LightningModule has its own, which the job alone knows."""
+    is_lightning = module_source(settings.model.given.get(TARGET)).is_lightning
+    is_used = None if is_lightning is None else not is_lightning
+    return asked_task(settings.task, settings.trainer, facts, is_used=is_used)
+
+
+def _with_filled(config: dict[str, Any], task: Task | None, facts: DataSpec | None) -> dict[str, Any]:
+    """The configuration with what the task gives the model, where that takes it."""
+    if task is None or facts is None:
+        return config
+    taken = parameters(str(config["model"].get(TARGET)))
+    known = task.model_arguments(facts)
+    names = taken.types if isinstance(taken, Parameters) else ()
+    filled = {k: list(v) if isinstance(v, tuple) else v for k, v in known.items() if k in names}
+    return {**config, "model": {**filled, **config["model"]}}
+
+
+def _data_problems(settings: Settings, facts: DataSpec | None, shape: Shape | None) -> list[str]:
     if facts is None or shape is None:
-        return problems
-    if shape.batch is None and settings.data.global_batch_size is None:
-        problems.append("data.global_batch_size: it is needed.\nFix: data.global_batch_size=64")
-    return [*problems, *(_guarded(lambda: data_problems(settings, facts, shape.topology.world_size)) or [])]
-
-
-def _monitor_problems(settings: Settings) -> list[str]:
-    """A monitor that hpcexp's own module will not give; what a user's LightningModule gives is known only to it."""
-    known = ["train/loss", "val/loss", *(f"val/{name}" for name in settings.task.metrics)]
-    monitor = str(settings.trainer.monitor)
-    if not settings.model.target.startswith("hpcexp.models.") or monitor in (*known, MISSING):
         return []
-    fix = f"{did_you_mean(monitor, known)}It gives {listed(known)}; task.metrics adds more."
-    return [f"trainer.monitor={monitor}: a validation does not give it.\nFix: {fix}"]
+    if shape.batch is None and settings.data.global_batch_size is None:
+        return ["data.global_batch_size: it is needed.\nFix: data.global_batch_size=64"]
+    return _guarded(lambda: split_problems(settings, facts, shape.topology.world_size)) or []
 
 
-def _num_params(model: TargetSection, facts: DataFacts | None) -> int | None:
-    if facts is None:
+def _num_params(model: TargetSection, task: Task | None, facts: DataSpec | None) -> int | None:
+    if facts is None or task is None:
         return None
-    given = model.arguments
-    in_shape = given.pop("in_shape", facts.input_shape)
-    num_classes = given.pop("num_classes", facts.num_classes or 1)
-    return num_params(model.target, in_shape, num_classes, **given)
+    return num_params(model.target, **{**task.model_arguments(facts), **model.arguments})
 
 
 def _code(project: Path, config: dict[str, Any], once: Once) -> tuple[dict[str, str], dict[str, Any]]:
@@ -271,7 +287,7 @@ def _by_ending(parent: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _warnings(settings: Settings, uri: str | None, shape: Shape, facts: DataFacts | None) -> tuple[str, ...]:
+def _warnings(settings: Settings, uri: str | None, shape: Shape, facts: DataSpec | None) -> tuple[str, ...]:
     """What is legal and yet may not be what was meant."""
     data, topology = settings.data, shape.topology
     found = [_silent(uri)] if uri else []

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.compose.composer import Composer
+from hpcexp.data_spec import Classes, DataSpec, TensorSpec
 from hpcexp.files.atomic import write_json
-from hpcexp.plan import VERSION, Batch, DataFacts, Plan, Steps, Topology, save_plan
+from hpcexp.plan import VERSION, Batch, Plan, Steps, Topology, save_plan
 from hpcexp.rundir import RecordDir, RunDir, SweepDir
 from hpcexp.runs.clock import started_now
 from hpcexp.runs.journal import Journal, read_points
@@ -64,7 +65,7 @@ def make_plan(run_dir: Path, uri: str | None, **tracking: Any) -> Plan:
         topology=Topology("cpu", (0,), 1, 1, "single", None),
         batch=Batch(64, 64, 1),
         steps=Steps(22, 660, 30),
-        data=DataFacts(1437, 180, 180, (1, 8, 8), 10, tuple("0123456789"), "f" * 64),
+        data=DataSpec(1437, 180, 180, {"image": TensorSpec((1, 8, 8))}, Classes(tuple("0123456789")), "f" * 64),
         num_params=17_226,
         tracking_uri=uri,
         lineage={

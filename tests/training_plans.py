@@ -36,7 +36,12 @@ def digits_config(**overrides: Any) -> dict[str, Any]:
         "seed": 1,
         "data": {"_target_": "hpcexp.data.digits.Digits", "global_batch_size": 64},
         "model": {"_target_": "hpcexp.models.mlp.MLP", "hidden": [32]},
-        "task": {**default["task"], "loss": {"_target_": "torch.nn.CrossEntropyLoss"}, "metrics": ["acc"]},
+        "task": {
+            "_target_": "hpcexp.train.tasks.classification.Classification",
+            "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
+            "metrics": ["acc"],
+            "monitor": "val/acc",
+        },
         "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.003, "fused": True},
         "scheduler": {"_target_": "hpcexp.train.optim.schedules.warmup_cosine", "interval": "step", "warmup": 0.1},
         "strategy": {"name": "auto"},

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from hpcexp.plan import Batch, DataFacts, Steps, Topology
+from hpcexp.data_spec import DataSpec
+from hpcexp.plan import Batch, Steps, Topology
 from hpcexp.schema.settings import Settings
 
 
@@ -30,10 +31,10 @@ def batch(settings: Settings, topology: Topology) -> tuple[Batch | None, list[st
     return Batch(size, size // share, accumulate), []
 
 
-def steps(settings: Settings, batch: Batch | None, facts: DataFacts | None) -> tuple[Steps | None, list[str]]:
+def steps(settings: Settings, batch: Batch | None, facts: DataSpec | None) -> tuple[Steps | None, list[str]]:
     """Optimizer steps of the whole training; None where the amount of data is not known."""
     trainer = settings.trainer
-    if batch is None or facts is None:
+    if batch is None or facts is None or facts.num_train is None:
         return None, []
     num_batches = facts.num_train // batch.global_size
     if num_batches == 0:

@@ -145,8 +145,7 @@ def _is(value: Any, kind: Any) -> bool:
 
 def _left_out(config: dict[str, Any]) -> Iterator[str]:
     """Keys without which nothing can be built, where a whole group was taken out."""
-    loss = config["task"]["loss"]
-    nodes = {**{name: config[name] for name in ("model", "data", "optimizer", "launch")}, "task.loss": loss}
+    nodes = {name: config[name] for name in ("model", "data", "task", "optimizer", "launch")}
     yield from (f"{path}._target_" for path, node in nodes.items() if not node or node.get("_target_") is None)
     if "name" not in config["strategy"]:
         yield "strategy.name"

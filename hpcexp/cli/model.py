@@ -17,13 +17,14 @@ from hpcexp.cli.shared.trust import add_trust, check_trust
 from hpcexp.compare.provenance_diff import changed_data, code_of_run
 from hpcexp.errors import RunError, listed
 from hpcexp.lineage.code import imported_otherwise
-from hpcexp.plan import Plan, load_plan
+from hpcexp.plan import load_plan
 from hpcexp.planner import on_path
 from hpcexp.rundir import RunDir
 from hpcexp.text.formatting import metric, near, pairs, table
 
 if TYPE_CHECKING:
-    from hpcexp.train.inference import Prediction, Trained
+    from hpcexp.train.inference import Trained
+    from hpcexp.train.tasks.task import Prediction
 
 _OF_A_MODEL = ("hpcexp/models/", "hpcexp/data/")
 """Of hpcexp's own code what a model's outputs come from."""
@@ -53,24 +54,35 @@ def test(argv: Sequence[str]) -> int:
 
 def predict(argv: Sequence[str]) -> int:
     """What a trained model says of files."""
-    p = parser("predict", "Predict files with a trained model, read as its data set reads them (for example pictures).")
+    p = parser("predict", "Predict files, read as the run's data set reads them (for example pictures), or a split.")
     p.add_argument("run", help=RUN_HELP)
-    p.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    p.add_argument("--json", action="store_true", help="one JSON object per file, with every class's probability")
+    p.add_argument("files", nargs="*", type=Path, metavar="FILE")
+    p.add_argument("--split", choices=("train", "val", "test"), help="predict the samples of a split of the data")
+    p.add_argument("--json", action="store_true", help="one JSON object per sample, with all that the model says")
     add_trust(p)
     a = p.parse_args(argv)
     run = find_run(a.root, a.run)
     check_trust(run, is_trusted=a.trust)
+    if bool(a.files) == bool(a.split):
+        raise RunError(
+            "predict takes files, or --split.\nFix: hpcexp predict RUN FILE…, or hpcexp predict RUN --split test"
+        )
     trained = trained_of(run)
     _warn(edited_since(trained))
     from hpcexp.train.inference import predict as predicted
+    from hpcexp.train.inference import predict_split
 
-    answers = list(predicted(trained, a.files))
-    if a.json:
-        for answer in answers:
-            print(json.dumps(_as_json(answer, trained.plan)))
+    answers = list(predict_split(trained, a.split) if a.split else predicted(trained, a.files))
+    if a.split:
+        named = [("sample", str(number)) for number in range(len(answers))]
     else:
-        print(table(("file", "prediction", "probability"), map(_cells, answers)))
+        named = [("file", str(file)) for file in a.files]
+    if a.json:
+        for (kind, name), answer in zip(named, answers, strict=True):
+            print(json.dumps(_as_json(kind, name, answer), default=str))
+    else:
+        rows = [_cells(name, answer) for (_, name), answer in zip(named, answers, strict=True)]
+        print(table(("sample" if a.split else "file", "prediction", "probability"), rows))
     return 0
 
 
@@ -96,7 +108,7 @@ def export(argv: Sequence[str]) -> int:
         if a.format == "mlflow":
             export_mlflow(trained, made)
         else:
-            from hpcexp.train.inference import export as exported
+            from hpcexp.train.export import export as exported
 
             exported(trained, a.format, made)
     print(a.output or near(path))
@@ -155,22 +167,24 @@ def _exists(path: Path) -> RunError:
 def export_mlflow(trained: Trained, path: Path) -> None:
     """The exported program inside an MLflow model directory."""
     from hpcexp.tracking.mlflow.pyfunc import save_pyfunc
-    from hpcexp.train.inference import examples
-    from hpcexp.train.inference import export as exported
+    from hpcexp.train.export import examples
+    from hpcexp.train.export import export as exported
 
     with TemporaryDirectory() as scratch:
         program = Path(scratch) / "model.pt2"
         exported(trained, "torch", program)
-        save_pyfunc(path, program, tuple(examples(trained).shape[1:]), trained.plan)
+        example = examples(trained)
+        arrays = {name: tensor.numpy() for name, tensor in example.tensors.items()}
+        save_pyfunc(path, program, arrays, trained.plan, is_named=bool(example.named))
 
 
-def _cells(p: Prediction) -> tuple[str, str, str]:
-    if p.label is None:
-        return str(p.file), " ".join(metric(v) for v in p.values), "-"
-    return str(p.file), p.label, f"{p.probability:.3f}"
+def _cells(name: str, p: Prediction) -> tuple[str, str, str]:
+    if isinstance(p.value, list) and all(isinstance(v, float) for v in p.value):
+        text = " ".join(metric(v) for v in p.value)
+    else:
+        text = p.value if isinstance(p.value, str) else json.dumps(p.value, default=str)
+    return name, text, "-" if p.probability is None else f"{p.probability:.3f}"
 
 
-def _as_json(p: Prediction, plan: Plan) -> dict[str, object]:
-    names = plan.data.class_names if plan.data else ()
-    values = dict(zip(names, p.values, strict=True)) if p.label is not None and names else list(p.values)
-    return {"file": str(p.file), "prediction": p.label if p.label is not None else list(p.values), "values": values}
+def _as_json(kind: str, name: str, p: Prediction) -> dict[str, object]:
+    return {kind: name, "prediction": p.value, **({} if p.values is None else {"values": p.values})}

@@ -10,6 +10,7 @@ from pathlib import Path
 from hpcexp.checks.values import typed
 from hpcexp.cli.shared.composing import opened
 from hpcexp.compose.composer import Composer
+from hpcexp.data_spec import TensorSpec
 from hpcexp.errors import RunError
 from hpcexp.hardware.leases import would_lease
 from hpcexp.launch.resume.checkpoint_transfer import origin
@@ -125,13 +126,20 @@ def _data(plan: Plan) -> str:
     d = plan.data
     if d is None:
         return "known once it is loaded"
-    classes = f", {d.num_classes} classes" if d.num_classes else ""
-    shape = " × ".join(map(str, d.input_shape))
-    samples = f"{d.num_train:,} train, {d.num_val:,} val, {d.num_test:,} test"
+    classes = f", {len(d.class_names)} classes" if d.class_names else ""
+    shapes = {name: _shape_text(spec) for name, spec in d.inputs.items()}
+    shape = ", ".join(f"{name} {text}" if len(shapes) > 1 else text for name, text in shapes.items())
+    train = "a stream" if d.num_train is None else f"{d.num_train:,}"
+    samples = f"{train} train, {d.num_val:,} val, {d.num_test:,} test"
     described = f"{samples}; inputs {shape}{classes}; fingerprint {d.fingerprint[:12]}"
     if not d.trusted:
         return described
     return f"{described}\nof {d.trusted}, not of their content: data.fingerprint=content reads all of it once"
+
+
+def _shape_text(spec: TensorSpec) -> str:
+    sides = " × ".join("?" if side is None else str(side) for side in spec.shape) or "1"
+    return sides if spec.dtype == "float32" else f"{sides} {spec.dtype}"
 
 
 def _steps(plan: Plan) -> str:

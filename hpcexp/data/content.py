@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from hpcexp.data.digests import Stamp, digests, stamp_of
+from hpcexp.data_spec import DataSpec
 from hpcexp.errors import DataError
-from hpcexp.plan import DataFacts
 
 if TYPE_CHECKING:
     from hpcexp.data.source import Source
@@ -77,7 +77,7 @@ def _files_below(path: Path) -> Iterable[Path]:
     return sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names)
 
 
-def with_content(facts: DataFacts, source: Source, how: How) -> DataFacts:
+def with_content(facts: DataSpec, source: Source, how: How) -> DataSpec:
     """The facts, their fingerprint also of the content of the files that the source names.
 
     Whatever a source of the user's own makes its fingerprint of, other bytes in its files are other data.

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcexp.data.source import DataFile, Source, Split, Tensors
+from hpcexp.data_spec import Classes, DataSpec, TensorSpec
 from hpcexp.errors import DataError
-from hpcexp.plan import DataFacts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,18 +38,17 @@ class Digits(Source):
     def __init__(self, val_fraction: float = 0.1) -> None:
         self.val_fraction = val_fraction
 
-    def facts(self) -> DataFacts:
+    def facts(self) -> DataSpec:
         """Sizes and fingerprint; DataError where `problems` has something to say."""
         if problems := self.problems():
             raise DataError("\n\n".join(problems))
         split = f"val_fraction={self.val_fraction}".encode()
-        return DataFacts(
+        return DataSpec(
             num_train=len(self.indices["train"]),
             num_val=len(self.indices["val"]),
             num_test=len(self.indices["test"]),
-            input_shape=(1, SIDE, SIDE),
-            num_classes=10,
-            class_names=tuple("0123456789"),
+            inputs={"image": TensorSpec((1, SIDE, SIDE), axes=("channel", "row", "column"))},
+            targets=Classes(tuple("0123456789")),
             fingerprint=hashlib.sha256(self.content + split).hexdigest(),
         )
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import traceback
 from collections.abc import Mapping
 from typing import Any, cast
 
 from hpcexp.data.content import How, with_content
 from hpcexp.data.source import Source
+from hpcexp.data_spec import DataSpec, DataSpecError
 from hpcexp.errors import DataError
-from hpcexp.plan import DataFacts
-from hpcexp.targets.source_code import defining_file, imported_roots
+from hpcexp.targets.light import light_object
 
-HEAVY = frozenset({"torch", "pytorch_lightning", "lightning", "numpy", "pandas", "sklearn", "scipy", "PIL", "mlflow"})
-"""A data set whose file imports one of these is not asked for its facts before the job runs."""
 _OURS = "hpcexp.data."
 
 
-def data_facts(target: str, arguments: Mapping[str, Any], how: str = "auto") -> tuple[DataFacts | None, list[str]]:
+def data_facts(target: str, arguments: Mapping[str, Any], how: str = "auto") -> tuple[DataSpec | None, list[str]]:
     """What the data set `target` tells of itself, and what is wrong with its arguments; nothing where it is heavy.
 
     `how`: what is read for its fingerprint, as `data.fingerprint` says. Its module is imported once in a process; what
@@ -32,10 +29,12 @@ def data_facts(target: str, arguments: Mapping[str, Any], how: str = "auto") -> 
         if problems := source.problems():
             return None, problems
         facts: object = source.facts()
-        if not isinstance(facts, DataFacts):
-            return None, [f"data: {target}.facts() gives {type(facts).__name__}, not hpcexp.plan.DataFacts."]
+        if not isinstance(facts, DataSpec):
+            return None, [f"data: {target}.facts() gives {type(facts).__name__}, not hpcexp.data_spec.DataSpec."]
         # Ours have read their files for their fingerprints.
         return facts if type(source).__module__.startswith(_OURS) else with_content(facts, source, cast(How, how)), []
+    except DataSpecError as e:
+        return None, [f"data: {target}.facts(): {e}"]
     except DataError as e:
         return None, [str(e)]
     except OSError as e:
@@ -49,13 +48,4 @@ def data_facts(target: str, arguments: Mapping[str, Any], how: str = "auto") -> 
 
 def source_of(target: str, arguments: Mapping[str, Any]) -> Source | None:
     """The data set `target`, made without heavy imports; None where it is none that this can be done with."""
-    file = defining_file(target)
-    if file is None or imported_roots(file) & HEAVY:
-        return None
-    cls = _imported(target)
-    return cls(**arguments) if isinstance(cls, type) and issubclass(cls, Source) else None
-
-
-def _imported(target: str) -> Any:
-    module, _, name = target.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    return light_object(target, arguments, Source)  # type: ignore[type-abstract]

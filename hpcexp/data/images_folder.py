@@ -14,8 +14,8 @@ from hpcexp.data.content import How, content, printable
 from hpcexp.data.digests import Stamp, stamp_of
 from hpcexp.data.picture import MODES, SUFFIXES, open_picture, pixels
 from hpcexp.data.source import SPLITS, DataFile, Samples, Source, Split, fraction_problems
+from hpcexp.data_spec import Classes, DataSpec, TensorSpec
 from hpcexp.errors import DataError, listed, suggest
-from hpcexp.plan import DataFacts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,18 +50,18 @@ class ImagesFolder(Source):
         height, width = (size, size) if isinstance(size, int) else size
         self.recipe = Recipe(height, width, channels, per_channel(mean, channels), per_channel(std, channels))
 
-    def facts(self) -> DataFacts:
+    def facts(self) -> DataSpec:
         """Counts, classes, a digest of all names and contents; DataError where `problems` has something to say."""
         if problems := self.problems():
             raise DataError("\n\n".join(problems))
         fingerprint, trusted = self.identity
-        return DataFacts(
+        shape = (self.recipe.channels, self.recipe.height, self.recipe.width)
+        return DataSpec(
             num_train=len(self.splits["train"]),
             num_val=len(self.splits["val"]),
             num_test=len(self.splits["test"]),
-            input_shape=(self.recipe.channels, self.recipe.height, self.recipe.width),
-            num_classes=len(self.class_names),
-            class_names=self.class_names,
+            inputs={"image": TensorSpec(shape, axes=("channel", "row", "column"))},
+            targets=Classes(self.class_names),
             fingerprint=fingerprint,
             trusted=trusted,
         )

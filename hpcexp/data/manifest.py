@@ -13,14 +13,14 @@ from msgspec.structs import replace
 from hpcexp.data.content import How, of_files, printable
 from hpcexp.data.facts import source_of
 from hpcexp.data.source import Source
-from hpcexp.plan import DataFacts
+from hpcexp.data_spec import DataSpec
 from hpcexp.runs.records import DataFileRecord, DataRecord
 
 MAX_NAMED = 10_000
 """Files that are kept one by one; of more there is the digest of all."""
 
 
-def data_manifest(target: str, arguments: Mapping[str, Any], facts: DataFacts | None) -> DataRecord:
+def data_manifest(target: str, arguments: Mapping[str, Any], facts: DataSpec | None) -> DataRecord:
     """The files of a data set and the digest of all of them; sizes and schema of the samples."""
     known = DataRecord(source=target, **(samples(facts) if facts else {}))
     source = source_of(target, arguments)
@@ -54,11 +54,10 @@ def _files(source: Source, how: How) -> list[DataFileRecord]:
     ]
 
 
-def samples(facts: DataFacts) -> dict[str, Any]:
+def samples(facts: DataSpec) -> dict[str, Any]:
     """Rows and schema, as MLflow shows them with a data set."""
-    target = {"type": "long", "classes": list(facts.class_names)} if facts.num_classes else {"type": "float"}
     return {
         "fingerprint": facts.fingerprint,
-        "rows": {"train": facts.num_train, "val": facts.num_val, "test": facts.num_test},
-        "schema": {"inputs": {"type": "float", "shape": list(facts.input_shape)}, "targets": target},
+        "rows": {split: count for split, count in facts.num_samples.items() if count is not None},
+        "schema": {"inputs": to_builtins(facts.inputs), "targets": to_builtins(facts.targets)},
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from hpcexp.data.content import How
-from hpcexp.plan import DataFacts
+from hpcexp.data_spec import DataSpec
+from hpcexp.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,12 +36,33 @@ class Tensors:
         return self.inputs[index], self.targets[index]
 
 
+@dataclass(frozen=True)
+class NamedTensors:
+    """A whole split of several inputs in memory. The model gets them as arguments of their names."""
+
+    inputs: Mapping[str, Tensor]
+    """Name → `(N, …)`, as the source's DataSpec says."""
+    targets: Tensor
+    """`(N, …)`"""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
+        """One sample, so that workers read it like any other data set."""
+        return {name: values[index] for name, values in self.inputs.items()}, self.targets[index]
+
+
 class Samples(Protocol):
-    """A split that is read sample by sample: what `torch.utils.data` calls a map-style data set."""
+    """A split that is read sample by sample: what `torch.utils.data` calls a map-style data set.
+
+    A sample is a pair of inputs and targets, of which the inputs may be a mapping from their names, or a mapping with
+    the names of inputs and targets.
+    """
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]: ...
+    def __getitem__(self, index: int) -> Any: ...
 
 
 class DataFile(NamedTuple):
@@ -59,7 +81,7 @@ class Source(ABC):
     """
 
     @abstractmethod
-    def facts(self) -> DataFacts:
+    def facts(self) -> DataSpec:
         """Sizes, shapes, classes and fingerprint; DataError where `problems` has something to say.
 
         The fingerprint is of all that makes the samples beside the bytes of `files`, which hpcexp adds.
@@ -70,12 +92,32 @@ class Source(ABC):
         """What is wrong with the arguments or the data, each as what, why and fix; empty where all is well."""
 
     @abstractmethod
-    def load(self, split: Split) -> Tensors | Samples:
+    def load(self, split: Split) -> Tensors | NamedTensors | Samples:
         """The samples of a split. DataError, here or when a sample is read, names what cannot be read."""
 
     @abstractmethod
-    def read(self, path: Path) -> Tensor:
-        """A user's file as one input `(*input_shape)`, made like the training inputs; DataError says why not."""
+    def read(self, path: Path) -> Any:
+        """A user's file as the inputs of one sample, made like those of training; DataError says why not."""
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """A batch of samples: pads what varies. Of samples without targets, as `read` gives them, a batch of inputs.
+
+        The task collates where a source does not.
+        """
+        raise NotImplementedError
+
+    def example(self) -> Iterable[Any]:
+        """Samples that show what the model gets, for its export: the first of the test data, or of what there are."""
+        for split in reversed(SPLITS):
+            samples = self.load(split)
+            if len(samples):
+                return (samples[index] for index in range(len(samples)))
+        raise DataError(f"{type(self).__qualname__} has no samples, so there is no example of an input.")
+
+    @property
+    def collates(self) -> bool:
+        """Whether it has a `collate` of its own."""
+        return type(self).collate is not Source.collate
 
     def files(self) -> Iterable[DataFile]:
         """Files that the samples are read from, in the same order every time; none where they are made up.
@@ -90,18 +132,17 @@ class Source(ABC):
     def resident_bytes(self) -> int:
         """Memory that all splits take as tensors."""
         facts = self.facts()
-        size = 4
-        for side in facts.input_shape:
-            size *= side
-        target_size = 8 if facts.num_classes else 4
-        return (facts.num_train + facts.num_val + facts.num_test) * (size + target_size)
+        return sum(count or 0 for count in facts.num_samples.values()) * facts.sample_bytes
 
 
-def as_tensors(samples: Tensors | Samples) -> Tensors:
-    """Every sample of a split in memory, in order. Memory is taken once: there is no list of samples beside it."""
+def as_tensors(samples: Tensors | NamedTensors | Samples) -> Tensors | NamedTensors:
+    """Every sample of a split in memory, in order. Memory is taken once: there is no list of samples beside it.
+
+    Samples are pairs of tensors that have one shape throughout.
+    """
     import torch
 
-    if isinstance(samples, Tensors):
+    if isinstance(samples, Tensors | NamedTensors):
         return samples
     if not len(samples):
         return Tensors(torch.empty(0), torch.empty(0, dtype=torch.int64))

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcexp.data.source import SPLITS, Source, Split, Tensors
+from hpcexp.data_spec import Classes, DataSpec, TensorSpec, Values
 from hpcexp.errors import DataError
-from hpcexp.plan import DataFacts
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -21,7 +21,8 @@ class Synthetic(Source):
     """Noise around a pattern for each class; without classes, a smooth function of the inputs to regress on.
 
     `noise` is the standard deviation around patterns of unit variance, and for regression that of what is added to the
-    targets. The same arguments give the same samples.
+    targets. With `multiple`, a sample has any number of classes, and the sum of their patterns. The same arguments give
+    the same samples.
     """
 
     def __init__(
@@ -33,25 +34,28 @@ class Synthetic(Source):
         num_classes: int | None,
         noise: float = 1.0,
         seed: int = 0,
+        multiple: bool = False,
     ) -> None:
         self.num_samples: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
         self.input_shape = tuple(input_shape)
         self.num_classes = num_classes
         self.noise = noise
         self.seed = seed
+        self.multiple = multiple
 
-    def facts(self) -> DataFacts:
+    def facts(self) -> DataSpec:
         """Sizes, and a digest of the arguments; DataError where `problems` has something to say."""
         if problems := self.problems():
             raise DataError("\n\n".join(problems))
-        arguments = [self.num_samples, self.input_shape, self.num_classes, self.noise, self.seed]
-        return DataFacts(
+        arguments: list[object] = [self.num_samples, self.input_shape, self.num_classes, self.noise, self.seed]
+        arguments += ["multiple"] if self.multiple else []
+        names = tuple(map(str, range(self.num_classes or 0)))
+        return DataSpec(
             num_train=self.num_samples["train"],
             num_val=self.num_samples["val"],
             num_test=self.num_samples["test"],
-            input_shape=self.input_shape,
-            num_classes=self.num_classes,
-            class_names=tuple(str(label) for label in range(self.num_classes or 0)),
+            inputs={"inputs": TensorSpec(self.input_shape)},
+            targets=Classes(names, multiple=self.multiple) if names else Values((1,)),
             fingerprint=hashlib.sha256(json.dumps(["synthetic", *arguments]).encode()).hexdigest(),
         )
 
@@ -70,6 +74,8 @@ class Synthetic(Source):
                 f"data.num_classes={self.num_classes} leaves nothing to tell apart.\n"
                 "Fix: data.num_classes=10, or data.num_classes=null for regression."
             )
+        if self.multiple and self.num_classes is None:
+            problems.append("data.multiple=true, but there are no classes.\nFix: data.num_classes=10")
         if self.noise < 0:
             problems.append(f"data.noise={self.noise} is a standard deviation, at least 0.\nFix: data.noise=1.0")
         return problems
@@ -89,6 +95,11 @@ class Synthetic(Source):
         import torch
 
         patterns = torch.randn(num_classes, *self.input_shape, generator=shared)
+        if self.multiple:
+            chosen = (torch.rand(count, num_classes, generator=own) < 2 / num_classes).float()
+            summed = (chosen @ patterns.flatten(1)).view(count, *self.input_shape)
+            noise = torch.randn(count, *self.input_shape, generator=own).mul_(self.noise)
+            return Tensors(summed.add_(noise), chosen)
         targets = torch.randint(num_classes, (count,), generator=own)
         inputs = torch.randn(count, *self.input_shape, generator=own).mul_(self.noise).add_(patterns[targets])
         return Tensors(inputs.div_(math.hypot(1.0, self.noise)), targets)

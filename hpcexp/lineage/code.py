@@ -16,7 +16,15 @@ import hpcexp
 from hpcexp.lineage.git import git_command
 from hpcexp.redaction import masked_text
 
-RESULT_CODE = ("data", "models", "train", "targets/instantiate.py", "targets/signature_check.py", "job.py")
+RESULT_CODE = (
+    "data",
+    "data_spec.py",
+    "models",
+    "train",
+    "targets/instantiate.py",
+    "targets/signature_check.py",
+    "job.py",
+)
 """Parts of hpcexp that can change a result; a new command line verb makes no run another one."""
 
 

@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 
-def num_params(target: str, in_shape: Sequence[int], num_classes: int, **kwargs: Any) -> int | None:
-    """Number of parameters of `target` (full path) built with these arguments.
+def num_params(target: str, **given: Any) -> int | None:
+    """Number of parameters of `target` (full path) built with the arguments that are given.
 
     None where the model is not ours, an argument that the count needs is not given, or its value cannot be counted
     with: building the model says what is wrong with it.
@@ -18,7 +18,6 @@ def num_params(target: str, in_shape: Sequence[int], num_classes: int, **kwargs:
     count = COUNTS.get(target)
     if count is None:
         return None
-    given = {"in_shape": in_shape, "num_classes": num_classes, **kwargs}
     needed = inspect.signature(count).parameters
     if not needed.keys() <= given.keys():
         return None

@@ -18,10 +18,6 @@ HYDRA_KEYS = frozenset({TARGET, "_partial_", "_args_", "_recursive_", "_convert_
 # Most classes below are only read, never instantiated; generating their __eq__ and __repr__ would cost planning 10 ms.
 
 
-CLASSIFICATION_METRICS = ("acc", "top5")
-REGRESSION_METRICS = ("mse", "mae")
-
-
 def number(default: Any, **bounds: float) -> Any:
     """A numeric field and its valid range: `above`, `below`, `least`, `most`."""
     return field(default=default, metadata=bounds)
@@ -75,16 +71,15 @@ class Data:
 
 @dataclass(eq=False, repr=False)
 class Task:
-    """What the model learns: the loss, and the metrics to report."""
+    """What the model learns: keys that hpcexp reads, beside the arguments of its `_target_`, as `loss` and `metrics`.
 
-    loss: dict[str, Any] = field(default_factory=dict)
-    """The loss: `_target_` and its arguments."""
-    metrics: list[str] = field(default_factory=list)
-    """Metrics to report: acc, top5 (classification); mse, mae (regression)."""
+    `metrics` lists names: `acc`, `top5` for classes, `mse`, `mae` for values, and any class of torchmetrics by its name
+    or a usual short one (`f1`, `auroc`, `ap`, `kappa`, `mcc`, `iou`, `r2`, `rmse`). An entry may be a mapping: `metric`
+    or `_target_`, arguments, `name` (as it is reported), and `mode` (`max`, `min`) where torchmetrics does not say it.
+    """
+
     monitor: str = MISSING
     """Metric that judges the task; the default of `trainer.monitor`."""
-    mode: str = choice(MISSING, "max", "min")
-    """Whether a higher or lower `monitor` is better; the default of `trainer.mode`."""
 
 
 @dataclass(eq=False, repr=False)
@@ -162,8 +157,8 @@ class Trainer:
     """Epochs between validations; the last epoch is always validated."""
     monitor: str = "${task.monitor}"
     """Metric that determines the best checkpoint and early stopping."""
-    mode: str = choice("${task.mode}", "max", "min")
-    """Whether a higher or lower `monitor` is better."""
+    mode: str | None = choice(None, "max", "min")
+    """Whether a higher or lower `monitor` is better; empty: as the task says of its metrics."""
     patience: int | None = number(None, least=1)
     """Validations without improvement of `monitor` after which training stops; empty: never."""
     min_delta: float = number(0.0, least=0)
@@ -288,7 +283,7 @@ class Config:
     """Seed of initial weights, shuffling, dropout and augmentation."""
     hardware: Hardware = field(default_factory=Hardware)
     data: dict[str, Any] = field(default_factory=dict)
-    task: Task = field(default_factory=Task)
+    task: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] = field(default_factory=dict)
@@ -304,6 +299,7 @@ class Config:
 
 OPEN_SECTIONS: dict[str, type] = {
     "data": Data,
+    "task": Task,
     "optimizer": Optimizer,
     "scheduler": Scheduler,
     "strategy": Strategy,
@@ -313,6 +309,7 @@ OPEN_SECTIONS: dict[str, type] = {
 
 OWN_KEYS: dict[str, frozenset[str]] = {
     "data": frozenset(Data.__dataclass_fields__),
+    "task": frozenset(Task.__dataclass_fields__),
     "scheduler": frozenset({"interval"}),
     "strategy": frozenset({"name"}),
     "launch": frozenset(Launch.__dataclass_fields__),

@@ -61,6 +61,10 @@ class DataSettings(TargetSection, Data):
     """`data`."""
 
 
+class TaskSettings(TargetSection, Task):
+    """`task`."""
+
+
 class SchedulerSettings(TargetSection, Scheduler):
     """`scheduler`."""
 
@@ -104,8 +108,8 @@ class Settings:
         return self._open(DataSettings, "data")
 
     @cached_property
-    def task(self) -> Task:
-        return self._closed(Task, "task")
+    def task(self) -> TaskSettings:
+        return self._open(TaskSettings, "task")
 
     @cached_property
     def model(self) -> TargetSection:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.many import Many
@@ -36,6 +38,7 @@ def run_sweep(
     `shared`: overrides of Hydra's own node. `in_words`: rewords a problem for the caller.
     """
     plans = planned_jobs(composer, spec, command, shared, in_words)
+    spec = directed(spec, plans[0])
     overrides = job_overrides(spec)
     check_in_worker(plans, overrides)
     setting = Setting(composer.project, masked_command(command), policy, None if spec.search else len(plans))
@@ -61,11 +64,28 @@ def planned_jobs(
         Many(composer, shared), [[*spec.base, *job] for job in job_overrides(spec)], composer.project, command
     )
     first = plans[0].settings.trainer
-    objectives = spec.objectives or (Objective(first.monitor, first.mode),)
+    spec = directed(spec, plans[0])
+    objectives = spec.objectives or (Objective(first.monitor, str(first.mode)),)
     problems = [*unfit(spec, objectives, first.max_epochs), *_unknown_metrics(objectives, plans[0])]
     if problems:
         raise ConfigError(list(map(in_words, problems)))
     return plans
+
+
+def directed(spec: Spec, plan: Plan) -> Spec:
+    """The spec with the directions of its metrics, where the task says them; ConfigError where nobody does."""
+    trainer = plan.settings.trainer
+    known: dict[str, Any] = {**(plan.metrics or {}), trainer.monitor: trainer.mode}
+    directed = tuple(replace(o, mode=o.mode or known.get(o.metric) or "") for o in spec.objectives)
+    if unclear := [o for o in directed if not o.mode]:
+        raise ConfigError(
+            _unknown_metrics(unclear, plan)
+            or [
+                f"metric={o.metric}: nobody says which direction is better.\nFix: mode=max, or mode=min"
+                for o in unclear
+            ]
+        )
+    return replace(spec, objectives=directed)
 
 
 def job_overrides(spec: Spec) -> list[tuple[str, ...]]:
@@ -118,12 +138,10 @@ def _search(many: Many, session: Session, first: Plan, command: Sequence[str]) -
 
 
 def _unknown_metrics(objectives: Sequence[Objective], plan: Plan) -> list[str]:
-    """Metrics that hpcexp's own module does not record; what a user's LightningModule logs is unknown here."""
-    if not plan.settings.model.target.startswith("hpcexp.models."):
+    """Metrics that the task does not record; what a user's LightningModule logs is unknown here."""
+    if plan.metrics is None:
         return []
-    measured = ("loss", *plan.settings.task.metrics)
-    known = [f"{phase}/{name}" for phase in ("val", "test") for name in measured]
-    known += ["train/loss", "num_params", "durations.fit_s", "durations.until_first_step_s", "steps", "epochs"]
+    known = [*plan.metrics, "num_params", "durations.fit_s", "durations.until_first_step_s", "steps", "epochs"]
     return [
         f"metric={o.metric}: this experiment does not record it.\n"
         f"Fix: {did_you_mean(o.metric, known)}It records {listed(known)}; task.metrics adds more."

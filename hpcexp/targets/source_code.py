@@ -235,7 +235,7 @@ def _in_stars(
             found = _reexported(f"{star}.{name}", seen)
             if not isinstance(found, Missing):
                 return cast(tuple[Module, ast.ClassDef | ast.FunctionDef] | Unknown, found)
-            names |= _names_in(star)
+            names |= names_in(star)
     if "__getattr__" in names:
         return UNKNOWN
     return Missing(no_name(name, module.name, names))
@@ -259,7 +259,7 @@ def _absolute(module: Module, node: ast.ImportFrom) -> str:
     return ".".join([*base, *([node.module] if node.module else [])])
 
 
-def _names_in(module: str) -> set[str]:
+def names_in(module: str) -> set[str]:
     """Names that a module binds, as far as its source tells."""
     found = _split(module)
     if isinstance(found, Missing | Unknown) or found[1] or not str(found[0].origin).endswith(".py"):

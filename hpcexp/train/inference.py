@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import default_collate
 
-from hpcexp.data.source import SPLITS, Source
-from hpcexp.errors import DataError, HpcexpError, RunError
+from hpcexp.data.source import Source, Split
+from hpcexp.errors import DataError, RunError
 from hpcexp.plan import Plan, Topology, load_whole
 from hpcexp.rundir import RunDir
 from hpcexp.train.checkpointing.checkpoint_io import read_checkpoint
@@ -20,23 +24,12 @@ from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.engine.builders import make_data, make_module, with_facts
 from hpcexp.train.engine.trainer import make_trainer
 from hpcexp.train.runtime.rank import Rank
-from hpcexp.train.tasks.supervised import Supervised
+from hpcexp.train.tasks.inputs import inputs_of
+from hpcexp.train.tasks.module import TaskModule
+from hpcexp.train.tasks.outputs import as_predictions, class_predictions
+from hpcexp.train.tasks.task import Prediction
 
-Format = Literal["torch", "torchscript"]
 PREDICT_BATCH = 256
-TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says of one file."""
-
-    file: Path
-    label: str | None
-    """The likeliest class; None for regression."""
-    probability: float | None
-    values: tuple[float, ...]
-    """Probability of each class, or the predicted values."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ class Trained:
     @property
     def network(self) -> nn.Module:
         """The model itself, without the training around it."""
-        return self.module.model if isinstance(self.module, Supervised) else self.module
+        return self.module.model if isinstance(self.module, TaskModule) else self.module
 
 
 def load_trained(run: RunDir) -> Trained:
@@ -75,7 +68,7 @@ def load_trained(run: RunDir) -> Trained:
     plan = with_facts(plan, data)
     module = make_module(plan, None)
     module.load_state_dict(weights)
-    if isinstance(module, Supervised):
+    if isinstance(module, TaskModule):
         module.plain_batches = isinstance(data, SourceData)
     return Trained(run, plan, module.eval(), data)
 
@@ -89,74 +82,63 @@ def evaluate(trained: Trained, split: str) -> dict[str, float]:
 
 
 def predict(trained: Trained, files: Sequence[Path]) -> Iterator[Prediction]:
-    """What the model says of each file. DataError names every file that cannot be read, before the first answer."""
-    inputs, problems = [], []
+    """A prediction for each file. DataError names every file that cannot be read, before the first answer."""
+    samples, problems = [], []
     for file in files:
         try:
-            inputs.append(trained.source.read(file))
+            samples.append(trained.source.read(file))
         except DataError as e:
             problems.append(str(e))
     if problems:
         raise DataError("\n".join(problems))
-    facts = trained.source.facts()
     with torch.inference_mode():
-        for start in range(0, len(files), PREDICT_BATCH):
-            outputs = trained.network(torch.stack(inputs[start : start + PREDICT_BATCH]))
-            for file, output in zip(files[start:], outputs, strict=False):
-                yield _prediction(file, output, facts.class_names)
+        for batch in _batches(trained.source, samples):
+            yield from _predictions(trained, batch)
 
 
-def export(trained: Trained, form: Format, path: Path) -> None:
-    """Write the model for use without hpcexp, and make sure that what was written gives the same outputs."""
-    example = examples(trained)
-    network = trained.network
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with torch.inference_mode():
-            expected = network(example)
-        again = _exported(network, example, path) if form == "torch" else _scripted(network, example, path)
-    except Exception as e:  # torch raises nearly anything for a model that it cannot follow
-        other = "torchscript" if form == "torch" else "torch"
-        raise HpcexpError(
-            f"The model cannot be exported as {form}: {type(e).__name__}: {str(e).splitlines()[0]}\n"
-            f"Fix: --format {other}, or let forward() depend on shapes only."
-        ) from e
-    difference = (again - expected).abs().max().item()
-    if not difference <= TOLERANCE:
-        raise HpcexpError(f"What was exported gives outputs that differ from the model's by {difference:.3g}.")
-
-
-def _exported(network: nn.Module, example: Tensor, path: Path) -> Tensor:
-    program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
-    torch.export.save(program, path)
-    outputs: Tensor = torch.export.load(path).module()(example)
-    return outputs
-
-
-def _scripted(network: nn.Module, example: Tensor, path: Path) -> Tensor:
+def predict_split(trained: Trained, split: Split) -> Iterator[Prediction]:
+    """A prediction for each sample of a split, in its order."""
     with torch.inference_mode():
-        traced = torch.jit.trace(network, example[:1], check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, path)
-        outputs: Tensor = torch.jit.load(path)(example)  # type: ignore[no-untyped-call]
-    return outputs
+        for batch in split_batches(trained, split):
+            module = trained.module
+            yield from _predictions(trained, module.task.inputs(batch) if isinstance(module, TaskModule) else batch)
 
 
-def examples(trained: Trained) -> Tensor:
-    """A few inputs, from the test data where there are any."""
-    data: Any = trained.data
-    if isinstance(data, SourceData):
-        split = next(s for s in reversed(SPLITS) if len(data.source.load(s)))
-        samples = data.source.load(split)
-        return torch.stack([samples[i][0] for i in range(min(4, len(samples)))])
-    data.setup("test")
-    batch = next(iter(data.test_dataloader()))
-    inputs: Tensor = batch[0] if isinstance(batch, list | tuple) else batch
-    return inputs[:4]
+def split_batches(trained: Trained, split: Split) -> Iterator[Any]:
+    """Batches of a split, in its order, as the model's steps get them; RunError where the data has none."""
+    data = trained.data
+    if not isinstance(data, SourceData):
+        data.prepare_data()
+        data.setup({"train": "fit", "val": "validate", "test": "test"}[split])
+    if not is_overridden(f"{split}_dataloader", data):
+        raise RunError(f"The data has no {split}_dataloader.\nFix: another --split.")
+    loaders: Any = CombinedLoader(getattr(data, f"{split}_dataloader")(), "sequential")
+    for batch, _, _ in iter(loaders):
+        yield trained.module._apply_batch_transfer_handler(batch, torch.device("cpu"), 0)
 
 
-def _prediction(file: Path, output: Tensor, class_names: Sequence[str]) -> Prediction:
-    if not class_names:
-        return Prediction(file, None, None, tuple(output.flatten().tolist()))
-    probabilities = output.float().softmax(-1)
-    best = int(probabilities.argmax())
-    return Prediction(file, class_names[best], float(probabilities[best]), tuple(probabilities.tolist()))
+def _predictions(trained: Trained, batch: Any) -> Sequence[Prediction]:
+    """As the task or the module's own `predict_step` says it; otherwise the outputs as numbers."""
+    module = trained.module
+    if isinstance(module, TaskModule):
+        return module.task.predict(module.model, batch)
+    if is_overridden("predict_step", module):
+        return as_predictions(module.predict_step(batch, 0))
+    inputs = inputs_of(module, batch)
+    outputs = module(*inputs.positional, **inputs.named)
+    names = trained.plan.data.class_names if trained.plan.data else ()
+    if names and isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] == len(names):
+        return class_predictions(outputs, names)
+    return as_predictions(outputs)
+
+
+def _batches(source: Source, samples: Sequence[Any]) -> Iterator[Any]:
+    """Samples in batches, each alone where nobody says how those of different shapes become one."""
+    size = PREDICT_BATCH if source.collates or len({_shapes(sample) for sample in samples}) == 1 else 1
+    collate = source.collate if source.collates else default_collate
+    for start in range(0, len(samples), size):
+        yield collate(list(samples[start : start + size]))
+
+
+def _shapes(sample: Any) -> tuple[Any, ...]:
+    return tuple(getattr(leaf, "shape", None) for leaf in tree_leaves(sample))

@@ -39,7 +39,7 @@ class Session:
 
     def __init__(self, spec: Spec, setting: Setting, first: Plan) -> None:
         """`first`: the plan of any of its jobs, for what all have in common."""
-        monitored = Objective(first.settings.trainer.monitor, first.settings.trainer.mode)
+        monitored = Objective(first.settings.trainer.monitor, str(first.settings.trainer.mode))
         self.objectives = spec.objectives or (monitored,)
         self.spec = replace(spec, objectives=self.objectives)
         self.directory = SweepDir(sweeps_dir(setting.project / first.settings.run.root) / spec.name)

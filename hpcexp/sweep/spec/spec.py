@@ -38,7 +38,7 @@ class Objective:
 
     metric: str
     mode: str
-    """`max` or `min`."""
+    """`max` or `min`; empty in a definition that leaves it to the task."""
 
 
 @dataclass(frozen=True)

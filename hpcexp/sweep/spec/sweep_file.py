@@ -207,9 +207,7 @@ def _objectives(metric: Any, mode: str | None, where: str) -> tuple[Objective, .
         if wrong := [m for m, way in metric.items() if way not in ("max", "min")]:
             raise ConfigError(f"In {where}: metric.{wrong[0]}: neither max nor min.")
         return tuple(Objective(str(name), str(way)) for name, way in metric.items())
-    if mode is None:
-        raise ConfigError(f"In {where}: metric={metric}: is more of it better, or less?\nFix: mode: max, or mode: min")
-    return (Objective(str(metric), mode),)
+    return (Objective(str(metric), mode or ""),)
 
 
 def _parsed(overrides: Sequence[str], where: str, composer: Composer | None = None) -> list[Override]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hpcexp.data.source import SPLITS, Source, Split, Tensors
 from hpcexp.errors import DataError
-from hpcexp.plan import DataFacts
+from hpcexp.data_spec import Classes, DataSpec, TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,18 +43,17 @@ class Waveforms(Source):
             problems.append(f"data.noise={self.noise} is a standard deviation, at least 0.\nFix: data.noise=0.5")
         return problems
 
-    def facts(self) -> DataFacts:
+    def facts(self) -> DataSpec:
         """What `hpcexp plan` shows. The fingerprint covers everything that changes a sample."""
         if problems := self.problems():
             raise DataError("\n\n".join(problems))
         recipe = f"waveforms-1 {self.sizes} {self.length} {self.noise}"
-        return DataFacts(
+        return DataSpec(
             num_train=self.sizes["train"],
             num_val=self.sizes["val"],
             num_test=self.sizes["test"],
-            input_shape=(1, self.length),
-            num_classes=len(KINDS),
-            class_names=KINDS,
+            inputs={"signal": TensorSpec((1, self.length), axes=("channel", "time"))},
+            targets=Classes(KINDS),
             fingerprint=hashlib.sha256(recipe.encode()).hexdigest(),
         )
 

@@ -35,7 +35,7 @@ def test_data_is_what_its_facts_say() -> None:
     data = Waveforms(num_train=40, num_val=20, num_test=20)
     facts, train = data.facts(), data.load("train")
     assert len(train) == facts.num_train
-    assert tuple(train.inputs.shape[1:]) == facts.input_shape
+    assert tuple(train.inputs.shape[1:]) == facts.inputs["signal"].shape
     assert set(train.targets.tolist()) == set(range(len(KINDS)))
     assert torch.equal(train.inputs, data.load("train").inputs)
 
@@ -43,7 +43,7 @@ def test_data_is_what_its_facts_say() -> None:
 def test_a_signal_in_a_file_is_read_as_one_input() -> None:
     """The example file has the shape of the model's inputs."""
     data = Waveforms()
-    assert tuple(data.read(PROJECT / "examples" / "square.txt").shape) == data.facts().input_shape
+    assert tuple(data.read(PROJECT / "examples" / "square.txt").shape) == data.facts().inputs["signal"].shape
 
 
 def test_default_experiment_trains(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 from hpcexp.checks.values import typed
 from hpcexp.data.manifest import samples
+from hpcexp.data_spec import DataSpec
 from hpcexp.lineage.manifest import last_record
-from hpcexp.plan import DataFacts, Plan
+from hpcexp.plan import Plan
 from hpcexp.runs.records import (
     AxisRecord,
     Best,
@@ -109,7 +110,7 @@ def note(plan: Plan, results: Mapping[str, float], links: Mapping[str, str] | No
     return "\n\n".join(line for line in lines if line)
 
 
-def dataset(plan: Plan, facts: DataFacts) -> DataSet:
+def dataset(plan: Plan, facts: DataSpec) -> DataSet:
     """The data with its rows and its schema."""
     sampled = samples(facts)
     source = typed(flatten(plan.settings.data.given))

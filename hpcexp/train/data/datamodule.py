@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import Subset
 
-from hpcexp.data.source import Samples, Source, Split, Tensors, as_tensors
+from hpcexp.data.contradictions import named_inputs, sample_problem
+from hpcexp.data.source import NamedTensors, Samples, Source, Split, Tensors, as_tensors
+from hpcexp.data_spec import DataSpec
 from hpcexp.errors import DataError
 from hpcexp.plan import Batch
 from hpcexp.schema.settings import Settings
@@ -36,7 +39,9 @@ class SourceData(pl.LightningDataModule):
         shard: Shard,
         device: torch.device,
         ranks_per_node: int = 1,
+        collate: Callable[[Sequence[Any]], Any] | None = None,
     ) -> None:
+        """`collate`: makes batches of samples where the source does not; None: as torch does."""
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.source, self.batch, self.shard = source, batch, shard
@@ -45,6 +50,7 @@ class SourceData(pl.LightningDataModule):
         self._data, self._seed = settings.data, settings.seed
         self._overfit = settings.trainer.overfit_batches
         self._loaders: dict[Split, Any] = {}
+        self._collate = source.collate if source.collates else collate
 
     def train_dataloader(self) -> Any:
         """Shuffled global batches, whole ones only."""
@@ -81,44 +87,62 @@ class SourceData(pl.LightningDataModule):
             shard=self.shard,
             accumulate=self.batch.accumulate if split == "train" else 1,
         )
-        if self.resident:
+        if self._is_held(samples):
             held = as_tensors(samples)
             return ResidentLoader(held.inputs, held.targets, order, self._device)
-        workers = self._data.num_workers
-        return MapLoader(samples, order, num_workers=workers, pin_memory=self._device.type == "cuda")  # type: ignore[arg-type]
+        workers, pin_memory = self._data.num_workers, self._device.type == "cuda"
+        return MapLoader(samples, order, num_workers=workers, pin_memory=pin_memory, collate_fn=self._collate)  # type: ignore[arg-type]
 
-    def _samples(self, split: Split) -> Tensors | Samples:
+    def _is_held(self, samples: Tensors | NamedTensors | NamedTensors | Samples) -> bool:
+        """Whether a split is held as tensors; DataError where `loader=resident` asks for it and they are none."""
+        if not self.resident or isinstance(samples, Tensors | NamedTensors):
+            return self.resident
+        facts = self.source.facts()
+        is_pair = not len(samples) or (isinstance(samples[0], tuple) and not isinstance(samples[0][0], Mapping))
+        if is_pair and not self.source.collates and all(spec.is_fixed for spec in facts.inputs.values()):
+            return True
+        if self._data.loader == "resident":
+            name = type(self.source).__qualname__
+            raise DataError(
+                f"data.loader=resident: samples of {name} are no pairs of tensors of one shape, which could be held as "
+                "two tensors.\nFix: data.loader=map; or let load() give Tensors or NamedTensors."
+            )
+        return False
+
+    def _samples(self, split: Split) -> Tensors | NamedTensors | Samples:
         if not self._overfit or split == "test":
             return self._loaded(split)
         samples = self._loaded("train")
         return _first(samples, min(len(samples), self._overfit * self.batch.global_size))
 
-    def _loaded(self, split: Split) -> Tensors | Samples:
+    def _loaded(self, split: Split) -> Tensors | NamedTensors | Samples:
         """A split as its source gives it; DataError where that is not what its facts say."""
         samples, facts = self.source.load(split), self.source.facts()
-        expected = {"train": facts.num_train, "val": facts.num_val, "test": facts.num_test}[split]
-        if problem := _contradiction(samples, expected, facts.input_shape):
+        if problem := _contradiction(samples, facts.num_samples[split], facts):
             name = f"{type(self.source).__module__}.{type(self.source).__qualname__}"
             raise DataError(f"{name}.load({split!r}) gives {problem}.\nFix: let load() and facts() say the same.")
         return samples
 
-    def _eval_batch(self, samples: Tensors | Samples) -> int:
+    def _eval_batch(self, samples: Tensors | NamedTensors | Samples) -> int:
         if self._data.eval_batch_size:
             return self._data.eval_batch_size
-        bytes_each = samples[0][0].numel() * 4 if len(samples) else 1
+        inputs = named_inputs(samples[0], self.source.facts()).values() if len(samples) else ()
+        bytes_each = sum(value.numel() * 4 for value in inputs if isinstance(value, torch.Tensor))
         return int(max(1, min(len(samples), EVAL_BATCH_BYTES // max(1, bytes_each))))
 
 
-def _contradiction(samples: Tensors | Samples, expected: int, input_shape: tuple[int, ...]) -> str | None:
-    """What `samples` are, where they are not `expected` many of that shape."""
+def _contradiction(samples: Tensors | NamedTensors | Samples, expected: int | None, facts: DataSpec) -> str | None:
+    """What `samples` are, where they are not `expected` many as the facts say."""
     if not hasattr(samples, "__len__") or not hasattr(samples, "__getitem__"):
         return f"a {type(samples).__name__}, neither Tensors nor a data set with a length"
-    if isinstance(samples, Tensors) and len(samples.inputs) != len(samples.targets):
-        return f"{len(samples.inputs)} inputs and {len(samples.targets)} targets"
+    if isinstance(samples, Tensors | NamedTensors):
+        named = samples.inputs if isinstance(samples, NamedTensors) else {"": samples.inputs}
+        for name, values in named.items():
+            if len(values) != len(samples.targets):
+                return f"{len(values)} inputs{name and f' {name}'} and {len(samples.targets)} targets"
     if len(samples) != expected:
         return f"{len(samples)} samples, where facts() says {expected}"
-    shape = tuple(samples[0][0].shape) if expected else input_shape
-    return None if shape == tuple(input_shape) else f"inputs of shape {shape}, where facts() says {tuple(input_shape)}"
+    return sample_problem(samples[0], facts) if expected else None
 
 
 def free_memory(device: torch.device) -> int:
@@ -154,7 +178,9 @@ def _room(cgroup: Path) -> int | None:
         return None
 
 
-def _first(samples: Tensors | Samples, count: int) -> Tensors | Samples:
+def _first(samples: Tensors | NamedTensors | Samples, count: int) -> Tensors | NamedTensors | Samples:
     if isinstance(samples, Tensors):
         return Tensors(samples.inputs[:count], samples.targets[:count])
+    if isinstance(samples, NamedTensors):
+        return NamedTensors({name: v[:count] for name, v in samples.inputs.items()}, samples.targets[:count])
     return Subset(samples, range(count))  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -127,24 +127,29 @@ class ResidentLoader:
     """Batches by index from tensors that stay on `device`."""
 
     def __init__(
-        self, inputs: Tensor, targets: Tensor, order: DistributedBatchSampler, device: torch.device | None = None
+        self,
+        inputs: Tensor | Mapping[str, Tensor],
+        targets: Tensor,
+        order: DistributedBatchSampler,
+        device: torch.device | None = None,
     ) -> None:
-        self.device = device or inputs.device
-        self.inputs, self.targets = inputs.to(self.device), targets.to(self.device)
+        self.device = device or targets.device
+        self.inputs = _mapped(inputs, lambda values: values.to(self.device))
+        self.targets = targets.to(self.device)
         self.sampler = self.batch_sampler = order
         """Where Lightning looks for `set_epoch`, and whether the order is a sequential one."""
 
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         for index in self.sampler.batches():
             if self.sampler.shuffle:
                 where = index.to(self.device, non_blocking=True)
-                yield self.inputs.index_select(0, where), self.targets.index_select(0, where)
+                yield _mapped(self.inputs, lambda v: v.index_select(0, where)), self.targets.index_select(0, where)  # noqa: B023 - called at once
             else:
-                start, stop = int(index[0]), int(index[-1]) + 1
-                yield self.inputs[start:stop], self.targets[start:stop]
+                chosen = slice(int(index[0]), int(index[-1]) + 1)
+                yield _mapped(self.inputs, lambda v: v[chosen]), self.targets[chosen]  # noqa: B023 - called at once
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch whose order the next iteration takes."""
@@ -250,6 +255,11 @@ def samples_of(dataset: Any, indices: list[Any]) -> list[Any]:
     """The samples, at once where the data set can."""
     at_once = getattr(dataset, "__getitems__", None)
     return list(at_once(indices)) if at_once else [dataset[index] for index in indices]
+
+
+def _mapped(inputs: Tensor | Mapping[str, Tensor], change: Callable[[Tensor], Tensor]) -> Any:
+    """One tensor changed, or each of several by name."""
+    return change(inputs) if isinstance(inputs, Tensor) else {name: change(values) for name, values in inputs.items()}
 
 
 def _mixed(seed: int, epoch: int, rank: int = 0) -> int:

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping
 
 from hpcexp.checks.batch import steps
-from hpcexp.checks.data import data_problems
+from hpcexp.checks.data import split_problems
 from hpcexp.data.source import Source
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
@@ -29,16 +29,15 @@ from hpcexp.train.optim.ema import Ema
 from hpcexp.train.optim.optimizers import clip_gradients, optimizers_of
 from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.tasks.loss_log import LossLog
-from hpcexp.train.tasks.metrics import METRICS
-from hpcexp.train.tasks.supervised import Supervised
+from hpcexp.train.tasks.module import TaskModule
+from hpcexp.train.tasks.planning import make_task
+from hpcexp.train.tasks.task import model_arguments
 
 
 def make_module(plan: Plan, journal: Journal | None = None, losses: LossLog | None = None) -> pl.LightningModule:
-    """The user's own LightningModule, or `Supervised` around the model."""
+    """The user's own LightningModule, or a `TaskModule` around the model."""
     settings, facts = plan.settings, plan.data
-    known: dict[str, Any] = {}
-    if facts is not None:
-        known = {"in_shape": facts.input_shape, "num_classes": facts.num_classes or 1}
+    known = _model_arguments(plan)
     model = instantiate(fill(settings.model.node, "model", **known), path="model")
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(
@@ -58,26 +57,30 @@ def make_module(plan: Plan, journal: Journal | None = None, losses: LossLog | No
 
             check_shards_itself(model)
         return model
-    task = settings.task
-    if unknown := [name for name in task.metrics if name not in METRICS]:
-        raise ConfigError(f"task.metrics: {', '.join(unknown)} unknown.\nThere are: {', '.join(METRICS)}.")
     augment = settings.data.augment
-    module = Supervised(
+    module = TaskModule(
         model,
-        instantiate(task.loss, path="task.loss"),
-        task.metrics,
+        make_task(settings.task),
         optimizers,
         losses or LossLog(journal),
+        data=facts,
         journal=journal,
         augment=instantiate(augment, path="data.augment") if augment else None,
         seed=settings.seed,
-        num_classes=facts.num_classes if facts else None,
     )
     if plan.topology.strategy == "fsdp":
         from hpcexp.train.parallel.fsdp import shard_when_configured
 
         shard_when_configured(module, model, settings.trainer.precision)
     return module
+
+
+def _model_arguments(plan: Plan) -> dict[str, Any]:
+    """What the model is given of the data: as the task says, which a LightningModule need not have."""
+    if plan.data is None:
+        return {}
+    task = plan.settings.task
+    return make_task(task).model_arguments(plan.data) if task.has_target else model_arguments(plan.data)
 
 
 def make_data(plan: Plan, rank: Rank) -> pl.LightningDataModule:
@@ -99,7 +102,10 @@ def make_data(plan: Plan, rank: Rank) -> pl.LightningDataModule:
             f"data.global_batch_size is not set, and {settings.data.target} is read in batches.\n"
             "Fix: data.global_batch_size=64"
         )
-    return SourceData(data, plan.batch, settings, shard=shard, device=rank.device, ranks_per_node=share)
+    collate = make_task(settings.task).collate if settings.task.has_target else None
+    return SourceData(
+        data, plan.batch, settings, shard=shard, device=rank.device, ranks_per_node=share, collate=collate
+    )
 
 
 def with_facts(plan: Plan, data: pl.LightningDataModule) -> Plan:
@@ -111,7 +117,9 @@ def with_facts(plan: Plan, data: pl.LightningDataModule) -> Plan:
         return plan
     facts = data.source.facts()
     planned, problems = steps(plan.settings, plan.batch, facts)
-    if problems := [*problems, *data_problems(plan.settings, facts, plan.topology.world_size)]:
+    task = make_task(plan.settings.task)
+    problems = [*problems, *task.problems(facts), *split_problems(plan.settings, facts, plan.topology.world_size)]
+    if problems:
         raise ConfigError(problems)
     return replace(plan, data=facts, steps=planned)
 
@@ -127,7 +135,7 @@ def make_callbacks(plan: Plan, checkpointing: Checkpointing) -> list[pl.Callback
     if trainer.ema_decay is not None:
         callbacks.append(Ema(trainer.ema_decay))
     if trainer.patience is not None:
-        stop = partial(EarlyStopping, trainer.monitor, mode=trainer.mode, patience=trainer.patience)
+        stop = partial(EarlyStopping, trainer.monitor, mode=str(trainer.mode), patience=trainer.patience)
         callbacks.append(stop(min_delta=trainer.min_delta, check_finite=False, verbose=False))
     for path, node in target_nodes(plan.settings.callbacks, "callbacks"):
         if path.count(".") == 1:

@@ -40,7 +40,7 @@ from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.runtime.seeds import seed_everything, seed_rank
 from hpcexp.train.runtime.weights import load_whole_weights, whole_weights
 from hpcexp.train.tasks.loss_log import LossLog
-from hpcexp.train.tasks.supervised import Supervised
+from hpcexp.train.tasks.module import TaskModule
 
 
 class Clock(FastCallback):
@@ -116,7 +116,7 @@ def _train(
     module = make_module(plan, journal, losses)
     _check_metrics(plan, module, pruning)
     seed_rank(seed, rank.rank)
-    if isinstance(module, Supervised):
+    if isinstance(module, TaskModule):
         module.plain_batches = isinstance(data, SourceData)
     checkpointing = Checkpointing(plan, run, losses, write=rank.rank == 0)
     interrupts = Interrupts(signals, checkpointing, rank=rank.rank)
@@ -146,14 +146,15 @@ def _train(
     tested = {} if plan.data and not plan.data.num_test else _test(trainer, module, data)
     digest = weights_digest(whole_weights(trainer))
     summary = {**_summary(plan, run, trainer, checkpointing, losses, clock), "weights_sha256": digest, "test": tested}
-    if rank.rank == 0 and isinstance(module, Supervised) and module.confusion is not None and plan.data is not None:
-        write_json(run.confusion, {"labels": list(plan.data.class_names), "matrix": module.confusion})
+    if rank.rank == 0 and isinstance(module, TaskModule) and "confusion" in module.tables and plan.data is not None:
+        matrix = module.tables["confusion"].tolist()
+        write_json(run.confusion, {"labels": list(plan.data.class_names), "matrix": matrix})
     _end(rank, run, summary)
     return summary
 
 
 def _check_metrics(plan: Plan, module: pl.LightningModule, pruning: PruningQuery | None) -> None:
-    if not isinstance(module, Supervised):
+    if not isinstance(module, TaskModule):
         return
     check_monitor(plan.settings.trainer.monitor, module.monitors())
     if pruning is not None:

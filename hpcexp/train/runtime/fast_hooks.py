@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
+from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,7 +26,7 @@ class FastCallback(pl.Callback):
 class FastModule(pl.LightningModule):
     """A module whose hooks of a step cost nothing unless a subclass defines them.
 
-    With `plain_batches`, batches are tuples of tensors and no data module has hooks to change them.
+    With `plain_batches`, no data module has hooks to change batches; those that are tuples of tensors move at once.
     """
 
     plain_batches = False
@@ -44,10 +45,18 @@ class FastModule(pl.LightningModule):
         return batch if self.plain_batches else super()._on_before_batch_transfer(batch, dataloader_idx)
 
     def _apply_batch_transfer_handler(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Any:
-        if not self.plain_batches:
+        if (
+            not self.plain_batches
+            or type(batch) not in (tuple, list)
+            or not all(isinstance(part, Tensor) for part in batch)
+        ):
             return super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
         target = device or self.device
         return batch if batch[0].device == target else tuple(t.to(target, non_blocking=True) for t in batch)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
 
 
 def signed(function: F) -> F:

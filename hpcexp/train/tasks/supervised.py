@@ -1,186 +1,208 @@
-"""The Lightning module of supervised tasks: loss and metrics from the configuration, values read at intervals."""
+"""Supervised learning with named inputs: a loss of outputs and targets, and metrics by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
-import torch
-from torch import Tensor, nn
+from hpcexp.data_spec import DataSpec
+from hpcexp.errors import ConfigError, listed
+from hpcexp.schema.keys import TARGET
+from hpcexp.train.tasks.metric_specs import metric_specs, modes
+from hpcexp.train.tasks.task import Evaluated, Mode, Prediction, Sum, Task, Update
 
-from hpcexp.data.augment import Augmentation, draws_of
-from hpcexp.runs.journal import Journal
-from hpcexp.train.optim.optimizers import clip_gradients
-from hpcexp.train.runtime.fast_hooks import FastModule, signed
-from hpcexp.train.tasks.loss_log import LossLog
-from hpcexp.train.tasks.metrics import MetricAccumulator
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-Optimizers = Callable[[pl.LightningModule], Any]
-"""Gives what `configure_optimizers` returns."""
+TARGET_NAMES = ("targets", "target", "labels", "label", "y")
+"""Where targets are looked for in a batch with names."""
 
 
-class Supervised(FastModule):
-    """Trains `model` on (inputs, targets) batches.
+class Supervised(Task):
+    """A `loss` of (outputs, targets), a mean over samples, and `metrics` by name, by mapping or by `_target_`.
 
-    Every step's `train/loss` (mean over ranks and accumulated batches) and `train/lr` go to the journal, read from the
-    device once in `log_every` steps. `val/*` and `test/*` are exact means over all samples of all ranks, in the journal
-    and in `trainer.callback_metrics`, where callbacks look for what they monitor.
+    Batches are `(inputs, targets)` or have names: mappings, named tuples and dataclasses. Of those, `targets` names
+    what is to be predicted, and `inputs` what the model takes, as arguments of the same names; empty: everything else.
+    A pair's inputs may be a tensor, a tuple of arguments or a mapping from their names.
     """
+
+    kind = ""
+    """What torchmetrics calls this task: `Multiclass`, `Multilabel`, or nothing for values."""
+    own: Mapping[str, Mode] = {}
+    """hpcexp's own metrics that fit it."""
 
     def __init__(
         self,
-        model: nn.Module,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        metrics: Sequence[str],
-        optimizers: Optimizers,
-        losses: LossLog,
-        *,
-        journal: Journal | None = None,
-        augment: Callable[[Tensor], Tensor] | None = None,
-        seed: int = 0,
-        num_classes: int | None = None,
+        loss: Any,
+        metrics: Sequence[Any] = (),
+        inputs: Sequence[str] | None = None,
+        targets: str | None = None,
     ) -> None:
-        super().__init__()
-        self.model, self.loss, self.metrics = model, loss, tuple(metrics)
-        self.confusion: list[list[int]] | None = None
-        """Rows are true classes, columns predicted ones; after a test of a classification."""
-        self.loss_log = losses
-        self._optimizers_of, self._journal = optimizers, journal
-        self._augment, self._seed, self._num_classes = augment, seed, num_classes
-        self._sums: MetricAccumulator | None = None
-        self._confusion: Tensor | None = None
+        self.loss_node, self.input_names, self.target_name = loss, inputs, targets
+        self.specs, self._metric_problems = metric_specs(metrics, self.kind, self.own)
+        self._loss: Any = None
+        self._data: DataSpec | None = None
+        self._aggregates: dict[str, Any] = {}
 
-    def monitors(self) -> list[str]:
-        """Names that `trainer.monitor` may have."""
-        return ["train/loss", *(f"val/{name}" for name in ("loss", *self.metrics))]
+    def metrics(self) -> Mapping[str, Mode | None]:
+        """The loss and what `task.metrics` names."""
+        return modes(self.specs)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """What the model says."""
-        return self.model(inputs)  # type: ignore[no-any-return]
+    def problems(self, data: DataSpec | None) -> list[str]:
+        """Metrics that do not exist or have no direction, and inputs that the data does not have."""
+        problems = list(self._metric_problems)
+        problems += [
+            f"task.metrics: nobody says whether a higher or a lower {spec.name} is better.\n"
+            f"Fix: give its entry `mode: max` or `mode: min`."
+            for spec in self.specs
+            if spec.mode is None
+        ]
+        if not isinstance(self.loss_node, Mapping) or self.loss_node.get(TARGET) is None:
+            problems.append("task.loss._target_: it is needed.\nFix: task.loss._target_=…, or task=OPTION")
+        if data is not None and self.input_names:
+            problems += [
+                f"task.inputs={name}: the data has no such input.\nFix: {listed(data.inputs)}."
+                for name in self.input_names
+                if name not in data.inputs
+            ]
+        if data is not None and data.targets is None:
+            problems.append("task: the data has no targets to learn from.\nFix: data with targets, or another task.")
+        return problems
 
-    def configure_optimizers(self) -> Any:
-        """As the configuration says."""
-        return self._optimizers_of(self)
+    def modules(self, data: DataSpec | None) -> Mapping[str, nn.Module]:
+        """The loss, where it is a module, and torchmetrics."""
+        from torch import nn
 
-    def on_train_start(self) -> None:
-        """Count steps from where training (re)starts."""
-        self.loss_log.begin(self.trainer.global_step, self.trainer.world_size)
+        from hpcexp.targets.instantiate import instantiate
+        from hpcexp.train.tasks.aggregates import make_aggregate
 
-    @signed
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self._data = data
+        self._loss = instantiate(self.loss_node, path="task.loss")
+        self._aggregates = {s.name: make_aggregate(s, data) for s in self.specs if s.target is not None}
+        return {**({"loss": self._loss} if isinstance(self._loss, nn.Module) else {}), **self._aggregates}
+
+    def training_loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Loss of one batch."""
-        inputs, targets = batch
-        if isinstance(self._augment, Augmentation):
-            inputs = self._augment(inputs, self._draws(self._augment.num_draws, len(inputs)).to(inputs.device))
-        elif self._augment is not None:
-            inputs = self._augment(inputs)
-        loss = self.loss(_aligned(self.model(inputs), targets), targets)
-        self.loss_log.add(loss.detach())
+        inputs, targets = self.split(batch)
+        loss: Tensor = self._loss(*self.aligned(called(model, inputs), targets))
         return loss
 
-    def _draws(self, num_draws: int, batch: int) -> Tensor:
-        """Random numbers `(num_draws, batch)` of the samples of this batch, which are some of the step's."""
-        trainer, accumulate = self.trainer, self.trainer.accumulate_grad_batches
-        draws = draws_of(self._seed, trainer.global_step, num_draws, trainer.world_size * accumulate * batch)
-        first = (trainer.global_rank * accumulate + self.loss_log.num_micro) * batch
-        return draws[:, first : first + batch]
+    def evaluate(self, model: nn.Module, batch: Any) -> Evaluated:
+        """Loss and metrics, weighted by samples."""
+        return self.measured(*self.outputs_of(model, batch))
 
-    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        """Also for fused optimizers under bf16-mixed."""
-        clip_gradients(self, *args, **kwargs)
+    def outputs_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        """Outputs and targets of a batch, as loss and metrics take them."""
+        inputs, targets = self.split(batch)
+        return self.aligned(called(model, inputs), targets)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One step; keeps its values, which stay on the device until the journal is written."""
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        super().optimizer_step(*args, **kwargs)
-        self.loss_log.end_step(rate)
+    def measured(self, outputs: Tensor, targets: Tensor) -> dict[str, Any]:
+        """What a batch adds to each metric."""
+        from hpcexp.train.tasks.counts import COUNTS
+        from hpcexp.train.tasks.evaluation import wide
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What the next validation's `train/loss` and the summary still need."""
-        losses = self.loss_log
-        checkpoint["supervised"] = {"since_validation": list(losses.since_validation), "diverged": losses.diverged}
+        size = self.weight(targets)
+        # Of no samples a loss is not a number.
+        loss = self._loss(outputs, targets).to(wide(outputs.device)) * size if size else outputs.new_zeros(())
+        found: dict[str, Any] = {"loss": Sum(loss, size)}
+        for spec in self.specs:
+            if spec.target is None:
+                found[spec.name] = Sum(COUNTS[spec.metric](outputs, targets), size)
+            else:
+                found[spec.name] = Update(self.arguments(outputs, targets))
+        return found
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with it."""
-        if saved := checkpoint.get("supervised"):
-            self.loss_log.since_validation, self.loss_log.diverged = list(saved["since_validation"]), saved["diverged"]
+    def weight(self, targets: Tensor) -> int:
+        """Samples that a batch counts as."""
+        return targets.shape[0]
 
-    def on_train_epoch_end(self) -> None:
-        """Show the training loss to callbacks where no validation does, as there are no samples for one."""
-        if (num_batches := self.trainer.num_val_batches) and not sum(num_batches):
-            self._publish_training()
+    def arguments(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What torchmetrics takes."""
+        return outputs, targets
 
-    def on_train_end(self) -> None:
-        """Journal what is left."""
-        self.loss_log.flush()
+    def aligned(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, 1)` outputs as `(B,)` where targets are: a loss would broadcast them to `(B, B)`."""
+        if outputs.ndim == targets.ndim + 1 and outputs.shape[-1] == 1:
+            return outputs.squeeze(-1), targets
+        return outputs, targets
 
-    def on_validation_epoch_start(self) -> None:
-        """Begin a pass."""
-        self._sums = MetricAccumulator(self.metrics, self.device)
+    def inputs(self, batch: Any) -> Any:
+        """The model's part of a batch, with or without targets."""
+        if isinstance(batch, tuple | list) and not hasattr(batch, "_fields"):
+            return batch[0]
+        named = _named(batch)
+        if named is None:
+            return batch
+        target = self.target_name or next((name for name in TARGET_NAMES if name in named), None)
+        return self._inputs_of({name: value for name, value in named.items() if name != target})
 
-    @signed
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Add a batch to the sums."""
-        self._evaluate(batch)
+    def split(self, batch: Any) -> tuple[Any, Any]:
+        """Inputs and targets of a batch; ConfigError where it does not say which is which."""
+        if type(batch) is tuple or type(batch) is list:
+            if len(batch) == 2:
+                return batch[0], batch[1]
+            raise _unclear(f"a {type(batch).__name__} of {len(batch)} without names")
+        named = _named(batch)
+        if named is None:
+            raise _unclear(f"a {type(batch).__name__}")
+        target = self.target_name
+        if target is None:
+            found = [name for name in TARGET_NAMES if name in named]
+            if len(found) != 1:
+                raise _unclear(f"{listed(named)}")
+            target = found[0]
+        if target not in named:
+            raise ConfigError(f"task.targets={target}: batches have {listed(named)}.\nFix: task.targets=NAME")
+        return self._inputs_of({name: value for name, value in named.items() if name != target}), named[target]
 
-    def on_validation_epoch_end(self) -> None:
-        """Journal the means and show them to callbacks."""
-        self._publish_training()
-        self._publish("val")
+    def _inputs_of(self, named: dict[str, Any]) -> dict[str, Any]:
+        if self.input_names is None:
+            return named
+        if missing := [name for name in self.input_names if name not in named]:
+            raise ConfigError(f"task.inputs={listed(missing)}: batches have {listed(named)}.\nFix: 'task.inputs=[…]'")
+        return {name: named[name] for name in self.input_names}
 
-    def on_test_epoch_start(self) -> None:
-        """Begin a pass, and count which class was taken for which."""
-        self._sums = MetricAccumulator(self.metrics, self.device)
-        if self._num_classes is not None:
-            self._confusion = torch.zeros(self._num_classes**2, dtype=torch.int64, device=self.device)
+    @abstractmethod
+    def predictions(self, outputs: Tensor) -> Sequence[Prediction]:
+        """What outputs say of each sample."""
 
-    @signed
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Add a batch to the sums and the confusion matrix."""
-        outputs = self._evaluate(batch)
-        if self._confusion is not None and self._num_classes is not None:
-            pairs = batch[1] * self._num_classes + outputs.argmax(-1)
-            self._confusion += torch.bincount(pairs, minlength=self._num_classes**2)
-
-    def on_test_epoch_end(self) -> None:
-        """Journal the means; make the confusion matrix."""
-        self._publish("test")
-        if self._confusion is not None and self._num_classes is not None:
-            if self.trainer.world_size > 1:
-                torch.distributed.all_reduce(self._confusion)
-            self.confusion = self._confusion.view(self._num_classes, self._num_classes).tolist()
-
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """What the model says of a batch of inputs, with or without targets."""
-        return self(batch[0] if isinstance(batch, list | tuple) else batch)  # type: ignore[no-any-return]
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        inputs, targets = batch
-        outputs = _aligned(self.model(inputs), targets)
-        assert self._sums is not None
-        self._sums.update(self.loss(outputs, targets), outputs, targets)
-        return outputs
-
-    def _publish_training(self) -> None:
-        self.loss_log.flush()
-        if losses := self.loss_log.since_validation:
-            self.trainer.callback_metrics["train/loss"] = torch.tensor(sum(losses) / len(losses))
-            self.loss_log.since_validation = []
-
-    def _publish(self, split: str) -> None:
-        assert self._sums is not None
-        values = {f"{split}/{name}": value for name, value in self._sums.means().items()}
-        self.trainer.callback_metrics.update(
-            {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
-        )
-        if self._journal is not None and not self.trainer.sanity_checking:
-            epoch = {"epoch": float(self.trainer.current_epoch)} if split == "val" else {}
-            self._journal.append([(self.trainer.global_step, {**values, **epoch})])
+    def predict(self, model: nn.Module, inputs: Any) -> Sequence[Prediction]:
+        """A prediction for each sample."""
+        return self.predictions(called(model, inputs))
 
 
-def _aligned(outputs: Tensor, targets: Tensor) -> Tensor:
-    """`(B, 1)` outputs as `(B,)` where that is how the targets stand: a loss would broadcast them to `(B, B)`."""
-    if outputs.ndim == targets.ndim + 1 and outputs.shape[-1] == 1:
-        return outputs.squeeze(-1)
-    return outputs
+class Plain(Supervised):
+    """Supervised learning of anything: predictions are the model's outputs as numbers."""
+
+    def predictions(self, outputs: Any) -> Sequence[Prediction]:
+        """The outputs of each sample, as nested lists; of several outputs a mapping or list of them."""
+        from hpcexp.train.tasks.outputs import as_predictions
+
+        return as_predictions(outputs)
+
+
+def called(model: nn.Module, inputs: Any) -> Any:
+    """What the model says of inputs: a tensor, a tuple of arguments or a mapping from their names."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+
+def _named(batch: Any) -> dict[str, Any] | None:
+    """Parts of a batch by name; None where they have none."""
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    if hasattr(batch, "_fields"):
+        return dict(zip(batch._fields, batch, strict=True))
+    if is_dataclass(batch):
+        return {f.name: getattr(batch, f.name) for f in fields(batch)}
+    return None
+
+
+def _unclear(what: str) -> ConfigError:
+    return ConfigError(
+        f"task: a batch is {what}, which does not say what is to be predicted.\n"
+        "Fix: batches of (inputs, targets); or with names, and task.targets=NAME."
+    )

@@ -13,8 +13,9 @@ from hpcexp.checks.devices import topology
 from hpcexp.checks.paths import root_problems
 from hpcexp.checks.values import missing_keys, type_problem, value_problems
 from hpcexp.compose.composer import Composed
+from hpcexp.data_spec import Classes, DataSpec, TensorSpec
 from hpcexp.hardware.machine import Machine, num_cores, num_gpus
-from hpcexp.plan import Batch, DataFacts, Steps, Topology
+from hpcexp.plan import Batch, Steps, Topology
 from hpcexp.schema.keys import OPEN_SECTIONS, Config
 from hpcexp.schema.settings import Settings
 from hpcexp.targets.nodes import target_nodes
@@ -124,7 +125,7 @@ def test_a_data_module_without_a_batch_size_has_no_batch() -> None:
 )
 def test_steps_follow_from_data_batch_and_limits(trainer: dict[str, Any], expected: Steps) -> None:
     """Limits count global batches, each a step; the incomplete one at the end is dropped."""
-    facts = DataFacts(159, 0, 0, (4,), 2, (), "f")
+    facts = DataSpec(159, 0, 0, {"x": TensorSpec((4,))}, Classes(("a", "b")), "f")
     unlimited = {"max_epochs": 2, "max_steps": None, "limit_train_batches": None, "overfit_batches": 0}
     assert (expected, []) == steps(Settings({"trainer": {**unlimited, **trainer}}), Batch(10, 5, 2), facts)
 

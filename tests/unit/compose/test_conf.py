@@ -16,7 +16,6 @@ from helpers import REPOSITORY, Said, python
 from hpcexp.cli.shared.config_reference import explain, groups, keys, options, page, sections, write_pages
 from hpcexp.compose.composer import Composed, Composer
 from hpcexp.compose.sources import packaged_conf
-from hpcexp.data.digits import Digits
 from hpcexp.planner import prepare
 from hpcexp.schema.keys import OWN_KEYS, Config
 from hpcexp.schema.settings import without
@@ -31,7 +30,8 @@ COMPANIONS = {
     "data=images_folder": ["data.root=pictures"],
     "data=synthetic": [],
     "scheduler=onecycle": ["optimizer=sgd"],
-    "task=regression": ["data=synthetic", "data.num_classes=null", "trainer.monitor=val/mae", "trainer.mode=min"],
+    "task=regression": ["data=synthetic", "data.num_classes=null"],
+    "task=multilabel": ["data=synthetic", "data.multiple=true"],
     "launch=torchrun": ["launch.nodes=2", "launch.rdzv=ada:29400"],
     "strategy=ddp": ["hardware=cpu", "hardware.devices=[0,1]"],
 }
@@ -121,7 +121,7 @@ def build(path: str, node: dict[str, Any]) -> Any:
         optimizer = torch.optim.SGD(weights, lr=0.1, momentum=0.9)
         node = fill(node, path, total_steps=10, steps_per_epoch=5, mode="max")
         return instantiate(node, optimizer, path=path)
-    return instantiate(fill(node, path, in_shape=Digits().facts().input_shape, num_classes=10), path=path)
+    return instantiate(fill(node, path, in_shape=(1, 8, 8), num_classes=10), path=path)
 
 
 def test_config_pages_are_those_of_the_schema(tmp_path: Path) -> None:

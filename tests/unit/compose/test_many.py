@@ -22,7 +22,7 @@ PACKAGED = [
     "optimizer.lr=0.1 seed=3",
     "optimizer.lr=1 model.dropout=1e-1 data.val_fraction='0.2'",
     "trainer.max_epochs='7' trainer.patience=null hardware.devices=[0,1] hardware.num_nodes=2",
-    "launch.nodes=3 task.monitor=val/loss task.mode=min",
+    "launch.nodes=3 task.monitor=val/loss trainer.mode=min",
     "task.monitor=val/loss trainer.monitor=train/loss",
     'name=other notes="What\'s in it?" tracking.experiment=own',
     "tracking.experiment=${name}_${seed} name=x",

@@ -373,7 +373,7 @@ def identity(planned: str) -> str:
 OWN = """
     from pathlib import Path
     from hpcexp.data.source import DataFile, Source
-    from hpcexp.plan import DataFacts
+    from hpcexp.data_spec import Classes, DataSpec, TensorSpec
 
     class Own(Source):
         def __init__(self, names):
@@ -383,7 +383,7 @@ OWN = """
             return []
 
         def facts(self):
-            return DataFacts(64, 64, 64, (4,), 2, ("a", "b"), "always the same")
+            return DataSpec(64, 64, 64, {"x": TensorSpec((4,))}, Classes(("a", "b")), "always the same")
 
         def files(self):
             return [DataFile(Path(name), 10) for name in self.names]

@@ -20,6 +20,7 @@ from hpcexp.data.digits import Digits
 from hpcexp.data.images_folder import ImagesFolder
 from hpcexp.data.source import SPLITS, Source, Tensors, as_tensors
 from hpcexp.data.synthetic import Synthetic
+from hpcexp.data_spec import Values
 from hpcexp.errors import DataError
 
 CONF = Path(__file__).parents[3] / "conf" / "data"
@@ -99,9 +100,9 @@ def test_facts_say_what_is_loaded(flat: Path, split: Path) -> None:
         total = 0
         for name, count in zip(SPLITS, (facts.num_train, facts.num_val, facts.num_test), strict=True):
             loaded = as_tensors(source.load(name))
-            assert (count, *facts.input_shape) == loaded.inputs.shape
+            assert (count, *next(iter(facts.inputs.values())).shape) == loaded.inputs.shape
             assert torch.float32 == loaded.inputs.dtype
-            expected = ((count, 1), torch.float32) if facts.num_classes is None else ((count,), torch.int64)
+            expected = ((count, 1), torch.float32) if isinstance(facts.targets, Values) else ((count,), torch.int64)
             assert expected == (tuple(loaded.targets.shape), loaded.targets.dtype)
             total += loaded.inputs.nbytes + loaded.targets.nbytes
         assert source.resident_bytes() == total

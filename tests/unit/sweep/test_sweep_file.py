@@ -110,7 +110,6 @@ def test_overrides_come_on_top(read: Callable[..., Spec]) -> None:
         ("question: Q\naxes: {optimizer.lr: {low: 1}}", ["needs two numbers"]),
         ("question: Q\naxes: {optimizer.lr: {low: 1, high: 2}}", ["no end of values", "search: {sampler: tpe}"]),
         ("question: Q\nseeds: 0", ["seeds=0"]),
-        ("question: Q\nseeds: 2\nmetric: val/acc", ["is more of it better"]),
         ("question: Q\nseeds: 2\nmetric: {val/acc: up}", ["metric.val/acc: neither max nor min"]),
         ("question: Q\nseeds: 2\nbudget: {trails: 5}", ["there is no key 'trails'", "'trials'"]),
         ("question: Q\nseeds: 2\nbudget: {hours: -1}", ["budget.hours=-1 is out of range"]),

@@ -10,8 +10,8 @@ import torch
 from training_plans import digits_plan
 
 from hpcexp.data.source import Source, Tensors
+from hpcexp.data_spec import Classes, DataSpec, TensorSpec
 from hpcexp.errors import DataError
-from hpcexp.plan import DataFacts
 from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.data.loaders import Shard
 
@@ -22,8 +22,8 @@ class Given(Source):
     def __init__(self, samples: Any) -> None:
         self.samples = samples
 
-    def facts(self) -> DataFacts:
-        return DataFacts(64, 64, 64, (1, 8, 8), 10, tuple("0123456789"), "f")
+    def facts(self) -> DataSpec:
+        return DataSpec(64, 64, 64, {"image": TensorSpec((1, 8, 8))}, Classes(tuple("0123456789")), "f")
 
     def problems(self) -> list[str]:
         return []

@@ -30,7 +30,9 @@ from hpcexp.train.optim.optimizers import optimizers_of
 from hpcexp.train.optim.schedules import constant, onecycle, warmup_cosine
 from hpcexp.train.runtime.log_filters import quiet
 from hpcexp.train.runtime.rank import Rank
-from hpcexp.train.tasks.metrics import MetricAccumulator
+from hpcexp.train.tasks.classification import Classification
+from hpcexp.train.tasks.evaluation import Evaluation
+from hpcexp.train.tasks.regression import Regression
 
 CONF = Path(__file__).parents[3] / "conf"
 
@@ -211,10 +213,12 @@ def test_precisions_train(tmp_path: Path, precision: str) -> None:
 def test_sums_are_exact_over_unequal_batches() -> None:
     """The mean is over samples, not over batches."""
     outputs, targets = torch.randn(10, 3), torch.randint(3, (10,))
-    sums = MetricAccumulator(["acc", "top5"], torch.device("cpu"))
+    task = Classification({"_target_": "torch.nn.CrossEntropyLoss"}, ["acc", "top5"])
+    task.modules(None)
+    evaluation = Evaluation(task.metrics(), torch.device("cpu"))
     for part in (slice(0, 7), slice(7, 10)):
-        sums.update(nn.functional.cross_entropy(outputs[part], targets[part]), outputs[part], targets[part])
-    means = sums.means()
+        evaluation.update(task.evaluate(nn.Identity(), (outputs[part], targets[part])))
+    means = evaluation.values()
     assert nn.functional.cross_entropy(outputs, targets).item() == pytest.approx(means["loss"])
     assert (outputs.argmax(1) == targets).float().mean().item() == pytest.approx(means["acc"])
     assert means["top5"] == 1.0
@@ -380,11 +384,13 @@ def test_the_summary_digests_the_best_weights_without_a_test(tmp_path: Path) -> 
 def test_sums_of_half_precision_are_exact() -> None:
     """Eight bits a value, not eight bits a sum."""
     outputs = torch.randn(1000, 3).bfloat16()
-    targets, loss = torch.randn(1000, 3).bfloat16(), torch.tensor(1.0078125, dtype=torch.bfloat16)
-    sums = MetricAccumulator(["mse", "mae"], torch.device("cpu"))
-    sums.update(loss, outputs, targets)
-    means, errors = sums.means(), outputs.double() - targets.double()
-    assert means["loss"] == 1.0078125
+    targets = torch.randn(1000, 3).bfloat16()
+    task = Regression({"_target_": "torch.nn.MSELoss"}, ["mse", "mae"])
+    task.modules(None)
+    evaluation = Evaluation(task.metrics(), torch.device("cpu"))
+    evaluation.update(task.evaluate(nn.Identity(), (outputs, targets)))
+    means, errors = evaluation.values(), outputs.double() - targets.double()
+    assert means["loss"] == nn.functional.mse_loss(outputs, targets).item()
     assert means["mse"] == pytest.approx(errors.square().mean().item(), rel=1e-5)
     assert means["mae"] == pytest.approx(errors.abs().mean().item(), rel=1e-5)
 

@@ -1,0 +1,111 @@
+"""What planning asks of the task: whether it exists and fits, which metrics there will be, what the model gets."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from hpcexp.checks.values import missing_keys
+from hpcexp.data_spec import DataSpec
+from hpcexp.errors import ConfigError, HpcexpError, did_you_mean, listed
+from hpcexp.schema.keys import MISSING, Trainer
+from hpcexp.schema.settings import TaskSettings
+from hpcexp.targets.light import light_object
+from hpcexp.targets.static_check import node_problems
+from hpcexp.train.tasks.task import Mode, Task
+
+_LOSSES: dict[str, Mode | None] = {"train/loss": "min", "val/loss": "min", "test/loss": "min"}
+
+
+@dataclass(frozen=True)
+class AskedTask:
+    """What a configuration asks to be learned."""
+
+    task: Task | None
+    """None where its code imports torch, or a LightningModule has its own."""
+    metrics: Mapping[str, Mode | None] | None
+    """Every metric that the run will record → its better direction; None where only the job knows them."""
+    mode: Mode | None
+    """Better direction of `trainer.monitor`."""
+    problems: list[str]
+
+
+def asked_task(section: TaskSettings, trainer: Trainer, data: DataSpec | None, *, is_used: bool | None) -> AskedTask:
+    """The task of a section. `is_used`: whether the model leaves its training to it; None: the job knows."""
+    task, problems = light_task(section)
+    if is_used is False:
+        problems = []
+    elif task is not None:
+        problems += task.problems(data)
+    metrics = reported(task) if task is not None and is_used else None
+    # A module of the user's that logs a metric under one of the task's names means the same by it.
+    known = reported(task) if task is not None else _LOSSES
+    monitor, given = trainer.monitor, cast(Mode | None, trainer.mode)
+    mode = given if given is not None else known.get(str(monitor))
+    if isinstance(monitor, str) and monitor != MISSING:
+        problems += _monitor_problems(monitor, given, metrics) if metrics else []
+        problems += [] if problems or mode is not None else [_no_direction(monitor)]
+    return AskedTask(None if is_used is False else task, metrics, mode, problems)
+
+
+def light_task(section: TaskSettings) -> tuple[Task | None, list[str]]:
+    """The task that a section makes, and why it cannot; neither where its code imports torch or its target is wrong."""
+    if not section.has_target:
+        return None, []
+    target, given = section.target, section.arguments
+    if [*missing_keys(given), *node_problems("task", section.given)]:
+        return None, []
+    try:
+        return light_object(target, given, Task), []  # type: ignore[type-abstract]
+    except HpcexpError as e:
+        return None, [str(e)]
+    except Exception as e:  # noqa: BLE001 - it may be the user's code
+        where = traceback.extract_tb(e.__traceback__)[-1]
+        return None, [
+            f"task._target_={target} cannot be made of these arguments.\n"
+            f"{type(e).__name__}: {e} ({where.filename}:{where.lineno})"
+        ]
+
+
+def reported(task: Task) -> dict[str, Mode | None]:
+    """Every metric that a run of the task records, with its direction."""
+    found: dict[str, Mode | None] = {"train/loss": "min"}
+    return found | {f"{split}/{name}": mode for split in ("val", "test") for name, mode in task.metrics().items()}
+
+
+def _monitor_problems(monitor: str, mode: Mode | None, metrics: Mapping[str, Mode | None]) -> list[str]:
+    """A monitor that no validation gives, and a `trainer.mode` that is against what is better."""
+    known = [name for name in metrics if not name.startswith("test/")]
+    if monitor not in known:
+        fix = f"{did_you_mean(monitor, known)}It gives {listed(known)}; task.metrics adds more."
+        return [f"trainer.monitor={monitor}: a validation does not give it.\nFix: {fix}"]
+    better = metrics[monitor]
+    if mode is None or better is None or mode == better:
+        return []
+    word = "higher" if better == "max" else "lower"
+    return [
+        f"trainer.mode={mode}: of {monitor} a {word} value is better.\n"
+        f"Fix: leave trainer.mode out, or trainer.mode={better}."
+    ]
+
+
+def _no_direction(monitor: str) -> str:
+    return (
+        f"trainer.mode: nobody says whether a higher or a lower {monitor} is better.\n"
+        "Fix: trainer.mode=max, or trainer.mode=min"
+    )
+
+
+def make_task(section: TaskSettings) -> Task:
+    """The task in a job; ConfigError where the target makes none."""
+    from hpcexp.targets.instantiate import resolve
+
+    made = resolve(section.target, "task")(**section.arguments)
+    if not isinstance(made, Task):
+        raise ConfigError(
+            f"task._target_={section.target} gives a {type(made).__name__}, which is no hpcexp.train.tasks.task.Task.\n"
+            "Fix: let its class inherit from Task."
+        )
+    return made
