@@ -60,7 +60,7 @@ def predict(argv: Sequence[str]) -> int:
     p.add_argument("--split", choices=("train", "val", "test"), help="predict the samples of a split of the data")
     p.add_argument("--json", action="store_true", help="one JSON object per sample, with all that the model says")
     add_trust(p)
-    a = p.parse_args(argv)
+    a = p.parse_intermixed_args(argv)
     run = find_run(a.root, a.run)
     check_trust(run, is_trusted=a.trust)
     if bool(a.files) == bool(a.split):

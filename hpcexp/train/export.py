@@ -94,7 +94,7 @@ def _difference(expected: Any, found: Any) -> float:
     pairs = [(a, b) for a, b in zip(tree_leaves(expected), tree_leaves(found), strict=True) if isinstance(a, Tensor)]
     if any(a.shape != b.shape for a, b in pairs):
         return float("inf")
-    apart = [float((a.double() - b.double()).abs().max()) for a, b in pairs if a.numel()]
+    apart = [(a.detach().double() - b.detach().double()).abs().max().item() for a, b in pairs if a.numel()]
     return max((float("inf") if value != value else value for value in apart), default=0.0)  # noqa: PLR0124
 
 

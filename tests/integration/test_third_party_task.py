@@ -121,6 +121,11 @@ def test_two_ranks_learn_and_measure_the_same(tmp_path: Path) -> None:
 def test_a_sweep_ranks_by_its_metric(tmp_path: Path) -> None:
     """By name alone: which direction is better, the task says."""
     project = made_project(tmp_path)
-    said = command("sweep", *OVERRIDES, "optimizer.lr=0.001,0.01", "metric=val/errors", cwd=project)
+    base = ", ".join(f"'{override}'" for override in OVERRIDES)
+    (project / "sweeps").mkdir()
+    content = f"question: Q\nbase: [{base}]\naxes: {{optimizer.lr: [1.0e-9, 0.02]}}\nmetric: val/errors\n"
+    (project / "sweeps" / "rates.yaml").write_text(content)
+    said = command("sweep", "rates", cwd=project)
     assert 0 == said.status, f"{said.out}\n{said.err}"
-    assert "optimizer.lr=0.01" in said.out
+    best = next(line for line in said.out.splitlines() if line.lstrip().startswith("1 "))
+    assert "0.02" in best, said.out

@@ -18,6 +18,7 @@ from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
 from hpcexp.runs.journal import Journal
 from hpcexp.schema.keys import OWN_KEYS, TARGET
+from hpcexp.schema.settings import without
 from hpcexp.targets.instantiate import fill, instantiate, resolve
 from hpcexp.targets.lightning_module import NO_CALLBACK
 from hpcexp.targets.nodes import target_nodes, wrong_target
@@ -73,6 +74,13 @@ def make_module(plan: Plan, journal: Journal | None = None, losses: LossLog | No
 
         shard_when_configured(module, model, settings.trainer.precision)
     return module
+
+
+def checkable(plan: Plan) -> dict[str, Any]:
+    """The configuration with what the model is given of the data; without the model where only its data tells that."""
+    if plan.data is None:
+        return without(plan.config, {"model"})
+    return {**plan.config, "model": fill(plan.config["model"], "model", **_model_arguments(plan))}
 
 
 def _model_arguments(plan: Plan) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from hpcexp.train.checkpointing.exact_resume import Resume
 from hpcexp.train.checkpointing.monitor import check_monitor
 from hpcexp.train.data.adapters.weights import BatchWeights
 from hpcexp.train.data.datamodule import SourceData
-from hpcexp.train.engine.builders import make_callbacks, make_data, make_module, with_facts
+from hpcexp.train.engine.builders import checkable, make_callbacks, make_data, make_module, with_facts
 from hpcexp.train.engine.interrupts import Interrupts, Pruned, Signals
 from hpcexp.train.engine.journal_logger import JournalLogger
 from hpcexp.train.engine.progress import ProgressReporter
@@ -83,7 +83,7 @@ def train(
     Pruned when the search that `pruning` asks ends the trial, and StepLimitReached after `last_step`: both after a
     summary without a test.
     """
-    if problems := check_targets(plan.config):
+    if problems := check_targets(checkable(plan)):
         raise ConfigError(problems)
     note = read_note(run.last)
     journal = Journal(run.journal, redone_from=(note and note.step) or 0) if rank.rank == 0 else None
