@@ -29,6 +29,7 @@ def _import_all() -> None:
     for name in ("hpcexp.job", "hpcexp.train.engine.fit", *_FIRST_NEEDED_LATE, *_modules("data"), *_modules("models")):
         importlib.import_module(name)
     importlib.import_module("pydantic").TypeAdapter(int)  # it imports its parts when it makes the first
+    importlib.import_module("hpcexp.plan").build_types()
 
 
 def _modules(package: str) -> list[str]:
