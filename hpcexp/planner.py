@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -311,9 +310,3 @@ def _warnings(settings: Settings, uri: str | None, shape: Shape, facts: DataSpec
 def _silent(uri: str) -> str | None:
     """Why the server will not take the runs, asked once for all jobs of a command."""
     return unreachable(uri) or refused(uri, os.environ)
-
-
-def on_path(project: Path) -> None:
-    """Let `_target_`s name modules of the project, as `python -m` in it would."""
-    if str(project) not in sys.path:
-        sys.path.insert(0, str(project))

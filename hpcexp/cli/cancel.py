@@ -10,8 +10,9 @@ from hpcexp.cli.shared.trust import add_trust, check_trust
 from hpcexp.errors import RunError
 from hpcexp.launch.base.launcher import launcher_of
 from hpcexp.plan import load_plan
-from hpcexp.planner import on_path
 from hpcexp.runs.records import RunState, read_status
+from hpcexp.targets.instantiate import on_path
+from hpcexp.targets.source_code import is_packaged
 
 
 def cancel(argv: Sequence[str]) -> int:
@@ -21,11 +22,11 @@ def cancel(argv: Sequence[str]) -> int:
     add_trust(p)
     a = p.parse_args(argv)
     run = find_run(a.root, a.run)
-    settings = load_plan(run.plan).settings
-    if not settings.launch.target.startswith("hpcexp."):  # somebody's own launcher, which is imported
+    plan = load_plan(run.plan)
+    if not is_packaged(plan.settings.launch.target):  # somebody's own launcher, which is imported
         check_trust(run, is_trusted=a.trust)
-        on_path(Path.cwd())
-    launcher, status = launcher_of(settings), read_status(run)
+        on_path(Path(plan.lineage["project"]))
+    launcher, status = launcher_of(plan.settings), read_status(run)
     if status.state is not RunState.RUNNING or launcher.is_alive(run) is False:
         raise RunError(f"{run.path} is not running: there is nothing to cancel.\nFix: `hpcexp runs` lists the runs.")
     launcher.cancel(run)

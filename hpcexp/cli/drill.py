@@ -11,7 +11,7 @@ from hpcexp.drill import devices, preempt
 from hpcexp.drill.settings import Devices, Preempt, described, split
 from hpcexp.drill.training import DrillRequest
 from hpcexp.launch.base.polling import ending_on_signals
-from hpcexp.planner import on_path
+from hpcexp.targets.instantiate import on_path
 from hpcexp.text.formatting import near, pairs, table
 
 SUMMARY = """\

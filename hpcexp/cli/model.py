@@ -18,8 +18,8 @@ from hpcexp.compare.provenance_diff import changed_data, code_of_run
 from hpcexp.errors import RunError, listed
 from hpcexp.lineage.code import imported_otherwise
 from hpcexp.plan import load_plan
-from hpcexp.planner import on_path
 from hpcexp.rundir import RunDir
+from hpcexp.targets.instantiate import on_path
 from hpcexp.text.formatting import metric, near, pairs, table
 
 if TYPE_CHECKING:

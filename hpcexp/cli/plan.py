@@ -20,8 +20,8 @@ from hpcexp.planner import prepare
 from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, read_summary
-from hpcexp.runs.state import current_state, damage, is_done
 from hpcexp.schema.keys import Strategy
+from hpcexp.status.state import current_state, damage, is_done
 from hpcexp.text.formatting import metric, near, pairs
 
 SUMMARY = "Check everything and show what would run: devices, batch, steps, size, whether it is done. Start nothing."

@@ -14,7 +14,7 @@ from hpcexp.lineage.manifest import differences, last_record
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, read_sync_record
-from hpcexp.runs.state import current_state
+from hpcexp.status.state import current_state
 from hpcexp.text.formatting import pairs
 from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.sync.destination import address, destined

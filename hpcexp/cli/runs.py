@@ -15,7 +15,7 @@ from hpcexp.cli.shared.arguments import RUN_HELP, find_run, parser
 from hpcexp.cli.shared.results import summary_text
 from hpcexp.plan import Plan, load_plan
 from hpcexp.rundir import RunDir
-from hpcexp.runs.listing import STATES, RunRow, list_runs, read_row
+from hpcexp.status.listing import STATES, RunRow, list_runs, read_row
 from hpcexp.text.formatting import duration, left_out, metric, pairs, table
 from hpcexp.tracking.sync.destination import destined
 

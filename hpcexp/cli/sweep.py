@@ -10,10 +10,9 @@ from pathlib import Path
 from hpcexp.cli.plan import jobs_text
 from hpcexp.compose.composer import Composer
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.planner import on_path
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import RunState, read_status
-from hpcexp.runs.state import current_state
+from hpcexp.status.state import current_state
 from hpcexp.sweep.engine.driver import Policy
 from hpcexp.sweep.report.ranking import answer, counts_text
 from hpcexp.sweep.report.status import results_at, spec_at
@@ -22,6 +21,7 @@ from hpcexp.sweep.spec.sweep_file import read_sweep, sweep_files
 from hpcexp.sweep.start import planned_jobs, run_sweep
 from hpcexp.sweep.store.claims import Claims
 from hpcexp.sweep.store.directory import find_sweep, find_sweeps, sweeps_dir
+from hpcexp.targets.instantiate import on_path
 from hpcexp.text.formatting import near, pairs
 
 

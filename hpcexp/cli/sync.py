@@ -11,7 +11,7 @@ from hpcexp.cli.shared.arguments import RUN_HELP, configured_uri, find_run, pars
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, find_runs, find_sweeps
 from hpcexp.runs.records import RunState, read_sync_record
-from hpcexp.runs.state import current_state, is_driven
+from hpcexp.status.state import current_state, is_driven
 
 if TYPE_CHECKING:
     from hpcexp.runs.records import Membership

@@ -12,7 +12,7 @@ from hpcexp.cli.shared.arguments import RUN_HELP, find_run, parser
 from hpcexp.errors import RunError
 from hpcexp.lineage.manifest import differences, last_record
 from hpcexp.runs.records import RunState, Seal, read_status
-from hpcexp.runs.state import current_state
+from hpcexp.status.state import current_state
 from hpcexp.text.formatting import pairs
 
 

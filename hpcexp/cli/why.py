@@ -11,11 +11,12 @@ from hpcexp.cli.shared.arguments import RUN_HELP, find_run, parser
 from hpcexp.cli.shared.results import part_text
 from hpcexp.compare.provenance_diff import Facts, compared, facts_now, facts_of_run
 from hpcexp.compose.composer import Composer
-from hpcexp.planner import on_path, prepare
+from hpcexp.planner import prepare
 from hpcexp.redaction import MASK
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, read_secrets
-from hpcexp.runs.state import current_state
+from hpcexp.status.state import current_state
+from hpcexp.targets.instantiate import on_path
 
 
 def why(argv: Sequence[str]) -> int:

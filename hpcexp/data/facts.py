@@ -12,8 +12,6 @@ from hpcexp.data_spec import DataSpec, DataSpecError
 from hpcexp.errors import DataError
 from hpcexp.targets.light import light_object
 
-_OURS = "hpcexp.data."
-
 
 def data_facts(target: str, arguments: Mapping[str, Any], how: str = "auto") -> tuple[DataSpec | None, list[str]]:
     """What the data set `target` tells of itself, and what is wrong with its arguments; nothing where it is heavy.
@@ -32,7 +30,7 @@ def data_facts(target: str, arguments: Mapping[str, Any], how: str = "auto") -> 
         if not isinstance(facts, DataSpec):
             return None, [f"data: {target}.facts() gives {type(facts).__name__}, not hpcexp.data_spec.DataSpec."]
         # Ours have read their files for their fingerprints.
-        return facts if type(source).__module__.startswith(_OURS) else with_content(facts, source, cast(How, how)), []
+        return facts if is_packaged(target) else with_content(facts, source, cast(How, how)), []
     except DataSpecError as e:
         return None, [f"data: {target}.facts(): {e}"]
     except DataError as e:

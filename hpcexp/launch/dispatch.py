@@ -16,7 +16,7 @@ from hpcexp.launch.supervisor.uploader import RunUploader
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState
-from hpcexp.runs.state import is_done
+from hpcexp.status.state import is_done
 from hpcexp.text.terminal import say
 
 

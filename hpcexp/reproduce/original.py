@@ -29,7 +29,7 @@ from hpcexp.runs.records import (
     read_or_none,
     read_summary,
 )
-from hpcexp.runs.state import current_state
+from hpcexp.status.state import current_state
 from hpcexp.tracking.mlflow.description import flatten
 
 _RESULTS = ("plan.yaml", "metrics.jsonl", "summary.json", "checkpoints/best.ckpt")

@@ -11,14 +11,15 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from hpcexp.errors import RunError
+from hpcexp.errors import RunError, listed
 from hpcexp.files.atomic import write_json
 from hpcexp.files.documents import read_plain
 from hpcexp.files.untrusted import read_bytes
+from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 
 PLAN = ("plan.yaml",)
@@ -56,6 +57,29 @@ def unmarked(run: RunDir, names: Iterable[str]) -> list[str]:
     if key is None:
         return present
     return [name for name in present if not hmac.compare_digest(str(recorded.get(name)), _digest(key, run, name))]
+
+
+def doubts(run: RunDir, plan: Plan, names: Iterable[str] = PLAN) -> Iterator[str]:
+    """Why the run is not known to be this user's own of the project of the current directory; none if it is.
+
+    `names`: the run's files that name the code.
+    """
+    foreign = [name for name in (".", *names) if _is_foreign(run.path / name)]
+    if foreign:
+        yield f"{listed('the directory' if name == '.' else name for name in foreign)}: not yours"
+    if changed := unmarked(run, names):
+        yield f"{listed(changed)}: not marked as made by you, or changed since"
+    # A project that was moved away with its runs is nowhere any more, and has no code to run.
+    project = Path(plan.lineage["project"])
+    if project.exists() and not Path.cwd().resolve().is_relative_to(project.resolve()):
+        yield f"its project is {project}, and this is {Path.cwd()}"
+
+
+def _is_foreign(path: Path) -> bool:
+    try:
+        return path.lstat().st_uid != os.geteuid()
+    except FileNotFoundError:
+        return False
 
 
 def _digest(key: bytes, run: RunDir, name: str) -> str:

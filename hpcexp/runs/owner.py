@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hpcexp.runs.beat import silence
 from hpcexp.runs.records import Owned
 
 
@@ -76,6 +77,21 @@ class Owner:
             return True if self.ticks is None else None
         state, ticks = stat
         return state not in "ZX" and self.ticks in (None, ticks)
+
+
+def is_alive(record: Owned, beat: Path) -> bool | None:
+    """Whether the owner that a record names is at work; None if unknown, which is not dead.
+
+    Its process decides where it can be seen. From elsewhere its beat does, by the file server's clock.
+    """
+    owner = Owner.of(record)
+    if owner is None:
+        return None
+    if (runs := owner.is_running()) is not None:
+        return runs
+    if (last := silence(beat)) is not None:
+        return last.is_alive
+    return False if owner.was_rebooted else None
 
 
 def _stat(pid: int) -> tuple[str, int] | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from hpcexp.errors import ConfigError
@@ -38,6 +40,12 @@ def instantiate(node: Mapping[str, Any], *args: Any, path: str, **kwargs: Any) -
             f"{path}.{TARGET}={node[TARGET]} could not be built: {type(cause).__name__}: {cause}{_place(cause)}\n"
             f"Fix: look at the arguments under {path}."
         ) from e
+
+
+def on_path(project: Path) -> None:
+    """Let `_target_`s name modules of the project, as `python -m` in it would."""
+    if str(project) not in sys.path:
+        sys.path.insert(0, str(project))
 
 
 def _place(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from typing import Any, cast
 from hpcexp.targets.lightning_names import canonical
 from hpcexp.targets.nodes import no_module, no_name, not_callable
 
+PACKAGE = __name__.partition(".")[0]
 _SCALARS: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
 _DEFINITION = re.compile(r"^(?P<kind>class|def) (?P<name>\w+).*\n(?:[ \t#)\]}].*\n|\s*\n)*", re.MULTILINE)
 """A definition at the margin, up to the next line that begins there."""
@@ -87,6 +88,18 @@ def defining_file(target: str) -> Path | None:
     found = _split(target)
     origin = found[0].origin if isinstance(found, tuple) else None
     return Path(origin) if origin is not None and origin.endswith(".py") else None
+
+
+def is_packaged(target: str) -> bool:
+    """Whether a dotted name is of code of hpcexp's own, defined in it at the top of a module; else it is a user's.
+
+    Not by its first word: `hpcexp.job.os.system` is no code of hpcexp's.
+    """
+    try:
+        definition = locate(target)
+    except SyntaxError:
+        return False
+    return isinstance(definition, tuple) and definition[0].name.partition(".")[0] == PACKAGE
 
 
 def imported_roots(file: Path) -> set[str]:

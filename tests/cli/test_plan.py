@@ -15,9 +15,10 @@ from hpcexp.errors import RunError
 from hpcexp.files.atomic import write_json
 from hpcexp.lineage.code import code_digest, code_files, git_commit
 from hpcexp.plan import Batch, Plan, Steps, load_plan, save_plan
-from hpcexp.planner import on_path, prepare
+from hpcexp.planner import prepare
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.naming import MAX_LENGTH, run_name
+from hpcexp.targets.instantiate import on_path
 from hpcexp.targets.source_code import imported_roots
 
 Planned = Callable[..., Plan]

@@ -291,3 +291,69 @@ def test_programs_of_our_own_import_nothing_of_the_directory(project: Path, mark
     done = subprocess.run(argv, cwd=project, env=environment(), capture_output=True, text=True, check=False)
     assert "torch" in done.stdout, done
     assert not marker.exists()
+
+
+LAUNCHER = """
+import os, pathlib
+from hpcexp.launch.launchers.local import Local
+pathlib.Path(os.environ.get("MARKER", os.devnull)).write_text("ran")
+
+class Own(Local):
+    pass
+"""
+LAUNCHERS = {
+    "a module of its own": {"_target_": "launcher_t.Own"},
+    "a command": {"_target_": "os.system", "command": "touch $MARKER"},
+    "a command that hpcexp imports": {"_target_": "hpcexp.files.atomic.os.system", "command": "touch $MARKER"},
+    "a class that hpcexp imports": {
+        "_target_": "hpcexp.launch.launchers.torchrun_agent.subprocess.Popen",
+        "args": "touch $MARKER",
+        "shell": True,
+    },
+}
+
+
+def forged_launch(author: Path, place: Path, launch: dict[str, Any]) -> RunDir:
+    """A copy of the author's run that claims to run on another machine, by this launcher."""
+    run = RunDir(Path(shutil.copytree(only_run(author).path, place / "runs" / "digits_mlp" / "copy")))
+    plan = yaml.safe_load(run.plan.read_text())
+    plan["config"]["launch"] |= launch
+    run.plan.write_text(yaml.safe_dump(plan, sort_keys=False))
+    status = json.loads(run.status.read_text())
+    run.status.write_text(json.dumps({**status, "state": "running", "host": "elsewhere", "ended": None}))
+    return run
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_the_launcher_of_somebody_else_is_not_made(author: Path, project: Path, marker: Path, name: str) -> None:
+    """Neither to cancel the job, without a word of the user's, nor to find out whether it runs."""
+    write_module(project, "launcher_t", LAUNCHER)
+    run = forged_launch(author, project, LAUNCHERS[name])
+    said = tried(("cancel", "RUN"), run, project, marker)
+    assert (2, False) == (said.status, marker.exists()), said
+    assert f"Fix: read {run.plan} and the code in {author} first, then repeat with --trust." in said.err
+    for argv in (("runs",), ("show", "RUN")):
+        said = tried(argv, run, project, marker)
+        assert (0, False) == (said.status, marker.exists()), said
+        assert "running" in said.out
+
+
+def test_the_launcher_of_somebody_else_cancels_with_trust(author: Path, project: Path, marker: Path) -> None:
+    """The same command, once the user has said so; what is no launcher is not even then called."""
+    write_module(project, "launcher_t", LAUNCHER)
+    run = forged_launch(author, project, LAUNCHERS["a command"])
+    said = tried(("cancel", "RUN"), run, project, marker, "--trust")
+    assert (2, False) == (said.status, marker.exists()), said
+    assert "launch._target_=os.system: system is not a launcher" in said.err
+    shutil.rmtree(run.path)
+    run = forged_launch(author, project, LAUNCHERS["a module of its own"])
+    said = tried(("cancel", "RUN"), run, project, marker, "--trust")
+    assert (0, True, True) == (said.status, marker.exists(), run.cancel.exists()), said
+
+
+def test_code_of_hpcexp_that_is_no_launcher_is_not_called(author: Path, project: Path, marker: Path) -> None:
+    """It is hpcexp's, and needs no trust; called with what a stranger chose, it could do harm."""
+    launch = {"_target_": "hpcexp.files.atomic.write_atomic", "path": str(marker), "content": "ran"}
+    said = tried(("cancel", "RUN"), forged_launch(author, project, launch), project, marker)
+    assert (2, False) == (said.status, marker.exists()), said
+    assert "write_atomic is not a launcher: it lacks" in said.err

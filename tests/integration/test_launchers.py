@@ -22,7 +22,7 @@ from hpcexp.plan import load_plan
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.journal import read_points
 from hpcexp.runs.records import RunState, read_status
-from hpcexp.runs.state import current_state
+from hpcexp.status.state import current_state
 
 pytestmark = pytest.mark.slow
 

@@ -19,8 +19,8 @@ from hpcexp.launch.supervisor.lifecycle import run_here
 from hpcexp.launch.supervisor.ownership import ask_to_end
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
+from hpcexp.runs.owner import is_alive
 from hpcexp.runs.records import read_status
-from hpcexp.runs.state import is_alive
 from hpcexp.schema.settings import Settings
 
 

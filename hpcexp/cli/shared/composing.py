@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpcexp.compose.arguments import parse
 from hpcexp.compose.composer import Composer
-from hpcexp.planner import on_path
+from hpcexp.targets.instantiate import on_path
 
 
 def opened(verb: str, summary: str, argv: Sequence[str]) -> tuple[argparse.Namespace, Composer | None]:

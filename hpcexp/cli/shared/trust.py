@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import pwd
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from hpcexp.errors import RunError, listed
-from hpcexp.plan import Plan, load_plan
+from hpcexp.errors import RunError
+from hpcexp.plan import load_plan
 from hpcexp.rundir import RunDir
-from hpcexp.runs.mark import PLAN, unmarked
+from hpcexp.runs.mark import PLAN, doubts
 
 RUNS_CODE = (
     "This executes the code that the run names, with your rights. hpcexp asks first, unless you created the run in "
@@ -34,7 +33,7 @@ def check_trust(run: RunDir, *, is_trusted: bool, names: Sequence[str] = PLAN) -
     if is_trusted:
         return
     plan = load_plan(run.plan)
-    reasons = list(_reasons(run, plan, names))
+    reasons = list(doubts(run, plan, names))
     if not reasons:
         return
     project = Path(plan.lineage["project"])
@@ -49,26 +48,6 @@ def check_trust(run: RunDir, *, is_trusted: bool, names: Sequence[str] = PLAN) -
     print(f"{question}\nRun it? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise RunError(f"Nothing was executed.\n{fix}")
-
-
-def _reasons(run: RunDir, plan: Plan, names: Sequence[str]) -> Iterator[str]:
-    """Why it is not the user's own run of this project."""
-    foreign = [name for name in (".", *names) if _is_foreign(run.path / name)]
-    if foreign:
-        yield f"{listed('the directory' if name == '.' else name for name in foreign)}: not yours"
-    if changed := unmarked(run, names):
-        yield f"{listed(changed)}: not marked as made by you, or changed since"
-    # A project that was moved away with its runs is nowhere any more, and has no code to run.
-    project = Path(plan.lineage["project"])
-    if project.exists() and not Path.cwd().resolve().is_relative_to(project.resolve()):
-        yield f"its project is {project}, and this is {Path.cwd()}"
-
-
-def _is_foreign(path: Path) -> bool:
-    try:
-        return path.lstat().st_uid != os.geteuid()
-    except FileNotFoundError:
-        return False
 
 
 def _owner(path: Path) -> str:

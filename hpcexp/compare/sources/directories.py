@@ -19,7 +19,7 @@ from hpcexp.errors import RunError
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import read_status, read_summary
 from hpcexp.runs.series import read_curve, read_series
-from hpcexp.runs.state import current_state
+from hpcexp.status.state import current_state
 from hpcexp.text.formatting import near
 
 _SET_ASIDE = re.compile(r"~\d+$")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from hpcexp.errors import ConfigError, listed
 from hpcexp.schema.settings import Settings
+from hpcexp.status.state import KnowsJobs
 from hpcexp.targets.instantiate import call_problems, resolve
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ PATH = "launch"
 
 
 @runtime_checkable
-class Launcher(Protocol):
+class Launcher(KnowsJobs, Protocol):
     """Starts and supervises jobs somewhere. One object serves all jobs of the same `launch` section."""
 
     is_here: bool
@@ -48,9 +49,6 @@ class Launcher(Protocol):
         An interrupted run resumes, unless `fresh`. DevicesBusyError where a job that is one of many finds no devices.
         """
 
-    def is_alive(self, run: RunDir) -> bool | None:
-        """Whether a supervisor runs the job; None if that cannot be known. Unknown is not dead."""
-
     def cancel(self, run: RunDir) -> None:
         """Ask the job's supervisor, on whatever machine, to end it cleanly. Returns before it has ended."""
 
@@ -59,6 +57,8 @@ def launcher_of(settings: Settings) -> Launcher:
     """The launcher that a configuration names. ConfigError if it cannot be made."""
     target, given = settings.launch.target, settings.launch.arguments
     made = resolve(target, PATH)
+    if lacking := [name for name in _METHODS if not (isinstance(made, type) and hasattr(made, name))]:
+        raise ConfigError(_no_launcher(target, lacking))  # and is not called: it was not made for this
     if problems := call_problems({"_target_": target, **given}, PATH):
         raise ConfigError(problems)
     try:
@@ -68,11 +68,14 @@ def launcher_of(settings: Settings) -> Launcher:
         raise ConfigError(f"{PATH}._target_={target} could not be made: {why}\nFix: look at the keys of {PATH}.") from e
     if isinstance(launcher, Launcher):
         return launcher
-    missing = sorted(name for name in _MEMBERS if not hasattr(launcher, name))
-    raise ConfigError(
-        f"{PATH}._target_={target}: {type(launcher).__name__} is not a launcher: it lacks {listed(missing)}.\n"
+    raise ConfigError(_no_launcher(target, ["is_here"]))
+
+
+def _no_launcher(target: str, lacking: list[str]) -> str:
+    return (
+        f"{PATH}._target_={target}: {target.rpartition('.')[2]} is not a launcher: it lacks {listed(lacking)}.\n"
         "Fix: launch=local, or the members of hpcexp.launch.base.launcher.Launcher."
     )
 
 
-_MEMBERS = ("is_here", "problems", "machine", "capacity", "run", "is_alive", "cancel")
+_METHODS = ("problems", "machine", "capacity", "run", "is_alive", "cancel")

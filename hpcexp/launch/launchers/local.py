@@ -40,9 +40,9 @@ class OneMachine:
         return None
 
     def is_alive(self, run: RunDir) -> bool | None:
-        """By the process that supervises it, or from elsewhere by its beat."""
+        """By the process that supervises it, or from elsewhere by its beat: nothing else knows of it."""
+        from hpcexp.runs.owner import is_alive
         from hpcexp.runs.records import read_status
-        from hpcexp.runs.state import is_alive
 
         return is_alive(read_status(run), run.beat)
 

@@ -15,7 +15,7 @@ from hpcexp.plan import Plan, load_plan
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.checkpoint_checksum import is_intact, read_note
 from hpcexp.runs.records import RunState
-from hpcexp.runs.state import current_state
+from hpcexp.status.state import current_state
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hpcexp.plan import Plan, load_plan, load_signature
 from hpcexp.rundir import RunDir
 from hpcexp.runs.checkpoint_checksum import is_intact, read_note
 from hpcexp.runs.records import RunState, read_status
-from hpcexp.runs.state import current_state, damage
+from hpcexp.status.state import current_state, damage
 
 
 @dataclass(frozen=True)

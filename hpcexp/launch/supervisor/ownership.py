@@ -18,7 +18,8 @@ from hpcexp.rundir import RunDir
 from hpcexp.runs.beat import Beat, Silence, read_facts, silence
 from hpcexp.runs.clock import boottime
 from hpcexp.runs.owner import Owner
-from hpcexp.runs.records import RunState, read_status
+from hpcexp.runs.records import RunState, Status, read_status
+from hpcexp.status.state import supervisor_alive
 
 _MOMENT_S = 1.0
 _POLL_S = 0.5
@@ -112,9 +113,10 @@ def ask_to_end(run: RunDir) -> None:
 def claimed(plan: Plan, *, is_sure: bool = False) -> Iterator[None]:
     """Keep other commands out of the plan's run directory; InUseError names the one that is in it.
 
-    The lock decides where file systems have locks across machines. Where the beat of another machine is dead, a lock
-    that its file server never freed is passed over, after a look whether the beat comes again: not where the caller
-    `is_sure`, having looked. Where the beat lives, a lock that only holds on one machine is no right to begin.
+    The lock decides where file systems have locks across machines. Where the beat of another machine is dead, and the
+    launcher does not have the job any more, a lock that its file server never freed is passed over, after a look
+    whether the beat comes again: not where the caller `is_sure`, having looked. Where the beat lives, or the launcher
+    has the job, a lock that only holds on one machine is no right to begin.
     """
     run = RunDir(Path(plan.run_dir))
     lock = run.path.parent / f".{run.path.name}.lock"
@@ -129,19 +131,24 @@ def claimed(plan: Plan, *, is_sure: bool = False) -> Iterator[None]:
                 raise
             # One name for all that would follow this very attempt: the first of them has the lock.
             stack.enter_context(held(lock.with_name(f".{run.path.name}.after-{token}.lock"), what))
-        owner, last = _seen_elsewhere(run)
+        status, owner, last = _seen_elsewhere(run)
         if owner is not None and last is not None and last.is_alive:
             raise InUseError(
                 f"{what} {owner}, which gave a sign of life {max(0.0, last.seconds):.0f} s ago.\n"
                 f"Fix: wait for it, or end it; where it was killed, begin again in {last.timeout_s:g} s."
+            )
+        if owner is not None and supervisor_alive(run, status):
+            raise InUseError(
+                f"{what} {owner}, or will be: its launcher still has the job.\n"
+                f"Fix: wait for it, or end it: hpcexp cancel {run.path}"
             )
         yield
 
 
 def _dead_elsewhere(run: RunDir, lock: Path, *, is_sure: bool) -> str | None:
     """The token of an attempt on another machine that has the lock and is certainly dead; None where there is none."""
-    owner, last = _seen_elsewhere(run)
-    if owner is None or last is None or last.is_alive is not False:
+    status, owner, last = _seen_elsewhere(run)
+    if owner is None or last is None or supervisor_alive(run, status) is not False:
         return None
     if read_text(lock).strip() != str(owner):  # somebody else has it, who may be about to begin
         return None
@@ -154,13 +161,13 @@ def _dead_elsewhere(run: RunDir, lock: Path, *, is_sure: bool) -> str | None:
     return str(read_facts(run.beat).get("token") or owner.token)
 
 
-def _seen_elsewhere(run: RunDir) -> tuple[Owner | None, Silence | None]:
-    """Who has the directory by its status, where its process cannot be seen from here, and its silence."""
+def _seen_elsewhere(run: RunDir) -> tuple[Status, Owner | None, Silence | None]:
+    """The status, who has the directory by it where its process cannot be seen from here, and its silence."""
     try:
         status = read_status(run)
     except RunError:  # damaged: matters only to the command that resumes it
-        return None, None
+        return Status(), None, None
     owner = Owner.of(status)
     if status.state is not RunState.RUNNING or owner is None or owner.is_running() is not None:
-        return None, None
-    return owner, silence(run.beat)
+        return status, None, None
+    return status, owner, silence(run.beat)

@@ -14,7 +14,7 @@ from hpcexp.launch.resume.interrupted import with_recorded_settings
 from hpcexp.plan import JobOf, Plan
 from hpcexp.redaction import masked_override
 from hpcexp.rundir import SweepDir
-from hpcexp.runs.state import damage
+from hpcexp.status.state import damage
 from hpcexp.sweep.engine.driver import Policy
 from hpcexp.sweep.engine.scheduler import one_by_one, threads_for_many
 from hpcexp.sweep.report.ranking import values_of

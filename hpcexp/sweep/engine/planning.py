@@ -12,7 +12,7 @@ from hpcexp.launch.base.launcher import launcher_of
 from hpcexp.memo import Once
 from hpcexp.plan import Plan, whole
 from hpcexp.planner import prepare
-from hpcexp.runs.state import damage, is_done
+from hpcexp.status.state import damage, is_done
 
 NAMED = 3
 """Jobs that are named where a mistake is in more than one of them."""

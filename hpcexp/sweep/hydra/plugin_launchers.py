@@ -28,11 +28,12 @@ from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.restarts import Restarts
 from hpcexp.launch.dispatch import launch
 from hpcexp.plan import Plan
-from hpcexp.planner import on_path, prepare
+from hpcexp.planner import prepare
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, Status, read_status
-from hpcexp.runs.state import current_state, supervisor_alive
+from hpcexp.status.state import current_state, supervisor_alive
 from hpcexp.sweep.hydra.task import HydraTask, MultirunStopped, best_value
+from hpcexp.targets.instantiate import on_path
 from hpcexp.text.terminal import guard
 
 PACKAGES = {

@@ -12,7 +12,7 @@ from hpcexp.errors import RunError, did_you_mean, listed
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, Status, read_status, read_summary
 from hpcexp.runs.series import read_series
-from hpcexp.runs.state import current_state
+from hpcexp.status.state import current_state
 from hpcexp.sweep.spec.spec import Objective
 from hpcexp.sweep.store.ledger import LedgerEntry
 

@@ -11,7 +11,7 @@ from hpcexp.plan import Plan, load_plan
 from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records import RunState, read_sync_record
-from hpcexp.runs.state import current_state
+from hpcexp.status.state import current_state
 from hpcexp.tracking.mlflow.uri import resolve_uri, uri_problem
 
 

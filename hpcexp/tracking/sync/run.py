@@ -20,7 +20,7 @@ from hpcexp.files.untrusted import folders_problem, open_append
 from hpcexp.plan import load_plan
 from hpcexp.rundir import RecordDir, RunDir
 from hpcexp.runs.records import Membership, RunState, read_status, write
-from hpcexp.runs.state import supervisor_alive
+from hpcexp.status.state import supervisor_alive
 from hpcexp.tracking.mlflow.store import Stores, is_refusal, problem_of
 from hpcexp.tracking.plots.run_plots import are_drawn, draw_pictures
 from hpcexp.tracking.sync.destination import destined

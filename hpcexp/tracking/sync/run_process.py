@@ -19,7 +19,7 @@ from hpcexp.errors import HpcexpError, RunError
 from hpcexp.plan import load_plan
 from hpcexp.rundir import RunDir, SweepDir
 from hpcexp.runs.records import Membership
-from hpcexp.runs.state import is_driven
+from hpcexp.status.state import is_driven
 from hpcexp.tracking.mlflow.credentials import Named
 from hpcexp.tracking.mlflow.store import Stores
 from hpcexp.tracking.sync.run import POLL_S, SHARE, RunSync, alone, alone_in_turn, end_if_abandoned, say, settle

@@ -13,7 +13,7 @@ from hpcexp.errors import InUseError
 from hpcexp.files.untrusted import UnusableFileError
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.records import read_status, read_sync_record
-from hpcexp.runs.state import is_driven
+from hpcexp.status.state import is_driven
 from hpcexp.tracking.mlflow.store import Stores
 from hpcexp.tracking.sync.run import RunSync, alone, end_if_abandoned, say
 from hpcexp.tracking.sync.sweep_members import QueuedRun

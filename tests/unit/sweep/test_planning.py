@@ -21,9 +21,10 @@ from hpcexp.errors import ConfigError, RunError
 from hpcexp.files.atomic import write_json
 from hpcexp.memo import Once
 from hpcexp.plan import load_head, load_signature, save_plan
-from hpcexp.planner import on_path, prepare
+from hpcexp.planner import prepare
 from hpcexp.rundir import RunDir
 from hpcexp.sweep.spec.axes import job_overrides
+from hpcexp.targets.instantiate import on_path
 
 NET = "class Net:\n    def __init__(self, in_shape, num_classes, width=1): pass\n"
 

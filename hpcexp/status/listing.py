@@ -9,7 +9,7 @@ from hpcexp.errors import RunError
 from hpcexp.plan import load_head
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.records import RunState, SyncRecord, read_or_none, read_status, read_summary
-from hpcexp.runs.state import current_state, elapsed_s, silence_text
+from hpcexp.status.state import current_state, elapsed_s, silence_text
 
 STATES = tuple(str(state) for state in RunState if state.is_recorded)
 
@@ -63,6 +63,6 @@ def read_row(run: RunDir) -> RunRow:
         started=status.started,
         duration_s=elapsed_s(state, status),
         metrics=dict(read_summary(run).test),
-        cause=status.cause or silence_text(run, status) or None,
+        cause=status.cause or silence_text(run, status, state) or None,
         synced=None if synced is None else synced.synced,
     )

@@ -5,16 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from helpers import LEAN, Said, command, ended, environment, only_run, start, wait_until
+from helpers import LEAN, Said, command, ended, environment, only_run, start, wait_until, write_module
 from hosts import NEEDS_HOSTS, hosts, lose_power, on_host, start_on  # noqa: F401 - a fixture
 from record_support import make_run, set_state
 
@@ -22,14 +24,16 @@ from hpcexp.errors import InUseError
 from hpcexp.files.atomic import write_json
 from hpcexp.files.documents import read_plain
 from hpcexp.launch.supervisor.ownership import claimed
-from hpcexp.plan import load_plan
+from hpcexp.plan import load_plan, save_plan
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.beat import Beat, silence
 from hpcexp.runs.clock import ended_now, running_s, started_now
-from hpcexp.runs.listing import read_row
+from hpcexp.runs.mark import mark
 from hpcexp.runs.owner import Owner
 from hpcexp.runs.records import RunState, Status, read_status
-from hpcexp.runs.state import current_state, elapsed_s
+from hpcexp.status.listing import read_row
+from hpcexp.status.state import current_state, elapsed_s
+from hpcexp.tracking.sync.run import end_if_abandoned
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 NEEDS_FAKETIME = pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime (Debian: faketime)")
@@ -141,6 +145,81 @@ def test_a_damaged_beat_counts_by_its_time(foreign: RunDir, timeout_s: str) -> N
     assert "killed" == current_state(foreign)
 
 
+QUEUE = """
+from pathlib import Path
+from hpcexp.launch.launchers.local import Local
+from hpcexp.runs.owner import is_alive
+from hpcexp.runs.records import read_status
+
+Path("imported").touch()
+
+class Queue(Local):
+    '''Reads a file where another would ask a scheduler.'''
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def is_alive(self, run):
+        return is_alive(read_status(run), run.beat) or {"has it": True, "has it no more": False}[self.file.read_text()]
+"""
+
+
+@pytest.fixture
+def queued(foreign: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+    """A run of another machine, silent for longer than it may be, in whose project a launcher has a queue."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "queue_launcher", raising=False)
+    write_module(tmp_path, "queue_launcher", QUEUE)
+    plan = load_plan(foreign.plan)
+    plan.config["launch"] |= {"_target_": "queue_launcher.Queue", "file": str(tmp_path / "queue")}
+    save_plan(plan, foreign.plan)
+    mark(foreign)
+    age(foreign, 61)
+    return foreign
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"), [("has it", "running"), ("has it no more", "killed"), ("cannot be asked", "running")]
+)
+def test_a_launcher_may_have_a_job_whose_supervisor_is_silent(queued: RunDir, answer: str, state: str) -> None:
+    """All readers believe it: lists, sync, and who would resume the run. What it cannot say is unknown, not dead."""
+    Path("queue").write_text(answer)
+    assert state == current_state(queued)
+    row = read_row(queued)
+    text = "no sign of life from process .* on elsewhere for 1 min" + ".*; its launcher does not" * (state == "running")
+    assert (state, True) == (row.state, bool(re.match(text, row.cause or ""))), row
+    plan = load_plan(queued.plan)
+    lock = queued.path.parent / f".{queued.path.name}.lock"
+    with lock.open("w") as file:  # the lock of a dead machine that its file server never freed
+        fcntl.flock(file, fcntl.LOCK_EX)
+        lock.write_text(str(Owner.of(read_status(queued))))
+        with ExitStack() as stack:
+            if state == "running":
+                stack.enter_context(pytest.raises(InUseError))
+            stack.enter_context(claimed(plan, is_sure=True))
+    with ExitStack() as stack:
+        if answer == "has it":  # where locks are of one machine alone
+            stack.enter_context(pytest.raises(InUseError, match="or will be: its launcher still has the job"))
+        stack.enter_context(claimed(plan))
+    end_if_abandoned(queued, "run", is_orphan=False)
+    assert state == read_status(queued).state
+
+
+def test_a_launcher_is_not_asked_without_need(queued: RunDir) -> None:
+    """While the beat is young. That of somebody else's run is not even imported, and what it knows is unknown."""
+    queued.beat.touch()
+    assert "running" == current_state(queued)
+    age(queued, 61)
+    queued.mark.unlink()
+    assert "running" == current_state(queued)
+    assert not Path("imported").exists()
+    mark(queued)
+    Path("queue").write_text("has it no more")
+    assert "killed" == current_state(queued)
+    assert Path("imported").exists()
+
+
 def test_where_locks_are_of_one_machine_alone_a_living_beat_refuses(foreign: RunDir) -> None:
     """Once it is dead, the lock decides; that of a dead machine is passed over by one command, and by no second."""
     plan = load_plan(foreign.plan)
@@ -178,7 +257,7 @@ def test_who_may_only_read_does_not_know(foreign: RunDir) -> None:
     age(foreign, 7200)
     code = (
         "import sys; from pathlib import Path; from hpcexp.rundir import RunDir;"
-        "from hpcexp.runs.listing import read_row; row = read_row(RunDir(Path(sys.argv[1])));"
+        "from hpcexp.status.listing import read_row; row = read_row(RunDir(Path(sys.argv[1])));"
         "print(row.state, row.cause)"
     )
     with TemporaryDirectory() as place:  # pytest's own is closed to others

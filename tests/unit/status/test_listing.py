@@ -11,7 +11,7 @@ import pytest
 from record_support import finish, make_run, set_state
 
 from hpcexp.rundir import RunDir
-from hpcexp.runs.listing import list_runs, read_row
+from hpcexp.status.listing import list_runs, read_row
 
 
 def dead_pid() -> int:

@@ -1,43 +1,84 @@
-"""Whether somebody is at work on a run or a sweep."""
+"""Whether somebody is at work on a run or a sweep.
+
+The owner's process decides where it can be seen, then its beat where that is young, then the launcher: a scheduler may
+still have a job whose supervisor is silent. Nothing else asks whether a job lives.
+"""
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
+from typing import Any, Protocol
 
 from hpcexp.errors import RunError
-from hpcexp.plan import Plan, load_plan, load_signature
+from hpcexp.plan import Plan, load_plan, load_signature, load_whole
 from hpcexp.rundir import RecordDir, RunDir, SweepDir
 from hpcexp.runs.beat import silence
 from hpcexp.runs.clock import running_s
-from hpcexp.runs.owner import Owner
-from hpcexp.runs.records import DriverRecord, Owned, RunState, Status, read_or_none, read_status, read_summary
+from hpcexp.runs.mark import doubts
+from hpcexp.runs.owner import Owner, is_alive
+from hpcexp.runs.records import DriverRecord, RunState, Status, read_or_none, read_status, read_summary
+from hpcexp.targets.instantiate import on_path, resolve
+from hpcexp.targets.source_code import is_packaged
 from hpcexp.text.formatting import duration
 
 
-def is_alive(record: Owned, beat: Path) -> bool | None:
-    """Whether the owner that a record names is at work; None where that is not known, which is not dead.
+class KnowsJobs(Protocol):
+    """What readers ask of a launcher."""
 
-    Its process decides where it can be seen. From elsewhere its beat does, by the file server's clock.
-    """
-    owner = Owner.of(record)
-    if owner is None:
-        return None
-    if (runs := owner.is_running()) is not None:
-        return runs
-    if (last := silence(beat)) is not None:
-        return last.is_alive
-    return False if owner.was_rebooted else None
+    def is_alive(self, run: RunDir) -> bool | None:
+        """Whether the job runs or will run; None if unknown, which is not dead.
+
+        Asked where the supervisor's process cannot be seen and its beat is old or missing. A launcher that only starts
+        supervisors answers by `hpcexp.runs.owner.is_alive`; one with a queue says True while that has the job.
+        """
 
 
 def supervisor_alive(record: RecordDir, status: Status) -> bool | None:
-    """Whether the supervisor of a run, or any driver of a sweep, lives; None where that is not known."""
+    """Whether a run, or any driver of a sweep, is at work; None if unknown."""
     if isinstance(record, RunDir):
-        return is_alive(status, record.beat)
+        return _is_run_alive(record, status)
     drivers = [_is_driver(file) for file in _drivers(record)]
     owner = Owner.of(status)
     # The driver that wrote the status may be gone, and others at work.
     runs = owner.is_running() if owner else None
     return True if any(drivers) or runs else False if drivers else runs
+
+
+def _is_run_alive(run: RunDir, status: Status) -> bool | None:
+    owner = Owner.of(status)
+    seen = is_alive(status, run.beat)
+    if seen or (owner is not None and owner.is_running() is not None) or not run.plan.exists():
+        return seen
+    try:
+        plan = load_whole(run)
+    except RunError:  # damaged: it names nobody to ask
+        return seen
+    try:
+        return _launcher_says(run, plan)
+    except Exception:  # noqa: BLE001 - a user's launcher may raise anything: unknown
+        return None
+
+
+def _launcher_says(run: RunDir, plan: Plan) -> bool | None:
+    """The answer of the run's launcher; None where that is code of somebody else, which is not imported for this."""
+    launch = plan.settings.launch
+    if not is_packaged(launch.target):
+        if any(doubts(run, plan)):
+            return None
+        on_path(Path(plan.lineage["project"]))
+    return _launcher(launch.target, json.dumps(launch.arguments)).is_alive(run)
+
+
+@cache
+def _launcher(target: str, arguments: str) -> KnowsJobs:
+    """One for all jobs of a `launch` section, as it may ask its queue once for all of them."""
+    found: Any = resolve(target, "launch")
+    if not (isinstance(found, type) and hasattr(found, "is_alive")):
+        raise RunError(f"launch._target_={target}: not a launcher.")
+    launcher: KnowsJobs = found(**json.loads(arguments))
+    return launcher
 
 
 def current_state(record: RecordDir, status: Status | None = None) -> RunState:
@@ -55,15 +96,19 @@ def doubt_s(run: RunDir, status: Status) -> float:
     return last.confirm_s if (last := silence(run.beat)) is not None else 0.0
 
 
-def silence_text(run: RunDir, status: Status) -> str:
-    """That a run which has not ended was not heard of for long; empty where its process can be seen, or it lives."""
+def silence_text(run: RunDir, status: Status, state: RunState) -> str:
+    """That a run which has not ended was not heard of for long; empty where its process can be seen, or it lives.
+
+    `state`: its current one.
+    """
     owner = Owner.of(status)
     if status.state is not RunState.RUNNING or owner is None or owner.is_running() is not None:
         return ""
     if (last := silence(run.beat)) is None or last.is_alive:
         return ""
     clock = "" if last.is_certain else ", by the clock of this machine"
-    return f"no sign of life from {owner} for {duration(abs(last.seconds))}{clock}"
+    kept = "; its launcher does not say that it ended" if last.is_certain and state is RunState.RUNNING else ""
+    return f"no sign of life from {owner} for {duration(abs(last.seconds))}{clock}{kept}"
 
 
 def elapsed_s(state: RunState, status: Status) -> float | None:
