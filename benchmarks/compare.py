@@ -17,7 +17,7 @@ from benchmarks.measure import Row, cpu_seconds, interleaved
 from benchmarks.size import size
 from hpcexp.files.documents import read_plain
 from hpcexp.rundir import RunDir, find_runs
-from hpcexp.runs.records import read_sync_record
+from hpcexp.runs.records.sync import read_sync_record
 
 PAIRS = 5
 GOAL = 0.2

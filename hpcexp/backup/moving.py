@@ -14,7 +14,7 @@ from hpcexp.files.untrusted import regular_files
 from hpcexp.plan import load_plan
 from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir, find_runs
-from hpcexp.runs.records import MAX_LEDGER_BYTES
+from hpcexp.runs.records.sweep import MAX_LEDGER_BYTES
 from hpcexp.tracking.mlflow.links import artifact_root
 from hpcexp.tracking.sync.destination import address, send_to
 

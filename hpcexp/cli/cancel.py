@@ -10,7 +10,7 @@ from hpcexp.cli.shared.trust import add_trust, check_trust
 from hpcexp.errors import RunError
 from hpcexp.launch.base.launcher import launcher_of
 from hpcexp.plan import load_plan
-from hpcexp.runs.records import RunState, read_status
+from hpcexp.runs.records.status import RunState, read_status
 from hpcexp.targets.instantiate import on_path
 from hpcexp.targets.source_code import is_packaged
 

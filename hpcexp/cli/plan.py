@@ -19,7 +19,8 @@ from hpcexp.plan import Plan
 from hpcexp.planner import prepare
 from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RunState, read_summary
+from hpcexp.runs.records.results import read_summary
+from hpcexp.runs.records.status import RunState
 from hpcexp.schema.keys import Strategy
 from hpcexp.status.state import current_state, damage, is_done
 from hpcexp.text.formatting import metric, near, pairs

@@ -13,7 +13,8 @@ from hpcexp.errors import ConfigError, RunError
 from hpcexp.lineage.manifest import differences, last_record
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RunState, read_sync_record
+from hpcexp.runs.records.status import RunState
+from hpcexp.runs.records.sync import read_sync_record
 from hpcexp.status.state import current_state
 from hpcexp.text.formatting import pairs
 from hpcexp.tracking.mlflow import tags as names

@@ -11,7 +11,7 @@ from hpcexp.cli.plan import jobs_text
 from hpcexp.compose.composer import Composer
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.rundir import SweepDir
-from hpcexp.runs.records import RunState, read_status
+from hpcexp.runs.records.status import RunState, read_status
 from hpcexp.status.state import current_state
 from hpcexp.sweep.engine.driver import Policy
 from hpcexp.sweep.report.ranking import answer, counts_text

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from hpcexp.cli.shared.arguments import RUN_HELP, configured_uri, find_run, parser
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, find_runs, find_sweeps
-from hpcexp.runs.records import RunState, read_sync_record
+from hpcexp.runs.records.status import RunState
+from hpcexp.runs.records.sync import read_sync_record
 from hpcexp.status.state import current_state, is_driven
 
 if TYPE_CHECKING:
-    from hpcexp.runs.records import Membership
+    from hpcexp.runs.records.sync import Membership
     from hpcexp.tracking.mlflow.store import Stores
 
     Members = Mapping[SweepDir, Mapping[Path, Membership]]

@@ -13,7 +13,7 @@ from hpcexp.launch.dispatch import launch
 from hpcexp.plan import Plan
 from hpcexp.planner import prepare
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.tracking.sync.destination import destined
 
 SUMMARY = "Check, run and record an experiment; resume it if it was interrupted. With -m: every combination of values."

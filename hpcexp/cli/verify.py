@@ -11,7 +11,8 @@ from pathlib import Path
 from hpcexp.cli.shared.arguments import RUN_HELP, find_run, parser
 from hpcexp.errors import RunError
 from hpcexp.lineage.manifest import differences, last_record
-from hpcexp.runs.records import RunState, Seal, read_status
+from hpcexp.runs.records.lineage import Seal
+from hpcexp.runs.records.status import RunState, read_status
 from hpcexp.status.state import current_state
 from hpcexp.text.formatting import pairs
 

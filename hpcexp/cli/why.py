@@ -11,10 +11,11 @@ from hpcexp.cli.shared.arguments import RUN_HELP, find_run, parser
 from hpcexp.cli.shared.results import part_text
 from hpcexp.compare.provenance_diff import Facts, compared, facts_now, facts_of_run
 from hpcexp.compose.composer import Composer
+from hpcexp.files.documents import read_plain
 from hpcexp.planner import prepare
 from hpcexp.redaction import MASK
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RunState, read_secrets
+from hpcexp.runs.records.status import RunState
 from hpcexp.status.state import current_state
 from hpcexp.targets.instantiate import on_path
 
@@ -30,7 +31,7 @@ def why(argv: Sequence[str]) -> int:
     run, project = find_run(a.root, a.run), Path.cwd()
     on_path(project)
     then = facts_of_run(run)
-    overrides = a.overrides or list(_with_secrets(then.plan.overrides, read_secrets(run)))
+    overrides = a.overrides or list(_with_secrets(then.plan.overrides, read_plain(run.secrets)))
     composed = Composer(project, a.config_dir, a.config_name).compose(overrides)
     now = facts_now(prepare(composed, project, ["hpcexp", "train", *overrides]), then)
     parts = compared(then, now)

@@ -11,7 +11,7 @@ from typing import Any
 from hpcexp.files.documents import plain
 from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import read_points
-from hpcexp.runs.records import Summary, read_summary
+from hpcexp.runs.records.results import Summary, read_summary
 
 SUMMARISED = ("epochs", "steps", "diverged", "best", "test")
 """What of a summary must be the same. Durations differ, and the files' digests: they hold more than weights."""

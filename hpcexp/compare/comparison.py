@@ -10,7 +10,7 @@ from typing import NamedTuple
 from hpcexp.compare.differences import Difference, differences, seeds
 from hpcexp.compare.runs import ComparedRun
 from hpcexp.compare.statistics import best_first, grouped, mean, paired_p
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 
 _MOST_METRICS = 6
 """Where nothing says which of a run's numbers count."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from hpcexp.files.documents import plain
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import Summary, read_summary
+from hpcexp.runs.records.results import Summary, read_summary
 from hpcexp.runs.series import Series, read_curve
 
 _ERRORS = ("loss", "err", "error", "mse", "rmse", "mae", "nll", "perplexity", "ppl", "wer", "cer")

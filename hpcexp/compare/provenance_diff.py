@@ -17,15 +17,8 @@ from hpcexp.lineage.environment import installed
 from hpcexp.lineage.signature import identity_config
 from hpcexp.plan import Plan, load_plan, load_whole, whole
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import (
-    CodeFacts,
-    DataFileRecord,
-    DataRecord,
-    EnvironmentFacts,
-    ImportedFacts,
-    read,
-    read_or_none,
-)
+from hpcexp.runs.records.files import read, read_or_none
+from hpcexp.runs.records.lineage import CodeFacts, DataFileRecord, DataRecord, EnvironmentFacts, ImportedFacts
 from hpcexp.tracking.mlflow.description import flatten
 
 NOTHING = "nothing"

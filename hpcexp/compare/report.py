@@ -14,7 +14,7 @@ from hpcexp.compare.differences import Difference
 from hpcexp.compare.statistics import CONFIDENCE, mean_text
 from hpcexp.errors import listed
 from hpcexp.runs.naming import short
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.text.formatting import csv_row, markdown_table, table
 
 BESIDE = 4

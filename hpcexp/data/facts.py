@@ -11,6 +11,7 @@ from hpcexp.data.source import Source
 from hpcexp.data_spec import DataSpec, DataSpecError
 from hpcexp.errors import DataError
 from hpcexp.targets.light import light_object
+from hpcexp.targets.source_code import is_packaged
 
 
 def data_facts(target: str, arguments: Mapping[str, Any], how: str = "auto") -> tuple[DataSpec | None, list[str]]:

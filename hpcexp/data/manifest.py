@@ -14,7 +14,7 @@ from hpcexp.data.content import How, of_files, printable
 from hpcexp.data.facts import source_of
 from hpcexp.data.source import Source
 from hpcexp.data_spec import DataSpec
-from hpcexp.runs.records import DataFileRecord, DataRecord
+from hpcexp.runs.records.lineage import DataFileRecord, DataRecord
 
 MAX_NAMED = 10_000
 """Files that are kept one by one; of more there is the digest of all."""

@@ -14,7 +14,7 @@ from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.checkpoint_checksum import read_note
 from hpcexp.runs.journal import read_points
-from hpcexp.runs.records import read_status
+from hpcexp.runs.records.status import read_status
 
 _POLL_S = 0.001
 _NEAR = 40

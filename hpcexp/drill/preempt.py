@@ -28,7 +28,7 @@ from hpcexp.drill.training import (
 from hpcexp.errors import ConfigError
 from hpcexp.launch.resume.interrupted import continuation
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_sync_record
+from hpcexp.runs.records.sync import read_sync_record
 
 _STALL_S = 120.0
 """How long an attempt may stand still, where a whole training is faster than that."""

@@ -11,7 +11,8 @@ from hpcexp.compare.bitwise import Check, Value, journalled, metrics
 from hpcexp.files.databases import reading
 from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import read_points
-from hpcexp.runs.records import read_summary, read_sync_record
+from hpcexp.runs.records.results import read_summary
+from hpcexp.runs.records.sync import read_sync_record
 from hpcexp.tracking.mlflow.uri import sqlite_path
 
 

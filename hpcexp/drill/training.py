@@ -26,7 +26,7 @@ from hpcexp.launch.base.launcher import launcher_of
 from hpcexp.plan import Plan
 from hpcexp.planner import prepare
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RunState, read_status
+from hpcexp.runs.records.status import RunState, read_status
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that a process gets when its parent is killed, so that a dead drill leaves no training.

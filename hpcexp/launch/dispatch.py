@@ -15,7 +15,7 @@ from hpcexp.launch.base.rank_process import Process, Start, start_fresh
 from hpcexp.launch.supervisor.uploader import RunUploader
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.status.state import is_done
 from hpcexp.text.terminal import say
 

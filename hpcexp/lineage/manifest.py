@@ -19,7 +19,10 @@ from hpcexp.files.documents import decode, plain
 from hpcexp.files.untrusted import read_text, sha256_of
 from hpcexp.rundir import RunDir
 from hpcexp.runs.checkpoint_checksum import checksum, is_intact, read_checksum, read_note
-from hpcexp.runs.records import RunState, Seal, SealEntry, Status, read_or_none, read_summary
+from hpcexp.runs.records.files import read_or_none
+from hpcexp.runs.records.lineage import Seal, SealEntry
+from hpcexp.runs.records.results import read_summary
+from hpcexp.runs.records.status import RunState, Status
 
 MANIFEST = "manifest.jsonl"
 _READ_LIMIT = 64 << 20

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import hpcexp
 from hpcexp.errors import RunError
-from hpcexp.runs.records import EnvironmentFacts
+from hpcexp.runs.records.lineage import EnvironmentFacts
 
 _LOG_LINES = 6
 

@@ -20,15 +20,10 @@ from hpcexp.redaction import MASK
 from hpcexp.rundir import RunDir
 from hpcexp.runs.checkpoint_checksum import read_checksum
 from hpcexp.runs.journal import read_points
-from hpcexp.runs.records import (
-    CheckpointOrigin,
-    CodeFacts,
-    OriginFacts,
-    RunState,
-    read,
-    read_or_none,
-    read_summary,
-)
+from hpcexp.runs.records.files import read, read_or_none
+from hpcexp.runs.records.lineage import CheckpointOrigin, CodeFacts, OriginFacts
+from hpcexp.runs.records.results import read_summary
+from hpcexp.runs.records.status import RunState
 from hpcexp.status.state import current_state
 from hpcexp.tracking.mlflow.description import flatten
 

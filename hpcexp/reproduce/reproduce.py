@@ -24,7 +24,8 @@ from hpcexp.reproduce.rerun import check_devices, rerun
 from hpcexp.reproduce.verdict import ReproduceVerdict, judged
 from hpcexp.reproduce.workspace import Code, code_of, scratch
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import DataRecord, EnvironmentFacts, HardwareFacts, ImportedFacts, read, read_or_none
+from hpcexp.runs.records.files import read, read_or_none
+from hpcexp.runs.records.lineage import DataRecord, EnvironmentFacts, HardwareFacts, ImportedFacts
 
 _NAMED = 10
 """Files that are named in a message."""

@@ -25,7 +25,9 @@ from hpcexp.rank_protocol import RankEnv
 from hpcexp.reproduce.original import Original, checkpoint_origin
 from hpcexp.reproduce.workspace import Code
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import EnvironmentFacts, RunState, read_or_none
+from hpcexp.runs.records.files import read_or_none
+from hpcexp.runs.records.lineage import EnvironmentFacts
+from hpcexp.runs.records.status import RunState
 from hpcexp.text.terminal import say
 
 _STEERING = re.compile(

@@ -9,7 +9,7 @@ from typing import Literal
 from hpcexp.compare.bitwise import Check, Value, ValueDifference, compared, differences, journalled, metrics
 from hpcexp.reproduce.original import Original
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_summary
+from hpcexp.runs.records.results import read_summary
 
 Kind = Literal["identical", "within tolerance", "diverged"]
 

@@ -19,7 +19,8 @@ from hpcexp.launch.base.polling import signals_caught
 from hpcexp.lineage.git import git_command
 from hpcexp.lineage.signature import identity_config
 from hpcexp.reproduce.original import Original
-from hpcexp.runs.records import DataRecord, read
+from hpcexp.runs.records.files import read
+from hpcexp.runs.records.lineage import DataRecord
 from hpcexp.tracking.mlflow.description import flatten
 
 _PREFIX = "hpcexp-reproduce-"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcexp.runs.beat import silence
-from hpcexp.runs.records import Owned
+from hpcexp.runs.records.status import Owned
 
 
 @dataclass(frozen=True)

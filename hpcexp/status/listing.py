@@ -8,7 +8,10 @@ from pathlib import Path
 from hpcexp.errors import RunError
 from hpcexp.plan import load_head
 from hpcexp.rundir import RunDir, find_runs
-from hpcexp.runs.records import RunState, SyncRecord, read_or_none, read_status, read_summary
+from hpcexp.runs.records.files import read_or_none
+from hpcexp.runs.records.results import read_summary
+from hpcexp.runs.records.status import RunState, read_status
+from hpcexp.runs.records.sync import SyncRecord
 from hpcexp.status.state import current_state, elapsed_s, silence_text
 
 STATES = tuple(str(state) for state in RunState if state.is_recorded)

@@ -18,7 +18,10 @@ from hpcexp.runs.beat import silence
 from hpcexp.runs.clock import running_s
 from hpcexp.runs.mark import doubts
 from hpcexp.runs.owner import Owner, is_alive
-from hpcexp.runs.records import DriverRecord, RunState, Status, read_or_none, read_status, read_summary
+from hpcexp.runs.records.files import read_or_none
+from hpcexp.runs.records.results import read_summary
+from hpcexp.runs.records.status import RunState, Status, read_status
+from hpcexp.runs.records.sweep import DriverRecord
 from hpcexp.targets.instantiate import on_path, resolve
 from hpcexp.targets.source_code import is_packaged
 from hpcexp.text.formatting import duration

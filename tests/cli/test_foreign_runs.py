@@ -29,7 +29,7 @@ from hpcexp.files.untrusted import UnusableFileError, open_below
 from hpcexp.lineage.manifest import differences, seal
 from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import Journal, read_points
-from hpcexp.runs.records import read_status
+from hpcexp.runs.records.status import read_status
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""

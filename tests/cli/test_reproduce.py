@@ -27,7 +27,7 @@ from hpcexp.reproduce.environment import built, requirements
 from hpcexp.reproduce.rerun import check_devices
 from hpcexp.reproduce.workspace import scratch as a_place
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import EnvironmentFacts
+from hpcexp.runs.records.lineage import EnvironmentFacts
 from hpcexp.text.formatting import near
 
 NET = """

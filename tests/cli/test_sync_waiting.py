@@ -24,7 +24,7 @@ from record_support import (
 
 from hpcexp.files.documents import read_plain
 from hpcexp.rundir import RecordDir, RunDir, SweepDir, find_runs
-from hpcexp.runs.records import read_sync_record
+from hpcexp.runs.records.sync import read_sync_record
 
 mlflows_sqlalchemy = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 HOLD = """

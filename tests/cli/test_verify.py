@@ -19,7 +19,8 @@ from hpcexp.lineage import manifest
 from hpcexp.lineage.manifest import differences, last_record, seal
 from hpcexp.rundir import RunDir
 from hpcexp.runs.checkpoint_checksum import SealedFile
-from hpcexp.runs.records import RunState, Status, write
+from hpcexp.runs.records.files import write
+from hpcexp.runs.records.status import RunState, Status
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from hpcexp.files.documents import read_plain
 from hpcexp.lineage.manifest import MANIFEST, differences, last_record, seal
 from hpcexp.plan import load_head, load_plan
 from hpcexp.rundir import RunDir, find_runs, find_sweeps
-from hpcexp.runs.records import RunState, Seal, Status, read_status
+from hpcexp.runs.records.lineage import Seal
+from hpcexp.runs.records.status import RunState, Status, read_status
 
 mlflows_sqlalchemy = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 DAMAGE = {

@@ -14,7 +14,7 @@ from hpcexp.launch.supervisor.ranks import job_environment
 from hpcexp.plan import Topology
 from hpcexp.rank_protocol import RankEnv, without_foreign
 from hpcexp.rundir import find_runs
-from hpcexp.runs.records import read_status
+from hpcexp.runs.records.status import read_status
 
 SALLOC = {"SLURM_JOB_ID": "1234", "SLURM_JOB_NAME": "interactive", "SLURM_NTASKS": "2", "SLURM_NNODES": "2"}
 SRUN = {

@@ -21,7 +21,7 @@ from hpcexp.launch.base.launcher import Launcher, launcher_of
 from hpcexp.plan import load_plan
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.journal import read_points
-from hpcexp.runs.records import RunState, read_status
+from hpcexp.runs.records.status import RunState, read_status
 from hpcexp.status.state import current_state
 
 pytestmark = pytest.mark.slow
@@ -201,7 +201,15 @@ def test_what_is_no_launcher_is_refused(project: Path) -> None:
 def test_a_launcher_that_cannot_be_made_is_named(project: Path) -> None:
     """Whatever its constructor raises, with the key that chose it and no traceback."""
     write_module(
-        project, "breaking_launcher", "class Breaks:\n    def __init__(self):\n        raise OSError('no scheduler')\n"
+        project,
+        "breaking_launcher",
+        """
+        from hpcexp.launch.launchers.local import Local
+
+        class Breaks(Local):
+            def __init__(self):
+                raise OSError("no scheduler")
+        """,
     )
     said = command("plan", "launch._target_=breaking_launcher.Breaks", cwd=project)
     assert 2 == said.status

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.schema.sweep import Budget, Search
 from hpcexp.sweep.search.journal_file import JournalLock, locked
 from hpcexp.sweep.search.study import Study

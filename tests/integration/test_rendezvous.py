@@ -19,7 +19,7 @@ from hpcexp.launch.launchers import rendezvous
 from hpcexp.launch.launchers.rendezvous import Rendezvous, await_leader, difference
 from hpcexp.plan import Plan
 from hpcexp.planner import prepare
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 
 
 @pytest.fixture

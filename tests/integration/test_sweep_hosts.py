@@ -13,7 +13,7 @@ from hosts import NEEDS_HOSTS, hosts, lose_power, start_on  # noqa: F401 - a fix
 from test_sweep import SHORT, begun, only_sweep, opened, paced, states  # noqa: F401 - a fixture
 
 from hpcexp.rundir import RunDir, find_runs
-from hpcexp.runs.records import read_status
+from hpcexp.runs.records.status import read_status
 
 pytestmark = [pytest.mark.slow, NEEDS_HOSTS, pytest.mark.usefixtures("hosts")]
 

@@ -20,7 +20,7 @@ from hpcexp.launch.supervisor.ownership import ask_to_end
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.owner import is_alive
-from hpcexp.runs.records import read_status
+from hpcexp.runs.records.status import read_status
 from hpcexp.schema.settings import Settings
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from hpcexp.errors import HpcexpError, RunError, listed, suggest
 from hpcexp.rundir import RunDir, find_runs
-from hpcexp.runs.records import read_status, read_sync_record
+from hpcexp.runs.records.status import read_status
+from hpcexp.runs.records.sync import read_sync_record
 from hpcexp.text.formatting import left_out
 
 RUN_HELP = "a run: its directory, name, or the start of its signature or MLflow id; `last` is the latest"

@@ -7,7 +7,9 @@ from hpcexp.files.untrusted import UnusableFileError
 from hpcexp.plan import Plan
 from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_status, read_summary, read_sync_record
+from hpcexp.runs.records.results import read_summary
+from hpcexp.runs.records.status import read_status
+from hpcexp.runs.records.sync import read_sync_record
 from hpcexp.text.formatting import duration, metric, near, pairs
 from hpcexp.tracking.mlflow.links import ui_link
 

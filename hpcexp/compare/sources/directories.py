@@ -17,7 +17,8 @@ from hpcexp.compare.runs import ComparedRun, Found
 from hpcexp.compare.sources.plans import Plans
 from hpcexp.errors import RunError
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_status, read_summary
+from hpcexp.runs.records.results import read_summary
+from hpcexp.runs.records.status import read_status
 from hpcexp.runs.series import read_curve, read_series
 from hpcexp.status.state import current_state
 from hpcexp.text.formatting import near

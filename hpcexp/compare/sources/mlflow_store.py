@@ -15,7 +15,7 @@ from hpcexp.compare.sources.stored import RunReader, Stored
 from hpcexp.errors import ConfigError, RunError, listed, suggest
 from hpcexp.redaction import without_password
 from hpcexp.runs.naming import SIGNATURE_LENGTH
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.tracking.mlflow import tags
 from hpcexp.tracking.mlflow.uri import sqlite_path, uri_problem
 

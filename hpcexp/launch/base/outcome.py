@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpcexp.launch.launchers.local import OneMachine
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.schema.settings import Settings
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ class OneMachine:
     def is_alive(self, run: RunDir) -> bool | None:
         """By the process that supervises it, or from elsewhere by its beat: nothing else knows of it."""
         from hpcexp.runs.owner import is_alive
-        from hpcexp.runs.records import read_status
+        from hpcexp.runs.records.status import read_status
 
         return is_alive(read_status(run), run.beat)
 

@@ -19,7 +19,9 @@ from hpcexp.launch.launchers.addresses import host_and_port, rdzv_of
 from hpcexp.launch.launchers.torchrun_agent import JOIN_S
 from hpcexp.lineage.signature import identity_config
 from hpcexp.plan import Plan, digest, load_plan, save_plan
-from hpcexp.runs.records import PlanRefusal, RunState, read_or_none, write
+from hpcexp.runs.records.files import read_or_none, write
+from hpcexp.runs.records.nodes import PlanRefusal
+from hpcexp.runs.records.status import RunState
 from hpcexp.tracking.mlflow.description import flatten
 
 _LOOK_EVERY_S = 0.5

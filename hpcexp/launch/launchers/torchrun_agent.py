@@ -23,7 +23,9 @@ from hpcexp.launch.supervisor.ranks import job_environment
 from hpcexp.plan import Plan
 from hpcexp.rank_protocol import RankEnv
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RemoteFailure, RunState, read_or_none, write
+from hpcexp.runs.records.files import read_or_none, write
+from hpcexp.runs.records.nodes import RemoteFailure
+from hpcexp.runs.records.status import RunState
 
 JOIN_S = 600
 """The time in which all machines must have reached the rendezvous."""

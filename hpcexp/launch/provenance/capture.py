@@ -31,7 +31,8 @@ from hpcexp.lineage.patch import Changes, uncommitted
 from hpcexp.memo import Once
 from hpcexp.plan import Plan, whole
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import DataRecord, GpuFacts, HardwareFacts, OriginFacts, read
+from hpcexp.runs.records.files import read
+from hpcexp.runs.records.lineage import DataRecord, GpuFacts, HardwareFacts, OriginFacts
 
 _DATA_WAIT_S = 5.0
 """How long a job that has ended waits for the digests of its data."""

@@ -16,7 +16,9 @@ from hpcexp.plan import Plan
 from hpcexp.redaction import masked_config
 from hpcexp.rundir import RunDir
 from hpcexp.runs.checkpoint_checksum import read_checksum
-from hpcexp.runs.records import OriginFacts, read, read_sync_record
+from hpcexp.runs.records.files import read
+from hpcexp.runs.records.lineage import OriginFacts
+from hpcexp.runs.records.sync import read_sync_record
 from hpcexp.tracking.mlflow.description import flatten
 
 

@@ -14,7 +14,7 @@ from hpcexp.lineage.signature import signature
 from hpcexp.plan import Plan, load_plan
 from hpcexp.rundir import RunDir, find_runs
 from hpcexp.runs.checkpoint_checksum import is_intact, read_note
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.status.state import current_state
 
 

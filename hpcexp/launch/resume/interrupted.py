@@ -13,7 +13,7 @@ from hpcexp.files.atomic import is_half_written, second_name
 from hpcexp.plan import Plan, load_plan, load_signature
 from hpcexp.rundir import RunDir
 from hpcexp.runs.checkpoint_checksum import is_intact, read_note
-from hpcexp.runs.records import RunState, read_status
+from hpcexp.runs.records.status import RunState, read_status
 from hpcexp.status.state import current_state, damage
 
 

@@ -43,7 +43,8 @@ from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
 from hpcexp.runs.clock import ended_now, started_now
 from hpcexp.runs.mark import mark
-from hpcexp.runs.records import RunState, Status, read_status, write
+from hpcexp.runs.records.files import write
+from hpcexp.runs.records.status import RunState, Status, read_status
 from hpcexp.tracking.sync.destination import direct
 
 Supervise = Callable[[RunDir, Sequence[int], Callable[[], None]], Supervision[Outcome]]

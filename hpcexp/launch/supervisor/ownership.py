@@ -18,7 +18,7 @@ from hpcexp.rundir import RunDir
 from hpcexp.runs.beat import Beat, Silence, read_facts, silence
 from hpcexp.runs.clock import boottime
 from hpcexp.runs.owner import Owner
-from hpcexp.runs.records import RunState, Status, read_status
+from hpcexp.runs.records.status import RunState, Status, read_status
 from hpcexp.status.state import supervisor_alive
 
 _MOMENT_S = 1.0

@@ -17,7 +17,7 @@ from hpcexp.files.locks import holder_of, process_name
 from hpcexp.files.untrusted import UnusableFileError, open_append
 from hpcexp.plan import Plan
 from hpcexp.rundir import RecordDir, RunDir, SweepDir
-from hpcexp.runs.records import read_sync_record
+from hpcexp.runs.records.sync import read_sync_record
 from hpcexp.text.terminal import say
 
 PATIENCE_S = 5.0

@@ -16,7 +16,8 @@ from hpcexp.launch.supervisor.rank_events import RankEvents
 from hpcexp.launch.supervisor.stack_dumps import stacks
 from hpcexp.launch.supervisor.system_metrics import SystemMetrics
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RunState, read_summary
+from hpcexp.runs.records.results import read_summary
+from hpcexp.runs.records.status import RunState
 
 START_S = 600.0
 """The least time that a rank has to import, read its data and finish its first step."""

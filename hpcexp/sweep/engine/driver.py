@@ -24,7 +24,7 @@ from hpcexp.launch.dispatch import started, starter
 from hpcexp.launch.supervisor.ownership import TakenOverError
 from hpcexp.rundir import RunDir, SweepDir
 from hpcexp.runs.clock import boottime
-from hpcexp.runs.records import RunState, Status, read_status
+from hpcexp.runs.records.status import RunState, Status, read_status
 from hpcexp.status.state import current_state, doubt_s, is_done
 from hpcexp.sweep.engine.scheduler import Demand, Running, demand_of, next_to_start, room_of
 from hpcexp.sweep.store.claims import Claims

@@ -9,7 +9,7 @@ from pathlib import Path
 from hpcexp.launch.base.display import Display
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.sweep.engine.job_entries import JobEntries
 from hpcexp.sweep.engine.job_uploads import JobUploads
 from hpcexp.sweep.report.live_view import SweepLines

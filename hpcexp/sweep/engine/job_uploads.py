@@ -9,7 +9,7 @@ from hpcexp.errors import RunError
 from hpcexp.launch.supervisor.uploader import SweepUploader, has_work
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir, SweepDir
-from hpcexp.runs.records import Membership, read_sync_record
+from hpcexp.runs.records.sync import Membership, read_sync_record
 from hpcexp.sweep.store.jobs import Job
 
 

@@ -14,7 +14,8 @@ from hpcexp.launch.base.polling import signals_caught
 from hpcexp.launch.base.rank_process import start_fresh
 from hpcexp.plan import Plan
 from hpcexp.rundir import SweepDir
-from hpcexp.runs.records import RunState, write
+from hpcexp.runs.records.files import write
+from hpcexp.runs.records.status import RunState
 from hpcexp.sweep.engine.driver import FAILED_FAST, Driver
 from hpcexp.sweep.engine.job_entries import JobEntries, PlannedJob, Setting
 from hpcexp.sweep.engine.job_outcomes import JobOutcomes

@@ -10,7 +10,8 @@ from hpcexp.files.untrusted import UnusableFileError
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.clock import ended_now, started_now
 from hpcexp.runs.owner import Owner
-from hpcexp.runs.records import RunState, Status, read_status, write
+from hpcexp.runs.records.files import write
+from hpcexp.runs.records.status import RunState, Status, read_status
 
 
 class SweepState:

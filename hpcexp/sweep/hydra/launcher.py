@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from hpcexp.errors import JobFailed
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.plan import Plan
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.sweep.engine.job_entries import PlannedJob
 from hpcexp.sweep.engine.session import Session
 from hpcexp.sweep.hydra.task import MultirunStopped, best_value

@@ -26,7 +26,7 @@ from hpcexp.launch.base.outcome import Outcome
 from hpcexp.plan import Plan
 from hpcexp.redaction import masked_command
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.sweep.engine.driver import Policy
 from hpcexp.sweep.engine.job_entries import PlannedJob, Setting
 from hpcexp.sweep.engine.planning import check_in_worker, planned_all

@@ -30,7 +30,7 @@ from hpcexp.launch.dispatch import launch
 from hpcexp.plan import Plan
 from hpcexp.planner import prepare
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RunState, Status, read_status
+from hpcexp.runs.records.status import RunState, Status, read_status
 from hpcexp.status.state import current_state, supervisor_alive
 from hpcexp.sweep.hydra.task import HydraTask, MultirunStopped, best_value
 from hpcexp.targets.instantiate import on_path

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_summary
+from hpcexp.runs.records.results import read_summary
 
 
 class MultirunStopped(BaseException):

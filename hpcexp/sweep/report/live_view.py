@@ -12,7 +12,7 @@ from typing import Any
 from hpcexp.launch.base.display import Display
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.rank_protocol import Progress
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.sweep.store.jobs import Job
 from hpcexp.text.formatting import in_line, shown
 from hpcexp.text.terminal import beneath, guard, pass_on

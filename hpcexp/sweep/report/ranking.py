@@ -12,7 +12,8 @@ from typing import Any
 from hpcexp.compare import statistics
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.naming import short
-from hpcexp.runs.records import RunState, SweepBest
+from hpcexp.runs.records.status import RunState
+from hpcexp.runs.records.sweep import SweepBest
 from hpcexp.sweep.spec.spec import Objective, Spec
 from hpcexp.sweep.store.results import PointResults, Result, ranked
 from hpcexp.text.formatting import csv_row, markdown_table, table

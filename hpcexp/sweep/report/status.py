@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from hpcexp.files.documents import read_json
 from hpcexp.rundir import SweepDir
-from hpcexp.runs.records import RunState, SweepRecord
+from hpcexp.runs.records.status import RunState
+from hpcexp.runs.records.sweep import SweepRecord
 from hpcexp.sweep.spec.spec import Spec, combinations, is_open
 from hpcexp.sweep.store.claims import Claims
 from hpcexp.sweep.store.directory import spec_of

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpcexp.errors import RunError
 from hpcexp.redaction import without_password
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.sweep.search.retry_queue import RetryQueue
 from hpcexp.sweep.search.samplers import Pointer, make_pruner, make_sampler
 from hpcexp.sweep.search.storage import close_storage, storage_alone, storage_uri

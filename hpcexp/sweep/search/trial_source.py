@@ -11,7 +11,7 @@ from hpcexp.errors import ConfigError
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.pruner import Pruner
 from hpcexp.plan import Plan
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.sweep.engine.job_entries import PlannedJob
 from hpcexp.sweep.engine.session import Session
 from hpcexp.sweep.search.study import Study, Trial

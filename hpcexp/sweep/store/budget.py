@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpcexp.files.untrusted import UnusableFileError
-from hpcexp.runs.records import Spent, read, write
+from hpcexp.runs.records.files import read, write
+from hpcexp.runs.records.sweep import Spent
 from hpcexp.schema.sweep import Budget
 
 WRITE_EVERY_S = 30.0

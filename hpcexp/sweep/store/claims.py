@@ -18,7 +18,8 @@ from hpcexp.files.untrusted import UnusableFileError, read_text
 from hpcexp.runs.beat import TIMEOUT_S, Beat
 from hpcexp.runs.clock import boottime
 from hpcexp.runs.owner import Owner, is_alive
-from hpcexp.runs.records import DriverRecord, read_or_none
+from hpcexp.runs.records.files import read_or_none
+from hpcexp.runs.records.sweep import DriverRecord
 
 BEAT_S = 5.0
 """How often a driver looks whether its claims are still its own."""

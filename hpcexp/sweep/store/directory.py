@@ -17,7 +17,8 @@ from hpcexp.files.atomic import is_half_written, write_atomic
 from hpcexp.files.documents import decode, read_json
 from hpcexp.redaction import masked_override, without_passwords
 from hpcexp.rundir import SweepDir
-from hpcexp.runs.records import AxisRecord, SweepRecord, read_status
+from hpcexp.runs.records.status import read_status
+from hpcexp.runs.records.sweep import AxisRecord, SweepRecord
 from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec
 
 _NOT_ASKED = ("hydra", "tracking", "launch", "run", "checkpoint", "notes")

@@ -13,7 +13,7 @@ from hpcexp.errors import RunError
 from hpcexp.files.documents import decode
 from hpcexp.files.untrusted import open_append, open_regular
 from hpcexp.rundir import SweepDir
-from hpcexp.runs.records import MAX_LEDGER_BYTES, LedgerLine
+from hpcexp.runs.records.sweep import MAX_LEDGER_BYTES, LedgerLine
 from hpcexp.sweep.store.claims import Claims
 
 _LOCK = "ledger"

@@ -10,7 +10,8 @@ from hpcexp.compare.metrics import numbers, value_of
 from hpcexp.compare.statistics import best_first, grouped, mean
 from hpcexp.errors import RunError, did_you_mean, listed
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RunState, Status, read_status, read_summary
+from hpcexp.runs.records.results import read_summary
+from hpcexp.runs.records.status import RunState, Status, read_status
 from hpcexp.runs.series import read_series
 from hpcexp.status.state import current_state
 from hpcexp.sweep.spec.spec import Objective

@@ -14,16 +14,10 @@ from hpcexp.data.manifest import samples
 from hpcexp.data_spec import DataSpec
 from hpcexp.lineage.manifest import last_record
 from hpcexp.plan import Plan
-from hpcexp.runs.records import (
-    AxisRecord,
-    Best,
-    CodeFacts,
-    DataRecord,
-    OriginFacts,
-    Summary,
-    SweepRecord,
-    read,
-)
+from hpcexp.runs.records.files import read
+from hpcexp.runs.records.lineage import CodeFacts, DataRecord, OriginFacts
+from hpcexp.runs.records.results import Best, Summary
+from hpcexp.runs.records.sweep import AxisRecord, SweepRecord
 from hpcexp.text.formatting import metric
 from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.mlflow.links import page

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from hpcexp.runs.records import SweepRecord
+from hpcexp.runs.records.sweep import SweepRecord
 
 RESULTS_KEY = "hpcexp"
 """What a link to the view `Results` calls it."""

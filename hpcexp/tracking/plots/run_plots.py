@@ -14,7 +14,8 @@ from pathlib import Path
 from hpcexp.errors import RunError
 from hpcexp.files.untrusted import folders_problem
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import Confusion, read
+from hpcexp.runs.records.files import read
+from hpcexp.runs.records.results import Confusion
 from hpcexp.runs.series import Series, read_series
 from hpcexp.tracking.plots.axis_ticks import linear_ticks, log_ticks
 from hpcexp.tracking.plots.canvas import Canvas, Place, text_width

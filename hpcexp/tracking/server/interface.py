@@ -12,7 +12,7 @@ from socket import gethostname
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import read_sync_record
+from hpcexp.runs.records.sync import read_sync_record
 from hpcexp.tracking.mlflow.links import artifact_root, ui_link
 from hpcexp.tracking.mlflow.uri import with_driver
 from hpcexp.tracking.server.web.environment import environment

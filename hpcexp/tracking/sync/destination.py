@@ -10,7 +10,8 @@ from hpcexp.files.untrusted import read_text
 from hpcexp.plan import Plan, load_plan
 from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import RunState, read_sync_record
+from hpcexp.runs.records.status import RunState
+from hpcexp.runs.records.sync import read_sync_record
 from hpcexp.status.state import current_state
 from hpcexp.tracking.mlflow.uri import resolve_uri, uri_problem
 

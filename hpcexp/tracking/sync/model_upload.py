@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import last_values
-from hpcexp.runs.records import Summary
+from hpcexp.runs.records.results import Summary
 from hpcexp.tracking.mlflow import description
 from hpcexp.tracking.mlflow.links import page
 from hpcexp.tracking.mlflow.store import MAX_DIGEST, Model, Store

@@ -19,7 +19,9 @@ from hpcexp.files.locks import held, held_within
 from hpcexp.files.untrusted import folders_problem, open_append
 from hpcexp.plan import load_plan
 from hpcexp.rundir import RecordDir, RunDir
-from hpcexp.runs.records import Membership, RunState, read_status, write
+from hpcexp.runs.records.files import write
+from hpcexp.runs.records.status import RunState, read_status
+from hpcexp.runs.records.sync import Membership
 from hpcexp.status.state import supervisor_alive
 from hpcexp.tracking.mlflow.store import Stores, is_refusal, problem_of
 from hpcexp.tracking.plots.run_plots import are_drawn, draw_pictures

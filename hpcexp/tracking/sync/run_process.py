@@ -18,7 +18,7 @@ from pathlib import Path
 from hpcexp.errors import HpcexpError, RunError
 from hpcexp.plan import load_plan
 from hpcexp.rundir import RunDir, SweepDir
-from hpcexp.runs.records import Membership
+from hpcexp.runs.records.sync import Membership
 from hpcexp.status.state import is_driven
 from hpcexp.tracking.mlflow.credentials import Named
 from hpcexp.tracking.mlflow.store import Stores

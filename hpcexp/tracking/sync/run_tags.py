@@ -7,7 +7,9 @@ from pathlib import Path
 from hpcexp.files.untrusted import UnusableFileError, sha256_of
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir, SweepDir
-from hpcexp.runs.records import RunState, Summary, SyncRecord, read_status, read_sync_record
+from hpcexp.runs.records.results import Summary
+from hpcexp.runs.records.status import RunState, read_status
+from hpcexp.runs.records.sync import SyncRecord, read_sync_record
 from hpcexp.tracking.mlflow import description
 from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.mlflow.links import page

@@ -8,7 +8,8 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-from hpcexp.runs.records import SyncRecord, read, write
+from hpcexp.runs.records.files import read, write
+from hpcexp.runs.records.sync import SyncRecord
 from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.mlflow.store import Store
 

@@ -12,7 +12,8 @@ from errno import ENOENT
 from hpcexp.errors import InUseError
 from hpcexp.files.untrusted import UnusableFileError
 from hpcexp.rundir import SweepDir
-from hpcexp.runs.records import read_status, read_sync_record
+from hpcexp.runs.records.status import read_status
+from hpcexp.runs.records.sync import read_sync_record
 from hpcexp.status.state import is_driven
 from hpcexp.tracking.mlflow.store import Stores
 from hpcexp.tracking.sync.run import RunSync, alone, end_if_abandoned, say

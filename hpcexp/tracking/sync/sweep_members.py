@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hpcexp.errors import InUseError
 from hpcexp.rundir import RunDir
-from hpcexp.runs.records import Membership
+from hpcexp.runs.records.sync import Membership
 from hpcexp.tracking.mlflow.store import Stores
 from hpcexp.tracking.sync.run import POLL_S, SHARE, RunSync, alone
 from hpcexp.tracking.sync.unreachable_servers import backoff, is_down

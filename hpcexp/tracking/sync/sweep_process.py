@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpcexp.rundir import SweepDir
-from hpcexp.runs.records import Membership
+from hpcexp.runs.records.sync import Membership
 from hpcexp.tracking.mlflow.credentials import Named
 from hpcexp.tracking.mlflow.store import Stores
 from hpcexp.tracking.sync.run import POLL_S, say, settle

@@ -17,19 +17,10 @@ from hpcexp.files.untrusted import UnusableFileError, read_text
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir, SweepDir
 from hpcexp.runs.journal import Point
-from hpcexp.runs.records import (
-    MAX_LEDGER_BYTES,
-    LedgerLine,
-    Membership,
-    Status,
-    SweepBest,
-    SweepRecord,
-    SyncRecord,
-    lines,
-    read_or_none,
-    read_status,
-    read_sync_record,
-)
+from hpcexp.runs.records.files import lines, read_or_none
+from hpcexp.runs.records.status import Status, read_status
+from hpcexp.runs.records.sweep import MAX_LEDGER_BYTES, LedgerLine, SweepBest, SweepRecord
+from hpcexp.runs.records.sync import Membership, SyncRecord, read_sync_record
 from hpcexp.tracking.mlflow import description
 from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.mlflow.links import artifact_root, page

@@ -9,7 +9,9 @@ from pathlib import Path
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import Point, read_points
-from hpcexp.runs.records import Membership, RunState, Summary, SyncRecord, read_status, read_summary
+from hpcexp.runs.records.results import Summary, read_summary
+from hpcexp.runs.records.status import RunState, read_status
+from hpcexp.runs.records.sync import Membership, SyncRecord
 from hpcexp.tracking.mlflow import description
 from hpcexp.tracking.mlflow.links import artifact_root
 from hpcexp.tracking.mlflow.store import Store, Stores

@@ -13,7 +13,7 @@ from hpcexp.compare.statistics import best_first, grouped, half_width, mean, mea
 from hpcexp.files.documents import convert
 from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import Journal
-from hpcexp.runs.records import Summary, read_summary
+from hpcexp.runs.records.results import Summary, read_summary
 from hpcexp.runs.series import MAX_POINTS, read_curve
 
 OURS = {"1": 0.91, "2": 0.93, "3": 0.92, "4": 0.95}

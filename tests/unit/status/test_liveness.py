@@ -30,7 +30,7 @@ from hpcexp.runs.beat import Beat, silence
 from hpcexp.runs.clock import ended_now, running_s, started_now
 from hpcexp.runs.mark import mark
 from hpcexp.runs.owner import Owner
-from hpcexp.runs.records import RunState, Status, read_status
+from hpcexp.runs.records.status import RunState, Status, read_status
 from hpcexp.status.listing import read_row
 from hpcexp.status.state import current_state, elapsed_s
 from hpcexp.tracking.sync.run import end_if_abandoned
@@ -149,7 +149,7 @@ QUEUE = """
 from pathlib import Path
 from hpcexp.launch.launchers.local import Local
 from hpcexp.runs.owner import is_alive
-from hpcexp.runs.records import read_status
+from hpcexp.runs.records.status import read_status
 
 Path("imported").touch()
 

@@ -17,7 +17,7 @@ from postgres import Server
 pytest.importorskip("optuna", reason="Optuna is not installed")
 
 from hpcexp.errors import ConfigError, RunError
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.schema.sweep import Budget, Search
 from hpcexp.sweep.search.retry_queue import RetryQueue
 from hpcexp.sweep.search.study import JOURNAL, Study, Trial
@@ -282,7 +282,7 @@ def test_a_study_of_somebody_else_is_not_taken(tmp_path: Path) -> None:
 
 
 WORKER = """
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1].split(":")

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("optuna")
 
 from hpcexp.errors import RunError
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.schema.sweep import Search
 from hpcexp.sweep.search.study import JOURNAL, Study
 from hpcexp.sweep.spec.spec import Interval, Objective, Spec

@@ -14,7 +14,7 @@ from hpcexp.compose.composer import Composer
 from hpcexp.errors import ConfigError
 from hpcexp.files.documents import decode
 from hpcexp.rundir import SweepDir
-from hpcexp.runs.records import SweepRecord
+from hpcexp.runs.records.sweep import SweepRecord
 from hpcexp.schema.sweep import Budget, Search
 from hpcexp.sweep.spec.spec import Choices, Interval, Objective, Spec, combinations
 from hpcexp.sweep.spec.sweep_file import quoted, read_sweep, sweep_files

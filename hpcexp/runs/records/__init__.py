@@ -1,0 +1,1 @@
+"""The files of runs and sweeps as types, a module a subject."""
