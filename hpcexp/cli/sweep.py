@@ -13,7 +13,7 @@ from hpcexp.errors import ConfigError, RunError
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.records.status import RunState, read_status
 from hpcexp.status.state import current_state
-from hpcexp.sweep.engine.driver import Policy
+from hpcexp.sweep.engine.policy import Policy
 from hpcexp.sweep.report.ranking import answer, counts_text
 from hpcexp.sweep.report.status import results_at, spec_at
 from hpcexp.sweep.spec.spec import Spec

@@ -26,7 +26,7 @@ def train(argv: Sequence[str]) -> int:
         return 0
     command = ["hpcexp", "train", *argv]
     if arguments.multirun:
-        from hpcexp.sweep.engine.driver import Policy
+        from hpcexp.sweep.engine.policy import Policy
         from hpcexp.sweep.hydra.multirun import multirun
 
         policy = Policy(arguments.fresh, arguments.retry_failed, arguments.fail_fast)

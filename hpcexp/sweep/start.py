@@ -13,9 +13,9 @@ from hpcexp.compose.many import Many
 from hpcexp.errors import ConfigError, HpcexpError, did_you_mean, listed
 from hpcexp.plan import Plan
 from hpcexp.redaction import masked_command
-from hpcexp.sweep.engine.driver import Policy
 from hpcexp.sweep.engine.job_entries import PlannedJob, Setting
 from hpcexp.sweep.engine.planning import check_in_worker, planned_all
+from hpcexp.sweep.engine.policy import Policy
 from hpcexp.sweep.engine.session import Session
 from hpcexp.sweep.spec.search_problems import unfit
 from hpcexp.sweep.spec.spec import Axis, Choices, Objective, Spec, combinations

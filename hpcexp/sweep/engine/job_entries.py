@@ -15,7 +15,7 @@ from hpcexp.plan import JobOf, Plan
 from hpcexp.redaction import masked_override
 from hpcexp.rundir import SweepDir
 from hpcexp.status.state import damage
-from hpcexp.sweep.engine.driver import Policy
+from hpcexp.sweep.engine.policy import Policy
 from hpcexp.sweep.engine.scheduler import one_by_one, threads_for_many
 from hpcexp.sweep.report.ranking import values_of
 from hpcexp.sweep.spec.spec import Spec, is_open

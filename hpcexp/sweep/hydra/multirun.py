@@ -27,9 +27,9 @@ from hpcexp.plan import Plan
 from hpcexp.redaction import masked_command
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records.status import RunState
-from hpcexp.sweep.engine.driver import Policy
 from hpcexp.sweep.engine.job_entries import PlannedJob, Setting
 from hpcexp.sweep.engine.planning import check_in_worker, planned_all
+from hpcexp.sweep.engine.policy import Policy
 from hpcexp.sweep.engine.session import Session
 from hpcexp.sweep.hydra.launcher import CollectingLauncher, PlanLauncher
 from hpcexp.sweep.hydra.optuna_sweeper import as_typed, is_searched, spec_of, sweeper_of
