@@ -99,7 +99,7 @@ def all_reduce(plan: Plan) -> float:
 def stock_step(plan: Plan, data: Tensors, directory: Path) -> float:
     """Lightning's own DDP with a DataLoader and plain Adam, nothing logged."""
     assert plan.batch is not None
-    module = Classifier(_model(plan), _loss(plan), plan.config["optimizer"]["lr"])
+    module = Classifier(_model(plan), _loss(plan), plan.settings.optimizer.arguments["lr"])
     samples = TensorDataset(data.inputs, data.targets)
     batches = DataLoader(samples, plan.batch.per_rank, shuffle=True, drop_last=True)
     trainer(str(directory), plan.topology.world_size, STEPS).fit(module, batches)
@@ -163,7 +163,7 @@ def _group() -> Generator[None, None, None]:
 
 def _loop(plan: Plan, data: Tensors, model: nn.Module, forward: nn.Module) -> float:
     loss_of = _loss(plan)
-    optimizer: torch.optim.Optimizer = instantiate(plan.config["optimizer"], model.parameters(), path="optimizer")
+    optimizer: torch.optim.Optimizer = instantiate(plan.settings.optimizer.node, model.parameters(), path="optimizer")
     ends = []
     for index in _order(plan).batches():
         inputs, targets = data.inputs.index_select(0, index), data.targets.index_select(0, index)
@@ -191,21 +191,21 @@ def _order(plan: Plan) -> DistributedBatchSampler:
     assert plan.data is not None
     assert plan.data.num_train is not None
     rank = _rank(plan)
-    shard, seed = Shard(rank.rank, rank.world_size), plan.config["seed"]
+    shard, seed = Shard(rank.rank, rank.world_size), plan.settings.seed
     return DistributedBatchSampler(plan.data.num_train, plan.batch.per_rank, shuffle=True, seed=seed, shard=shard)
 
 
 def _model(plan: Plan) -> nn.Module:
     """With the initial weights that a job has."""
     assert plan.data is not None
-    seed_everything(plan.config["seed"])
+    seed_everything(plan.settings.seed)
     known = model_arguments(plan.data)
-    model: nn.Module = instantiate(fill(plan.config["model"], "model", **known), path="model")
+    model: nn.Module = instantiate(fill(plan.settings.model.node, "model", **known), path="model")
     return model
 
 
 def _loss(plan: Plan) -> Any:
-    return instantiate(plan.config["task"]["loss"], path="task.loss")
+    return instantiate(plan.settings.task.arguments["loss"], path="task.loss")
 
 
 if __name__ == "__main__":

@@ -86,13 +86,13 @@ def bare_step(plan: Plan, *, own: bool = False) -> float:
     from benchmarks.stock import loader
     from hpcexp.targets.instantiate import instantiate
 
-    config = plan.config
-    model, loss_of = _model(plan), instantiate(config["task"]["loss"], path="task.loss")
-    batches, epochs = loader(config["data"]["global_batch_size"]), config["trainer"]["max_epochs"]
-    adam = {"_target_": "torch.optim.Adam", "lr": config["optimizer"]["lr"]}
+    settings = plan.settings
+    model, loss_of = _model(plan), instantiate(settings.task.arguments["loss"], path="task.loss")
+    batches, epochs = loader(_batch_size(plan)), settings.trainer.max_epochs
+    adam = {"_target_": "torch.optim.Adam", "lr": settings.optimizer.arguments["lr"]}
     began: float = time.process_time()
     optimizer: torch.optim.Optimizer = instantiate(
-        config["optimizer"] if own else adam, model.parameters(), path="optimizer"
+        settings.optimizer.node if own else adam, model.parameters(), path="optimizer"
     )
     for _ in range(epochs):
         for inputs, targets in batches:
@@ -123,12 +123,12 @@ def stock_step(plan: Plan, scratch: Path, make_logger: Callable[[Path], Any] | N
     from benchmarks.stock import Classifier, loader, trainer
     from hpcexp.targets.instantiate import instantiate
 
-    loss = instantiate(plan.config["task"]["loss"], path="task.loss")
-    module = Classifier(_model(plan), loss, plan.config["optimizer"]["lr"], logs=make_logger is not None)
+    loss = instantiate(plan.settings.task.arguments["loss"], path="task.loss")
+    module = Classifier(_model(plan), loss, plan.settings.optimizer.arguments["lr"], logs=make_logger is not None)
     with tempfile.TemporaryDirectory(dir=scratch) as directory:
         logger = make_logger(Path(directory)) if make_logger else False
-        batches = loader(plan.config["data"]["global_batch_size"])
-        trainer(directory, plan.config["trainer"]["max_epochs"], logger=logger).fit(module, batches)
+        batches = loader(_batch_size(plan))
+        trainer(directory, plan.settings.trainer.max_epochs, logger=logger).fit(module, batches)
         return metered(Path(directory), "step_s")
 
 
@@ -152,13 +152,18 @@ def _plan(scratch: Path, *overrides: str) -> Plan:
     return prepare(Composer(scratch).compose([*overrides, *ONE_THREAD, METER]), scratch, ["hpcexp", "train"])
 
 
+def _batch_size(plan: Plan) -> int:
+    assert plan.batch is not None
+    return plan.batch.global_size
+
+
 def _model(plan: Plan) -> Any:
     from hpcexp.targets.instantiate import fill, instantiate
     from hpcexp.train.tasks.task import model_arguments
 
     assert plan.data is not None
     known = model_arguments(plan.data)
-    return instantiate(fill(plan.config["model"], "model", **known), path="model")
+    return instantiate(fill(plan.settings.model.node, "model", **known), path="model")
 
 
 @contextmanager
