@@ -16,7 +16,7 @@ from hpcexp.cli.shared.arguments import RUN_HELP, find_run, parser
 from hpcexp.cli.shared.trust import add_trust, check_trust
 from hpcexp.compare.provenance_diff import changed_data, code_of_run
 from hpcexp.errors import RunError, listed
-from hpcexp.lineage.code import imported_otherwise
+from hpcexp.lineage.code import imported_otherwise, is_of_hpcexp
 from hpcexp.plan import load_plan
 from hpcexp.rundir import RunDir
 from hpcexp.targets.instantiate import on_path
@@ -130,7 +130,7 @@ def trained_of(run: RunDir) -> Trained:
 def edited_since(trained: Trained) -> list[str]:
     """Source files of the model that have been edited since it was trained: its weights are now in another one."""
     files = imported_otherwise(code_of_run(trained.run))
-    return [file for file in files if not file.startswith("hpcexp/") or file.startswith(_OF_A_MODEL)]
+    return [file for file in files if not is_of_hpcexp(file) or file.startswith(_OF_A_MODEL)]
 
 
 def _warn(changed: Sequence[str]) -> None:

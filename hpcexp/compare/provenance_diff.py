@@ -12,7 +12,7 @@ from pathlib import Path
 from hpcexp.data.manifest import data_manifest
 from hpcexp.errors import DataError
 from hpcexp.files.atomic import sha256
-from hpcexp.lineage.code import module_file
+from hpcexp.lineage.code import is_of_hpcexp, module_file
 from hpcexp.lineage.environment import installed
 from hpcexp.lineage.signature import identity_config
 from hpcexp.plan import Plan, load_plan, load_whole, whole
@@ -203,7 +203,7 @@ def _code_records(run: RunDir) -> tuple[CodeFacts | None, ImportedFacts]:
 
 def _code_then(code: CodeFacts | None, job: ImportedFacts) -> dict[str, str] | None:
     """Of the plan, and what the job imported beside it; hpcexp's own code as far as it makes results."""
-    own = {name: digest for name, digest in job.imported.items() if not name.startswith("hpcexp/")}
+    own = {name: digest for name, digest in job.imported.items() if not is_of_hpcexp(name)}
     return {**own, **code.files} if code else None
 
 

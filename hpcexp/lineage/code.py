@@ -128,6 +128,11 @@ def module_file(file: Path) -> str:
     return str(file.relative_to(_top_of(file).parent))
 
 
+def is_of_hpcexp(name: str) -> bool:
+    """Whether a source file is hpcexp's own, by its name from `module_file`; else it is a user's or a library's."""
+    return name.startswith("hpcexp/")
+
+
 def _is_installed(file: Path) -> bool:
     return any(file.is_relative_to(place) for place in installed_places())
 

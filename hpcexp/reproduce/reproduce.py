@@ -18,6 +18,7 @@ from hpcexp.compare.provenance_diff import NOTHING, Facts, Part, compared, facts
 from hpcexp.data_spec import DataSpec
 from hpcexp.errors import RunError, listed
 from hpcexp.launch.provenance.capture import hardware
+from hpcexp.lineage.code import is_of_hpcexp
 from hpcexp.reproduce.environment import built, from_source
 from hpcexp.reproduce.original import Original, changed_since
 from hpcexp.reproduce.rerun import check_devices, rerun
@@ -126,7 +127,7 @@ def _check(original: Original, code: Code, parts: Sequence[Part], *, as_is: bool
 def _why(original: Original, code: Code, differing: dict[str, tuple[str, str]]) -> str:
     left_out = original.code.left_out if original.code else {}
     description = [f"The patch leaves out {name}: {why}." for name, why in left_out.items()]
-    if all(name.startswith("hpcexp/") for name in differing):
+    if all(is_of_hpcexp(name) for name in differing):
         version = original.plan.lineage.get("version.hpcexp")
         return f"The run is of another hpcexp ({version}).\nFix: install that one; --as-is trains with this one."
     fix = "put them beside" if code.is_restored else "put back what they were"
@@ -161,7 +162,7 @@ def _kinds(machine: HardwareFacts) -> dict[str, str]:
 def _imported(run: RunDir, again: RunDir) -> list[Part]:
     """Modules that were really imported as another code than then; nothing where there are none."""
     then, now = (read(r.lineage / "job.json", ImportedFacts).imported for r in (run, again))
-    both = sorted(name for name in then.keys() & now.keys() if not name.startswith("hpcexp/"))
+    both = sorted(name for name in then.keys() & now.keys() if not is_of_hpcexp(name))
     sides = ({name: side[name] for name in both} for side in (then, now))
     part = part_of("imported", "files", *sides, shown=lambda digest: digest[:12])
     return [part] if part.differing else []

@@ -314,13 +314,16 @@ LAUNCHERS = {
 
 
 def forged_launch(author: Path, place: Path, launch: dict[str, Any]) -> RunDir:
-    """A copy of the author's run that claims to run on another machine, by this launcher."""
+    """A copy of the author's run that claims to run on another machine by this launcher, and is silent since 1970."""
     run = RunDir(Path(shutil.copytree(only_run(author).path, place / "runs" / "digits_mlp" / "copy")))
     plan = yaml.safe_load(run.plan.read_text())
     plan["config"]["launch"] |= launch
     run.plan.write_text(yaml.safe_dump(plan, sort_keys=False))
     status = json.loads(run.status.read_text())
     run.status.write_text(json.dumps({**status, "state": "running", "host": "elsewhere", "ended": None}))
+    run.beat.parent.mkdir()
+    run.beat.touch()
+    os.utime(run.beat, (0, 0))
     return run
 
 
