@@ -29,12 +29,14 @@ from hpcexp.launch.base.outcome import Outcome
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.records.status import RunState
+from hpcexp.schema.settings import Settings
 from hpcexp.schema.sweep import Budget, Search
 from hpcexp.sweep.hydra.task import HydraTask
 from hpcexp.sweep.spec.axes import axis_of
 from hpcexp.sweep.spec.search_problems import unfit
 from hpcexp.sweep.spec.spec import Objective, Spec
 from hpcexp.sweep.store.directory import sweep_name, sweeps_dir
+from hpcexp.train.tasks.planning import asked_task
 
 if TYPE_CHECKING:
     from hpcexp.sweep.search.study import Study, Trial
@@ -227,10 +229,18 @@ def _key(override: Override) -> str:
     return override.get_key_element().lstrip("+")
 
 
+def _directions(cfg: DictConfig) -> dict[str, str | None]:
+    """Metric → better direction, as `trainer.mode` says of its monitor and the task of its metrics."""
+    settings = Settings({name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("task", "trainer")})
+    asked = asked_task(settings.task, settings.trainer, None, is_used=True)
+    return {**(asked.metrics or {}), settings.trainer.monitor: asked.mode}
+
+
 def _objectives(metric: Any, direction: Any, cfg: DictConfig) -> tuple[tuple[Objective, ...], list[str]]:
     """What is optimised, and what is wrong with it."""
     metrics = metric if isinstance(metric, list) else [metric or cfg.trainer.monitor]
-    default = [cfg.trainer.mode] if metrics == [cfg.trainer.monitor] else []
+    known = _directions(cfg)
+    default = [known.get(name) for name in metrics]
     directions = direction if isinstance(direction, list) else [direction] * len(metrics) if direction else default
     if len(directions) != len(metrics) or any(way not in _MODES for way in directions):
         named = ", ".join(map(str, metrics))
