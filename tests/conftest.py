@@ -8,17 +8,15 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 import pytest
-from helpers import LEAN, Said, command, only_run
+from helpers import LEAN, Said, TrainedRun, command, only_run
 from postgres import Server, server_programs, serving_postgres
 
 from hpcexp.cli.main import run
 from hpcexp.compose.composer import Composed, Composer
-from hpcexp.rundir import RunDir
 
 DIRECTORIES = (
     *("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"),
@@ -113,15 +111,6 @@ def train(hpcexp: Callable[..., Said]) -> Callable[..., Said]:
 def compose(project: Path) -> Callable[..., Composed]:
     """The composition of overrides in the project."""
     return lambda *overrides: Composer(project).compose(list(overrides))
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A finished run in MLflow, and what its command printed."""
-
-    project: Path
-    run: RunDir
-    said: Said
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,15 @@ class Said:
     err: str
 
 
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run in MLflow, and what its command printed."""
+
+    project: Path
+    run: RunDir
+    said: Said
+
+
 def environment(**more: str) -> dict[str, str]:
     """That of a user who has hpcexp, no GPU and no tracking server."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}

@@ -18,6 +18,7 @@ from typing import Any
 from hpcexp.compose.composer import Composer
 from hpcexp.data_spec import Classes, DataSpec, TensorSpec
 from hpcexp.files.atomic import write_json
+from hpcexp.files.documents import read_plain
 from hpcexp.plan import VERSION, Batch, Plan, Steps, Topology, save_plan
 from hpcexp.rundir import RecordDir, RunDir, SweepDir
 from hpcexp.runs.clock import started_now
@@ -151,6 +152,23 @@ def journalled(run: RunDir) -> list[tuple[str, int, float]]:
 def stored(database: Path, run_id: str) -> list[tuple[str, int, float]]:
     """Every (key, step, value) that MLflow's database has of a run, sorted."""
     return query(database, "SELECT key, step, value FROM metrics WHERE run_uuid = ? ORDER BY 1, 2, 3", run_id)
+
+
+def noted(record: RecordDir, key: str) -> Any:
+    """An entry of `mlflow.json`."""
+    return read_plain(record.mlflow).get(key)
+
+
+def mlflow_client(uri: str) -> Any:
+    """MLflow's own client; imported here as it takes seconds."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def in_mlflow(uri: str, record: RecordDir) -> Any:
+    """What MLflow says of a run or a sweep."""
+    return mlflow_client(uri).get_run(noted(record, "run_id"))
 
 
 def query(database: Path, sql: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import TrainedRun
-from helpers import HEAVY, Said, command, python, write_conf, write_module
+from helpers import HEAVY, Said, TrainedRun, command, python, write_conf, write_module
 
 OWN_MODEL = """
     from torch import nn

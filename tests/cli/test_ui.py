@@ -18,8 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import TrainedRun
-from helpers import Said, command, ended, start, wait_until
+from helpers import Said, TrainedRun, command, ended, start, wait_until
 from postgres import server_programs, serving_postgres
 from record_support import free_port
 from served import IS_ROOT, Shown, as_another_user, needs_root, open_place, send, showing

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import yaml
-from conftest import TrainedRun
-from helpers import REPOSITORY, Said, command, environment, only_run, python
+from helpers import REPOSITORY, Said, TrainedRun, command, environment, only_run, python
 from record_support import finish, make_run
 
 from hpcexp import __version__

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TrainedRun
-from helpers import FAST, Said, only_run
+from helpers import FAST, Said, TrainedRun, only_run
 
 from hpcexp.errors import RunError
 from hpcexp.files.atomic import write_json

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from browser import PROGRAM, browsing
-from conftest import TrainedRun
+from helpers import TrainedRun
 from served import showing
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no chromium")

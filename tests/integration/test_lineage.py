@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TrainedRun
-from helpers import FAST, Said, only_run, write_module
+from helpers import FAST, Said, TrainedRun, only_run, write_module
 
 from hpcexp.data.digits import FILE, NUM_SAMPLES, Digits
 from hpcexp.data.facts import data_facts

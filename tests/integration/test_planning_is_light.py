@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import TrainedRun
-from helpers import FAST, HEAVY, python
+from helpers import FAST, HEAVY, TrainedRun, python
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from postgres import Server
-from racers import Racers, racing
+from racers import Racers
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
 
@@ -32,12 +32,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:D
 ROUNDS = 60
 ACC = (Objective("val/acc", "max"),)
 AXES: dict[str, Axis] = {"optimizer.lr": Interval(1e-4, 1e-1, is_log=True)}
-
-
-@pytest.fixture(scope="module")
-def racers() -> Iterator[Racers]:
-    with racing() as racers:
-        yield racers
 
 
 @pytest.fixture(params=["journal", "sqlite", "postgresql"])

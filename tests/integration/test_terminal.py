@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TrainedRun
-from helpers import Said, command, environment, write_conf, write_module
+from helpers import Said, TrainedRun, command, environment, write_conf, write_module
 
 from hpcexp.launch.base.display import Bar, Lines
 from hpcexp.rank_protocol import Progress

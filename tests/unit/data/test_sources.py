@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pictures import draw
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hpcexp.data.augment import Compose, RandomAffine, RandomFlip, RandomShift, draws_of
 from hpcexp.data.digits import Digits
 from hpcexp.data.images_folder import ImagesFolder
 from hpcexp.data.source import SPLITS, Source, Tensors, as_tensors
@@ -24,33 +24,6 @@ from hpcexp.data_spec import Values
 from hpcexp.errors import DataError
 
 CONF = Path(__file__).parents[3] / "conf" / "data"
-COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
-
-
-def draw(path: Path, colour: tuple[int, int, int] = (255, 0, 0), size: tuple[int, int] = (20, 10)) -> Path:
-    """A picture of one colour."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
-    return path
-
-
-@pytest.fixture
-def flat(tmp_path: Path) -> Path:
-    """Three classes of twenty pictures, not split."""
-    for name, colour in COLOURS.items():
-        for index in range(20):
-            draw(tmp_path / "flat" / name / f"{index:02}.png", colour)
-    return tmp_path / "flat"
-
-
-@pytest.fixture
-def split(tmp_path: Path) -> Path:
-    """Three classes, two pictures each, in every split; of several formats, some in folders of their own."""
-    for part in SPLITS:
-        for name, colour in COLOURS.items():
-            draw(tmp_path / "split" / part / name / "a.PNG", colour)
-            draw(tmp_path / "split" / part / name / "deeper" / "b.jpg", colour)
-    return tmp_path / "split"
 
 
 def synthetic(**changes: object) -> Synthetic:
@@ -379,70 +352,3 @@ def test_tensors_of_tensors_are_themselves() -> None:
     """A split in memory is not copied."""
     loaded = Tensors(torch.zeros(3, 2), torch.arange(3))
     assert loaded is as_tensors(loaded)
-
-
-def images() -> torch.Tensor:
-    """A batch of random images."""
-    return torch.randn(64, 2, 6, 5, generator=torch.Generator().manual_seed(0))
-
-
-def test_shift_moves_each_image_and_repeats_its_border() -> None:
-    """Every result is one of the nine shifts by up to a pixel, the same in all channels; all of them come up."""
-    torch.manual_seed(0)
-    before = images()
-    after = RandomShift(1)(before)
-    padded = torch.nn.functional.pad(before, (1, 1, 1, 1), mode="replicate")
-    shifts = [padded[:, :, row : row + 6, column : column + 5] for row in range(3) for column in range(3)]
-    matches = torch.stack([(after == shifted).flatten(1).all(1) for shifted in shifts])
-    assert [1] * 64 == matches.sum(0).tolist()
-    assert 9 == matches.any(1).sum()
-
-
-def test_flip_mirrors_about_half_of_the_images() -> None:
-    """The others stay as they are."""
-    torch.manual_seed(0)
-    before = images()
-    after = RandomFlip()(before)
-    kept, mirrored = ((after == other).flatten(1).all(1) for other in (before, before.flip(-1)))
-    assert [True] * 64 == (kept ^ mirrored).tolist()
-    assert 20 < mirrored.sum() < 44
-
-
-def test_affine_without_amounts_changes_nothing() -> None:
-    """Zero degrees, scale and shift are the identity."""
-    assert torch.allclose(images(), RandomAffine()(images()), atol=1e-5)
-
-
-def test_affine_moves_by_up_to_its_share_of_a_side() -> None:
-    """A bright column in the middle stays within `shift` of it, and gets to both sides."""
-    torch.manual_seed(0)
-    image = torch.zeros(200, 1, 9, 9)
-    image[:, :, :, 4] = 1.0
-    profile = RandomAffine(shift=2 / 9)(image).mean(dim=(1, 2))
-    centre = (profile * torch.arange(9)).sum(1) / profile.sum(1)
-    assert 2.0 <= centre.min() < 3.0
-    assert 5.0 < centre.max() <= 6.0
-
-
-def test_the_numbers_of_a_step_are_those_of_its_samples() -> None:
-    """Of the whole global batch, so that any part of it is changed as it would be in the whole."""
-    changes, x = Compose([RandomFlip(), RandomShift(2), RandomAffine(10, 0.1, 0.1)]), images()
-    draws = draws_of(seed=1, step=3, num_draws=changes.num_draws, global_batch=64)
-    whole = changes(x, draws)
-    parts = [changes(x[i : i + 16], draws[:, i : i + 16]) for i in range(0, 64, 16)]
-    assert torch.equal(whole, torch.cat(parts))
-    assert not torch.equal(draws, draws_of(seed=1, step=4, num_draws=changes.num_draws, global_batch=64))
-    assert not torch.equal(draws, draws_of(seed=2, step=3, num_draws=changes.num_draws, global_batch=64))
-
-
-@pytest.mark.parametrize("transform", [RandomFlip(), RandomShift(2), RandomAffine(10, 0.1, 0.1)])
-def test_augmentation_follows_the_global_seed(transform: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """The same seed changes images in the same way, also composed with others; another seed in another."""
-    composed = Compose([transform, RandomShift(1)])
-    results = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        results.append(composed(images()))
-    assert images().shape == results[0].shape
-    assert torch.equal(results[0], results[1])
-    assert not torch.equal(results[0], results[2])

@@ -7,99 +7,26 @@ import os
 import resource
 import shutil
 import sqlite3
-import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import LEAN, Said, command, environment
-from postgres import server_programs, serving_postgres
-from record_support import end_sweep, finish, journalled, make_run, make_sweep, query, stored, wait_until, write_steps
+from record_support import journalled, make_run, query, stored, wait_until, write_steps
 
-from hpcexp.backup.manifest import load
 from hpcexp.backup.snapshots import SnapshotDirectory, snapshots, write_snapshot
 from hpcexp.files.atomic import write_atomic
 from hpcexp.files.documents import read_plain
-from hpcexp.redaction import without_password
 from hpcexp.rundir import RunDir, find_runs, find_sweeps
 from hpcexp.runs.journal import read_points
-from hpcexp.tracking.mlflow.store import Stores
-from hpcexp.tracking.sync.run_process import sync, sync_sweep
+from hpcexp.tracking.sync.run_process import sync
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of which one is synced to SQLite, and a sweep. For copying: it is shared."""
-    root = tmp_path_factory.mktemp("recorded") / "runs"
-    uri = f"sqlite:///{root}/mlflow.db"
-    run = make_run(root, uri, "synced", steps=20)
-    finish(run)
-    assert sync(run.path) is None
-    sweep = make_sweep(root)
-    sweep.jobs.write_text(
-        json.dumps({"job": 1, "overrides": ["optimizer.lr=0.1"], "signature": "a", "run": str(run.path)}) + "\n"
-    )
-    end_sweep(sweep, best=run)
-    assert sync_sweep(sweep.path, Stores()) is None
-    return root
-
-
-@pytest.fixture
-def runs(recorded: Path, project: Path) -> Path:
-    """A copy of these where they say that they are: in `runs` of the project."""
-    shutil.copytree(recorded, project / "runs", ignore=shutil.ignore_patterns("*.lock"))
-    return project / "runs"
-
-
-@pytest.fixture
-def moved(recorded: Path, project: Path, hpcexp: Callable[..., Said]) -> Path:
-    """The runs, backed up and restored into another directory."""
-    assert 0 == hpcexp("backup", "kept", "--root", str(recorded)).status
-    said = hpcexp("restore", "kept", "--root", "elsewhere/runs")
-    assert (0, "") == (said.status, said.err)
-    return project / "elsewhere" / "runs"
-
-
-@pytest.fixture
-def server(project: Path) -> Path:
-    """A directory as `hpcexp serve` has it, with the account of Ada."""
-    data = project / "server"
-    data.mkdir(mode=0o700)
-    (data / "mlartifacts/1/r/artifacts").mkdir(parents=True)
-    (data / "mlartifacts/1/r/artifacts/plan.yaml").write_text("a: 1")
-    for name in ("users.db", "mlflow.db"):
-        with closing(sqlite3.connect(data / name)) as connection, connection:
-            connection.execute("CREATE TABLE users (username)")
-            connection.execute("INSERT INTO users VALUES ('ada')")
-    (data / "secret").write_text("key")
-    (data / "secret").chmod(0o600)
-    return data
-
-
-@pytest.fixture
-def repository(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A place of a repository of restic, with its password."""
-    monkeypatch.setenv("RESTIC_PASSWORD", "s3cr3t")
-    monkeypatch.setenv("RESTIC_CACHE_DIR", str(project / "cache"))
-    return str(project / "repository")
-
-
-def mode_of(path: Path) -> int:
-    """Who may read and write it."""
-    return stat.S_IMODE(path.stat().st_mode)
-
-
-def snapshot_of(project: Path) -> Path:
-    """The latest."""
-    return snapshots(project / "kept")[-1]
 
 
 def test_runs_that_were_moved_are_whole_and_mlflow_shows_them(recorded: Path, moved: Path) -> None:
@@ -416,120 +343,3 @@ def test_mistakes_are_named(project: Path, hpcexp: Callable[..., Said]) -> None:
         said = hpcexp(*argv)
         assert 2 == said.status
         assert words in said.err
-
-
-@pytest.mark.skipif(shutil.which("restic") is None, reason="restic is not installed")
-def test_a_repository_of_restic_takes_and_gives_the_same(
-    runs: Path, repository: str, hpcexp: Callable[..., Said]
-) -> None:
-    """Checked by hpcexp's own sums as well; nothing is left beside the runs."""
-    said = hpcexp("backup", f"restic:{repository}")
-    assert 2 == said.status
-    assert f"restic init --repo {repository}" in said.err
-    subprocess.run(["restic", "init", "--repo", repository, "--quiet"], check=True)
-    for _ in range(2):
-        said = hpcexp("backup", f"restic:{repository}", "--keep", "1")
-        assert (0, "") == (said.status, said.err)
-    assert not (runs / ".backup").exists()
-    assert 0 == hpcexp("backup", f"restic:{repository}", "--verify").status
-    said = hpcexp("restore", f"restic:{repository}", "--root", "back/runs")
-    assert (0, "") == (said.status, said.err)
-    [run], [before] = find_runs(runs.parent / "back/runs"), find_runs(runs)
-    assert journalled(before) == journalled(run)
-
-
-@pytest.mark.skipif(shutil.which("restic") is None, reason="restic is not installed")
-def test_a_repository_of_restic_keeps_runs_and_a_server_apart(
-    runs: Path, server: Path, repository: str, hpcexp: Callable[..., Said]
-) -> None:
-    """Both stay with `--keep 1`, and come back without `--at`; what is not there is said."""
-    subprocess.run(["restic", "init", "--repo", repository, "--quiet"], check=True)
-    target = f"restic:{repository}"
-    assert 0 == hpcexp("backup", target, "--root", "runs", "--server", "server").status
-    assert 0 == hpcexp("backup", target, "--server", "server", "--keep", "1").status
-    for _ in range(2):
-        said = hpcexp("backup", target, "--keep", "1")
-        assert (0, "") == (said.status, said.err)
-    listed = subprocess.run(["restic", "snapshots", "--repo", repository, "--json"], capture_output=True, check=True)
-    tags = [{*snapshot["tags"]} - {"hpcexp"} for snapshot in json.loads(listed.stdout)]
-    assert [{"runs"}, {"runs+server"}, {"server"}] == sorted(tags, key=str)
-    for options in (["--root", "back/runs"], ["--server", "server", "--force"]):
-        said = hpcexp("restore", target, *options)
-        assert (0, "") == (said.status, said.err)
-    assert "key" == (server / "secret").read_text()
-    subprocess.run(["restic", "forget", "--repo", repository, "--tag", "runs+server", "--keep-tag", "none"], check=True)
-    said = hpcexp("restore", target, "--root", "b/runs", "--server", "b/server")
-    assert 2 == said.status
-    assert f"{repository} has no snapshot of `hpcexp backup` with runs and server. There are: " in said.err
-
-
-def test_a_snapshot_is_read_by_nobody_who_may_not_read_the_original(
-    runs: Path, server: Path, hpcexp: Callable[..., Said]
-) -> None:
-    """Of accounts its owner alone, of runs whoever may read these; what is restored likewise."""
-    runs.chmod(0o750)
-    for options in (["--server", "server"], [], ["--server", "server", "--root", "runs"]):
-        assert 0 == hpcexp("backup", "kept", *options).status
-    kept = snapshots(runs.parent / "kept")
-    assert [0o700, 0o750, 0o700] == [mode_of(path) for path in kept]
-    for name in ("secret", "users.db", "mlflow.db"):
-        assert mode_of(server / name) == mode_of(kept[0] / "server" / name)
-    plan = runs / "digits_mlp/synced/plan.yaml"
-    plan.chmod(0o600)
-    assert 0 == hpcexp("backup", "kept").status
-    assert 0o600 == mode_of(snapshot_of(runs.parent) / plan.relative_to(runs.parent))
-    for options in (["--server", "server", "--force"], ["--root", "back"]):
-        assert 0 == hpcexp("restore", "kept", *options).status
-    assert [0o700, 0o600, 0o750] == [mode_of(path) for path in (server, server / "secret", runs.parent / "back")]
-
-
-def test_a_servers_directory_comes_back_with_accounts_and_artifacts(
-    project: Path, server: Path, hpcexp: Callable[..., Said]
-) -> None:
-    """Its secret readable by its owner alone."""
-    data = server
-    assert 0 == hpcexp("backup", "kept", "--server", "server").status
-    assert ["server"] == list(load(snapshot_of(project)).trees)
-    said = hpcexp("restore", "kept", "--server", "server", "--force")
-    assert (0, "") == (said.status, said.err)
-    assert [("ada",)] == query(data / "users.db", "SELECT username FROM users")
-    assert "a: 1" == (data / "mlartifacts/1/r/artifacts/plan.yaml").read_text()
-    assert 0o600 == mode_of(data / "secret")
-    assert "has no snapshot of `hpcexp backup` with runs" in hpcexp("restore", "kept").err
-
-
-@contextmanager
-def databases() -> Iterator[list[str]]:
-    """Two databases of one PostgreSQL server."""
-    import psycopg
-
-    with serving_postgres() as server:
-        with psycopg.connect(server.uri, autocommit=True) as connection:
-            connection.execute("CREATE DATABASE other")
-        yield [server.uri, server.uri.replace("/postgres", "/other")]
-
-
-@pytest.mark.skipif(server_programs() is None or shutil.which("pg_dump") is None, reason="PostgreSQL is not installed")
-def test_a_database_of_postgresql_comes_back_in_another(project: Path, hpcexp: Callable[..., Said]) -> None:
-    """With its artifacts in another directory; one that has tables is left alone; no password is kept."""
-    import psycopg
-
-    with databases() as (old, new):
-        run = make_run(project / "runs", without_password(old), steps=3)
-        write_atomic(run.secret_uri, old, mode=0o600)
-        finish(run)
-        assert sync(run.path) is None
-        assert 0 == hpcexp("backup", "kept", "--store", old).status
-        kept = [file for file in (project / "kept").rglob("*") if file.is_file()]
-        assert [".tracking"] == [file.name for file in kept if b"s3cr3t" in file.read_bytes()]
-        assert 0o600 == mode_of(snapshot_of(project) / "runs/store.dump")
-        assert "tables already" in hpcexp("restore", "kept", "--root", "there/runs", "--store", old).err
-        assert "cannot go into" in hpcexp("restore", "kept", "--root", "there/runs").err
-        said = hpcexp("restore", "kept", "--root", "there/runs", "--store", new)
-        assert (0, "") == (said.status, said.err)
-        with psycopg.connect(new) as connection:
-            found: Any = connection.execute("SELECT artifact_uri FROM runs").fetchone()
-            assert found[0].startswith((project / "there/runs/mlartifacts").as_uri())
-        [moved] = find_runs(project / "there/runs")
-        assert without_password(new) == read_plain(moved.mlflow)["tracking_uri"]
-        assert new == moved.secret_uri.read_text().strip()

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import LEAN, command, ended
-from helpers import start as start_command
 from record_support import (
     REPOSITORY,
-    answer,
     finish,
     free_port,
+    in_mlflow,
     journalled,
-    kill_group,
     make_run,
-    mlflow_server,
+    mlflow_client,
+    noted,
     query,
     set_state,
     stored,
@@ -37,48 +33,11 @@ from hpcexp.files.atomic import write_json
 from hpcexp.files.documents import read_plain
 from hpcexp.files.locks import holder_of, process_name
 from hpcexp.plan import load_plan, save_plan
-from hpcexp.rundir import RunDir, find_runs
-from hpcexp.runs.journal import read_points
 from hpcexp.tracking.sync.destination import check_redirect, destined, direct, redirect
 from hpcexp.tracking.sync.run_process import sync
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
 """Of SQLAlchemy about MLflow."""
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of runs whose database is made once for all tests of this file."""
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture
-def database(root: Path) -> Path:
-    """Its file."""
-    return root / "mlflow.db"
-
-
-@pytest.fixture
-def uri(database: Path) -> str:
-    """Its address."""
-    return f"sqlite:///{database}"
-
-
-def noted(run: RunDir, key: str) -> Any:
-    """An entry of `mlflow.json`."""
-    return read_plain(run.mlflow).get(key)
-
-
-def mlflow_client(uri: str) -> Any:
-    """MLflow's own client; imported here as it takes seconds."""
-    from mlflow import MlflowClient
-
-    return MlflowClient(uri)
-
-
-def mlflow_run(uri: str, run: RunDir) -> Any:
-    """What MLflow says of a run."""
-    return mlflow_client(uri).get_run(noted(run, "run_id"))
 
 
 def test_a_finished_run_is_whole_in_mlflow(root: Path, uri: str, database: Path) -> None:
@@ -87,7 +46,7 @@ def test_a_finished_run_is_whole_in_mlflow(root: Path, uri: str, database: Path)
     finish(run)
     assert sync(run.path) is None
     assert noted(run, "synced") is True
-    made = mlflow_run(uri, run)
+    made = in_mlflow(uri, run)
     assert stored(database, made.info.run_id) == journalled(run)
     assert (made.info.run_name, made.info.status) == ("whole", "FINISHED")
     assert len(made.data.params) > 40
@@ -139,11 +98,11 @@ def test_syncing_again_changes_nothing(root: Path, uri: str, database: Path) -> 
     run = make_run(root, uri, name="again", steps=50)
     finish(run)
     assert sync(run.path) is None
-    first = mlflow_run(uri, run)
+    first = in_mlflow(uri, run)
     run.mlflow.write_text(run.mlflow.read_text().replace('"synced": true', '"synced": false'))
     run.mlflow.write_text(run.mlflow.read_text().replace(f'"offset": {noted(run, "offset")}', '"offset": 0'))
     assert sync(run.path) is None
-    again = mlflow_run(uri, run)
+    again = in_mlflow(uri, run)
     assert first.info.run_id == again.info.run_id
     assert [output.model_id for output in first.outputs.model_outputs] == [noted(run, "model_id")]
     assert len(again.outputs.model_outputs) == 1
@@ -203,7 +162,7 @@ def test_what_mlflow_would_not_take_is_made_legal(root: Path, uri: str, database
     run.journal.write_text('{"t":1,"s":1,"m":{"loss [nats]":"nan","top":"inf"}}\n')
     finish(run)
     assert sync(run.path) is None
-    made = mlflow_run(uri, run)
+    made = in_mlflow(uri, run)
     assert (len(made.data.tags["long"]), made.data.tags["odd _name_"]) == (8000, "1")
     found = query(database, "SELECT key, is_nan FROM metrics WHERE run_uuid = ? AND step = 1", made.info.run_id)
     assert sorted(found) == [("loss _nats_", 1), ("top", 0)]
@@ -216,7 +175,7 @@ def test_a_run_that_did_not_finish_says_so(root: Path, uri: str, state: str, sta
     run = make_run(root, uri, name=state, steps=5)
     set_state(run, state)
     assert sync(run.path) is None
-    assert mlflow_run(uri, run).info.status == status
+    assert in_mlflow(uri, run).info.status == status
 
 
 def test_a_model_is_not_recorded_where_it_is_not_wanted(root: Path, uri: str) -> None:
@@ -224,7 +183,7 @@ def test_a_model_is_not_recorded_where_it_is_not_wanted(root: Path, uri: str) ->
     run = make_run(root, uri, name="modelless", model="never")
     finish(run)
     assert sync(run.path) is None
-    assert mlflow_run(uri, run).outputs is None or not mlflow_run(uri, run).outputs.model_outputs
+    assert in_mlflow(uri, run).outputs is None or not in_mlflow(uri, run).outputs.model_outputs
 
 
 def test_without_tracking_a_run_still_gets_its_pictures(root: Path) -> None:
@@ -252,13 +211,13 @@ def test_a_run_can_be_watched_while_it_goes_on(root: Path, uri: str, database: P
     run = make_run(root, uri, name="watched", steps=10)
     with uploader(run) as sync_process:
         wait_until(lambda: noted(run, "offset"), "the first metrics are synced")
-        assert mlflow_run(uri, run).info.status == "RUNNING"
+        assert in_mlflow(uri, run).info.status == "RUNNING"
         assert process_name(sync_process.pid) == holder_of(run.sync_lock)
         sync_process.send_signal(signal.SIGINT)
         write_steps(run, 10, first=11)
         finish(run)
         assert sync_process.wait(60) == 0
-    assert mlflow_run(uri, run).info.status == "FINISHED"
+    assert in_mlflow(uri, run).info.status == "FINISHED"
     assert stored(database, noted(run, "run_id")) == journalled(run)
 
 
@@ -288,7 +247,7 @@ def test_a_run_that_lost_its_supervisor_ends_as_killed(root: Path, uri: str) -> 
     status = read_plain(run.status)
     assert (status["state"], status["cause"]) == ("killed", "the process that supervised the run died")
     assert status["ended"] > started
-    assert mlflow_run(uri, run).info.status == "KILLED"
+    assert in_mlflow(uri, run).info.status == "KILLED"
 
 
 RACE = """
@@ -322,96 +281,3 @@ def test_eight_runs_racing_on_a_fresh_store_all_arrive(tmp_path: Path) -> None:
     assert query(database, "SELECT count(*) FROM runs WHERE status = 'FINISHED'") == [(8,)]
     assert query(database, "PRAGMA journal_mode") == [("wal",)]
     assert [stored(database, noted(run, "run_id")) for run in runs] == [journalled(run) for run in runs]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[int, Any]]:
-    """A port, and a function that starts an MLflow server there on a database of its own."""
-    with mlflow_server(tmp_path) as found:
-        yield found
-
-
-def test_a_server_that_dies_and_comes_back_has_everything_once(tmp_path: Path, server: tuple[int, Any]) -> None:
-    """Killed under a run, gone at its end, back for `sync`, which may be said twice."""
-    port, start = server
-    first = start()
-    run = make_run(tmp_path, f"http://127.0.0.1:{port}", steps=3000, wait_s=1.0)
-    with uploader(run) as sync_process:
-        wait_until(lambda: noted(run, "offset"), "some metrics are synced")
-        kill_group(first)
-        finish(run)
-        assert sync_process.wait(60) == 1
-    assert noted(run, "synced") is False
-    assert f"127.0.0.1:{port}" in noted(run, "problem")
-    start()
-    assert sync(run.path) is None
-    assert sync(run.path) is None
-    assert (noted(run, "synced"), noted(run, "problem")) == (True, None)
-    assert stored(tmp_path / "server.db", noted(run, "run_id")) == journalled(run)
-    made = mlflow_run(f"http://127.0.0.1:{port}", run)
-    assert made.info.status == "FINISHED"
-    check_page(port, made.info.run_id)
-
-
-def check_page(port: int, run_id: str) -> None:
-    """The UI's page is there, and its REST calls give artifacts."""
-    assert b"<title>MLflow</title>" in (answer(port, "/") or b"")
-    plan = answer(port, f"/get-artifact?path=plan.yaml&run_uuid={run_id}") or b""
-    assert b"signature: a1b2c3d4" in plan
-
-
-def test_a_dead_server_does_not_hold_anybody_long(tmp_path: Path) -> None:
-    """A run of which nothing could be synced says why, and can be synced later."""
-    port = free_port()
-    run = make_run(tmp_path, f"http://127.0.0.1:{port}", steps=5, wait_s=0.0)
-    finish(run)
-    with uploader(run) as sync_process:
-        assert sync_process.wait(60) == 1
-    assert noted(run, "run_id") is None
-    assert noted(run, "problem") == f"http://127.0.0.1:{port}: Connection refused"
-    assert "not synced" in (run.logs / "sync.log").read_text()
-    assert (run.plots / "loss.png").exists()
-
-
-def test_a_server_that_hangs_does_not_hold_anybody_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes connections and never answers: one call's time limit, not MLflow's minutes."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        run = make_run(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}", steps=5)
-        finish(run)
-        assert "timed out" in (sync(run.path) or "").lower()
-
-
-def test_a_killed_server_and_a_killed_supervisor_lose_nothing(tmp_path: Path) -> None:
-    """A real training, gone on with after both: `sync`, twice, finds every value there once."""
-    asked = ("train", "trainer.max_epochs=40", "trainer.log_every_n_steps=1", "checkpoint.every_steps=5", *LEAN)
-    with mlflow_server(tmp_path) as (port, start):
-        server = start()
-        mine = (*asked, f"tracking.uri=http://127.0.0.1:{port}", "tracking.wait_s=0")
-        supervisor = start_command(*mine, cwd=tmp_path)
-        try:
-            wait_until(lambda: any(noted_offset(run) for run in find_runs(tmp_path / "runs")), "metrics are synced")
-            kill_group(server)
-        finally:
-            supervisor.kill()
-            ended(supervisor)
-        assert 0 == command(*mine, cwd=tmp_path).status
-        start()
-        for _ in range(2):
-            wait_until(lambda: 0 == command("sync", cwd=tmp_path).status, "what is left is synced")
-        [run] = find_runs(tmp_path / "runs")
-        assert "finished" == read_plain(run.status)["state"]
-        expected = sorted([*journalled(run), *journalled_system(run)])
-        assert expected == stored(tmp_path / "server.db", read_plain(run.mlflow)["run_id"])
-        assert [(1,)] == query(tmp_path / "server.db", "SELECT count(*) FROM runs")
-
-
-def noted_offset(run: RunDir) -> int:
-    """How far MLflow has the journal."""
-    return int(read_plain(run.mlflow).get("offset") or 0)
-
-
-def journalled_system(run: RunDir) -> list[tuple[str, int, float]]:
-    """Samples of the machine."""
-    points, _ = read_points(run.system)
-    return [(key, point.step, value) for point in points for key, value in point.metrics.items()]

@@ -19,11 +19,14 @@ from record_support import (
     end_sweep,
     finish,
     free_port,
+    in_mlflow,
     journalled,
     kill_group,
     make_run,
     make_sweep,
+    mlflow_client,
     mlflow_server,
+    noted,
     query,
     set_state,
     stored,
@@ -34,7 +37,7 @@ from record_support import (
 
 from hpcexp.files.atomic import write_json
 from hpcexp.files.documents import read_plain
-from hpcexp.rundir import RecordDir, RunDir, SweepDir
+from hpcexp.rundir import RunDir, SweepDir
 from hpcexp.tracking.mlflow.store import Stores
 from hpcexp.tracking.sync.run_process import sync, sync_sweep
 from hpcexp.tracking.sync.sweep_process import Inbox, SweepSyncProcess
@@ -43,45 +46,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:D
 """Of SQLAlchemy about MLflow."""
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of runs whose database is made once for all tests of this file."""
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture
-def database(root: Path) -> Path:
-    """Its file."""
-    return root / "mlflow.db"
-
-
-@pytest.fixture
-def uri(database: Path) -> str:
-    """Its address."""
-    return f"sqlite:///{database}"
-
-
 @pytest.fixture(autouse=True)
 def _stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sync process changes the working directory of its process."""
     monkeypatch.chdir(Path.cwd())
-
-
-def noted(record: RecordDir, key: str) -> Any:
-    """An entry of `mlflow.json`."""
-    return read_plain(record.mlflow).get(key)
-
-
-def client(uri: str) -> Any:
-    """MLflow's own client; imported here as it takes seconds."""
-    from mlflow import MlflowClient
-
-    return MlflowClient(uri)
-
-
-def in_mlflow(uri: str, record: RecordDir) -> Any:
-    """What MLflow says of a run or a sweep."""
-    return client(uri).get_run(noted(record, "run_id"))
 
 
 def synced(sweep: SweepDir, *told: dict[str, Any], ends: bool = True) -> int:
@@ -136,9 +104,13 @@ def test_a_sweep_is_one_run_above_those_of_its_jobs(root: Path, uri: str, databa
     best = f"[whole-0.1](#/experiments/{noted(runs[0], 'experiment_id')}/runs/{noted(runs[0], 'run_id')}?"
     for words in ("Which rate learns fastest?", "- `optimizer.lr`: 0.1, 0.01", best, "| 1 | 0.1 | 0.97 |"):
         assert words in parent.data.tags["mlflow.note.content"]
-    files = {f.path for folder in (None, "plots") for f in client(uri).list_artifacts(parent.info.run_id, folder)}
+    files = {
+        f.path for folder in (None, "plots") for f in mlflow_client(uri).list_artifacts(parent.info.run_id, folder)
+    }
     assert {"sweep.json", "table.csv", "table.md", "best.json", "plots/axes.png"} <= files
-    found = client(uri).search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    found = mlflow_client(uri).search_runs(
+        [parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'"
+    )
     assert {run.info.run_name: run.data.tags["axis.optimizer.lr"] for run in found} == {
         "whole-0.1": "0.1",
         "whole-0.01": "0.01",
@@ -219,7 +191,7 @@ def test_a_sweep_deleted_in_mlflow_is_made_anew_above_its_runs(root: Path, uri: 
     sweep.jobs.write_text("".join(json.dumps(entry) + "\n" for entry in ledger) + '{"job": 3, "as')
     assert synced(sweep, told_of(first, seed="1"), told_of(second, seed="2")) == 0
     gone = noted(sweep, "run_id")
-    client(uri).delete_run(gone)
+    mlflow_client(uri).delete_run(gone)
     assert synced(sweep, told_of(first, seed="1")) == 0
     parent = noted(sweep, "run_id")
     assert parent != gone
@@ -234,7 +206,7 @@ def test_a_run_deleted_in_mlflow_comes_back_below_its_sweep(root: Path, uri: str
         tell(process, told_of(run, seed="1"))
         wait_until(lambda: noted(run, "offset"), "the first metrics are synced")
         gone = noted(run, "run_id")
-        client(uri).delete_run(gone)
+        mlflow_client(uri).delete_run(gone)
         write_steps(run, 5, first=6)
         finish(run)
         tell(process, {"end": True})
@@ -251,8 +223,8 @@ def test_a_run_that_cannot_be_synced_costs_the_others_nothing(root: Path, uri: s
     good = [finished_run(root, uri, f"good-{i}") for i in range(3)]
     damaged, refused = (finished_run(root, uri, name) for name in ("damaged", "refused"))
     damaged.plan.write_text("- no plan")
-    made = client(uri).create_experiment("deleted-one")
-    client(uri).delete_experiment(made)
+    made = mlflow_client(uri).create_experiment("deleted-one")
+    mlflow_client(uri).delete_experiment(made)
     refused.plan.write_text(
         refused.plan.read_text().replace("experiment: digits_mlp\n    tags", "experiment: deleted-one\n    tags")
     )

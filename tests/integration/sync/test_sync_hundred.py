@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from postgres import server_programs, serving_postgres
-from record_support import finish, journalled, make_run, make_sweep, query, set_state, write_steps
-from test_sync_sweep import noted, sync_process, tell, told_of
+from record_support import finish, journalled, make_run, make_sweep, noted, query, set_state, write_steps
+from test_sync_sweep import sync_process, tell, told_of
 
 from hpcexp.rundir import RunDir
 
