@@ -20,7 +20,7 @@ from hpcexp.compose.composer import Composed, Composer
 
 DIRECTORIES = (
     *("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"),
-    *("HPCEXP_SLOTS", "HPCEXP_CACHE", "MPLCONFIGDIR"),
+    *("HPCEXP_DEVICE_LOCKS", "HPCEXP_CACHE", "MPLCONFIGDIR"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Slots that all commands of a machine share: files whose locks end with the process that holds them, however it ends.
+"""Locks on devices that all commands of a machine share. They end with the process that holds them, however it ends.
 
 The directory is one that every user may write to, so nothing in it is trusted: no link is followed, and only a plain
 file that has no second name is written to.
@@ -17,17 +17,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-SLOTS = Path("/tmp/hpcexp-slots")  # noqa: S108 - TMPDIR differs between users and jobs of a machine
-"""Where nothing else is said by the environment's HPCEXP_SLOTS: a directory on this machine, the same for all users."""
+DEFAULT_DIRECTORY = Path("/tmp/hpcexp-device-locks")  # noqa: S108 - TMPDIR differs between users and jobs
+"""Unless HPCEXP_DEVICE_LOCKS in the environment names another directory on this machine, the same for all users."""
 GATE_S = 10.0
-"""How long commands that look for slots wait for each other; each takes milliseconds."""
+"""How long commands that look for free devices wait for each other; each takes milliseconds."""
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MOST_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class LockHolder:
-    """Who holds a slot, as it says itself."""
+    """Who holds a device, as it says itself."""
 
     pid: int
     host: str
@@ -42,12 +42,12 @@ class LockHolder:
 
 
 UNKNOWN = LockHolder(0, "", "", "", 1)
-"""Who holds a slot without a word, on a full disk."""
+"""Who holds a device without a word, on a full disk."""
 
 
 def locks_dir(environment: Mapping[str, str] = os.environ) -> Path:
-    """The directory of this machine's slots."""
-    return Path(environment.get("HPCEXP_SLOTS") or SLOTS)
+    """The directory of this machine's device locks."""
+    return Path(environment.get("HPCEXP_DEVICE_LOCKS") or DEFAULT_DIRECTORY)
 
 
 def has_room(holders: Sequence[LockHolder], share: int) -> bool:
@@ -56,7 +56,7 @@ def has_room(holders: Sequence[LockHolder], share: int) -> bool:
 
 
 class DeviceLocks:
-    """The directory while no other command takes slots. Slots that were taken stay so after it."""
+    """The directory while no other command takes devices. Devices that were taken stay so after it."""
 
     def __init__(self, directory: int) -> None:
         self._directory = directory
@@ -71,7 +71,7 @@ class DeviceLocks:
         return found
 
     def take(self, device: str, holder: LockHolder) -> int:
-        """An open file that holds a slot of `device` until it is closed."""
+        """An open file that holds one of the locks of `device` until it is closed."""
         number = 0
         while True:
             fd = self._open(f"{device}.{number}", create=True)
@@ -82,7 +82,7 @@ class DeviceLocks:
             number += 1
 
     def _holder(self, name: str) -> LockHolder | None:
-        """None for a slot that is free, or is none of ours."""
+        """None for a lock that is free, or is none of ours."""
         try:
             fd = self._open(name, create=False)
         except OSError:
@@ -109,8 +109,8 @@ class DeviceLocks:
 
 
 @contextmanager
-def slots(path: Path, *, create: bool = True) -> Iterator[DeviceLocks | None]:
-    """The slots in `path`, one command at a time. None where there is no such directory and `create` is false.
+def device_locks(path: Path, *, create: bool = True) -> Iterator[DeviceLocks | None]:
+    """The device locks in `path`, one command at a time. None where there is no such directory and `create` is false.
 
     OSError where it cannot be used, TimeoutError where another command is stuck in it.
     """
@@ -154,7 +154,7 @@ def _lock(fd: int) -> bool:
 
 
 def _write(fd: int, text: str) -> None:
-    """On a full disk the slot is held all the same, without a name."""
+    """On a full disk the lock is held too, without a name."""
     with suppress(OSError):
         os.ftruncate(fd, 0)
         os.pwrite(fd, text.encode(), 0)

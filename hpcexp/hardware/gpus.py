@@ -46,7 +46,7 @@ class Gpu:
     """What it draws."""
 
     @property
-    def slot(self) -> str:
+    def lock_name(self) -> str:
         """What this device is leased as, by whatever number a command sees it."""
         return f"cuda-{self.uuid or self.index}".replace("/", "_")
 

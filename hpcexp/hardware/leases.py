@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from hpcexp.errors import RunError
 from hpcexp.hardware.cpus import cores_text, job_cores, rank_cores, read_nodes
-from hpcexp.hardware.device_locks import DeviceLocks, LockHolder, has_room, locks_dir, slots
+from hpcexp.hardware.device_locks import DeviceLocks, LockHolder, device_locks, has_room, locks_dir
 from hpcexp.hardware.gpus import Gpu, by_load, can_compute, gpu_text, processes_text
 from hpcexp.hardware.machine import cores, gpus_now
 from hpcexp.plan import Plan
@@ -81,7 +81,7 @@ class DeviceRequest:
         return not self.on_gpus and self.is_strict
 
     def holder(self) -> LockHolder:
-        """How this job signs its slots."""
+        """How this job signs its locks."""
         user = str(self.plan.lineage.get("user", "unknown"))
         return LockHolder(os.getpid(), socket.gethostname(), user, self.plan.run_dir, self.share)
 
@@ -113,7 +113,7 @@ def leased(plan: Plan, look: Look = gpus_now, *, is_one_of_many: bool = False) -
             if request.on_gpus or request.needs_cores:
                 raise RunError(
                     f"Devices cannot be leased in {locks_dir()}: {e.strerror}.\nIt keeps two jobs off one device.\n"
-                    "Fix: HPCEXP_SLOTS=DIRECTORY in the environment, one on this machine that all its users may write."
+                    "Fix: HPCEXP_DEVICE_LOCKS=DIRECTORY in the environment, on this machine, writable by all users."
                 ) from e
             why = f"Cores cannot be leased in {locks_dir()} ({e.strerror}): the job uses any core."
             got = DeviceLease(plan.topology.device_ids, None, (why,))
@@ -124,7 +124,7 @@ def would_lease(plan: Plan, look: Look = gpus_now) -> str:
     """What the job would get now, for people; nothing is taken."""
     request = DeviceRequest(plan, look)
     try:
-        with slots(locks_dir(), create=False) as shared:
+        with device_locks(locks_dir(), create=False) as shared:
             holders = shared.holders() if shared else {}
     except OSError as e:
         return f"unknown: {locks_dir()}: {e.strerror}"
@@ -141,9 +141,9 @@ def would_lease(plan: Plan, look: Look = gpus_now) -> str:
 
 
 def leases_text() -> str:
-    """All jobs of this machine that hold slots, and which, a line each."""
+    """All jobs of this machine that hold device locks, and which, a line each."""
     try:
-        with slots(locks_dir(), create=False) as shared:
+        with device_locks(locks_dir(), create=False) as shared:
             holders = shared.holders() if shared else {}
     except OSError as e:
         return f"{locks_dir()}: {e.strerror}"
@@ -166,7 +166,7 @@ def _lease(request: DeviceRequest, held: ExitStack) -> DeviceLease:
     topology, deadline = request.plan.topology, time.monotonic() + SETTLE_S
     while True:
         gpus = request.look() if request.on_gpus else ()
-        with slots(locks_dir()) as shared:
+        with device_locks(locks_dir()) as shared:
             assert shared is not None
             holders = shared.holders()
             chosen, blocked = choose_gpus(request, gpus, holders) if request.on_gpus else (topology.device_ids, [])
@@ -198,8 +198,8 @@ def _take(
             "cores of its own."
         )
     owned: frozenset[int] = frozenset().union(*shares or ())
-    for slot in [*(gpu.slot for gpu in on), *(f"core-{core}" for core in sorted(owned))]:
-        held.callback(os.close, shared.take(slot, request.holder()))
+    for name in [*(gpu.lock_name for gpu in on), *(f"core-{core}" for core in sorted(owned))]:
+        held.callback(os.close, shared.take(name, request.holder()))
     if shares is not None:
         return DeviceLease(chosen, shares if request.is_strict else job_cores(shares, read_nodes(owned)))
     if request.on_gpus:
@@ -212,7 +212,7 @@ def choose_gpus(
     request: DeviceRequest, gpus: Sequence[Gpu], holders: Holders
 ) -> tuple[tuple[int, ...], list[DeviceConflict]]:
     """The GPUs to take, or what keeps the job off them, or off too many of all."""
-    on = [holders.get(gpu.slot, ()) for gpu in gpus]
+    on = [holders.get(gpu.lock_name, ()) for gpu in gpus]
     why = [_conflict(request, position, gpu, on[position]) for position, gpu in enumerate(gpus)]
     if not isinstance(request.hardware.devices, int):
         ids = request.plan.topology.device_ids

@@ -89,9 +89,9 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endless]:
     It leases them where no other test's job looks, or those of a sweep would wait for it.
     """
     project = tmp_path_factory.mktemp("endless")
-    slots = project / "slots"
-    with running(project, HPCEXP_SLOTS=str(slots)) as (supervisor, run, _):
-        yield Endless(project, slots, supervisor, run)
+    locks = project / "locks"
+    with running(project, HPCEXP_DEVICE_LOCKS=str(locks)) as (supervisor, run, _):
+        yield Endless(project, locks, supervisor, run)
 
 
 @contextmanager
@@ -110,7 +110,7 @@ class Endless:
     """A running job."""
 
     project: Path
-    slots: Path
+    locks: Path
     supervisor: subprocess.Popen[str]
     run: RunDir
 
@@ -366,7 +366,7 @@ def test_a_reader_that_goes_away_does_not_end_a_training(endless: Endless, proje
     subprocess.run(
         [sys.executable, "-c", code, sys.executable, "-m", "hpcexp", "train", *FAST],
         cwd=project,
-        env=environment(HPCEXP_SLOTS=str(endless.slots)),
+        env=environment(HPCEXP_DEVICE_LOCKS=str(endless.locks)),
         check=True,
     )
     assert "finished" == read_plain(only_run(project).status)["state"]

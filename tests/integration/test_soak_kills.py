@@ -23,7 +23,7 @@ from record_support import journalled, query, stored
 
 from hpcexp.files.atomic import is_half_written
 from hpcexp.files.documents import read_plain
-from hpcexp.hardware.device_locks import slots
+from hpcexp.hardware.device_locks import device_locks
 from hpcexp.rundir import RunDir, find_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(0)]
@@ -67,7 +67,7 @@ class Sweep:
 
     @property
     def env(self) -> dict[str, str]:
-        return environment(**{MARK: self.project.name, "HPCEXP_SLOTS": str(self.project / "slots")})
+        return environment(**{MARK: self.project.name, "HPCEXP_DEVICE_LOCKS": str(self.project / "locks")})
 
     @property
     def runs(self) -> list[RunDir]:
@@ -204,7 +204,7 @@ def test_no_kill_of_any_process_loses_anything(
         assert journalled(run) == [value for value in known if not value[0].startswith("system/")]
 
     wait_until(lambda: not sweep.processes(), "no process is left", 30)
-    with slots(sweep.project / "slots") as held:
+    with device_locks(sweep.project / "locks") as held:
         assert held is not None
         assert {} == held.holders()
     assert [] == [path for run in sweep.runs for path in run.checkpoints.iterdir() if is_half_written(path)]

@@ -195,10 +195,10 @@ def test_cuda_visible_devices_says_which_and_in_what_order(
     assert expected == [gpu.uuid for gpu in visible_gpus(FOUR, visible, number)]
 
 
-def test_slots_are_named_by_what_does_not_depend_on_the_command() -> None:
+def test_device_locks_are_named_by_what_does_not_depend_on_the_command() -> None:
     """As file names."""
     assert ["cuda-GPU-aa", "cuda-3", "cuda-MIG-GPU-x_1_0"] == [
-        gpu.slot for gpu in (Gpu(0, "GPU-aa"), Gpu(3), Gpu(0, "MIG-GPU-x/1/0"))
+        gpu.lock_name for gpu in (Gpu(0, "GPU-aa"), Gpu(3), Gpu(0, "MIG-GPU-x/1/0"))
     ]
 
 

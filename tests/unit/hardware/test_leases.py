@@ -1,4 +1,4 @@
-"""Slots of a machine: held by processes, freed by their end, shared by as many as all of them bear."""
+"""Device locks of a machine: held by processes, freed by their end, shared by as many as all of them bear."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ needs_affinity = pytest.mark.skipif(cores() is None, reason="this system tells n
 
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Slots of this test alone."""
-    monkeypatch.setenv("HPCEXP_SLOTS", str(tmp_path / "slots"))
-    return tmp_path / "slots"
+    """Device locks of this test alone."""
+    monkeypatch.setenv("HPCEXP_DEVICE_LOCKS", str(tmp_path / "locks"))
+    return tmp_path / "locks"
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_a_device_is_shared_by_as_many_as_all_of_them_bear(
     assert "is taken by" in refusal(shared)
 
 
-def test_the_same_gpu_has_the_same_slot_whatever_its_number(
+def test_the_same_gpu_has_the_same_lock_whatever_its_number(
     job: Callable[..., Plan], holding: Callable[..., subprocess.Popen[str]]
 ) -> None:
     """Commands with other CUDA_VISIBLE_DEVICES count otherwise."""
@@ -275,7 +275,7 @@ def test_all_users_may_use_the_directory(job: Callable[..., Plan], directory: Pa
 
 
 @pytest.mark.parametrize("trap", ["symlink", "hard link", "pipe", "directory"])
-def test_what_others_have_put_in_place_of_a_slot_is_not_written_to(
+def test_what_others_have_put_in_place_of_a_lock_is_not_written_to(
     job: Callable[..., Plan], directory: Path, tmp_path: Path, trap: str
 ) -> None:
     """Everybody may make files there."""
@@ -290,7 +290,7 @@ def test_what_others_have_put_in_place_of_a_slot_is_not_written_to(
         "directory": place.mkdir,
     }
     traps[trap]()
-    assert "HPCEXP_SLOTS" in refusal(job("hardware=gpu", "hardware.devices=[1]"))
+    assert "HPCEXP_DEVICE_LOCKS" in refusal(job("hardware=gpu", "hardware.devices=[1]"))
     assert "diary" == precious.read_text()
 
 
@@ -309,19 +309,19 @@ def test_a_command_that_is_stuck_does_not_hold_up_others_for_ever(
 ) -> None:
     """The directory is kept for milliseconds only."""
     monkeypatch.setattr(device_locks, "GATE_S", 0.05)
-    with device_locks.slots(directory):
+    with device_locks.device_locks(directory):
         assert "another command has kept it" in refusal(job("hardware=gpu", "hardware.devices=1"))
 
 
-def test_a_slot_without_words_is_held_all_the_same(job: Callable[..., Plan], directory: Path) -> None:
+def test_a_lock_without_a_name_is_held_too(job: Callable[..., Plan], directory: Path) -> None:
     """As on a full disk; and what others write does not steer a terminal."""
     plan = job("hardware=gpu", "hardware.devices=[0]")
     with leased(plan, look=lambda: TWO):
-        slot = directory / "cuda-GPU-a.0"
-        text = slot.read_text()
-        slot.write_text("")
+        lock = directory / "cuda-GPU-a.0"
+        text = lock.read_text()
+        lock.write_text("")
         assert "GPU 0 (H100) is taken by a process that does not say more." in refusal(plan)
-        slot.write_text(text.replace(plan.run_dir, r"\u001b[2J"))
+        lock.write_text(text.replace(plan.run_dir, r"\u001b[2J"))
         assert "\x1b" not in refusal(plan)
 
 
