@@ -18,6 +18,7 @@ from hpcexp.checks.strategies import strategy_warnings
 from hpcexp.checks.values import missing_keys, subject, value_problems
 from hpcexp.compose.composer import Composed
 from hpcexp.data.facts import data_facts
+from hpcexp.data.folds import fold_problems, with_fold
 from hpcexp.data_spec import DataSpec
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.hardware.machine import Machine, this_machine
@@ -197,7 +198,10 @@ def _data_facts(
     if not isinstance(target, str) or [*missing_keys(given), *node_problems("data", data.given, parameters_of)]:
         return None, []
     question = ("data", target, data.fingerprint, json.dumps(given, default=repr))
-    return once(question, lambda: data_facts(target, given, data.fingerprint))
+    facts, problems = once(question, lambda: data_facts(target, given, data.fingerprint))
+    if wrong := _guarded(lambda: fold_problems(data, facts)):
+        return None, [*problems, *wrong]
+    return facts and (_guarded(lambda: with_fold(facts, data)) or facts), problems
 
 
 def _tracking_uri(tracking: Tracking, root: Path) -> str | None:
@@ -296,8 +300,13 @@ def _warnings(settings: Settings, uri: str | None, shape: Shape, facts: DataSpec
             f"{topology.ranks_per_node} processes share one CPU: one process with all cores is often faster "
             "(hardware.devices=1)."
         )
-    if data.num_workers and data.loader != "map":
+    if facts is not None and data.num_workers and data.loader != "map":
         found.append(f"data.num_workers={data.num_workers} counts with data.loader=map only.")
+    if data.folds is not None:
+        found.append(
+            f"data.folds={data.folds} cuts the training split: a validation split that the data has of its own is not "
+            "used."
+        )
     if facts is None:
         found.append(
             "The data tells nothing before the job loads it: a change in it does not make another run "

@@ -36,7 +36,7 @@ def compare(argv: Sequence[str]) -> int:
     found, objectives = _found_in_store(a) if a.uri else _found_in_directories(a, query)
     runs = select(found.runs, query) if query else found.runs
     metrics = selected_metrics(a.metric, runs) or _each_once([*objectives, *default_metrics(runs)])
-    whole = compared(runs, metrics, is_grouped=not a.each)
+    whole = compared(runs, metrics, is_grouped=not a.each, over=a.over)
     picture = _drawn(whole, a.plot) if a.plot else None
     print(left_out(found.problems), end="", file=sys.stderr)
     print(_written(whole, a.format, _TOP if a.top is None else a.top), end="")
@@ -115,6 +115,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME[=min|max]",
         help="rank by this metric and show it; repeatable (default: the monitored metric, and test metrics)",
+    )
+    add(
+        "--over",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="means also over this key of the configuration, as over seed and data.fold; repeatable",
     )
     add("--each", action="store_true", help="show every run separately, not grouped over seeds")
     add("--format", choices=("table", "markdown", "csv"), default="table", help="csv: one line per run")

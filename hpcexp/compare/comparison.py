@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from hpcexp.compare.differences import Difference, differences, seeds
+from hpcexp.compare.differences import Difference, differences, repeats
 from hpcexp.compare.runs import ComparedRun
 from hpcexp.compare.statistics import best_first, grouped, mean, paired_p
 from hpcexp.runs.records.status import RunState
+from hpcexp.schema.keys import REPEATS
 
 _MOST_METRICS = 6
 """Where nothing says which of a run's numbers count."""
@@ -25,7 +26,9 @@ class Metric(NamedTuple):
 
 
 Row = tuple[int, ...]
-"""Indices into `Comparison.runs` of runs in one row: those that differ in their seed only, or one."""
+"""Indices into `Comparison.runs` of runs in one row: those that differ in their seed and fold only, or one."""
+Repeat = tuple[str, ...]
+"""Which repetition of an experiment a run is: its seed, its fold, and what else rows are means over."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +44,29 @@ class Comparison:
     metrics: tuple[Metric, ...]
     values: Mapping[str, tuple[float | None, ...]]
     """Metric → its value of each run, in order; None where it has none."""
+    over: tuple[str, ...]
+    """Keys that the runs of a row may differ in."""
     is_grouped: bool
 
     def of(self, row: Row) -> list[ComparedRun]:
         """The runs of a row."""
         return [self.runs[i] for i in row]
 
-    def numbers(self, row: Row, metric: str) -> dict[str, float]:
-        """Seed → value, of the runs that count."""
-        found = {_seed(self.runs[i]): self.values[metric][i] for i in self.counted(row)}
-        return {seed: value for seed, value in found.items() if value is not None}
+    def numbers(self, row: Row, metric: str) -> dict[Repeat, float]:
+        """Seed and fold → value, of the runs that count."""
+        found = {self._repeat(i): self.values[metric][i] for i in self.counted(row)}
+        return {repeat: value for repeat, value in found.items() if value is not None}
 
     def counted(self, row: Row) -> list[int]:
-        """Places of the runs that count: of groups only finished ones, and of several with one seed the latest."""
+        """Places of the runs that count: of groups only finished ones, of several of one seed and fold the latest."""
         chosen = [i for i in row if not self.is_grouped or self.runs[i].state == RunState.FINISHED]
         chosen.sort(key=lambda i: self.runs[i].started)
-        return list({_seed(self.runs[i]): i for i in chosen}.values())
+        return list({self._repeat(i): i for i in chosen}.values())
+
+    def _repeat(self, index: int) -> Repeat:
+        """Values of `over`; what says no seed is one of a kind."""
+        config = self.runs[index].config
+        return tuple(config.get(key, self.runs[index].location if key == "seed" else "") for key in self.over)
 
     def p(self, row: Row) -> float | None:
         """Of the paired test of the first metric against the best row; None for that one, or with too few pairs."""
@@ -66,12 +76,18 @@ class Comparison:
         return paired_p(self.numbers(row, metric), self.numbers(self.rows[0], metric))
 
 
-def compare(runs: Sequence[ComparedRun], metrics: Sequence[Metric], *, is_grouped: bool = True) -> Comparison:
-    """Compare runs; jobs of a sweep are grouped by their values on its axes."""
+def compare(
+    runs: Sequence[ComparedRun], metrics: Sequence[Metric], *, is_grouped: bool = True, over: Iterable[str] = ()
+) -> Comparison:
+    """Compare runs; jobs of a sweep are grouped by their values on its axes.
+
+    Runs of a group may differ in their seed, their fold and the keys in `over`.
+    """
+    over = tuple(dict.fromkeys([*REPEATS, *over]))
     found, axes = differences(runs), _axes(runs)
-    of_seed = seeds([*axes, *found.found]) if is_grouped else []
-    given = [axis for axis in axes if axis not in of_seed]
-    differing = [d for d in found.found if d not in of_seed and not (axes and _follows(d, given))]
+    repeated = repeats([*axes, *found.found], over) if is_grouped else []
+    given = [axis for axis in axes if axis not in repeated]
+    differing = [d for d in found.found if d not in repeated and not (axes and _follows(d, given))]
     deciding = given or [d for d in differing if d.is_result]
     keys = list(zip(*(d.values for d in deciding), strict=True)) or [()] * len(runs)
     rows = grouped(range(len(runs)), keys.__getitem__).values() if is_grouped else [(i,) for i in range(len(runs))]
@@ -83,6 +99,7 @@ def compare(runs: Sequence[ComparedRun], metrics: Sequence[Metric], *, is_groupe
         same=found.same,
         metrics=tuple(metrics),
         values=values,
+        over=over,
         is_grouped=is_grouped,
     )
     return _ranked(whole)
@@ -124,7 +141,3 @@ def _follows(difference: Difference, axes: Sequence[Difference]) -> bool:
     points: list[tuple[str | None, ...]] = list(zip(*(axis.values for axis in axes), strict=True))
     pairs = set(zip(points, difference.values, strict=True))
     return difference.section == "config" and len(pairs) == len(set(points))
-
-
-def _seed(run: ComparedRun) -> str:
-    return run.config.get("seed", run.location)

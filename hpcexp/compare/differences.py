@@ -57,11 +57,11 @@ def differences(runs: Sequence[ComparedRun]) -> Differences:
     return Differences(tuple(_without_what_follows(runs, found)), same)
 
 
-def seeds(found: Iterable[Difference]) -> list[Difference]:
-    """The seed, and what always is as the seed: `seed: ${seed}` of a section."""
-    found = list(found)
-    seed = next((d.values for d in found if d.key == "seed"), None)
-    return [d for d in found if d.section == "config" and d.key.rpartition(".")[2] == "seed" and d.values == seed]
+def repeats(found: Iterable[Difference], over: Iterable[str]) -> list[Difference]:
+    """The keys in `over`, and what always is as the seed: `seed: ${seed}` of a section."""
+    found, keys = [d for d in found if d.section == "config"], frozenset(over)
+    seed = next((d.values for d in found if d.key == "seed"), None) if "seed" in keys else None
+    return [d for d in found if d.key in keys or (d.key.rpartition(".")[2] == "seed" and d.values == seed)]
 
 
 def _without_what_follows(runs: Sequence[ComparedRun], found: Sequence[Difference]) -> list[Difference]:

@@ -65,15 +65,16 @@ def as_markdown(whole: Comparison) -> str:
 
 def as_csv(whole: Comparison) -> str:
     """Every run, a line each, with the number of its row; values whole."""
-    differing = [d for d in whole.columns if d.key not in ("experiment", "seed")]
+    over = [key for key in whole.over if key == "seed" or any(key in run.config for run in whole.runs)]
+    differing = [d for d in whole.columns if d.key not in ("experiment", *over)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = ["group", "experiment", "run", "state", "seed"]
+    head = ["group", "experiment", "run", "state", *over]
     writer.writerow(csv_row([*head, *(d.key for d in differing), *(m.name for m in whole.metrics), "location"]))
     for number, row in enumerate(whole.rows, 1):
         for i in row:
             run = whole.runs[i]
-            leading = [number, run.experiment, run.name, run.state, run.config.get("seed")]
+            leading = [number, run.experiment, run.name, run.state, *(run.config.get(key) for key in over)]
             values = [whole.values[m.name][i] for m in whole.metrics]
             writer.writerow(csv_row([*leading, *(d.values[i] for d in differing), *values, run.location]))
     return out.getvalue()
@@ -118,11 +119,17 @@ def _remarks(whole: Comparison, shown: Sequence[Row]) -> Iterator[str]:
         yield f"There is nothing recorded that they differ in{' but their seed' * (len(whole.rows) < len(whole.runs))}."
     if not _has_seeds(whole, shown):
         return
-    yield f"±: {CONFIDENCE:.0%} confidence interval of the mean, by Student's t, and the number of seeds."
+    yield f"±: {CONFIDENCE:.0%} confidence interval of the mean, by Student's t, and the number of {_over_text(whole)}."
     if len(whole.rows) > 1:
         metric = whole.metrics[0].name
-        yield f"p: paired t-test of {metric} against row 1 over the seeds that both have, two at least,"
+        yield f"p: paired t-test of {metric} against row 1 over the {_over_text(whole)} that both have, two at least,"
         yield "   not corrected for how many rows there are."
+
+
+def _over_text(whole: Comparison) -> str:
+    """What rows are means over: `seeds`, or `combinations of seed and data.fold`."""
+    several = [key for key in whole.over if len({run.config.get(key) for run in whole.runs}) > 1]
+    return "seeds" if several in ([], ["seed"]) else f"combinations of {' and '.join(several)}"
 
 
 def _same_text(whole: Comparison) -> str:

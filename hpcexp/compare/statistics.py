@@ -55,13 +55,13 @@ def mean_text(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.4g}" + (f" ± {width:.2g} ({len(values)})" if width is not None else "")
 
 
-def paired_p(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float | None:
-    """Two-sided p of the paired t-test over the seeds that both have a value of; None for fewer than two of them.
+def paired_p(ours: Mapping[_K, float], theirs: Mapping[_K, float]) -> float | None:
+    """Two-sided p of the paired t-test over the seeds and folds that both have; None for fewer than two of them.
 
     None too where all differ by the same: so few values, of an accuracy counted in samples, show no spread.
     Not Wilcoxon's test, which with five seeds cannot come below 0.06.
     """
-    differences = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
+    differences = [ours[repeat] - theirs[repeat] for repeat in ours.keys() & theirs.keys()]
     if len(differences) < 2:
         return None
     average, deviation = statistics.fmean(differences), statistics.stdev(differences)

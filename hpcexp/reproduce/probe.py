@@ -15,6 +15,7 @@ from typing import Any
 
 from hpcexp.compare.provenance_diff import facts_now, facts_of_run
 from hpcexp.data.facts import data_facts
+from hpcexp.data.folds import with_fold
 from hpcexp.files.atomic import sha256
 from hpcexp.plan import load_whole
 from hpcexp.rundir import RunDir
@@ -32,6 +33,7 @@ def found(run: RunDir, project: Path) -> dict[str, Any]:
     then, plan = facts_of_run(run), load_whole(run)
     data = plan.settings.data
     facts, problems = data_facts(data.target, data.arguments, data.fingerprint)
+    facts = facts and with_fold(facts, data)
     files = {str(file): sha256(file) for file in _files(then.code or {}, [project, *map(Path, sys.path)])}
     here = replace(plan, sources=files, data=facts, lineage={**plan.lineage, "project": str(project)})
     now = facts_now(here, then)

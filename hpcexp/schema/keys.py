@@ -65,6 +65,14 @@ class Data:
     fingerprint: str = choice("auto", "auto", "content", "listing")
     """How changed data files are detected: `content` reads every byte, once per version of a file; `listing` compares
     names, sizes and times; `auto` reads up to 32 GB in 500,000 files, and `hpcexp plan` reports if it does not."""
+    folds: int | None = number(None, least=2)
+    """Parts that the training split is cut into for cross-validation; `fold` is validated on, and the data's own
+    validation split is not used. The parts have equal shares of each class."""
+    fold: int | None = number(None, least=0)
+    """The part that is held out, from 0: `-m data.folds=5 data.fold=0,1,2,3,4` trains all, and results are means over
+    them."""
+    fold_seed: int = number(0, least=0)
+    """Seed that draws the parts; `seed` does not change them."""
     augment: Any = None
     """A callable (`_target_`) applied to every training batch on its device."""
 
@@ -315,6 +323,9 @@ OWN_KEYS: dict[str, frozenset[str]] = {
     "launch": frozenset(Launch.__dataclass_fields__),
 }
 """hpcexp's own keys beside a `_target_`, which are not passed to the target."""
+
+REPEATS = ("seed", "data.fold")
+"""Keys whose values repeat an experiment: results are means over them, and none of their values is the best."""
 
 FILLED_IN: dict[str, frozenset[str]] = {
     "data": frozenset({"batch_size", "seed"}),

@@ -18,7 +18,7 @@ from hpcexp.sweep.engine.planning import check_in_worker, planned_all
 from hpcexp.sweep.engine.policy import Policy
 from hpcexp.sweep.engine.session import Session
 from hpcexp.sweep.spec.search_problems import unfit
-from hpcexp.sweep.spec.spec import Axis, Choices, Objective, Spec, combinations
+from hpcexp.sweep.spec.spec import Axis, Choices, Objective, Spec, combinations, repeats
 from hpcexp.sweep.spec.values import typed_value
 
 SETTLE_S = 10.0
@@ -126,7 +126,7 @@ def _search(many: Many, session: Session, first: Plan, command: Sequence[str]) -
         session.take_back()
         raise
     try:
-        session.run(TrialSource(study, session, planned, first, spec.seeds))
+        session.run(TrialSource(study, session, planned, first, repeats(spec)))
         if (problem := study.settle(SETTLE_S)) is not None:
             session.outcomes.say(None, f"The study lacks results, which it gets when the sweep resumes: {problem}")
         try:

@@ -14,6 +14,7 @@ from hpcexp.rundir import SweepDir
 from hpcexp.runs.naming import short
 from hpcexp.runs.records.status import RunState
 from hpcexp.runs.records.sweep import SweepBest
+from hpcexp.schema.keys import REPEATS
 from hpcexp.sweep.spec.spec import Objective, Spec
 from hpcexp.sweep.store.results import PointResults, Result, ranked
 from hpcexp.text.formatting import csv_row, markdown_table, table
@@ -40,11 +41,10 @@ def answer(directory: SweepDir, spec: Spec, results: Sequence[Result], why_stopp
 
 
 def columns(spec: Spec) -> list[str]:
-    """The axes that a ranking has a column for: points are ranked over seeds."""
+    """The axes that a ranking has a column for: points are ranked over seeds and folds."""
     given = [values_of(point) for point in spec.points]
-    return [
-        axis for axis in dict.fromkeys([*spec.axes, *(axis for point in given for axis in point)]) if axis != "seed"
-    ]
+    axes = dict.fromkeys(axis.lstrip("+") for axis in [*spec.axes, *(axis for point in given for axis in point)])
+    return [axis for axis in axes if axis not in REPEATS]
 
 
 def values_text(values: Sequence[float | None], objectives: Sequence[Objective]) -> str:
@@ -124,11 +124,12 @@ def as_csv(results: Iterable[Result], axes: Sequence[str], objectives: Sequence[
     """Every job, a line each, for a spreadsheet or a data frame."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = ["job", *axes, "seed", "state", *(o.metric for o in objectives), "seconds", "run", "cause"]
+    asked = [(result, values_of(result.entry.overrides)) for result in results]
+    repeats = [key for key in REPEATS if key == "seed" or any(key in values for _, values in asked)]
+    names = ["job", *axes, *repeats, "state", *(o.metric for o in objectives), "seconds", "run", "cause"]
     writer.writerow(csv_row(names))
-    for result in results:
-        values = values_of(result.entry.overrides)
-        cells: list[Any] = [result.entry.job, *(values.get(axis, "") for axis in axes), values.get("seed", "")]
+    for result, values in asked:
+        cells: list[Any] = [result.entry.job, *(values.get(key, "") for key in (*axes, *repeats))]
         found = result.values or (None,) * len(objectives)
         first_line = result.cause.partition("\n")[0]
         writer.writerow(csv_row([*cells, result.state, *found, result.seconds, result.entry.run, first_line]))

@@ -27,7 +27,7 @@ from hpcexp.sweep.search.storage import close_storage, storage_alone, storage_ur
 from hpcexp.sweep.search.study_file import check_study, check_trials
 from hpcexp.sweep.search.study_identity import SEED, SPACE, check_space, seed_of
 from hpcexp.sweep.search.trial_records import AGAIN, JOB, TrialRecords
-from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec
+from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec, searched
 from hpcexp.sweep.spec.values import Value, grid_point, grid_size, typed_value
 from hpcexp.tracking.mlflow.store import problem_of
 
@@ -92,7 +92,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.name = spec.search.study or spec.name
         self.objectives = objectives
-        self._axes, self._limit = spec.axes, _limit(spec)
+        self._axes, self._limit = searched(spec), _limit(spec)
         uri = storage_uri(spec.search.storage, project)
         self.where = without_password(uri) if uri else str(place / JOURNAL)
         with storage_alone(uri, place / JOURNAL) as self._opened:
@@ -107,7 +107,7 @@ class Study:
             check_study(self.optuna.user_attrs, SPACE, SEED)
             trials = self._records.all()
             check_trials(trials, _PREFIX, len(objectives))
-            check_space(self.optuna, self.where, spec.axes, objectives, is_new=not trials)
+            check_space(self.optuna, self.where, searched(spec), objectives, is_new=not trials)
             seed = seed_of(self.optuna, spec.search.seed)
         self.optuna.sampler = make_sampler(spec.search.sampler, seed, len(objectives), spec.budget.trials)
         self._retry_queue = RetryQueue(lambda: self.optuna.user_attrs, _FAILURES, lambda e: problem_of(e, self.where))
@@ -263,7 +263,7 @@ def _limit(spec: Spec) -> int | None:
     assert spec.search is not None
     if spec.search.sampler != "grid":
         return spec.budget.trials
-    size = grid_size(spec.axes)
+    size = grid_size(searched(spec))
     return size if spec.budget.trials is None else min(size, spec.budget.trials)
 
 

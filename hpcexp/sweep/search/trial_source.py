@@ -24,14 +24,15 @@ Planner = Callable[[tuple[str, ...]], Plan]
 
 @dataclass
 class TrialSource:
-    """A source of jobs: one for each trial, or for each seed of a trial."""
+    """A source of jobs: one for each trial, or for each seed and fold of a trial."""
 
     study: Study
     session: Session
     plan: Planner
     first: Plan
     """The plan of any job, for jobs that cannot be planned."""
-    seeds: Sequence[int]
+    repeats: Sequence[tuple[str, ...]]
+    """Overrides of each job of a trial, beside the trial's."""
     is_known: bool = False
     _left: list[Trial] = field(default_factory=list)
     """Trials that a driver has left unfinished."""
@@ -62,7 +63,7 @@ class TrialSource:
         trial = self._trials[job.entry.job]
         ended = self._ended[trial]
         ended[job.entry.job] = outcome
-        if len(ended) < len(self.seeds or (0,)) or any(_is_unfinished(o) for o in ended.values()):
+        if len(ended) < len(self.repeats) or any(_is_unfinished(o) for o in ended.values()):
             return
         states = {_state(o) for o in ended.values()}
         state = next(s for s in (RunState.FINISHED, RunState.PRUNED, RunState.FAILED) if s in states)
@@ -86,8 +87,8 @@ class TrialSource:
         return None if self._is_exhausted else self.study.ask()
 
     def _jobs(self, trial: Trial) -> list[Job]:
-        seeds: list[list[str]] = [[f"seed={seed}"] for seed in self.seeds] or [[]]
-        entered = self.session.jobs.enter([self._job((*trial.overrides, *seed), trial.number) for seed in seeds])
+        asked = [(*trial.overrides, *repeat) for repeat in self.repeats]
+        entered = self.session.jobs.enter([self._job(overrides, trial.number) for overrides in asked])
         self._ended[trial.number] = {}
         for job in entered:
             self._trials[job.entry.job] = trial.number

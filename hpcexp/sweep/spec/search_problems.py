@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 
 from hpcexp.errors import did_you_mean, listed
-from hpcexp.schema.keys import options
+from hpcexp.schema.keys import REPEATS, options
 from hpcexp.schema.sweep import Search
-from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec
+from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec, repeats, searched
 from hpcexp.sweep.spec.values import grid_size, last_value
 from hpcexp.tracking.mlflow.uri import database_problem
 
@@ -28,9 +28,9 @@ def unfit(spec: Spec, objectives: tuple[Objective, ...], max_epochs: int | None)
         return []
     return [
         *_unknown(spec.search),
-        *(problem for name, axis in spec.axes.items() for problem in _axis_problems(name, axis)),
+        *(problem for name, axis in searched(spec).items() for problem in _axis_problems(name, axis)),
         *_shape_problems(spec, spec.search),
-        *_sampler_problems(spec.axes, spec.search.sampler, objectives),
+        *_sampler_problems(searched(spec), spec.search.sampler, objectives),
         *_pruner_problems(spec, spec.search.pruner, objectives, max_epochs),
         *_objective_problems(objectives),
         *_missing_packages(spec.search),
@@ -71,8 +71,10 @@ def _step_problems(name: str, axis: Interval, step: float) -> Iterator[str]:
 
 def _shape_problems(spec: Spec, search: Search) -> Iterator[str]:
     trials, budget = spec.budget.trials, spec.budget
-    if not spec.axes:
+    if not searched(spec):
         yield "A search has no axes: there is nothing to choose.\nFix: optimizer.lr=interval(0.0001,0.1)"
+    if ranges := [key for key, axis in spec.axes.items() if key in REPEATS and isinstance(axis, Interval)]:
+        yield f"{ranges[0]} repeats each trial and is not searched.\nFix: {ranges[0]}=0,1,2, single values."
     if spec.points:
         yield "A search takes no points beside its axes: they would not be run.\nFix: leave search or the points out."
     if trials is not None and trials < 1:
@@ -125,10 +127,10 @@ def _pruner_problems(
                 f"search.pruner={pruner} cannot judge by {objective.metric}: it is known only after training.\n"
                 f"Fix: a metric of the validation, as {objective.metric.replace('test/', 'val/')}."
             )
-    if len(spec.seeds) > 1:
+    if (number := len(repeats(spec))) > 1:
         yield (
-            f"search.pruner={pruner} judges a trial by one run, and here each has {len(spec.seeds)} (seeds).\n"
-            "Fix: search.pruner=none, or one seed."
+            f"search.pruner={pruner} judges a trial by one run, and here each has {number} (seeds, folds).\n"
+            "Fix: search.pruner=none, or one seed and fold."
         )
     if pruner == "hyperband" and (max_epochs is None or "trainer.max_epochs" in spec.axes):
         yield (

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hpcexp.schema.keys import REPEATS
 from hpcexp.schema.sweep import Budget, Search
 
 
@@ -67,6 +68,19 @@ class Spec:
 def is_open(spec: Spec) -> bool:
     """Whether its jobs are unknown beforehand."""
     return spec.search is not None or not (spec.axes or spec.points or spec.seeds)
+
+
+def searched(spec: Spec) -> dict[str, Axis]:
+    """The axes that a search chooses on: not those that repeat an experiment."""
+    return {key: axis for key, axis in spec.axes.items() if key not in REPEATS}
+
+
+def repeats(spec: Spec) -> list[tuple[str, ...]]:
+    """Overrides of each job of a trial: folds × seeds; one without any where a trial is one job."""
+    axes = [(key, spec.axes[key]) for key in spec.axes if key in REPEATS]
+    values = [[f"{key}={value}" for value in axis.values] for key, axis in axes if isinstance(axis, Choices)]
+    seeds = [[f"seed={seed}" for seed in spec.seeds]] if spec.seeds else []
+    return list(itertools.product(*values, *seeds))
 
 
 def combinations(spec: Spec) -> list[tuple[str, ...]]:

@@ -14,6 +14,7 @@ from hpcexp.runs.records.results import read_summary
 from hpcexp.runs.records.status import RunState, Status, read_status
 from hpcexp.runs.series import read_series
 from hpcexp.status.state import current_state
+from hpcexp.schema.keys import REPEATS
 from hpcexp.sweep.spec.spec import Objective
 from hpcexp.sweep.store.ledger import LedgerEntry
 
@@ -37,7 +38,7 @@ class Result:
 
 @dataclass(frozen=True)
 class PointResults:
-    """The jobs that differ in nothing but their seed."""
+    """The jobs that differ in nothing but their seed and fold."""
 
     overrides: tuple[str, ...]
     results: tuple[Result, ...]
@@ -92,5 +93,5 @@ def ranked(results: Iterable[Result], objectives: Sequence[Objective]) -> list[P
 
 
 def point_of(entry: LedgerEntry) -> tuple[str, ...]:
-    """What was asked, without the seed."""
-    return tuple(overrides for overrides in entry.overrides if not overrides.startswith("seed="))
+    """What was asked, without the seed and the fold."""
+    return tuple(o for o in entry.overrides if o.lstrip("+").partition("=")[0] not in REPEATS)

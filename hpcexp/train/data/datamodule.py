@@ -18,6 +18,7 @@ from hpcexp.data_spec import DataSpec
 from hpcexp.errors import DataError
 from hpcexp.plan import Batch
 from hpcexp.schema.settings import Settings
+from hpcexp.train.data.folds import fold_in, part_of
 from hpcexp.train.data.loaders import DistributedBatchSampler, MapLoader, ResidentLoader, Shard
 
 RESIDENT_SHARE = 0.25
@@ -116,6 +117,15 @@ class SourceData(pl.LightningDataModule):
         return _first(samples, min(len(samples), self._overfit * self.batch.global_size))
 
     def _loaded(self, split: Split) -> Tensors | NamedTensors | Samples:
+        """A split, where there are folds by these."""
+        fold = fold_in(self._data)
+        if fold is None or split == "test":
+            return self._of_source(split)
+        targets = self.source.facts().targets
+        has_classes = isinstance(targets, Classes) and not targets.shape and not targets.multiple
+        return part_of(self._of_source("train"), fold, has_classes=has_classes, held_out=split == "val")
+
+    def _of_source(self, split: Split) -> Tensors | NamedTensors | Samples:
         """A split as its source gives it; DataError where that is not what its facts say."""
         samples, facts = self.source.load(split), self.source.facts()
         if problem := _contradiction(samples, facts.num_samples[split], facts):

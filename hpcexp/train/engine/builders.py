@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 from hpcexp.checks.batch import steps
 from hpcexp.checks.data import split_problems
+from hpcexp.data.folds import fold_problems, with_fold
 from hpcexp.data.source import Source
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
@@ -124,6 +125,9 @@ def with_facts(plan: Plan, data: pl.LightningDataModule) -> Plan:
     if plan.data is not None or not isinstance(data, SourceData):
         return plan
     facts = data.source.facts()
+    if problems := fold_problems(plan.settings.data, facts):
+        raise ConfigError(problems)
+    facts = with_fold(facts, plan.settings.data)
     planned, problems = steps(plan.settings, plan.batch, facts)
     task = make_task(plan.settings.task)
     problems = [*problems, *task.problems(facts), *split_problems(plan.settings, facts, plan.topology.world_size)]

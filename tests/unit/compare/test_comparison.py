@@ -349,3 +349,33 @@ def test_a_damaged_directory_is_left_out_and_told(tmp_path: Path, file: str, con
     assert f"damaged/{file}" in problem  # from here, or from the root
     assert "is damaged: " in problem
     assert "\nFix: " in problem
+
+
+def test_folds_are_means_as_seeds_are(tmp_path: Path) -> None:
+    """Nested with seeds: one row, whose values are paired by seed and fold; never a column to rank by."""
+    runs = []
+    for lr, better in (("0.1", 0.0), ("0.2", 0.02)):
+        for seed in ("1", "2"):
+            for fold in ("0", "1", "2"):
+                acc = 0.8 + better + 0.01 * int(fold) + 0.001 * int(seed) * (1 + better)
+                config = {"optimizer.lr": lr, "seed": seed, "data.fold": fold, "data.folds": "3"}
+                runs.append(run(len(runs), acc, config))
+    whole = compare(runs, [ACC])
+    assert ["optimizer.lr"] == [column.key for column in whole.columns]
+    assert [6, 6] == [len(row) for row in whole.rows]
+    assert 6 == len(whole.numbers(whole.rows[0], "test/acc"))
+    assert (p := whole.p(whole.rows[1])) is not None
+    assert p < 0.001
+    assert "number of combinations of seed and data.fold" in answer(whole, 0)
+    rows = list(csv.DictReader(io.StringIO(as_csv(whole))))
+    assert {("1", "0"), ("1", "1"), ("1", "2"), ("2", "0"), ("2", "1"), ("2", "2")} == {
+        (row["seed"], row["data.fold"]) for row in rows
+    }
+
+
+def test_means_are_over_any_key_that_is_asked(tmp_path: Path) -> None:
+    """`--over`."""
+    runs = [run(i, 0.8 + i / 100, {"model.depth": str(i % 2), "optimizer.lr": str(i // 2)}) for i in range(4)]
+    whole = compare(runs, [ACC], over=["model.depth"])
+    assert ["optimizer.lr"] == [column.key for column in whole.columns]
+    assert [2, 2] == [len(whole.numbers(row, "test/acc")) for row in whole.rows]

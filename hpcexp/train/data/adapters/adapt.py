@@ -12,9 +12,10 @@ from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from hpcexp.errors import ConfigError
-from hpcexp.train.data.adapters.orders import UserOrder, sampler_problem
+from hpcexp.train.data.adapters.orders import UserOrder, fold_problem, sampler_problem
 from hpcexp.train.data.adapters.self_sharding import WORD, divides_by
 from hpcexp.train.data.adapters.streams import Cut, Stream, StreamLoader
+from hpcexp.train.data.folds import Fold
 from hpcexp.train.data.loaders import MapLoader, Shard
 
 _OWN_WAY = ("__iter__", "_get_iterator", "__len__")
@@ -31,6 +32,8 @@ class Terms:
     """Samples of a rank's training batch by `data.global_batch_size`; None where that is not set."""
     overfit: int = 0
     """`trainer.overfit_batches`"""
+    fold: Fold | None = None
+    """The held-out part of the training data, which is validated on."""
     said: set[str] = field(default_factory=set)
 
     def say(self, text: str) -> None:
@@ -71,7 +74,12 @@ def _adapted(loader: Any, name: str, split: str, terms: Terms, makers: tuple[Any
         return _stream(loader, name, terms, makers, options, training=training, epoch=epoch)
     if problem := sampler_problem(loader, name):
         raise ConfigError(problem)
-    order = UserOrder(loader, name, seed=terms.seed, shard=terms.shard, training=training, overfit=terms.overfit)
+    fold = terms.fold if split in ("train", "val") else None
+    if fold is not None and (problem := fold_problem(loader, name)):
+        raise ConfigError(problem)
+    order = UserOrder(
+        loader, name, seed=terms.seed, shard=terms.shard, training=training, overfit=terms.overfit, fold=fold
+    )
     order.epoch = epoch
     if loader.batch_sampler is None:
         options["batch_size"] = None
@@ -101,6 +109,11 @@ def _stream(
         raise ConfigError(
             f"trainer.overfit_batches={terms.overfit}, but {name.removeprefix('data: ')} reads a stream, whose first "
             "samples hpcexp does not keep.\nFix: a data set with a length, or trainer.limit_train_batches."
+        )
+    if terms.fold is not None and name.removeprefix("data: the ").startswith(("train", "val")):
+        raise ConfigError(
+            f"data.folds={terms.fold.count}, but {name.removeprefix('data: ')} reads a stream, whose samples have no "
+            "numbers.\nFix: a data set with a length, or ~data.folds."
         )
     shard, workers = terms.shard, loader.num_workers
     divided = divides_by(loader.dataset, name, shard, *makers)

@@ -15,6 +15,7 @@ from hpcexp.errors import ConfigError
 from hpcexp.plan import Batch
 from hpcexp.schema.settings import DataSettings, Settings
 from hpcexp.train.data.adapters.adapt import Terms, adapt
+from hpcexp.train.data.folds import fold_in
 from hpcexp.train.data.loaders import Shard
 from hpcexp.train.runtime.seeds import seeded
 
@@ -35,7 +36,8 @@ _KINDS = "a LightningDataModule, a DataLoader, a data set, or a mapping of them 
 def as_data_module(given: Any, settings: Settings, batch: Batch | None, shard: Shard) -> pl.LightningDataModule:
     """`given` as a LightningDataModule whose loaders give this rank its part; ConfigError where it is no data."""
     overfit = settings.trainer.overfit_batches
-    terms = Terms(settings.seed, shard, batch.per_rank if batch else None, overfit)
+    fold = fold_in(settings.data)
+    terms = Terms(settings.seed, shard, batch.per_rank if batch else None, overfit, fold)
     data: pl.LightningDataModule
     if isinstance(given, pl.LightningDataModule):
         data = given
@@ -45,9 +47,10 @@ def as_data_module(given: Any, settings: Settings, batch: Batch | None, shard: S
         data = Splits(_by_split(given, settings.data.target, terms), settings.data, batch)
     _seed_hooks(data, settings.seed)
     own = {name: getattr(data, name) for name in _LOADERS if is_overridden(name, data)}
-    for name in own:
-        is_replaced = bool(overfit) and name == "val_dataloader"
-        setattr(data, name, _sharded(data, own["train_dataloader" if is_replaced else name], _LOADERS[name], terms))
+    if "train_dataloader" in own and (fold is not None or (overfit and "val_dataloader" in own)):
+        own["val_dataloader"] = own["train_dataloader"]
+    for name, make in own.items():
+        setattr(data, name, _sharded(data, make, _LOADERS[name], terms))
     return data
 
 

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
 from hpcexp.errors import DataError
+from hpcexp.train.data.folds import Fold
 from hpcexp.train.data.loaders import Shard
 from hpcexp.train.runtime.seeds import mixed, seeded
 
@@ -25,13 +26,26 @@ class UserOrder:
     """
 
     def __init__(
-        self, loader: DataLoader[Any], name: str, *, seed: int, shard: Shard, training: bool, overfit: int = 0
+        self,
+        loader: DataLoader[Any],
+        name: str,
+        *,
+        seed: int,
+        shard: Shard,
+        training: bool,
+        overfit: int = 0,
+        fold: Fold | None = None,
     ) -> None:
-        """`overfit`: read the first epoch's so many first steps, in every epoch; 0: everything."""
+        """`overfit`: read the first epoch's so many first steps, in every epoch; 0: everything.
+
+        `fold`: train on the other folds of the data set; evaluate this one.
+        """
         self.seed, self.shard, self.training, self.overfit = seed, shard, training, overfit
         self.epoch = self.cycle = self.position = self.resume_at = 0
         self._next_cycle = 0
         self._loader, self._name = loader, name
+        self._kept = None if fold is None else fold.kept(loader.dataset, held_out=not training)
+        """Indices that are read, of those that the sampler gives."""
         self._known: tuple[tuple[int, int], Batches] | None = None
         self._promised: int | None = None
         self.weights: dict[int, float] = {}
@@ -90,9 +104,9 @@ class UserOrder:
     def _made(self) -> Batches:
         batch_sampler, world = self._loader.batch_sampler, self.shard.world_size
         if type(batch_sampler) is BatchSampler:
-            size = batch_sampler.batch_size
-            indices = self._drawn(batch_sampler.sampler)[: self.overfit * size * world or None]
-            return self._cut(indices, size, drop_last=batch_sampler.drop_last)
+            size, is_held_out = batch_sampler.batch_size, self._kept is not None and not self.training
+            indices = self._of_fold(batch_sampler.sampler)[: self.overfit * size * world or None]
+            return self._cut(indices, size, drop_last=batch_sampler.drop_last and not is_held_out)
         batches = self._drawn(batch_sampler if batch_sampler is not None else self._loader.sampler)
         return self._dealt(batches[: self.overfit * world or None])
 
@@ -114,6 +128,12 @@ class UserOrder:
             if rest % world:
                 self.weights = {whole: len(own) * world / rest}
         return batches
+
+    def _of_fold(self, sampler: Any) -> Sequence[int]:
+        """What the sampler gives of the folds that are read; the one that is held out in order."""
+        if self._kept is None:
+            return self._drawn(sampler)
+        return [i for i in self._drawn(sampler) if i in self._kept] if self.training else sorted(self._kept)
 
     def _dealt(self, batches: Sequence[Any]) -> Batches:
         """Whole batches: of each step one to each rank; in evaluation one after the other, none left out."""
@@ -149,6 +169,21 @@ def _evaluated(indices: Sequence[int], own: range, size: int, total: int, world:
     return [
         indices[own.start + len(own) * i // number : own.start + len(own) * (i + 1) // number] for i in range(number)
     ]
+
+
+def fold_problem(loader: DataLoader[Any], name: str) -> str | None:
+    """Why the data set of a training loader cannot be cut into folds."""
+    sampler = getattr(loader.batch_sampler, "sampler", None)
+    is_whole = type(sampler) in (SequentialSampler, DistributedSampler) or (
+        type(sampler) is RandomSampler and not sampler.replacement and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+    )
+    if type(loader.batch_sampler) is BatchSampler and is_whole:
+        return None
+    what = loader.batch_sampler if type(loader.batch_sampler) is not BatchSampler else sampler
+    return (
+        f"data.folds: {name.removeprefix('data: ')} reads by its {type(what).__name__}, which does not know of folds.\n"
+        "Fix: shuffle=True or no sampler; or ~data.folds."
+    )
 
 
 def sampler_problem(loader: DataLoader[Any], name: str) -> str | None:
