@@ -106,6 +106,7 @@ KINDS = {
         "+callbacks.finetuning._target_=pytorch_lightning.callbacks.BackboneFinetuning",
         "+callbacks.finetuning.unfreeze_backbone_at_epoch=1",
     ),
+    "two ranks, unfreezing": ("model=unfreezing", "hardware.devices=2"),
     "SWA": (
         "model=plain",
         "+callbacks.swa._target_=pytorch_lightning.callbacks.StochasticWeightAveraging",

@@ -35,6 +35,7 @@ from hpcexp.train.engine.pruning import OBJECTIVE, Pruning, PruningQuery
 from hpcexp.train.engine.step_limit import StepLimit, StepLimitReached
 from hpcexp.train.engine.trainer import make_trainer
 from hpcexp.train.parallel.process_group import join, leave, world_size
+from hpcexp.train.parallel.strategies import Ddp
 from hpcexp.train.runtime.fast_hooks import FastCallback
 from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.runtime.seeds import seed_everything, seed_rank
@@ -130,6 +131,8 @@ def _train(
     callbacks.append(Resume(lambda: checkpointing.best.step, plan.signature, seed, adopted=adopted))
     logger = JournalLogger(journal, plan.experiment, plan.name, run.path)
     trainer = make_trainer(plan, run, callbacks=callbacks, logger=logger)
+    if isinstance(trainer.strategy, Ddp):
+        trainer.strategy.is_following = bool(plan.settings.callbacks) or not isinstance(module, Supervised)
     last = run.last if run.last.is_file() else None
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
+from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
 from hpcexp.schema.keys import Strategy
 from hpcexp.targets.instantiate import fill, instantiate
@@ -52,6 +53,44 @@ class Ddp(DDPStrategy):
             static_graph=static_graph,
         )
         self._ddp_comm_hook, self._ddp_comm_state = _hook(compression, powersgd_rank, powersgd_start)
+        self.is_following = False
+        """Whether parts of the model may be frozen or unfrozen during training."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """One batch, with the gradients of all that is trained now exchanged."""
+        if self.is_following:
+            self._follow()
+        return super().training_step(*args, **kwargs)
+
+    def on_validation_start(self) -> None:
+        """Exchange buffers once. DDP does it before every batch, and one rank may have more batches than another."""
+        if isinstance(self.model, DistributedDataParallel) and self.model.will_sync_module_buffers():  # type: ignore[no-untyped-call]
+            self.model._sync_buffers()  # type: ignore[no-untyped-call]
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """One batch, without DDP, which has nothing to do where there are no gradients."""
+        assert self.lightning_module is not None
+        with self.precision_plugin.val_step_context():
+            return self.lightning_module.validation_step(*args, **kwargs)
+
+    def _follow(self) -> None:
+        """Make DDP anew where it does not exchange the gradients of just those parameters that are trained now."""
+        module, joined = self.lightning_module, self.model
+        if module is None or not isinstance(joined, FixedBuckets):
+            return
+        trained = frozenset(id(parameter) for parameter in module.parameters() if parameter.requires_grad)
+        if trained == joined.exchanged or not trained:
+            return
+        if self._ddp_comm_state is not None:
+            raise ConfigError(
+                "strategy.compression=powersgd remembers the parameters that it began with, and others are trained now."
+                "\nFix: strategy.compression=none, or freeze nothing during training."
+            )
+        self.model = None
+        joined.reducer, joined.logger = None, None  # type: ignore[assignment]  # its hooks on parameters go with it
+        del joined
+        self.model = self._setup_model(module)
+        self._register_ddp_hooks()
 
     def state_dict(self) -> dict[str, Any]:
         """What this rank's compression carries on from step to step, as plain data; empty without any."""
@@ -104,6 +143,7 @@ class FixedBuckets(DistributedDataParallel):
 
     def _build_params_for_reducer(self) -> tuple[list[nn.Parameter], list[bool]]:
         parameters, are_sparse = super()._build_params_for_reducer()  # type: ignore[no-untyped-call]
+        self.exchanged = frozenset(map(id, parameters))
         if self._is_fixed:
             # New buckets take the parameters in this order; the last ones have their gradients first.
             return parameters[::-1], are_sparse[::-1]
