@@ -34,7 +34,8 @@ from hpcexp.rundir import RunDir
 from hpcexp.runs.naming import SIGNATURE_LENGTH, run_name
 from hpcexp.schema.keys import TARGET, Tracking
 from hpcexp.schema.settings import DataSettings, Settings, TargetSection
-from hpcexp.targets.lightning_module import callback_problems, module_source
+from hpcexp.targets.data_module import data_module_problems
+from hpcexp.targets.lightning_module import DATA_MODULE, callback_problems, is_subclass, module_source
 from hpcexp.targets.nodes import target_nodes
 from hpcexp.targets.source_code import Found, Parameters, defining_file, imported_roots, parameters
 from hpcexp.targets.static_check import node_problems, target_problems
@@ -92,6 +93,7 @@ def prepare(
         *callback_problems(config["callbacks"]),
         *asked.problems,
         *_data_problems(settings, facts, shape),
+        *(_guarded(lambda: _data_module_problems(settings.data, parameters_of, shape)) or []),
     ]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
@@ -238,6 +240,13 @@ def _with_filled(config: dict[str, Any], task: Task | None, facts: DataSpec | No
     names = taken.types if isinstance(taken, Parameters) else ()
     filled = {k: list(v) if isinstance(v, tuple) else v for k, v in known.items() if k in names}
     return {**config, "model": {**filled, **config["model"]}}
+
+
+def _data_module_problems(data: DataSettings, parameters_of: Callable[[str], Found], shape: Shape | None) -> list[str]:
+    takes = parameters_of(data.target)
+    if not isinstance(takes, Parameters) or takes.takes_any or not is_subclass(data.target, DATA_MODULE):
+        return []
+    return data_module_problems(data, takes.types, shape.batch if shape else None)
 
 
 def _data_problems(settings: Settings, facts: DataSpec | None, shape: Shape | None) -> list[str]:

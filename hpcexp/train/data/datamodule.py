@@ -14,7 +14,7 @@ from torch.utils.data import Subset
 
 from hpcexp.data.contradictions import named_inputs, sample_problem
 from hpcexp.data.source import NamedTensors, Samples, Source, Split, Tensors, as_tensors
-from hpcexp.data_spec import DataSpec
+from hpcexp.data_spec import Classes, DataSpec
 from hpcexp.errors import DataError
 from hpcexp.plan import Batch
 from hpcexp.schema.settings import Settings

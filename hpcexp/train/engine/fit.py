@@ -25,6 +25,7 @@ from hpcexp.train.checkpointing.best_and_last import Checkpointing
 from hpcexp.train.checkpointing.checkpoint_io import read_checkpoint, weights_digest
 from hpcexp.train.checkpointing.exact_resume import Resume
 from hpcexp.train.checkpointing.monitor import check_monitor
+from hpcexp.train.data.adapters.module import check_makes_no_loaders
 from hpcexp.train.data.adapters.weights import BatchWeights
 from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.engine.builders import checkable, make_callbacks, make_data, make_module, with_facts
@@ -115,6 +116,7 @@ def _train(
     plan = with_facts(plan, data)
     losses = LossLog(journal, plan.settings.trainer.log_every_n_steps)
     module = make_module(plan, journal, losses)
+    check_makes_no_loaders(module)
     _check_metrics(plan, module, pruning)
     seed_rank(seed, rank.rank)
     if isinstance(module, TaskModule):

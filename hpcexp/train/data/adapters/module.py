@@ -11,9 +11,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from hpcexp.errors import ConfigError
+from hpcexp.errors import ConfigError, listed
 from hpcexp.plan import Batch
 from hpcexp.schema.settings import DataSettings, Settings
+from hpcexp.targets.data_module import data_module_problems
 from hpcexp.train.data.adapters.adapt import Terms, adapt
 from hpcexp.train.data.folds import fold_in
 from hpcexp.train.data.loaders import Shard
@@ -41,8 +42,8 @@ def as_data_module(given: Any, settings: Settings, batch: Batch | None, shard: S
     data: pl.LightningDataModule
     if isinstance(given, pl.LightningDataModule):
         data = given
-        if unread := _unread(settings.data, data):
-            raise ConfigError(unread)
+        if problems := data_module_problems(settings.data, inspect.signature(type(data)).parameters, batch):
+            raise ConfigError(problems)
     else:
         data = Splits(_by_split(given, settings.data.target, terms), settings.data, batch)
     _seed_hooks(data, settings.seed)
@@ -127,17 +128,13 @@ def _in_torch(dataset: Any) -> Any:
     return dataset.with_format("torch") if formatted["type"] is None else dataset
 
 
-def _unread(settings: DataSettings, data: pl.LightningDataModule) -> list[str]:
-    """Keys of `data` that hpcexp reads for data sets of other kinds, and that this data module does not take."""
-    taken = inspect.signature(type(data)).parameters
-    unset = {"loader": "auto", "eval_batch_size": None, "num_workers": 0}
-    given = {name: value for name in unset if (value := settings.given.get(name, unset[name])) != unset[name]}
-    return [
-        f"data.{name}={value}: {settings.target} makes its loaders itself and takes no argument '{name}', so nothing "
-        f"reads it.\nFix: ~data.{name}, or let its constructor take {name}."
-        for name, value in given.items()
-        if name not in taken
-    ]
+def check_makes_no_loaders(module: pl.LightningModule) -> None:
+    """ConfigError where a module has loaders of its own, beside those of `data`."""
+    if own := [name for name in _LOADERS if is_overridden(name, module)]:
+        raise ConfigError(
+            f"model: {type(module).__name__} has its own {own[0]}, and training reads what `data` gives.\n"
+            f"Fix: a LightningDataModule with these loaders as data._target_, and no {listed(own)} in the module."
+        )
 
 
 def _sharded(data: Any, make: Callable[[], Any], split: str, terms: Terms) -> Callable[[], Any]:
