@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler, random_split
 
-SIZE = 51
+SIZE = 53
 Named = namedtuple("Named", "x index")
 
 

@@ -42,7 +42,9 @@ def fold_in(settings: Data) -> Fold | None:
     return Fold(settings.folds, settings.fold, settings.fold_seed)
 
 
-def part_of(samples: Tensors | NamedTensors | Samples, fold: Fold, *, has_classes: bool, held_out: bool) -> Tensors | NamedTensors | Samples:
+def part_of(
+    samples: Tensors | NamedTensors | Samples, fold: Fold, *, has_classes: bool, held_out: bool
+) -> Tensors | NamedTensors | Samples:
     """Some of the samples of a training split."""
     indices = fold.indices(_classes(samples) if has_classes else None, len(samples), held_out=held_out)
     if isinstance(samples, Tensors):

@@ -134,7 +134,7 @@ def _train(
     logger = JournalLogger(journal, plan.experiment, plan.name, run.path)
     trainer = make_trainer(plan, run, callbacks=callbacks, logger=logger)
     if isinstance(trainer.strategy, Ddp):
-        trainer.strategy.is_following = bool(plan.settings.callbacks) or not isinstance(module, Supervised)
+        trainer.strategy.is_following = bool(plan.settings.callbacks) or not isinstance(module, TaskModule)
     last = run.last if run.last.is_file() else None
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)

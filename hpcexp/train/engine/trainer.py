@@ -21,6 +21,7 @@ from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.train.checkpointing.checkpoint_io import AtomicCheckpointIO
 from hpcexp.train.parallel.strategies import make_strategy
+from hpcexp.train.runtime.exact_means import use_exact_means
 
 _PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
@@ -38,6 +39,7 @@ def make_trainer(plan: Plan, run: RunDir, *, callbacks: list[pl.Callback], logge
         raise ConfigError(problems)
     try:
         _detect_no_launcher()
+        use_exact_means()
         return pl.Trainer(**arguments, **extra)
     except (MisconfigurationException, TypeError, ValueError) as e:
         if not extra:
