@@ -87,6 +87,18 @@ class Data(pl.LightningDataModule):
         super().__init__()
         self.kind, self.options = kind, {"batch_size": batch_size, "num_workers": num_workers}
 
+        self.count = 0
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        self.count += self.trainer.training
+        return batch
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
     def setup(self, stage):
         self.parts = random_split(Samples(size=SIZE + 9), [SIZE, 9])
 

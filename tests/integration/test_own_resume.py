@@ -40,6 +40,7 @@ class Plain(pl.LightningModule):
     def training_step(self, batch, batch_idx):
         loss = self.loss_of(batch)
         self.log("train/own", loss)
+        self.log("train/count", float(self.trainer.datamodule.count))
         self.log("train/first", parts_of(batch)[1][0].float())
         return loss
 

@@ -13,8 +13,8 @@ from hpcexp.rundir import RunDir
 from hpcexp.runs.records.results import read_summary
 from hpcexp.runs.records.status import RunState, Status, read_status
 from hpcexp.runs.series import read_series
-from hpcexp.status.state import current_state
 from hpcexp.schema.keys import REPEATS
+from hpcexp.status.state import current_state
 from hpcexp.sweep.spec.spec import Objective
 from hpcexp.sweep.store.ledger import LedgerEntry
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpcexp.runs.records import RunState
+from hpcexp.runs.records.status import RunState
 from hpcexp.schema.sweep import Search
 from hpcexp.sweep.report.ranking import as_csv, columns
 from hpcexp.sweep.spec.search_problems import unfit

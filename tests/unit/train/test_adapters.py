@@ -338,6 +338,37 @@ def test_a_shorter_loader_begins_anew_in_another_order() -> None:
     assert passes[2] == seen(again)
 
 
+class OwnLoader(DataLoader[Any]):
+    """Yields what nobody else knows."""
+
+    def __iter__(self) -> Any:
+        return iter([])
+
+
+class OwnDistributed(DistributedSampler[int]):
+    """Pads in a way of its own."""
+
+
+def test_torchdatas_stateful_loader_is_read_as_any_other() -> None:
+    """Sharded, and resumed by hpcexp's own position."""
+    stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    loaders = [adapt(stateful(Numbers(), batch_size=4, shuffle=True), "train", terms(rank, 2)) for rank in range(2)]
+    assert list(range(50)) == sorted(n for loader in loaders for batch in seen(loader) for n in batch)
+    batches = iter(loaders[0])
+    next(batches)
+    again = adapt(stateful(Numbers(), batch_size=4, shuffle=True), "train", terms(0, 2))
+    again.load_state_dict(loaders[0].state_dict())
+    assert seen(batches) == seen(again)
+
+
+def test_what_hpcexp_does_not_know_is_read_as_it_is_on_one_rank() -> None:
+    """There is nothing to divide."""
+    loader = OwnLoader(Numbers())
+    assert loader is adapt(loader, "train", terms())
+    divided = DataLoader(Numbers(), 4, sampler=OwnDistributed(Numbers(), 1, 0, shuffle=False))
+    assert 13 == len(seen(adapt(divided, "train", terms())))
+
+
 REFUSED: list[tuple[Any, Terms, str]] = [
     (DataLoader(Numbers(), 4), terms(per_rank=8), "makes batches of 4"),
     (DataLoader(Numbers(), batch_sampler=Buckets()), terms(per_rank=8), "decides itself"),
@@ -346,6 +377,8 @@ REFUSED: list[tuple[Any, Terms, str]] = [
     (DataLoader(ReadsItsRank(), 4), terms(0, 2), "get_rank"),
     ([iter(range(3))], terms(0, 2), "is no torch DataLoader"),
     (DataLoader(Counting(), 4), terms(overfit=1), "reads a stream"),
+    (OwnLoader(Numbers()), terms(0, 2), "overrides __iter__ of DataLoader"),
+    (DataLoader(Numbers(), 4, sampler=OwnDistributed(Numbers(), 2, 0)), terms(0, 2), "DistributedSampler of its own"),
 ]
 
 

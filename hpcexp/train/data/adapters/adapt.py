@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from hpcexp.errors import ConfigError
-from hpcexp.train.data.adapters.orders import UserOrder, fold_problem, sampler_problem
+from hpcexp.train.data.adapters.orders import UserOrder, fold_problem, is_plain, sampler_problem
 from hpcexp.train.data.adapters.self_sharding import WORD, divides_by
 from hpcexp.train.data.adapters.streams import Cut, Stream, StreamLoader
 from hpcexp.train.data.folds import Fold
@@ -72,7 +72,7 @@ def _adapted(loader: Any, name: str, split: str, terms: Terms, makers: tuple[Any
     options = _options(loader)
     if isinstance(loader.dataset, IterableDataset):
         return _stream(loader, name, terms, makers, options, training=training, epoch=epoch)
-    if problem := sampler_problem(loader, name):
+    if problem := sampler_problem(loader, name, terms.shard):
         raise ConfigError(problem)
     fold = terms.fold if split in ("train", "val") else None
     if fold is not None and (problem := fold_problem(loader, name)):
@@ -166,7 +166,7 @@ def _options(loader: DataLoader[Any]) -> dict[str, Any]:
 def _check_batch_size(loader: DataLoader[Any], name: str, terms: Terms) -> None:
     """ConfigError where the loader's own size is not what `data.global_batch_size` comes to."""
     sampler = loader.batch_sampler
-    own = loader.batch_size if type(sampler) is BatchSampler else getattr(sampler, "batch_size", loader.batch_size)
+    own = loader.batch_size if is_plain(sampler, BatchSampler) else getattr(sampler, "batch_size", loader.batch_size)
     if terms.per_rank is None:
         if own is not None and terms.shard.world_size > 1:
             terms.say(

@@ -102,8 +102,9 @@ class UserOrder:
         return self._known[1]
 
     def _made(self) -> Batches:
-        batch_sampler, world = self._loader.batch_sampler, self.shard.world_size
-        if type(batch_sampler) is BatchSampler:
+        batch_sampler: Any = self._loader.batch_sampler
+        world = self.shard.world_size
+        if is_plain(batch_sampler, BatchSampler):
             size, is_held_out = batch_sampler.batch_size, self._kept is not None and not self.training
             indices = self._of_fold(batch_sampler.sampler)[: self.overfit * size * world or None]
             return self._cut(indices, size, drop_last=batch_sampler.drop_last and not is_held_out)
@@ -144,14 +145,17 @@ class UserOrder:
 
     def _drawn(self, sampler: Any) -> Sequence[Any]:
         """What a sampler gives in this epoch: the same on every rank and in every attempt."""
-        kind, size = type(sampler), len(self._loader.dataset)  # type: ignore[arg-type]
-        if kind is SequentialSampler or (kind is DistributedSampler and not sampler.shuffle):
+        size = len(self._loader.dataset)  # type: ignore[arg-type]
+        is_distributed = is_plain(sampler, DistributedSampler)
+        if is_plain(sampler, SequentialSampler) or (is_distributed and not sampler.shuffle):
             return range(size)
-        generator = getattr(sampler, "generator", None)
+        # One that torchdata's makes itself is seeded by chance.
+        generator = None if _is_torchdatas(sampler) else getattr(sampler, "generator", None)
         own = generator.initial_seed() if isinstance(generator, torch.Generator) else getattr(sampler, "seed", 0)
         epoch, cycle = (0, 0) if self.overfit else (self.epoch, self.cycle)
         seed = mixed(self.seed, own if isinstance(own, int) else 0, epoch, cycle)
-        if kind is DistributedSampler or (kind is RandomSampler and not sampler.replacement and len(sampler) == size):
+        is_shuffled = is_plain(sampler, RandomSampler) and not sampler.replacement and len(sampler) == size
+        if is_distributed or is_shuffled:
             return torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
@@ -171,33 +175,43 @@ def _evaluated(indices: Sequence[int], own: range, size: int, total: int, world:
     ]
 
 
+def is_plain(sampler: Any, kind: type) -> bool:
+    """Whether a sampler is torch's own of that kind, or torchdata's of that name, which adds a state only."""
+    return type(sampler) is kind or (_is_torchdatas(sampler) and type(sampler).__name__ == kind.__name__)
+
+
+def _is_torchdatas(sampler: Any) -> bool:
+    return type(sampler).__module__.startswith("torchdata.")
+
+
 def fold_problem(loader: DataLoader[Any], name: str) -> str | None:
     """Why the data set of a training loader cannot be cut into folds."""
-    sampler = getattr(loader.batch_sampler, "sampler", None)
-    is_whole = type(sampler) in (SequentialSampler, DistributedSampler) or (
-        type(sampler) is RandomSampler and not sampler.replacement and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+    sampler: Any = getattr(loader.batch_sampler, "sampler", None)
+    is_whole = any(is_plain(sampler, kind) for kind in (SequentialSampler, DistributedSampler)) or (
+        is_plain(sampler, RandomSampler) and not sampler.replacement and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
     )
-    if type(loader.batch_sampler) is BatchSampler and is_whole:
+    if is_plain(loader.batch_sampler, BatchSampler) and is_whole:
         return None
-    what = loader.batch_sampler if type(loader.batch_sampler) is not BatchSampler else sampler
+    what = loader.batch_sampler if not is_plain(loader.batch_sampler, BatchSampler) else sampler
     return (
         f"data.folds: {name.removeprefix('data: ')} reads by its {type(what).__name__}, which does not know of folds.\n"
         "Fix: shuffle=True or no sampler; or ~data.folds."
     )
 
 
-def sampler_problem(loader: DataLoader[Any], name: str) -> str | None:
+def sampler_problem(loader: DataLoader[Any], name: str, shard: Shard) -> str | None:
     """Why ranks cannot have their shares of what a loader's sampler gives."""
-    batch_sampler = loader.batch_sampler
+    batch_sampler: Any = loader.batch_sampler
     samplers = [loader.sampler if batch_sampler is None else batch_sampler, getattr(batch_sampler, "sampler", None)]
     for sampler in samplers:
-        if isinstance(sampler, DistributedSampler) and type(sampler) is not DistributedSampler:
+        is_divided = isinstance(sampler, DistributedSampler) and not is_plain(sampler, DistributedSampler)
+        if is_divided and shard.world_size > 1:
             return (
                 f"{name}: its sampler {type(sampler).__name__} is a DistributedSampler of its own kind, which gives "
                 "each rank its part and pads it.\nhpcexp shards data itself, without padding.\n"
                 "Fix: let it be a plain Sampler over the whole data set."
             )
-    outer = samplers[0] if type(batch_sampler) is not BatchSampler else batch_sampler.sampler
+    outer = samplers[0] if not is_plain(batch_sampler, BatchSampler) else batch_sampler.sampler
     try:
         len(outer)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):
