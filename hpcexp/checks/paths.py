@@ -22,6 +22,6 @@ def root_problems(root: Path) -> list[str]:
     free_mb = disk.free // 2**20
     if free_mb < LEAST_FREE_MB:
         return [
-            f"run.root={root}: only {free_mb} MB are free in {existing}.\nFix: free some space, or run.root=… elsewhere."
+            f"run.root={root}: only {free_mb} MB are free in {existing}.\nFix: free space, or run.root=… elsewhere."
         ]
     return []
