@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hpcexp.cli.plan import jobs_text
 from hpcexp.compose.composer import Composer
-from hpcexp.errors import ConfigError, RunError
+from hpcexp.errors import ConfigError, RunError, listed
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.records.status import RunState, read_status
 from hpcexp.status.state import current_state
@@ -17,10 +17,11 @@ from hpcexp.sweep.engine.policy import Policy
 from hpcexp.sweep.report.ranking import answer, counts_text
 from hpcexp.sweep.report.status import results_at, spec_at
 from hpcexp.sweep.spec.spec import Spec
-from hpcexp.sweep.spec.sweep_file import read_sweep, sweep_files
-from hpcexp.sweep.start import planned_jobs, run_sweep
+from hpcexp.sweep.spec.stages import needed
+from hpcexp.sweep.spec.sweep_file import read_sweeps, sweep_files
+from hpcexp.sweep.start import planned_stages, run_stages
 from hpcexp.sweep.store.claims import Claims
-from hpcexp.sweep.store.directory import find_sweep, find_sweeps, sweeps_dir
+from hpcexp.sweep.store.directory import find_stages, find_sweeps, sweeps_dir
 from hpcexp.targets.instantiate import on_path
 from hpcexp.text.formatting import near, pairs
 
@@ -35,26 +36,34 @@ def sweep(argv: Sequence[str]) -> int:
     if a.status or a.cancel:
         if a.overrides:
             raise ConfigError(f"{a.overrides[0]}: --status and --cancel take no overrides.\nFix: leave them out.")
-        directory = find_sweep(root, a.called or a.name)
-        return _cancel(directory) if a.cancel else _status(directory)
+        sweeps = find_stages(root, a.called or a.name)
+        return _cancel(sweeps) if a.cancel else max(map(_status, sweeps))
     if a.called and not re.fullmatch(r"\w[\w.=,+-]*", a.called):
         raise ConfigError(f"--as {a.called}: a name has letters, digits and _ - . = , +, and begins with the former.")
     project = Path.cwd()
     on_path(project)
     composer = Composer(project, a.config_dir)
-    spec = read_sweep(a.name, composer, a.overrides, a.called)
+    stages = read_sweeps(a.name, composer, a.overrides, a.called)
     command = ["hpcexp", "sweep", *argv]
     if a.plan:
-        return _plan(composer, spec, command)
-    return run_sweep(composer, spec, command, Policy(a.fresh, a.retry_failed, a.fail_fast or spec.is_fail_fast))
+        return _plan(composer, stages, command)
+
+    def policy_of(spec: Spec) -> Policy:
+        return Policy(a.fresh, a.retry_failed, a.fail_fast or spec.is_fail_fast)
+
+    return run_stages(composer, stages, command, policy_of)
 
 
-def _plan(composer: Composer, spec: Spec, command: Sequence[str]) -> int:
-    print(f"{spec.name}: {spec.question}")
-    print(jobs_text(planned_jobs(composer, spec, command)))
-    if spec.search is not None:
-        trials = f"{spec.budget.trials} trials" if spec.budget.trials else "trials"
-        print(f"These jobs are the ends of the space. Each of the {trials} trials is planned when it starts.")
+def _plan(composer: Composer, stages: Mapping[str, Spec], command: Sequence[str]) -> int:
+    for stage, plans in planned_stages(composer, stages, command).items():
+        spec = stages[stage]
+        print(f"{spec.name}: {spec.question}")
+        print(jobs_text(plans))
+        if spec.search is not None:
+            trials = f"{spec.budget.trials} trials" if spec.budget.trials else "trials"
+            print(f"These jobs are the ends of the space. Each of the {trials} trials is planned when it starts.")
+        if others := needed(spec):
+            print(f"These jobs lack the best run of {listed(others)}: they are planned when it is known.")
     return 0
 
 
@@ -69,14 +78,16 @@ def _status(directory: SweepDir) -> int:
     return int(any(result.state is RunState.FAILED for result in results))
 
 
-def _cancel(directory: SweepDir) -> int:
+def _cancel(sweeps: Sequence[SweepDir]) -> int:
     """Ask every driver to stop, and wait for none."""
-    drivers = Claims(directory.path).others()
-    if not drivers:
-        raise RunError(f"{directory.path.name} is not running: there is nothing to cancel.")
-    directory.cancel.touch()
-    print(f"Asked {', '.join(map(str, drivers))} to stop: running jobs write a checkpoint and end.")
-    print(f"`hpcexp sweep {directory.path.name} --status` shows its progress; the same command resumes it.")
+    running = [(sweep, drivers) for sweep in sweeps if (drivers := Claims(sweep.path).others())]
+    if not running:
+        names = ", ".join(sweep.path.name for sweep in sweeps)
+        raise RunError(f"{names} is not running: there is nothing to cancel.")
+    for sweep, drivers in running:
+        sweep.cancel.touch()
+        print(f"Asked {', '.join(map(str, drivers))} to stop: running jobs write a checkpoint and end.")
+        print(f"`hpcexp sweep {sweep.path.name} --status` shows its progress; the same command resumes it.")
     return 0
 
 

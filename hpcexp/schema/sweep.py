@@ -69,3 +69,6 @@ class SweepFile:
     """When the sweep stops: the keys below."""
     on_failure: str = choice("continue", "continue", "stop")
     """Whether the other jobs continue or stop after one fails."""
+    stages: dict[str, Any] = field(default_factory=dict)
+    """Sweeps that run one after the other: name → keys of a sweep, above those of the file. In a later one,
+    `${best:NAME}` as a value is the run that did best in stage NAME. Finished stages do not run again."""

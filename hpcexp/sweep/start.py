@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.many import Many
-from hpcexp.errors import ConfigError, HpcexpError, did_you_mean, listed
+from hpcexp.errors import ConfigError, HpcexpError, RunError, did_you_mean, listed
 from hpcexp.plan import Plan
 from hpcexp.redaction import masked_command
 from hpcexp.sweep.engine.job_entries import PlannedJob, Setting
@@ -19,7 +20,10 @@ from hpcexp.sweep.engine.policy import Policy
 from hpcexp.sweep.engine.session import Session
 from hpcexp.sweep.spec.search_problems import unfit
 from hpcexp.sweep.spec.spec import Axis, Choices, Objective, Spec, combinations, repeats
+from hpcexp.sweep.spec.stages import resolved, without_best
+from hpcexp.sweep.spec.sweep_file import quoted
 from hpcexp.sweep.spec.values import typed_value
+from hpcexp.sweep.store.directory import best_run, sweep_dir
 
 SETTLE_S = 10.0
 """How long to wait for a study's storage at the end."""
@@ -50,6 +54,55 @@ def run_sweep(
             _search(Many(composer, shared), session, plans[0], command)
     print(f"\n{session.answer()}", flush=True)
     return session.exit_status
+
+
+def run_stages(
+    composer: Composer, stages: Mapping[str, Spec], command: Sequence[str], policy_of: Callable[[Spec], Policy]
+) -> int:
+    """Run the sweeps of a file one after the other; exit status as of `run_sweep`, of the first that is not 0.
+
+    All are checked before the first starts, except for the settings that name the best run of a stage.
+    """
+    if len(stages) == 1:
+        [spec] = stages.values()
+        return run_sweep(composer, spec, command, policy_of(spec))
+    plans = planned_stages(composer, stages, command)
+    directories = {stage: sweep_dir(composer.project, jobs[0], stages[stage].name) for stage, jobs in plans.items()}
+
+    def best_of(stage: str) -> str:
+        run = best_run(directories[stage])
+        if run is None:
+            raise RunError(
+                f"Stage {stage} has no best run: no job of it finished with a value of its metric.\n"
+                f"Fix: `hpcexp sweep {directories[stage].path.name} --status` shows its jobs."
+            )
+        return quoted(str(run))
+
+    for number, (stage, spec) in enumerate(stages.items(), 1):
+        print(f"Stage {number} of {len(stages)}: {stage}", flush=True)
+        status = run_sweep(composer, resolved(spec, best_of), command, policy_of(spec))
+        is_stopped = status or directories[stage].cancel.exists()
+        if is_stopped and number < len(stages):
+            print(f"Stage {stage} did not finish, so the next does not start.", file=sys.stderr, flush=True)
+        if is_stopped:
+            return status
+    return 0
+
+
+def planned_stages(composer: Composer, stages: Mapping[str, Spec], command: Sequence[str]) -> dict[str, list[Plan]]:
+    """The plans of each stage's jobs, without the settings that name the best run of a stage.
+
+    ConfigError with the problems of all stages.
+    """
+    plans, problems = {}, []
+    for stage, spec in stages.items():
+        try:
+            plans[stage] = planned_jobs(composer, without_best(spec), command)
+        except ConfigError as e:
+            problems += [f"Stage {stage}: {problem}" for problem in e.problems]
+    if problems:
+        raise ConfigError(problems)
+    return plans
 
 
 def planned_jobs(

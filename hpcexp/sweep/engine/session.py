@@ -13,7 +13,6 @@ from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.polling import signals_caught
 from hpcexp.launch.base.rank_process import start_fresh
 from hpcexp.plan import Plan
-from hpcexp.rundir import SweepDir
 from hpcexp.runs.records.files import write
 from hpcexp.runs.records.status import RunState
 from hpcexp.sweep.engine.driver import FAILED_FAST, Driver
@@ -26,7 +25,7 @@ from hpcexp.sweep.report.live_view import view_for
 from hpcexp.sweep.spec.spec import Objective, Spec
 from hpcexp.sweep.store.budget import Meter
 from hpcexp.sweep.store.claims import Claims
-from hpcexp.sweep.store.directory import ask, sweeps_dir
+from hpcexp.sweep.store.directory import ask, sweep_dir
 from hpcexp.sweep.store.jobs import Fixed, JobSource
 from hpcexp.sweep.store.ledger import Ledger
 from hpcexp.sweep.store.results import Result, ranked
@@ -43,7 +42,7 @@ class Session:
         monitored = Objective(first.settings.trainer.monitor, str(first.settings.trainer.mode))
         self.objectives = spec.objectives or (monitored,)
         self.spec = replace(spec, objectives=self.objectives)
-        self.directory = SweepDir(sweeps_dir(setting.project / first.settings.run.root) / spec.name)
+        self.directory = sweep_dir(setting.project, first, spec.name)
         self.why_stopped = ""
         self._setting, self._first = setting, first
         self._stop: list[int] = []

@@ -19,6 +19,7 @@ from hpcexp.errors import ConfigError, listed, suggest
 from hpcexp.schema.sweep import Budget, Search, SweepFile
 from hpcexp.sweep.spec.axes import axis_of
 from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec
+from hpcexp.sweep.spec.stages import SEPARATOR, by_stage, stage_problems
 
 _INTERVAL = ("low", "high", "log", "int", "step")
 
@@ -36,22 +37,39 @@ def packaged_sweeps() -> Path:
     return inside if inside.is_dir() else package.parent / "sweeps"
 
 
-def read_sweep(name: str, composer: Composer, overrides: Sequence[str], called: str | None = None) -> Spec:
-    """The sweep of a file, with `overrides` on top: of its own keys, of axes, and of the base.
+def read_sweeps(name: str, composer: Composer, overrides: Sequence[str], called: str | None = None) -> dict[str, Spec]:
+    """Stage → its sweep, of a file, with `overrides` on top: of its own keys, of axes, and of the base.
 
-    `called`: the name of its directory where that is not the file's. ConfigError names all that is wrong.
+    A file without stages has one sweep, of the stage "". `called`: the name of its directory where that is not the
+    file's. ConfigError names all that is wrong.
     """
     files = sweep_files(composer.project)
     if name not in files:
         near = suggest(name, files)
         raise ConfigError(f"There is no sweeps/{name}.yaml{'; ' + near if near else '.'}\nSweeps: {listed(files)}.")
-    content = _read(files[name])
+    file, title = files[name], called or name
     own, rest = _split(overrides)
+    content = _read(file)
+    known = content.get("stages") or {}
+    for way in (o.partition("=")[0].split(".") for o in own):
+        if way[0] == "stages" and (len(way) < 3 or way[1] not in known):
+            raise ConfigError(f"{'.'.join(way)}: a key of one of the stages of {file.name}: {listed(known)}.")
     content = _with_own(content, own)
-    problems = _problems(content, files[name])
-    if problems:
+    if "stages" not in content:
+        return {"": _checked(content, title, composer, rest, file)}
+    contents = by_stage(content, [key for o in own if (key := re.split("[=.]", o)[0]) != "stages"], file.name)
+    sweeps = {
+        stage: _checked(keys, f"{title}{SEPARATOR}{stage}", composer, rest, file) for stage, keys in contents.items()
+    }
+    if problems := stage_problems(sweeps):
+        raise ConfigError([f"In {file.name}: {problem}" for problem in problems])
+    return sweeps
+
+
+def _checked(content: dict[str, Any], name: str, composer: Composer, rest: Sequence[str], file: Path) -> Spec:
+    if problems := _problems(content, file):
         raise ConfigError(problems)
-    return _spec(content, called or name, composer, rest, files[name])
+    return _spec(content, name, composer, rest, file)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from msgspec import to_builtins
 from hpcexp.errors import RunError, listed, suggest
 from hpcexp.files.atomic import is_half_written, write_atomic
 from hpcexp.files.documents import decode, read_json
+from hpcexp.plan import Plan
 from hpcexp.redaction import masked_override, without_passwords
 from hpcexp.rundir import SweepDir
 from hpcexp.runs.records.status import read_status
-from hpcexp.runs.records.sweep import AxisRecord, SweepRecord
+from hpcexp.runs.records.sweep import AxisRecord, SweepBest, SweepRecord
 from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec
+from hpcexp.sweep.spec.stages import SEPARATOR
 
 _NOT_ASKED = ("hydra", "tracking", "launch", "run", "checkpoint", "notes")
 """Sections whose values do not make it another sweep."""
@@ -35,6 +37,20 @@ def sweep_name(experiment: str, words: Sequence[str], given: Sequence[str]) -> s
 def sweeps_dir(root: Path) -> Path:
     """The directory of all sweeps beside the runs in `root`."""
     return root / "sweeps"
+
+
+def sweep_dir(project: Path, plan: Plan, name: str) -> SweepDir:
+    """The directory of the sweep of that name; `plan`: of any of its jobs."""
+    return SweepDir(sweeps_dir(project / plan.settings.run.root) / name)
+
+
+def best_run(sweep: SweepDir) -> Path | None:
+    """The directory of the run that did best; None if there is none yet."""
+    try:
+        best = read_json(sweep.best, SweepBest)
+    except FileNotFoundError:
+        return None
+    return Path(best.run).absolute() if best.run else None
 
 
 def find_sweeps(root: Path) -> list[SweepDir]:
@@ -65,6 +81,13 @@ def find_sweep(root: Path, name: str) -> SweepDir:
     raise RunError(
         f"No sweep in {sweeps_dir(root)} is named '{name}'{'; ' + near if near else '.'}\nSweeps: {listed(names)}."
     )
+
+
+def find_stages(root: Path, name: str) -> list[SweepDir]:
+    """The sweeps of a file's stages that have begun, in the order in which they did; else the sweep of that name."""
+    found = find_sweeps(root)
+    stages = [sweep for sweep in found if sweep.path.name.startswith(f"{name}{SEPARATOR}")]
+    return stages if stages and not any(sweep.path.name == name for sweep in found) else [find_sweep(root, name)]
 
 
 def ask(sweep: SweepDir, spec: Spec, project: Path, command: str) -> list[str]:

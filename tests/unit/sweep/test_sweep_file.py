@@ -17,7 +17,7 @@ from hpcexp.rundir import SweepDir
 from hpcexp.runs.records.sweep import SweepRecord
 from hpcexp.schema.sweep import Budget, Search
 from hpcexp.sweep.spec.spec import Choices, Interval, Objective, Spec, combinations
-from hpcexp.sweep.spec.sweep_file import quoted, read_sweep, sweep_files
+from hpcexp.sweep.spec.sweep_file import quoted, read_sweeps, sweep_files
 from hpcexp.sweep.store.directory import ask, changes, spec_of
 
 GRID = """
@@ -49,7 +49,8 @@ def read(project: Path) -> Callable[..., Spec]:
     def written(text: str, *overrides: str) -> Spec:
         (project / "sweeps").mkdir(exist_ok=True)
         (project / "sweeps" / "mine.yaml").write_text(text)
-        return read_sweep("mine", Composer(project), overrides)
+        [spec] = read_sweeps("mine", Composer(project), overrides).values()
+        return spec
 
     return written
 
