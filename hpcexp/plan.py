@@ -77,6 +77,16 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class InitialWeights:
+    """The file that a new run's model takes its weights from."""
+
+    path: str
+    sha256: str
+    run: str | None = None
+    """`experiment/name` of the run whose best weights they are."""
+
+
+@dataclass(frozen=True)
 class JobOf:
     """The sweep that a plan is a job of."""
 
@@ -116,6 +126,8 @@ class Plan:
     warnings: tuple[str, ...]
     metrics: Mapping[str, Literal["max", "min"] | None] | None = None
     """Metric that the run will record → its better direction; None where the job alone knows, as of users' modules."""
+    initial_weights: InitialWeights | None = None
+    """What `model.init_from` names."""
     secrets: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """Dotted name → what is masked there. For the job alone: `plan.yaml` has none of it."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hpcexp.checks.batch import batch, steps
+from hpcexp.checks.batch import batch, limit_problems, steps
 from hpcexp.checks.data import split_problems
 from hpcexp.checks.devices import topology
 from hpcexp.checks.paths import root_problems
@@ -23,17 +23,18 @@ from hpcexp.data_spec import DataSpec
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.hardware.machine import Machine, this_machine
 from hpcexp.launch.base.launcher import Launcher, launcher_of
+from hpcexp.launch.resume.initial_weights import initial_weights
 from hpcexp.lineage.code import code_digest, code_files, git_commit
 from hpcexp.lineage.environment import environment
 from hpcexp.lineage.signature import signature
 from hpcexp.memo import Once
 from hpcexp.models.sizes import num_params
-from hpcexp.plan import VERSION, Batch, Plan, Steps, Topology, load_signature
+from hpcexp.plan import VERSION, Batch, InitialWeights, Plan, Steps, Topology, load_signature
 from hpcexp.redaction import masked_command, masked_config, masked_override, without_password
 from hpcexp.rundir import RunDir
 from hpcexp.runs.naming import SIGNATURE_LENGTH, run_name
-from hpcexp.schema.keys import TARGET, Tracking
-from hpcexp.schema.settings import DataSettings, Settings, TargetSection
+from hpcexp.schema.keys import OWN_KEYS, TARGET, Tracking
+from hpcexp.schema.settings import DataSettings, ModelSettings, Settings
 from hpcexp.targets.data_module import data_module_problems
 from hpcexp.targets.lightning_module import DATA_MODULE, callback_problems, is_subclass, module_source
 from hpcexp.targets.nodes import target_nodes
@@ -72,7 +73,8 @@ def prepare(
         return look(("parameters", target), lambda: parameters(target))
 
     facts, fact_problems = _data_facts(settings.data, parameters_of, look)
-    wrong = value_problems(config)
+    taken = _own_keys_taken(settings.model, parameters_of)
+    wrong = [p for p in value_problems(config) if subject(p).removeprefix("model.") not in taken]
     refused = {subject(problem) for problem in wrong}
     asked = _asked_task(settings, facts)
     targets_wrong = [
@@ -81,6 +83,7 @@ def prepare(
     launcher, launch_problems = _launcher(settings, refused | {subject(problem) for problem in targets_wrong}, look)
     machine = machine or (look(_asked(settings), lambda: launcher.machine(settings)) if launcher else this_machine())
     shape, shape_problems = _shape(settings, machine, facts, refused)
+    weights, weight_problems = _initial_weights(settings.model, taken, project, root, look)
     problems = [
         *composed.problems,
         *wrong,
@@ -90,6 +93,8 @@ def prepare(
         *fact_problems,
         *launch_problems,
         *shape_problems,
+        *weight_problems,
+        *limit_problems(settings.trainer),
         *callback_problems(config["callbacks"]),
         *asked.problems,
         *_data_problems(settings, facts, shape),
@@ -100,7 +105,7 @@ def prepare(
     assert shape is not None
     trainer = {**config["trainer"], "mode": asked.mode}
     resolved = replace(composed, config={**config, "trainer": trainer})
-    return _planned(resolved, project, command, uri, facts, shape, asked=asked, once=look)
+    return _planned(resolved, project, command, uri, facts, shape, asked=asked, weights=weights, once=look)
 
 
 def _planned(
@@ -112,6 +117,7 @@ def _planned(
     shape: Shape,
     *,
     asked: AskedTask,
+    weights: InitialWeights | None,
     once: Once,
 ) -> Plan:
     """The plan, now that nothing is wrong with it."""
@@ -122,7 +128,8 @@ def _planned(
     overrides = tuple(public(masked_override(override)) for override in composed.overrides)
     sources, code = _code(project, config, once)
     fingerprint = facts.fingerprint if facts else ""
-    identity = signature(config, shape.topology, shape.batch, shape.steps, code=code["code.digest"], data=fingerprint)
+    digests = {"code": code["code.digest"], "data": fingerprint, "weights": weights.sha256 if weights else ""}
+    identity = signature(config, shape.topology, shape.batch, shape.steps, **digests)
     name = run_name(overrides, settings.seed, identity, settings.run.label)
     directory = _directory(project / settings.run.root / settings.name, name, identity, once)
     lineage = {
@@ -149,6 +156,7 @@ def _planned(
         lineage=lineage,
         warnings=_warnings(settings, uri, shape, facts),
         metrics=asked.metrics,
+        initial_weights=weights,
         secrets=secrets,
         sources=sources,
     )
@@ -249,6 +257,24 @@ def _data_module_problems(data: DataSettings, parameters_of: Callable[[str], Fou
     return data_module_problems(data, takes.types, shape.batch if shape else None)
 
 
+def _own_keys_taken(model: ModelSettings, parameters_of: Callable[[str], Found]) -> frozenset[str]:
+    """Keys of hpcexp's in `model` that its target takes itself: they are its own then."""
+    takes = parameters_of(str(model.given.get(TARGET)))
+    return OWN_KEYS["model"] & takes.types.keys() if isinstance(takes, Parameters) else frozenset()
+
+
+def _initial_weights(
+    model: ModelSettings, taken: Set[str], project: Path, root: Path, once: Once
+) -> tuple[InitialWeights | None, list[str]]:
+    """What `model.init_from` names, and why it names nothing."""
+    if not isinstance(model.init_from, str) or "init_from" in taken:
+        return None, []
+    try:
+        return once(("weights", model.init_from), lambda: initial_weights(str(model.init_from), project, root)), []
+    except ConfigError as e:
+        return None, e.problems
+
+
 def _data_problems(settings: Settings, facts: DataSpec | None, shape: Shape | None) -> list[str]:
     if facts is None or shape is None:
         return []
@@ -257,7 +283,7 @@ def _data_problems(settings: Settings, facts: DataSpec | None, shape: Shape | No
     return _guarded(lambda: split_problems(settings, facts, shape.topology.world_size)) or []
 
 
-def _num_params(model: TargetSection, task: Task | None, facts: DataSpec | None) -> int | None:
+def _num_params(model: ModelSettings, task: Task | None, facts: DataSpec | None) -> int | None:
     if facts is None or task is None:
         return None
     return num_params(model.target, **{**task.model_arguments(facts), **model.arguments})

@@ -6,6 +6,7 @@ import math
 
 from hpcexp.data_spec import DataSpec
 from hpcexp.plan import Batch, Steps, Topology
+from hpcexp.schema.keys import Trainer
 from hpcexp.schema.settings import Settings
 
 
@@ -31,6 +32,23 @@ def batch(settings: Settings, topology: Topology) -> tuple[Batch | None, list[st
     return Batch(size, size // share, accumulate), []
 
 
+def limit_problems(trainer: Trainer) -> list[str]:
+    """Shares of the batches that are more than all of them."""
+    names = ("limit_train_batches", "limit_eval_batches")
+    limits = {name: getattr(trainer, name) for name in names}
+    return [
+        f"trainer.{name}={limit}: with a point it is a share of the batches, at most 1.0.\n"
+        f"Fix: trainer.{name}={max(1, int(limit))} for a number of batches."
+        for name, limit in limits.items()
+        if isinstance(limit, float) and limit > 1
+    ]
+
+
+def batches_of(limit: float | None, count: int) -> int | None:
+    """How many of `count` batches a limit leaves: a number of them, or a share, which is at least one batch."""
+    return max(1, int(limit * count)) if isinstance(limit, float) else limit
+
+
 def steps(settings: Settings, batch: Batch | None, facts: DataSpec | None) -> tuple[Steps | None, list[str]]:
     """Optimizer steps of the whole training; None where the amount of data is not known."""
     trainer = settings.trainer
@@ -42,7 +60,7 @@ def steps(settings: Settings, batch: Batch | None, facts: DataSpec | None) -> tu
             f"data.global_batch_size={batch.global_size}, but there are only {facts.num_train} training samples: "
             f"an epoch would have no step.\nFix: data.global_batch_size={max(1, facts.num_train // 2)}"
         ]
-    limits = [n for n in (trainer.limit_train_batches, trainer.overfit_batches) if n]
+    limits = [n for n in (batches_of(trainer.limit_train_batches, num_batches), trainer.overfit_batches) if n]
     per_epoch = min([num_batches, *limits])
     total = per_epoch * trainer.max_epochs
     if trainer.max_steps:

@@ -25,7 +25,7 @@ from hpcexp.errors import ConfigError
 from hpcexp.schema.keys import OPEN_SECTIONS, Config
 from hpcexp.schema.settings import Settings
 
-OPEN = tuple(f"{section}." for section in (*OPEN_SECTIONS, "model", "callbacks", "tracking.tags", "trainer.extra"))
+OPEN = tuple(f"{section}." for section in (*OPEN_SECTIONS, "callbacks", "tracking.tags", "trainer.extra"))
 """Where keys may be given that stand in no file: arguments of targets, and lists of the user's own."""
 
 

@@ -14,16 +14,25 @@ WHERE_AND_HOW = frozenset({"hardware", "tracking", "launch", "run", "checkpoint"
 
 HOW = {
     "data": frozenset({"loader", "num_workers", "fingerprint"}),
+    "model": frozenset({"init_from"}),
     "strategy": frozenset({"name", "gradient_as_bucket_view", "find_unused_parameters", "static_graph"}),
     "trainer": frozenset({"log_every_n_steps", "profiler"}),
 }
-"""Keys of other sections that change none; what a strategy's name means is in the topology."""
+"""Keys of other sections that change none. What a strategy's name means is in the topology; initial weights count by
+their digest."""
 
 
 def signature(
-    config: dict[str, Any], topology: Topology, batch: Batch | None, steps: Steps | None, *, code: str, data: str
+    config: dict[str, Any],
+    topology: Topology,
+    batch: Batch | None,
+    steps: Steps | None,
+    *,
+    code: str,
+    data: str,
+    weights: str = "",
 ) -> str:
-    """Hex SHA-256 of the experiment's identity. `code` and `data` are digests."""
+    """Hex SHA-256 of the experiment's identity. `code`, `data` and initial `weights` are digests."""
     facts = {
         "config": identity_config(config, topology),
         "devices": [topology.accelerator, topology.world_size, topology.strategy],
@@ -31,6 +40,8 @@ def signature(
         "code": code,
         "data": data,
     }
+    if weights:
+        facts["weights"] = weights
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -106,7 +106,8 @@ def _config(original: Original) -> Part:
     plan = original.plan
     here = flatten(identity_config(plan.config, plan.topology))
     code, data = plan.lineage.get("code.digest", ""), plan.data.fingerprint if plan.data else ""
-    anew = signature(plan.config, plan.topology, plan.batch, plan.steps, code=code, data=data)
+    begun = plan.initial_weights.sha256 if plan.initial_weights else ""
+    anew = signature(plan.config, plan.topology, plan.batch, plan.steps, code=code, data=data, weights=begun)
     if plan.signature == anew:
         return Part("config", "keys", {}, len(here))
     then = {**here, **_overridden(plan)}

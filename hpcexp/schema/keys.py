@@ -91,6 +91,23 @@ class Task:
 
 
 @dataclass(eq=False, repr=False)
+class Model:
+    """The model: keys that hpcexp reads, beside the arguments of its `_target_`, unless that takes them itself."""
+
+    init_from: str | None = None
+    """Weights that a new run starts with: a run (its best ones), a checkpoint of hpcexp or Lightning, or a file with a
+    `state_dict`. Its digest is part of the run's identity and of its lineage."""
+    init_prefix: str = ""
+    """Beginning of the names in that file that are loaded, which the model does not have: `backbone.`"""
+    init_exclude: list[str] = field(default_factory=list)
+    """Names in the model that keep their initial weights, with `*` for anything: `[head]`"""
+    init_strict: bool = True
+    """Whether every other weight of model and file must have its counterpart."""
+    freeze: list[str] = field(default_factory=list)
+    """Parameters that are not trained: as for `optimizer.no_decay`; `backbone` means all below it."""
+
+
+@dataclass(eq=False, repr=False)
 class Optimizer:
     """The optimizer: keys that hpcexp checks, beside the other arguments of its `_target_`."""
 
@@ -100,6 +117,9 @@ class Optimizer:
     """Weight decay per step, as the optimizer defines it."""
     momentum: float = number(0.0, least=0, most=1)
     """Momentum, if the optimizer has it."""
+    no_decay: list[str] = field(default_factory=list)
+    """Parameters without weight decay: `bias`, `norm` (of normalisation layers), `ndim<2`, or names with `*` for
+    anything: `[bias,norm,'blocks.*.scale']`. Each must match a parameter."""
 
 
 @dataclass(eq=False, repr=False)
@@ -163,6 +183,8 @@ class Trainer:
     """Use only kernels that give the same bits every time; an operation without one fails."""
     val_every_epochs: int = number(1, least=1)
     """Epochs between validations; the last epoch is always validated."""
+    val_every_steps: int | None = number(None, least=1)
+    """Steps between validations, over the ends of epochs, instead of `val_every_epochs`; the last step is validated."""
     monitor: str = "${task.monitor}"
     """Metric that determines the best checkpoint and early stopping."""
     mode: str | None = choice(None, "max", "min")
@@ -173,10 +195,10 @@ class Trainer:
     """Smallest change of `monitor` that counts as an improvement."""
     log_every_n_steps: int = number(50, least=1)
     """Steps between writes of the journal, which contains the values of every step in any case."""
-    limit_train_batches: int | None = number(None, least=1)
-    """Global batches per training epoch; empty: all."""
-    limit_eval_batches: int | None = number(None, least=1)
-    """Batches per validation or test; empty: all."""
+    limit_train_batches: int | float | None = number(None, above=0)
+    """Global batches per training epoch: a count, or with a point a share of them (`0.1`, up to `1.0`); empty: all."""
+    limit_eval_batches: int | float | None = number(None, above=0)
+    """Batches per validation or test: a count, or a share of them; empty: all."""
     overfit_batches: int = number(0, least=0)
     """Train and validate only on so many global batches, to see whether the model can learn at all; 0: on all."""
     profiler: str | None = choice(None, "simple", "advanced", "pytorch")
@@ -308,6 +330,7 @@ class Config:
 OPEN_SECTIONS: dict[str, type] = {
     "data": Data,
     "task": Task,
+    "model": Model,
     "optimizer": Optimizer,
     "scheduler": Scheduler,
     "strategy": Strategy,
@@ -318,6 +341,8 @@ OPEN_SECTIONS: dict[str, type] = {
 OWN_KEYS: dict[str, frozenset[str]] = {
     "data": frozenset(Data.__dataclass_fields__),
     "task": frozenset(Task.__dataclass_fields__),
+    "model": frozenset(Model.__dataclass_fields__),
+    "optimizer": frozenset({"no_decay"}),
     "scheduler": frozenset({"interval"}),
     "strategy": frozenset({"name"}),
     "launch": frozenset(Launch.__dataclass_fields__),

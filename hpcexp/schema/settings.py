@@ -6,6 +6,7 @@ A view: it checks and converts nothing. Sections are made when they are first re
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
@@ -17,6 +18,8 @@ from hpcexp.schema.keys import (
     Data,
     Hardware,
     Launch,
+    Model,
+    Optimizer,
     Run,
     Scheduler,
     Strategy,
@@ -63,6 +66,14 @@ class DataSettings(TargetSection, Data):
 
 class TaskSettings(TargetSection, Task):
     """`task`."""
+
+
+class ModelSettings(TargetSection, Model):
+    """`model`."""
+
+
+class OptimizerSettings(TargetSection, Optimizer):
+    """`optimizer`. All its keys but `no_decay` are arguments of the target."""
 
 
 class SchedulerSettings(TargetSection, Scheduler):
@@ -112,13 +123,12 @@ class Settings:
         return self._open(TaskSettings, "task")
 
     @cached_property
-    def model(self) -> TargetSection:
-        return self._open(TargetSection, "model")
+    def model(self) -> ModelSettings:
+        return self._open(ModelSettings, "model")
 
     @cached_property
-    def optimizer(self) -> TargetSection:
-        """All its keys are arguments of the target."""
-        return self._open(TargetSection, "optimizer")
+    def optimizer(self) -> OptimizerSettings:
+        return self._open(OptimizerSettings, "optimizer")
 
     @cached_property
     def scheduler(self) -> SchedulerSettings:
@@ -151,8 +161,12 @@ class Settings:
     def _closed(self, kind: type[_T], path: str) -> _T:
         """The section's values as attributes; where it has none, the class has the default."""
         section, given = object.__new__(kind), self._section(path)
-        keys: Iterable[str] = getattr(kind, "__dataclass_fields__", ())
-        vars(section).update((key, given[key]) for key in keys if key in given)
+        fields: Mapping[str, Field[Any]] = getattr(kind, "__dataclass_fields__", {})
+        for key, own in fields.items():
+            if key in given:
+                vars(section)[key] = given[key]
+            elif own.default_factory is not MISSING:  # of which a class has no attribute
+                vars(section)[key] = own.default_factory()
         return section
 
     def _open(self, kind: type[_OpenT], path: str) -> _OpenT:

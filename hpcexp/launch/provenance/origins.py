@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def origin_facts(plan: Plan, run: RunDir, attempt: int, parents: Mapping[str, An
         "overrides": [{"override": o, "from": source} for o, source in override_origins(plan)],
         "experiment": _experiment(plan),
         "sweep": plan.job_of and plan.job_of.sweep,
+        "initial_weights": plan.initial_weights and asdict(plan.initial_weights),
         "continued": None,
         "initialised_from": None,
     }

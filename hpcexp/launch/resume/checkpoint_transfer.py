@@ -97,7 +97,9 @@ def _named(plan: Plan, given: str) -> RunDir:
 def _check_same(plan: Plan, theirs: Plan, given: str) -> None:
     """RunError unless the new plan, on the devices of the old run, has the old run's signature."""
     code, data = plan.lineage["code.digest"], plan.data.fingerprint if plan.data else ""
-    if theirs.signature == signature(plan.config, theirs.topology, theirs.batch, theirs.steps, code=code, data=data):
+    begun = plan.initial_weights.sha256 if plan.initial_weights else ""
+    asked = (plan.config, theirs.topology, theirs.batch, theirs.steps)
+    if theirs.signature == signature(*asked, code=code, data=data, weights=begun):
         return
     raise RunError(
         f"run.resume_from={given} is another experiment: more than its devices is different.\n"

@@ -19,8 +19,8 @@ from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
 from hpcexp.runs.journal import Journal
 from hpcexp.schema.keys import OWN_KEYS, TARGET
-from hpcexp.schema.settings import without
-from hpcexp.targets.instantiate import fill, instantiate, resolve
+from hpcexp.schema.settings import ModelSettings, without
+from hpcexp.targets.instantiate import fill, instantiate, parameters, resolve
 from hpcexp.targets.lightning_module import NO_CALLBACK
 from hpcexp.targets.nodes import target_nodes, wrong_target
 from hpcexp.train.checkpointing.best_and_last import Checkpointing, Finish
@@ -29,6 +29,7 @@ from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.data.loaders import Shard
 from hpcexp.train.optim.ema import Ema
 from hpcexp.train.optim.optimizers import clip_gradients, optimizers_of
+from hpcexp.train.optim.parameter_groups import freeze
 from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.tasks.loss_log import LossLog
 from hpcexp.train.tasks.module import TaskModule
@@ -40,12 +41,16 @@ def make_module(plan: Plan, journal: Journal | None = None, losses: LossLog | No
     """The user's own LightningModule, or a `TaskModule` around the model."""
     settings, facts = plan.settings, plan.data
     known = _model_arguments(plan)
-    model = instantiate(fill(settings.model.node, "model", **known), path="model")
+    own = _own_keys_taken(settings.model)
+    node = {**settings.model.node, **{k: v for k, v in settings.model.given.items() if k in own}}
+    model = instantiate(fill(node, "model", **known), path="model")
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(
             f"model._target_={settings.model.target} gives a {type(model).__name__}, which is no torch.nn.Module.\n"
             "Fix: let it inherit from torch.nn.Module or LightningModule."
         )
+    if "freeze" not in own:
+        freeze(model, settings.model.freeze)
     optimizers = partial(optimizers_of, settings=settings, steps=plan.steps)
     if settings.trainer.compile:
         model.compile()
@@ -82,6 +87,11 @@ def checkable(plan: Plan) -> dict[str, Any]:
     if plan.data is None:
         return without(plan.config, {"model"})
     return {**plan.config, "model": fill(plan.config["model"], "model", **_model_arguments(plan))}
+
+
+def _own_keys_taken(model: ModelSettings) -> frozenset[str]:
+    """Keys of hpcexp's in `model` that its target takes itself: they are its own then."""
+    return OWN_KEYS["model"] & parameters(resolve(model.target, "model")).keys()
 
 
 def _model_arguments(plan: Plan) -> dict[str, Any]:

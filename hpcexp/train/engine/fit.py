@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -29,6 +30,7 @@ from hpcexp.train.data.adapters.module import check_makes_no_loaders
 from hpcexp.train.data.adapters.weights import BatchWeights
 from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.engine.builders import checkable, make_callbacks, make_data, make_module, with_facts
+from hpcexp.train.engine.initial_weights import load_initial
 from hpcexp.train.engine.interrupts import Interrupts, Pruned, Signals
 from hpcexp.train.engine.journal_logger import JournalLogger
 from hpcexp.train.engine.progress import ProgressReporter
@@ -43,6 +45,7 @@ from hpcexp.train.runtime.seeds import seed_everything, seed_rank
 from hpcexp.train.runtime.weights import load_whole_weights, whole_weights
 from hpcexp.train.tasks.loss_log import LossLog
 from hpcexp.train.tasks.module import TaskModule
+from hpcexp.train.tasks.planning import metric_of
 
 
 class Clock(FastCallback):
@@ -118,6 +121,7 @@ def _train(
     module = make_module(plan, journal, losses)
     check_makes_no_loaders(module)
     _check_metrics(plan, module, pruning)
+    _initialise(plan, run, module, rank)
     seed_rank(seed, rank.rank)
     if isinstance(module, TaskModule):
         module.plain_batches = isinstance(data, SourceData)
@@ -158,10 +162,20 @@ def _train(
     return summary
 
 
+def _initialise(plan: Plan, run: RunDir, module: pl.LightningModule, rank: Rank) -> None:
+    """Put the weights that `model.init_from` names into the model of a run that does not resume."""
+    if plan.initial_weights is None or run.last.is_file():
+        return
+    network = module.model if isinstance(module, TaskModule) else module
+    loaded = load_initial(network, plan.initial_weights, plan.settings.model)
+    if rank.rank == 0:
+        print(loaded, file=sys.stderr)
+
+
 def _check_metrics(plan: Plan, module: pl.LightningModule, pruning: PruningQuery | None) -> None:
     if not isinstance(module, TaskModule):
         return
-    check_monitor(plan.settings.trainer.monitor, module.monitors())
+    check_monitor(metric_of(plan.settings.trainer.monitor), module.monitors())
     if pruning is not None:
         check_monitor(pruning.metric, module.monitors(), what=OBJECTIVE)
 

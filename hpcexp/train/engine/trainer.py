@@ -19,6 +19,7 @@ from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfi
 from hpcexp.errors import ConfigError, suggest
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
+from hpcexp.schema.keys import Trainer
 from hpcexp.train.checkpointing.checkpoint_io import AtomicCheckpointIO
 from hpcexp.train.parallel.strategies import make_strategy
 from hpcexp.train.runtime.exact_means import use_exact_means
@@ -148,7 +149,7 @@ def _arguments(plan: Plan, run: RunDir) -> dict[str, Any]:
     accumulate = plan.batch.accumulate if plan.batch else settings.accumulate_grad_batches
     limit = settings.limit_train_batches
     limits = {
-        "limit_train_batches": limit and limit * accumulate,
+        "limit_train_batches": _limit(limit, plan, accumulate),
         "limit_val_batches": settings.limit_eval_batches,
         "limit_test_batches": settings.limit_eval_batches,
     }
@@ -163,7 +164,7 @@ def _arguments(plan: Plan, run: RunDir) -> dict[str, Any]:
         "max_steps": settings.max_steps or -1,
         "accumulate_grad_batches": accumulate,
         "gradient_clip_val": settings.gradient_clip_val,
-        "check_val_every_n_epoch": settings.val_every_epochs,
+        **_validation(settings, accumulate),
         "log_every_n_steps": settings.log_every_n_steps,
         "deterministic": settings.deterministic,
         "profiler": _profiler(settings.profiler, run.path),
@@ -174,6 +175,19 @@ def _arguments(plan: Plan, run: RunDir) -> dict[str, Any]:
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
+
+
+def _limit(limit: float | None, plan: Plan, accumulate: int) -> float | None:
+    """Batches on each rank: whole steps of them, where their number is known."""
+    if isinstance(limit, float) and plan.steps is not None:
+        return plan.steps.per_epoch * accumulate
+    return limit if limit is None or isinstance(limit, float) else limit * accumulate
+
+
+def _validation(settings: Trainer, accumulate: int) -> dict[str, Any]:
+    if settings.val_every_steps is None:
+        return {"check_val_every_n_epoch": settings.val_every_epochs}
+    return {"check_val_every_n_epoch": None, "val_check_interval": settings.val_every_steps * accumulate}
 
 
 def _profiler(name: str | None, directory: Path) -> Profiler:

@@ -16,6 +16,7 @@ from hpcexp.errors import ConfigError
 from hpcexp.plan import Steps
 from hpcexp.schema.settings import Settings
 from hpcexp.targets.instantiate import fill, instantiate
+from hpcexp.train.optim.parameter_groups import without_decay
 
 
 def optimizers_of(module: pl.LightningModule, settings: Settings, steps: Steps | None) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def optimizers_of(module: pl.LightningModule, settings: Settings, steps: Steps |
 
     `steps` None: as many as Lightning makes them once it has the loaders.
     """
-    trained = [p for p in module.parameters() if p.requires_grad]
+    trained = without_decay(module, settings.optimizer.no_decay)
     optimizer = instantiate(_unfused(settings), trained, path="optimizer")
     schedule = settings.scheduler
     if not schedule.has_target:
@@ -38,6 +39,11 @@ def optimizers_of(module: pl.LightningModule, settings: Settings, steps: Steps |
             raise ConfigError(
                 f"scheduler.interval=step: {schedule.target} looks at trainer.monitor, which only a validation gives.\n"
                 "Fix: scheduler.interval=epoch"
+            )
+        if settings.trainer.val_every_steps is not None:
+            raise ConfigError(
+                f"scheduler={schedule.target} looks at a validation at the end of epochs, which "
+                "trainer.val_every_steps does not give.\nFix: trainer.val_every_epochs, or another scheduler."
             )
         entry |= {"monitor": settings.trainer.monitor, "interval": "epoch", "reduce_on_plateau": True}
         entry |= {"frequency": settings.trainer.val_every_epochs}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import pytorch_lightning as pl
@@ -28,7 +29,8 @@ class TaskModule(FastModule):
 
     Every step's `train/loss` (mean over ranks and accumulated batches) and `train/lr` go to the journal, read from the
     device once in `log_every` steps. `val/*` and `test/*` are exact over all samples of all ranks, in the journal and
-    in `trainer.callback_metrics`, where callbacks look for what they monitor.
+    in `trainer.callback_metrics`, where callbacks look for what they monitor. With several loaders, `val/NAME` is
+    of the first, and `val/LOADER/NAME` of each.
     """
 
     def __init__(
@@ -51,7 +53,8 @@ class TaskModule(FastModule):
         """What a test has counted: a confusion matrix."""
         self._optimizers_of, self._journal, self._data = optimizers, journal, data
         self._augment, self._seed = augment, seed
-        self._evaluation: Evaluation | None = None
+        self._evaluations: list[Evaluation] = []
+        """Of each validation or test loader."""
 
     def monitors(self) -> list[str]:
         """Names that `trainer.monitor` may have."""
@@ -129,13 +132,12 @@ class TaskModule(FastModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin a pass."""
-        self._evaluation = self._begun()
+        self._evaluations = [self._begun(loader) for loader, _ in enumerate(loader_names(self.trainer))]
 
     @signed
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch."""
-        assert self._evaluation is not None
-        self._evaluation.update(self.task.evaluate(self.model, batch))
+        self._evaluations[dataloader_idx].update(self.task.evaluate(self.model, batch))
 
     def on_validation_epoch_end(self) -> None:
         """Journal the values and show them to callbacks."""
@@ -144,28 +146,30 @@ class TaskModule(FastModule):
 
     def on_test_epoch_start(self) -> None:
         """Begin a pass, with the tables of the task."""
-        self._evaluation = self._begun(tables=self.task.tables(self._data))
+        tables, loaders = self.task.tables(self._data), range(len(loader_names(self.trainer)))
+        self._evaluations = [self._begun(loader, tables=tables) for loader in loaders]
 
     @signed
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch."""
-        assert self._evaluation is not None
-        self._evaluation.update(self.task.test(self.model, batch))
+        self._evaluations[dataloader_idx].update(self.task.test(self.model, batch))
 
     def on_test_epoch_end(self) -> None:
-        """Journal the values; keep the tables."""
+        """Journal the values; keep the tables of the first loader."""
         self._publish("test")
-        assert self._evaluation is not None
-        self.tables = self._evaluation.tables()
+        tables = [evaluation.tables() for evaluation in self._evaluations]
+        self.tables = tables[0] if tables else {}
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """The task's predictions of a batch, with or without targets."""
         return self.task.predict(self.model, self.task.inputs(batch))
 
-    def _begun(self, tables: Mapping[str, tuple[int, ...]] | None = None) -> Evaluation:
+    def _begun(self, loader: int, tables: Mapping[str, tuple[int, ...]] | None = None) -> Evaluation:
         names = self.task.metrics()
         aggregates: dict[str, Any] = {name: module for name, module in self.of_task.items() if name in names}
         aggregates.pop("loss", None)
+        if loader:
+            aggregates = {name: deepcopy(metric) for name, metric in aggregates.items()}
         return Evaluation(names, self.device, aggregates=aggregates, tables=tables)
 
     def _publish_training(self) -> None:
@@ -175,11 +179,25 @@ class TaskModule(FastModule):
             self.loss_log.since_validation = []
 
     def _publish(self, split: str) -> None:
-        assert self._evaluation is not None
-        values = {f"{split}/{name}": value for name, value in self._evaluation.values().items()}
+        values: dict[str, float] = {}
+        for loader, evaluation in zip(loader_names(self.trainer), self._evaluations, strict=True):
+            found = evaluation.values()
+            values |= {f"{split}/{loader}/{name}": value for name, value in found.items()} if loader else {}
+            values = {**{f"{split}/{name}": value for name, value in found.items()}, **values}
         self.trainer.callback_metrics.update(
             {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
         )
         if self._journal is not None and not self.trainer.sanity_checking:
             epoch = {"epoch": float(self.trainer.current_epoch)} if split == "val" else {}
             self._journal.append([(self.trainer.global_step, {**values, **epoch})])
+
+
+def loader_names(trainer: pl.Trainer) -> list[str]:
+    """Names of the loaders of the running validation or test, in their order; a single one has none."""
+    loop = trainer.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop
+    loop = trainer.test_loop if trainer.testing else loop
+    loaders = loop._combined_loader
+    if loaders is None or len(loaders.flattened) == 1:
+        return [""]
+    given = loaders.iterables
+    return list(map(str, given)) if isinstance(given, Mapping) else list(map(str, range(len(loaders.flattened))))

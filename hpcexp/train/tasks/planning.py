@@ -42,12 +42,20 @@ def asked_task(section: TaskSettings, trainer: Trainer, data: DataSpec | None, *
     metrics = reported(task) if task is not None and is_used else None
     # A module of the user's that logs a metric under one of the task's names means the same by it.
     known = reported(task) if task is not None else _LOSSES
-    monitor, given = trainer.monitor, cast(Mode | None, trainer.mode)
+    given = cast(Mode | None, trainer.mode)
+    # Only a data module of the user's, whose facts nobody knows here, has several validation loaders.
+    monitor = trainer.monitor if data is not None else metric_of(trainer.monitor)
     mode = given if given is not None else known.get(str(monitor))
     if isinstance(monitor, str) and monitor != MISSING:
         problems += _monitor_problems(monitor, given, metrics) if metrics else []
         problems += [] if problems or mode is not None else [_no_direction(monitor)]
     return AskedTask(None if is_used is False else task, metrics, mode, problems)
+
+
+def metric_of(monitor: str) -> str:
+    """`val/acc` for that metric of one of several validation loaders, `val/LOADER/acc`."""
+    parts = str(monitor).split("/")
+    return f"val/{parts[2]}" if len(parts) == 3 and parts[0] == "val" else monitor
 
 
 def light_task(section: TaskSettings) -> tuple[Task | None, list[str]]:
