@@ -195,9 +195,13 @@ def _number(field: str, value: Any, least: int = 0) -> None:
 
 def _shape(field: str, value: Any) -> tuple[int | None, ...]:
     sides = tuple(value) if isinstance(value, list | tuple) else None
-    if sides is None or any(not isinstance(n, int | None) or isinstance(n, bool) or (n or 1) < 1 for n in sides):
+    if sides is None or not all(n is None or _is_length(n) for n in sides):
         raise _wrong(field, value, "a tuple of lengths of at least 1, with None for one that varies")
     return sides
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _texts(field: str, value: Any) -> tuple[str, ...]:

@@ -9,6 +9,11 @@ from hpcexp.schema.settings import Settings
 def split_problems(settings: Settings, facts: DataSpec, world_size: int) -> list[str]:
     """What the monitor or the number of ranks asks of the data's splits and they do not have."""
     problems = []
+    if facts.num_train is None and not settings.trainer.max_steps:
+        problems.append(
+            "trainer.max_steps: nobody knows how long an epoch of the training data is, so trainer.max_epochs does not "
+            "say how long training takes.\nFix: trainer.max_steps=1000"
+        )
     if not facts.num_val and str(settings.trainer.monitor).startswith("val/"):
         problems.append(
             f"trainer.monitor={settings.trainer.monitor}, but the data has no validation samples.\n"

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 from hpcexp.data.content import How
 from hpcexp.data_spec import DataSpec
@@ -92,8 +92,12 @@ class Source(ABC):
         """What is wrong with the arguments or the data, each as what, why and fix; empty where all is well."""
 
     @abstractmethod
-    def load(self, split: Split) -> Tensors | NamedTensors | Samples:
-        """The samples of a split. DataError, here or when a sample is read, names what cannot be read."""
+    def load(self, split: Split) -> Tensors | NamedTensors | Samples | Iterable[Any]:
+        """The samples of a split: tensors, a map-style data set, or an iterable that each epoch begins anew.
+
+        An iterable need not know its length: `facts` says None for that of the training data. DataError, here or when a
+        sample is read, names what cannot be read.
+        """
 
     @abstractmethod
     def read(self, path: Path) -> Any:
@@ -109,7 +113,9 @@ class Source(ABC):
     def example(self) -> Iterable[Any]:
         """Samples that show what the model gets, for its export: the first of the test data, or of what there are."""
         for split in reversed(SPLITS):
-            samples = self.load(split)
+            samples: Any = self.load(split)
+            if not hasattr(samples, "__getitem__"):
+                return cast(Iterable[Any], samples)
             if len(samples):
                 return (samples[index] for index in range(len(samples)))
         raise DataError(f"{type(self).__qualname__} has no samples, so there is no example of an input.")

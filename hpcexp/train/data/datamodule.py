@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from hpcexp.data.contradictions import named_inputs, sample_problem
 from hpcexp.data.source import NamedTensors, Samples, Source, Split, Tensors, as_tensors
@@ -18,6 +18,7 @@ from hpcexp.data_spec import Classes, DataSpec
 from hpcexp.errors import DataError
 from hpcexp.plan import Batch
 from hpcexp.schema.settings import Settings
+from hpcexp.train.data.adapters.adapt import Terms, adapt
 from hpcexp.train.data.folds import fold_in, part_of
 from hpcexp.train.data.loaders import DistributedBatchSampler, MapLoader, ResidentLoader, Shard
 
@@ -80,6 +81,8 @@ class SourceData(pl.LightningDataModule):
 
     def _make_loader(self, split: Split) -> Any:
         samples = self._samples(split)
+        if not hasattr(samples, "__getitem__"):
+            return self._stream(samples, split)
         order = DistributedBatchSampler(
             len(samples),
             self.batch.per_rank if split == "train" else self._eval_batch(samples),
@@ -92,9 +95,22 @@ class SourceData(pl.LightningDataModule):
             held = as_tensors(samples)
             return ResidentLoader(held.inputs, held.targets, order, self._device)
         workers, pin_memory = self._data.num_workers, self._device.type == "cuda"
-        return MapLoader(samples, order, num_workers=workers, pin_memory=pin_memory, collate_fn=self._collate)  # type: ignore[arg-type]
+        return MapLoader(samples, order, num_workers=workers, pin_memory=pin_memory, collate_fn=self._collate)
 
-    def _is_held(self, samples: Tensors | NamedTensors | NamedTensors | Samples) -> bool:
+    def _stream(self, samples: Iterable[Any], split: Split) -> Any:
+        """Batches of a split that is only iterable; of training whole ones."""
+        is_training, per_rank = split == "train", self.batch.per_rank
+        loader = DataLoader(
+            samples if isinstance(samples, IterableDataset) else _Stream(samples),
+            batch_size=per_rank if is_training else self._data.eval_batch_size or per_rank,
+            num_workers=self._data.num_workers,
+            collate_fn=self._collate,
+            drop_last=is_training,
+        )
+        terms = Terms(self._seed, self.shard, per_rank if is_training else None, self._overfit if is_training else 0)
+        return adapt(loader, split, terms, self.source)
+
+    def _is_held(self, samples: Tensors | NamedTensors | Samples) -> bool:
         """Whether a split is held as tensors; DataError where `loader=resident` asks for it and they are none."""
         if not self.resident or isinstance(samples, Tensors | NamedTensors):
             return self.resident
@@ -110,22 +126,26 @@ class SourceData(pl.LightningDataModule):
             )
         return False
 
-    def _samples(self, split: Split) -> Tensors | NamedTensors | Samples:
+    def _samples(self, split: Split) -> Any:
         if not self._overfit or split == "test":
             return self._loaded(split)
         samples = self._loaded("train")
+        if not hasattr(samples, "__getitem__"):
+            return samples
         return _first(samples, min(len(samples), self._overfit * self.batch.global_size))
 
-    def _loaded(self, split: Split) -> Tensors | NamedTensors | Samples:
+    def _loaded(self, split: Split) -> Any:
         """A split, where there are folds by these."""
         fold = fold_in(self._data)
         if fold is None or split == "test":
             return self._of_source(split)
-        targets = self.source.facts().targets
+        targets, whole = self.source.facts().targets, self._of_source("train")
+        if not hasattr(whole, "__getitem__"):
+            raise DataError("data.folds: a stream of samples cannot be cut into folds.\nFix: leave data.folds out.")
         has_classes = isinstance(targets, Classes) and not targets.shape and not targets.multiple
-        return part_of(self._of_source("train"), fold, has_classes=has_classes, held_out=split == "val")
+        return part_of(whole, fold, has_classes=has_classes, held_out=split == "val")
 
-    def _of_source(self, split: Split) -> Tensors | NamedTensors | Samples:
+    def _of_source(self, split: Split) -> Any:
         """A split as its source gives it; DataError where that is not what its facts say."""
         samples, facts = self.source.load(split), self.source.facts()
         if problem := _contradiction(samples, facts.num_samples[split], facts):
@@ -141,10 +161,13 @@ class SourceData(pl.LightningDataModule):
         return int(max(1, min(len(samples), EVAL_BATCH_BYTES // max(1, bytes_each))))
 
 
-def _contradiction(samples: Tensors | NamedTensors | Samples, expected: int | None, facts: DataSpec) -> str | None:
+def _contradiction(samples: Any, expected: int | None, facts: DataSpec) -> str | None:
     """What `samples` are, where they are not `expected` many as the facts say."""
-    if not hasattr(samples, "__len__") or not hasattr(samples, "__getitem__"):
-        return f"a {type(samples).__name__}, neither Tensors nor a data set with a length"
+    if not hasattr(samples, "__getitem__"):
+        is_stream = hasattr(samples, "__iter__")
+        return None if is_stream else f"a {type(samples).__name__}, neither Tensors nor a data set nor an iterable"
+    if not hasattr(samples, "__len__"):
+        return f"a {type(samples).__name__} without a length"
     if isinstance(samples, Tensors | NamedTensors):
         named = samples.inputs if isinstance(samples, NamedTensors) else {"": samples.inputs}
         for name, values in named.items():
@@ -153,6 +176,16 @@ def _contradiction(samples: Tensors | NamedTensors | Samples, expected: int | No
     if len(samples) != expected:
         return f"{len(samples)} samples, where facts() says {expected}"
     return sample_problem(samples[0], facts) if expected else None
+
+
+class _Stream(IterableDataset[Any]):
+    """An iterable of samples, begun anew for each epoch."""
+
+    def __init__(self, samples: Iterable[Any]) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.samples)
 
 
 def free_memory(device: torch.device) -> int:
