@@ -25,8 +25,7 @@ class DataSpecError(DataError, ValueError):
     """A field of a DataSpec that is not what it must be."""
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(Struct, frozen=True):
     """One named input of a sample, as the model sees it, without the batch."""
 
     shape: tuple[int | None, ...]
@@ -38,8 +37,8 @@ class TensorSpec:
     """Names of the axes of `shape`, for people and exported models: `("time", "channel")`."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", _shape("TensorSpec.shape", self.shape))
-        object.__setattr__(self, "axes", _texts("TensorSpec.axes", self.axes))
+        force_setattr(self, "shape", _shape("TensorSpec.shape", self.shape))
+        force_setattr(self, "axes", _texts("TensorSpec.axes", self.axes))
         _dtype("TensorSpec.dtype", self.dtype)
         if self.axes and len(self.axes) != len(self.shape):
             raise _wrong("TensorSpec.axes", self.axes, f"a name for each of the {len(self.shape)} axes, or empty")

@@ -101,9 +101,9 @@ def test_it_is_exported_with_its_names_and_lengths(tagged: Path) -> None:
 
 
 def test_it_resumes_to_the_bit(tmp_path: Path) -> None:
-    """Killed and stopped in its middle."""
+    """Killed and stopped in its middle, with validations inside of epochs."""
     project = made_project(tmp_path)
-    said = command("drill", "preempt", *OVERRIDES, "drill.kills=2", cwd=project)
+    said = command("drill", "preempt", *OVERRIDES, "trainer.val_every_steps=5", "drill.kills=2", cwd=project)
     assert 0 == said.status, f"{said.out}\n{said.err}"
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from hpcexp.errors import did_you_mean, listed
 from hpcexp.schema.keys import TARGET
@@ -26,8 +26,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {"rmse": {"squared": False}}
 _PLACES = {"Multiclass": "torchmetrics.classification", "Multilabel": "torchmetrics.classification"}
 
 
-@dataclass(frozen=True)
-class MetricSpec:
+class MetricSpec(NamedTuple):
     """One entry of `task.metrics`."""
 
     name: str
@@ -38,7 +37,7 @@ class MetricSpec:
     """Of hpcexp's own, its name there."""
     target: str | None = None
     """Dotted name of a torchmetrics class; None for one of hpcexp's own."""
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = MappingProxyType({})
     """Those that the configuration gives."""
 
 

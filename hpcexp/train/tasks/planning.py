@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 from hpcexp.checks.values import missing_keys
 from hpcexp.data_spec import DataSpec
@@ -19,8 +18,7 @@ from hpcexp.train.tasks.task import Mode, Task
 _LOSSES: dict[str, Mode | None] = {"train/loss": "min", "val/loss": "min", "test/loss": "min"}
 
 
-@dataclass(frozen=True)
-class AskedTask:
+class AskedTask(NamedTuple):
     """What a configuration asks to be learned."""
 
     task: Task | None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from hpcexp.data_spec import Classes, DataSpec
 
@@ -16,8 +15,7 @@ Mode: TypeAlias = Literal["max", "min"]
 """Whether a higher or a lower value is better."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sum:
+class Sum(NamedTuple):
     """A metric's part of a batch. The metric is the sum of totals over that of weights, over all batches and ranks."""
 
     total: Tensor
@@ -26,16 +24,14 @@ class Sum:
     """Samples, or positions, that are in `total`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(NamedTuple):
     """A batch for a torchmetrics object among the task's `modules`, of the metric's name."""
 
     arguments: tuple[Any, ...]
     """Of its `update`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """Counts of a batch, which are summed over batches and ranks: a confusion matrix."""
 
     counts: Tensor
@@ -44,8 +40,7 @@ class Table:
 Evaluated: TypeAlias = Mapping[str, Sum | Update | Table]
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """What the model predicts for one sample, as plain data."""
 
     value: Any
