@@ -42,7 +42,7 @@ from hpcexp.targets.source_code import Found, Parameters, defining_file, importe
 from hpcexp.targets.static_check import node_problems, target_problems
 from hpcexp.tracking.mlflow.authentication import refused
 from hpcexp.tracking.mlflow.uri import resolve_uri, unreachable, uri_problem
-from hpcexp.train.tasks.planning import AskedTask, asked_task
+from hpcexp.train.tasks.planning import AskedTask, asked_task, without_metrics
 from hpcexp.train.tasks.task import Task
 
 _T = TypeVar("_T")
@@ -78,7 +78,9 @@ def prepare(
     refused = {subject(problem) for problem in wrong}
     asked = _asked_task(settings, facts)
     targets_wrong = [
-        p for p in target_problems(_with_filled(config, asked.task, facts), parameters_of) if subject(p) not in refused
+        p
+        for p in target_problems(_with_filled(without_metrics(config), asked.task, facts), parameters_of)
+        if subject(p) not in refused
     ]
     launcher, launch_problems = _launcher(settings, refused | {subject(problem) for problem in targets_wrong}, look)
     machine = machine or (look(_asked(settings), lambda: launcher.machine(settings)) if launcher else this_machine())

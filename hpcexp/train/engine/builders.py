@@ -33,7 +33,7 @@ from hpcexp.train.optim.parameter_groups import freeze
 from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.tasks.loss_log import LossLog
 from hpcexp.train.tasks.module import TaskModule
-from hpcexp.train.tasks.planning import make_task
+from hpcexp.train.tasks.planning import make_task, without_metrics
 from hpcexp.train.tasks.task import model_arguments
 
 
@@ -84,9 +84,10 @@ def make_module(plan: Plan, journal: Journal | None = None, losses: LossLog | No
 
 def checkable(plan: Plan) -> dict[str, Any]:
     """The configuration with what the model is given of the data; without the model where only its data tells that."""
+    config = without_metrics(plan.config)
     if plan.data is None:
-        return without(plan.config, {"model"})
-    return {**plan.config, "model": fill(plan.config["model"], "model", **_model_arguments(plan))}
+        return without(config, {"model"})
+    return {**config, "model": fill(plan.config["model"], "model", **_model_arguments(plan))}
 
 
 def _own_keys_taken(model: ModelSettings) -> frozenset[str]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from hpcexp.errors import did_you_mean, listed
 from hpcexp.schema.keys import TARGET
 from hpcexp.targets.class_constants import class_constant
+from hpcexp.targets.nodes import wrong_target
 from hpcexp.targets.source_code import Missing, locate, names_in
 from hpcexp.train.tasks.task import Mode
 
@@ -83,7 +84,7 @@ def _spec(entry: Any, kind: str, own: Mapping[str, Mode]) -> MetricSpec | str:
     target = str(given.pop(TARGET))
     found = locate(target)
     if isinstance(found, Missing):
-        return f"task.metrics: {target}: {found.reason}."
+        return wrong_target("task.metrics", target, found.reason)
     name = str(entry.get("name") or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", target.rpartition(".")[2]).lower())
     return MetricSpec(name, mode or _direction(target), target=target, arguments=given)
 

@@ -47,7 +47,8 @@ class TaskModule(FastModule):
     ) -> None:
         super().__init__()
         self.model, self.task = model, task
-        self.of_task = nn.ModuleDict(task.modules(data))
+        self._modules_of_task = dict(task.modules(data))
+        self.of_task = nn.ModuleList(self._modules_of_task.values())
         self.loss_log = losses
         self.tables: dict[str, Tensor] = {}
         """What a test has counted: a confusion matrix."""
@@ -166,7 +167,7 @@ class TaskModule(FastModule):
 
     def _begun(self, loader: int, tables: Mapping[str, tuple[int, ...]] | None = None) -> Evaluation:
         names = self.task.metrics()
-        aggregates: dict[str, Any] = {name: module for name, module in self.of_task.items() if name in names}
+        aggregates: dict[str, Any] = {name: module for name, module in self._modules_of_task.items() if name in names}
         aggregates.pop("loss", None)
         if loader:
             aggregates = {name: deepcopy(metric) for name, metric in aggregates.items()}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from hpcexp.checks.values import missing_keys
 from hpcexp.data_spec import DataSpec
 from hpcexp.errors import ConfigError, HpcexpError, did_you_mean, listed
 from hpcexp.schema.keys import MISSING, Trainer
-from hpcexp.schema.settings import TaskSettings
+from hpcexp.schema.settings import TaskSettings, without
 from hpcexp.targets.light import light_object
 from hpcexp.targets.static_check import node_problems
 from hpcexp.train.tasks.task import Mode, Task
@@ -48,6 +48,11 @@ def asked_task(section: TaskSettings, trainer: Trainer, data: DataSpec | None, *
         problems += _monitor_problems(monitor, given, metrics) if metrics else []
         problems += [] if problems or mode is not None else [_no_direction(monitor)]
     return AskedTask(None if is_used is False else task, metrics, mode, problems)
+
+
+def without_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without `task.metrics`, whose entries have keys of the task's own beside a `_target_`."""
+    return {**config, "task": without(config.get("task") or {}, {"metrics"})}
 
 
 def metric_of(monitor: str) -> str:

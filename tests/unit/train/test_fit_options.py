@@ -49,6 +49,13 @@ def test_several_validation_loaders_are_reported_by_name(tmp_path: Path) -> None
     assert evaluate(trained_model, "test").keys() >= {"test/noisy/loss", "test/clean/loss", "test/loss"}
 
 
+def test_metrics_by_target_have_arguments_of_their_own(tmp_path: Path) -> None:
+    """Beside a name and a direction, which are no arguments of the class."""
+    target = {"_target_": "torchmetrics.classification.MulticlassSpecificity", "name": "spec", "mode": "max"}
+    trained(tmp_path, task__metrics=["acc", {**target, "average": "micro"}], trainer__max_epochs=1)
+    assert 0 < next(p.metrics["val/spec"] for p in journal(tmp_path) if "val/spec" in p.metrics) < 1
+
+
 def test_validations_come_every_so_many_steps(tmp_path: Path) -> None:
     """Over the ends of epochs, counted in steps of accumulated batches, and after the last step."""
     trained(
