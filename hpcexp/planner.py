@@ -98,7 +98,7 @@ def prepare(
         *weight_problems,
         *limit_problems(settings.trainer),
         *callback_problems(config["callbacks"]),
-        *asked.problems,
+        *([] if any(subject(p).startswith("task.") for p in (*wrong, *targets_wrong)) else asked.problems),
         *_data_problems(settings, facts, shape),
         *(_guarded(lambda: _data_module_problems(settings.data, parameters_of, shape)) or []),
     ]

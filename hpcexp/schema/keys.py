@@ -79,13 +79,15 @@ class Data:
 
 @dataclass(eq=False, repr=False)
 class Task:
-    """What the model learns: keys that hpcexp reads, beside the arguments of its `_target_`, as `loss` and `metrics`.
+    """What the model learns: keys that hpcexp reads, beside the other arguments of its `_target_`."""
 
-    `metrics` lists names: `acc`, `top5` for classes, `mse`, `mae` for values, and any class of torchmetrics by its name
-    or a usual short one (`f1`, `auroc`, `ap`, `kappa`, `mcc`, `iou`, `r2`, `rmse`). An entry may be a mapping: `metric`
-    or `_target_`, arguments, `name` (as it is reported), and `mode` (`max`, `min`) where torchmetrics does not say it.
-    """
-
+    loss: Any = None
+    """The loss of packaged tasks: `_target_` and its arguments."""
+    metrics: list[Any] = field(default_factory=list)
+    """Metrics of packaged tasks: `acc`, `top5` for classes, `mse`, `mae` for values, and any class of torchmetrics by
+    its name or a short one (`f1`, `auroc`, `ap`, `kappa`, `mcc`, `iou`, `r2`, `rmse`). An entry may be a mapping of
+    `metric` or `_target_`, arguments, `name` (as it is reported), and `mode` (`max`, `min`) where torchmetrics does not
+    say it."""
     monitor: str = MISSING
     """Metric that judges the task; the default of `trainer.monitor`."""
 
@@ -340,7 +342,7 @@ OPEN_SECTIONS: dict[str, type] = {
 
 OWN_KEYS: dict[str, frozenset[str]] = {
     "data": frozenset(Data.__dataclass_fields__),
-    "task": frozenset(Task.__dataclass_fields__),
+    "task": frozenset({"monitor"}),
     "model": frozenset(Model.__dataclass_fields__),
     "optimizer": frozenset({"no_decay"}),
     "scheduler": frozenset({"interval"}),

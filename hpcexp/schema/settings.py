@@ -19,7 +19,6 @@ from hpcexp.schema.keys import (
     Hardware,
     Launch,
     Model,
-    Optimizer,
     Run,
     Scheduler,
     Strategy,
@@ -72,8 +71,13 @@ class ModelSettings(TargetSection, Model):
     """`model`."""
 
 
-class OptimizerSettings(TargetSection, Optimizer):
+class OptimizerSettings(TargetSection):
     """`optimizer`. All its keys but `no_decay` are arguments of the target."""
+
+    @property
+    def no_decay(self) -> list[str]:
+        """Patterns of parameters without weight decay."""
+        return list(self.given.get("no_decay") or ())
 
 
 class SchedulerSettings(TargetSection, Scheduler):

@@ -45,7 +45,7 @@ def test_the_type_checker_finds_a_mistyped_key(tmp_path: Path) -> None:
     assert [
         '"Trainer" has no attribute "max_epoch"',
         '"LaunchSettings" has no attribute "grace"',
-        '"TargetSection" has no attribute "lr"',
+        '"OptimizerSettings" has no attribute "lr"',
         '"Settings" has no attribute "trainr"',
         'Incompatible types in assignment (expression has type "int", variable has type "str")',
     ] == said
