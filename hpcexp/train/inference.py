@@ -25,7 +25,7 @@ from hpcexp.train.engine.builders import make_data, make_module, with_facts
 from hpcexp.train.engine.trainer import make_trainer
 from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.tasks.inputs import inputs_of
-from hpcexp.train.tasks.module import TaskModule
+from hpcexp.train.tasks.module import TaskModule, network_of
 from hpcexp.train.tasks.outputs import as_predictions, class_predictions
 from hpcexp.train.tasks.task import Prediction
 
@@ -54,7 +54,7 @@ class Trained:
     @property
     def network(self) -> nn.Module:
         """The model itself, without the training around it."""
-        return self.module.model if isinstance(self.module, TaskModule) else self.module
+        return network_of(self.module)
 
 
 def load_trained(run: RunDir) -> Trained:

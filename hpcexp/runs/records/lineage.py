@@ -113,6 +113,14 @@ class OriginExperiment(Struct, frozen=True, kw_only=True):
     sets: dict[str, Any] = {}
 
 
+class WeightsOrigin(Struct, frozen=True, kw_only=True):
+    """The file whose weights a run's model began with, and the run whose best ones they are."""
+
+    path: str
+    sha256: str
+    run: str | None = None
+
+
 class OriginFacts(Struct, frozen=True, kw_only=True):
     """`lineage/origin.json`: what was asked and by whom, and what the attempt started from."""
 
@@ -123,6 +131,7 @@ class OriginFacts(Struct, frozen=True, kw_only=True):
     sweep: str | None = None
     continued: CheckpointOrigin | None = None
     initialised_from: CheckpointOrigin | None = None
+    initial_weights: WeightsOrigin | None = None
 
 
 class SealEntry(Struct, frozen=True, kw_only=True):

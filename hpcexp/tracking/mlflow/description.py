@@ -122,6 +122,8 @@ def lineage_tags(lineage: Path) -> dict[str, str]:
         names.DATA_DIGEST: data.digest,
         names.PATCH_SHA256: code.patch and code.patch.sha256,
         names.CONTINUED_FROM_STEP: continued and continued.step,
+        names.WEIGHTS_FROM: origin.initial_weights and (origin.initial_weights.run or origin.initial_weights.path),
+        names.WEIGHTS_SHA256: origin.initial_weights and origin.initial_weights.sha256,
         names.INITIALISED_FROM: begun and begun.checkpoint,
         names.INITIALISED_FROM_RUN: begun and begun.mlflow_run_id,
     }

@@ -33,6 +33,8 @@ SEAL = f"{PREFIX}seal"
 DATA_DIGEST = f"{PREFIX}data.digest"
 PATCH_SHA256 = f"{PREFIX}git.patch.sha256"
 CONTINUED_FROM_STEP = f"{PREFIX}continued_from.step"
+WEIGHTS_FROM = f"{PREFIX}initial_weights"
+WEIGHTS_SHA256 = f"{PREFIX}initial_weights.sha256"
 INITIALISED_FROM = f"{PREFIX}initialised_from"
 INITIALISED_FROM_RUN = f"{PREFIX}initialised_from.run_id"
 

@@ -44,7 +44,7 @@ from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.runtime.seeds import seed_everything, seed_rank
 from hpcexp.train.runtime.weights import load_whole_weights, whole_weights
 from hpcexp.train.tasks.loss_log import LossLog
-from hpcexp.train.tasks.module import TaskModule
+from hpcexp.train.tasks.module import TaskModule, network_of
 from hpcexp.train.tasks.planning import metric_of
 
 
@@ -166,8 +166,7 @@ def _initialise(plan: Plan, run: RunDir, module: pl.LightningModule, rank: Rank)
     """Put the weights that `model.init_from` names into the model of a run that does not resume."""
     if plan.initial_weights is None or run.last.is_file():
         return
-    network = module.model if isinstance(module, TaskModule) else module
-    loaded = load_initial(network, plan.initial_weights, plan.settings.model)
+    loaded = load_initial(network_of(module), plan.initial_weights, plan.settings.model)
     if rank.rank == 0:
         print(loaded, file=sys.stderr)
 

@@ -193,6 +193,11 @@ class TaskModule(FastModule):
             self._journal.append([(self.trainer.global_step, {**values, **epoch})])
 
 
+def network_of(module: pl.LightningModule) -> nn.Module:
+    """The model itself: a user's module, or what a task trains."""
+    return module.model if isinstance(module, TaskModule) else module
+
+
 def loader_names(trainer: pl.Trainer) -> list[str]:
     """Names of the loaders of the running validation or test, in their order; a single one has none."""
     loop = trainer.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop
