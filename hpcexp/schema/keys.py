@@ -121,7 +121,7 @@ class Optimizer:
     """Momentum, if the optimizer has it."""
     no_decay: list[str] = field(default_factory=list)
     """Parameters without weight decay: `bias`, `norm` (of normalisation layers), `ndim<2`, or names with `*` for
-    anything: `[bias,norm,'blocks.*.scale']`. Each must match a parameter."""
+    anything: `[bias,norm,'ndim<2','blocks.*.scale']`. Each must match a parameter."""
 
 
 @dataclass(eq=False, repr=False)
