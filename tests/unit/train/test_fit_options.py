@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from test_fit import OwnData, journal, train_plan, trained, with_own_data
+from fitting import OwnData, journal, train_plan, trained, with_own_data
 from torch.utils.data import DataLoader, TensorDataset
 from training_plans import digits_plan
 

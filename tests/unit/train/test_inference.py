@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_fit import train_plan
+from fitting import train_plan
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from training_plans import digits_plan

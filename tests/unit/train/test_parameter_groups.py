@@ -72,7 +72,7 @@ def test_without_patterns_there_are_no_groups() -> None:
 
 def test_frozen_parameters_are_neither_trained_nor_decayed(tmp_path: Path) -> None:
     """In a run: they end as they began."""
-    from test_fit import trained
+    from fitting import trained
     from training_plans import digits_plan
 
     from hpcexp.rundir import RunDir
