@@ -132,7 +132,7 @@ def test_runs_that_something_else_recorded_are_compared_too(
         compare("theirs-0.1", "bbbbb", "--uri", uri, "--metric", "val_acc", "--metric", "loss", "--format", "csv")
     )
     expected = [("Default", "0.2", "1.0", "0.125", "b" * 32), ("Default", "0.1", "0.75", "0.25", "a" * 32)]
-    assert expected == [tuple(row[key] for key in ("experiment", "lr", "val_acc", "loss", "place")) for row in found]
+    assert expected == [tuple(row[key] for key in ("experiment", "lr", "val_acc", "loss", "location")) for row in found]
     assert 6 == len(table(compare("--uri", uri, "--metric", "loss", "--format", "csv")))
 
 
