@@ -58,7 +58,7 @@ class DistributedBatchSampler:
     def __len__(self) -> int:
         if self.shuffle:
             return self.size // (self.batch_size * self.accumulate * self.shard.world_size) * self.accumulate
-        return math.ceil(len(self._own_range()) / self.batch_size)
+        return len(self._own_batches())
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self.batches():
@@ -67,7 +67,12 @@ class DistributedBatchSampler:
     def batches(self) -> Iterator[Tensor]:
         """Index tensors (int64, on the CPU) of this epoch's remaining batches."""
         self.position, self.resume_at = self.resume_at, 0
-        indices = self._indices()
+        if not self.shuffle:
+            for own in self._own_batches()[self.position :]:
+                self.position += 1
+                yield torch.arange(own.start, own.stop)
+            return
+        indices = self._shuffled()
         for start in range(self.position * self.batch_size, len(indices), self.batch_size):
             self.position += 1
             yield indices[start : start + self.batch_size]
@@ -85,20 +90,29 @@ class DistributedBatchSampler:
         self.epoch = state["epoch"]
         self.resume_at = state["position"] % max(len(self), 1)
 
-    def _indices(self) -> Tensor:
+    def _shuffled(self) -> Tensor:
         """Samples that this rank sees in the epoch, in order."""
-        if not self.shuffle:
-            own = self._own_range()
-            return torch.arange(own.start, own.stop)
         generator = torch.Generator().manual_seed(_mixed(self.seed, self.epoch))
         order = torch.randperm(self.size, generator=generator)
         share = self.batch_size * self.accumulate
         whole = order[: len(self) * self.batch_size * self.shard.world_size]
         return whole.view(-1, self.shard.world_size, share)[:, self.shard.rank].reshape(-1)
 
-    def _own_range(self) -> range:
-        rank, world = self.shard.rank, self.shard.world_size
-        return range(self.size * rank // world, self.size * (rank + 1) // world)
+    def _own_batches(self) -> list[range]:
+        return evaluation_batches(self.size, self.batch_size, self.shard)
+
+
+def evaluation_batches(size: int, batch_size: int, shard: Shard) -> list[range]:
+    """Places of a rank's batches among `size` samples, each of which is in one rank's.
+
+    Ranks have equally many, as far as the samples allow it: in every forward of a sharded model all ranks take part.
+    """
+    rank, world = shard.rank, shard.world_size
+    own = range(size * rank // world, size * (rank + 1) // world)
+    if world == 1:
+        return [own[start : start + batch_size] for start in range(0, size, batch_size)]
+    number = min(math.ceil(math.ceil(size / world) / batch_size), len(own))
+    return [own[len(own) * i // number : len(own) * (i + 1) // number] for i in range(number)]
 
 
 class Order(Protocol):

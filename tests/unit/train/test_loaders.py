@@ -57,6 +57,16 @@ def test_evaluation_sees_every_sample_once(size: int) -> None:
     assert sorted(numbers) == list(range(size))
 
 
+@pytest.mark.parametrize(("size", "batch"), [(143, 71), (100, 7), (9, 4), (33, 1)])
+def test_ranks_evaluate_equally_many_batches(size: int, batch: int) -> None:
+    """One that has a sample more has no batch more: the other would not take part in its forward."""
+    orders = [DistributedBatchSampler(size, batch, shuffle=False, shard=Shard(rank, 2)) for rank in range(2)]
+    batches = [seen(order) for order in orders]
+    assert list(range(size)) == [n for of_rank in batches for one in of_rank for n in one]
+    assert all(1 <= len(one) <= batch for of_rank in batches for one in of_rank)
+    assert len(orders[0]) == len(orders[1]) or batch == 1
+
+
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     """And the same one every time."""
     orders = {}

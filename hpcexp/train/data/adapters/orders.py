@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Rando
 
 from hpcexp.errors import DataError
 from hpcexp.train.data.folds import Fold
-from hpcexp.train.data.loaders import Shard
+from hpcexp.train.data.loaders import Shard, evaluation_batches
 from hpcexp.train.runtime.seeds import mixed, seeded
 
 Batches = Sequence[Any]
@@ -119,7 +118,7 @@ class UserOrder:
         if drop_last:
             total, rest = whole * step, 0
         if not self.training:
-            return _evaluated(indices, range(total * rank // world, total * (rank + 1) // world), size, total, world)
+            return [indices[own.start : own.stop] for own in evaluation_batches(total, size, self.shard)]
         starts = range(rank * size, whole * step, step)
         batches = [indices[start : start + size] for start in starts]
         self.weights = {}
@@ -163,16 +162,6 @@ class UserOrder:
             if isinstance(generator, torch.Generator):
                 generator.manual_seed(seed)
             return list(sampler)
-
-
-def _evaluated(indices: Sequence[int], own: range, size: int, total: int, world: int) -> Batches:
-    """Batches of at most `size` of the `own` part, as many on every rank: models that exchange buffers would hang."""
-    if world == 1:
-        return [indices[start : min(start + size, own.stop)] for start in range(0, own.stop, size)]
-    number = min(math.ceil(math.ceil(total / world) / size), len(own)) if len(own) else 0
-    return [
-        indices[own.start + len(own) * i // number : own.start + len(own) * (i + 1) // number] for i in range(number)
-    ]
 
 
 def is_plain(sampler: Any, kind: type) -> bool:
