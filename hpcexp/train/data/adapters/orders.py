@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
 from hpcexp.errors import DataError
@@ -67,7 +68,7 @@ class UserOrder:
         while self.position < len(batches):
             self.position += 1
             batch = batches[self.position - 1]
-            yield list(batch) if isinstance(batch, range) else batch
+            yield batch.tolist() if isinstance(batch, Tensor) else list(batch) if isinstance(batch, range) else batch
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch whose order the next iteration takes; a shorter one of several loaders begins anew within it."""
@@ -119,21 +120,19 @@ class UserOrder:
             total, rest = whole * step, 0
         if not self.training:
             return [indices[own.start : own.stop] for own in evaluation_batches(total, size, self.shard)]
-        starts = range(rank * size, whole * step, step)
-        batches = [indices[start : start + size] for start in starts]
-        self.weights = {}
-        if rest >= world:
-            own = range(rest * rank // world, rest * (rank + 1) // world)
-            batches.append(indices[whole * step + own.start : whole * step + own.stop])
-            if rest % world:
-                self.weights = {whole: len(own) * world / rest}
-        return batches
+        own = range(rest * rank // world, rest * (rank + 1) // world) if rest >= world else range(0)
+        self.weights = {whole: len(own) * world / rest} if own and rest % world else {}
+        last = range(whole * step + own.start, whole * step + own.stop)
+        return _Parts(indices, range(rank * size, whole * step, step), size, last)
 
-    def _of_fold(self, sampler: Any) -> Sequence[int]:
+    def _of_fold(self, sampler: Any) -> Any:
         """What the sampler gives of the folds that are read; the one that is held out in order."""
         if self._kept is None:
             return self._drawn(sampler)
-        return [i for i in self._drawn(sampler) if i in self._kept] if self.training else sorted(self._kept)
+        if not self.training:
+            return sorted(self._kept)
+        drawn: Any = self._drawn(sampler)
+        return [i for i in (drawn.tolist() if isinstance(drawn, Tensor) else drawn) if i in self._kept]
 
     def _dealt(self, batches: Sequence[Any]) -> Batches:
         """Whole batches: of each step one to each rank; in evaluation one after the other, none left out."""
@@ -142,7 +141,7 @@ class UserOrder:
             return batches[rank : len(batches) // world * world : world]
         return batches[len(batches) * rank // world : len(batches) * (rank + 1) // world]
 
-    def _drawn(self, sampler: Any) -> Sequence[Any]:
+    def _drawn(self, sampler: Any) -> Any:
         """What a sampler gives in this epoch: the same on every rank and in every attempt."""
         size = len(self._loader.dataset)  # type: ignore[arg-type]
         is_distributed = is_plain(sampler, DistributedSampler)
@@ -155,13 +154,29 @@ class UserOrder:
         seed = mixed(self.seed, own if isinstance(own, int) else 0, epoch, cycle)
         is_shuffled = is_plain(sampler, RandomSampler) and not sampler.replacement and len(sampler) == size
         if is_distributed or is_shuffled:
-            return torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
+            return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
         with seeded(seed):
             if isinstance(generator, torch.Generator):
                 generator.manual_seed(seed)
             return list(sampler)
+
+
+class _Parts(Sequence[Any]):
+    """Batches cut from indices when they are asked for: of 10⁸ samples they would take more memory than these."""
+
+    def __init__(self, indices: Sequence[int], starts: range, size: int, last: range) -> None:
+        """`last`: the place of a last, smaller batch, if it is not empty."""
+        self._indices, self._starts, self._size, self._last = indices, starts, size, last
+
+    def __len__(self) -> int:
+        return len(self._starts) + bool(self._last)
+
+    def __getitem__(self, number: Any) -> Any:
+        if number < len(self._starts):
+            return self._indices[self._starts[number] : self._starts[number] + self._size]
+        return self._indices[self._last.start : self._last.stop]
 
 
 def is_plain(sampler: Any, kind: type) -> bool:
