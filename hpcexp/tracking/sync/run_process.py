@@ -120,7 +120,8 @@ def _accompany(run_sync: RunSync) -> None:
         if time.monotonic() >= next_s:
             spent = _sent(run_sync)
             failures = failures + 1 if spent is None else 0
-            next_s = time.monotonic() + max(SHARE * (spent or 0.0), backoff(failures))
+            is_refused = spent is None and run_sync.is_refused
+            next_s = time.monotonic() + max(SHARE * (spent or 0.0), backoff(failures, is_refused=is_refused))
         _wait(pipe)
 
 

@@ -8,6 +8,8 @@ import time
 
 _POLL_S = 0.5
 _MAX_BACKOFF_S = 30.0
+_REFUSED_S = 300.0
+"""A server counts wrong passwords. Tried more often, they would keep it from taking the right one of the same user."""
 _SHARE = 5.0
 """Waiting for one that is down may take a sixth of the time."""
 _DOWN = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
@@ -59,6 +61,8 @@ def is_down(error: BaseException) -> bool:
     return False
 
 
-def backoff(failures: int) -> float:
-    """Seconds until the next try after so many in vain."""
+def backoff(failures: int, *, is_refused: bool = False) -> float:
+    """Seconds until the next try after so many in vain; `is_refused`: for a password that the server does not take."""
+    if is_refused:
+        return _REFUSED_S
     return min(_POLL_S * 2.0 ** min(failures, 30), _MAX_BACKOFF_S)
