@@ -338,7 +338,7 @@ def _warnings(settings: Settings, uri: str | None, shape: Shape, facts: DataSpec
             "(hardware.devices=1)."
         )
     if facts is not None and data.num_workers and data.loader != "map":
-        found.append(f"data.num_workers={data.num_workers} counts with data.loader=map only.")
+        found.append(f"data.num_workers={data.num_workers} only applies to data.loader=map.")
     if data.folds is not None:
         found.append(
             f"data.folds={data.folds} cuts the training split: a validation split that the data has of its own is not "
@@ -346,8 +346,8 @@ def _warnings(settings: Settings, uri: str | None, shape: Shape, facts: DataSpec
         )
     if facts is None:
         found.append(
-            "The data tells nothing before the job loads it: a change in it does not make another run "
-            "(--fresh runs again), and its size and shape are checked in the job."
+            f"data._target_={data.target} is read in the job only: its size and shape are checked there, and a change of "
+            "its content does not make another run (--fresh runs again)."
         )
     return tuple(w for w in found if w)
 

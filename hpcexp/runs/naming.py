@@ -23,7 +23,9 @@ _UNNAMED = (
 
 def run_name(overrides: Iterable[str], seed: int, signature: str, label: str) -> str:
     """`lr=0.01,model=cnn-s1-1f3a5c7e`; `base` where nothing was overridden."""
-    named = [_short(o) for o in overrides if _is_named(o)]
+    given = list(overrides)
+    targets = {o.partition("._target_=")[0].lstrip("+") for o in given if "._target_=" in o}
+    named = [_short(o) for o in given if _is_named(o) and not (o.startswith("~") and o[1:] in targets)]
     words = _legal(",".join(named) or "base")
     head = f"{_legal(label)}-{words}" if label else words
     return f"{head[:MAX_LENGTH]}-s{seed}-{signature[:SIGNATURE_LENGTH]}"
@@ -36,6 +38,8 @@ def _is_named(override: str) -> bool:
 
 def _short(override: str) -> str:
     key, equals, value = override.lstrip("+").partition("=")
+    if key.endswith("._target_"):  # model._target_=package.module.Class is model=Class
+        key, value = key.removesuffix("._target_"), value.rpartition(".")[2]
     return f"{key.rpartition('.')[2]}{equals}{short(value)}"
 
 
