@@ -37,7 +37,7 @@ from hpcexp.schema.keys import OWN_KEYS, TARGET, Tracking
 from hpcexp.schema.settings import DataSettings, ModelSettings, Settings
 from hpcexp.targets.data_module import data_module_problems
 from hpcexp.targets.lightning_module import DATA_MODULE, callback_problems, is_subclass, module_source
-from hpcexp.targets.nodes import target_nodes
+from hpcexp.targets.nodes import referenced, target_nodes
 from hpcexp.targets.source_code import Found, Parameters, defining_file, imported_roots, parameters
 from hpcexp.targets.static_check import node_problems, target_problems
 from hpcexp.tracking.mlflow.authentication import refused
@@ -139,6 +139,7 @@ def _planned(
         **once("environment", environment),
         "command": public(masked_command(command)),
         "project": str(project),
+        **({"experiment.file": composed.experiment_file} if composed.experiment_file else {}),
     }
     return Plan(
         version=VERSION,
@@ -206,7 +207,7 @@ def _data_facts(
     data: DataSettings, parameters_of: Callable[[str], Found], once: Once
 ) -> tuple[DataSpec | None, list[str]]:
     """What is known of the data; nothing where its arguments are wrong, which is reported elsewhere."""
-    target, given = data.given.get(TARGET), data.arguments
+    target, given = data.given.get(TARGET), data.node
     if not isinstance(target, str) or [*missing_keys(given), *node_problems("data", data.given, parameters_of)]:
         return None, []
     question = ("data", target, data.fingerprint, json.dumps(given, default=repr))
@@ -295,7 +296,7 @@ def _code(project: Path, config: dict[str, Any], once: Once) -> tuple[dict[str, 
     """The files that make the result, and what is to be said of them."""
     # Where a job runs is no part of what it is: not the launcher's code.
     made = {name: section for name, section in config.items() if name != "launch"}
-    targets = sorted({node["_target_"] for _, node in target_nodes(made)})
+    targets = sorted({name for _, node in target_nodes(made) for name in referenced(node)})
     files = tuple(f for f in (once(("file", t), partial(defining_file, t)) for t in targets) if f is not None)
     commit = once(("commit", project), lambda: git_commit(project))
     git = {"git.commit": commit.commit, "git.dirty": commit.dirty, "git.remote": commit.remote} if commit else {}

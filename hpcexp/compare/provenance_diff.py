@@ -79,7 +79,7 @@ def facts_now(plan: Plan, then: Facts) -> Facts:
     data_settings = whole(plan).settings.data
     notes = {}
     try:
-        data = data_manifest(data_settings.target, data_settings.arguments, plan.data)
+        data = data_manifest(data_settings.target, data_settings.node, plan.data)
     except (DataError, OSError) as e:
         data, notes["data"] = DataRecord(), f"it cannot be read: {e}"
     packages = {**installed(), "python": platform.python_version()}
@@ -95,7 +95,7 @@ def changed_data(run: RunDir) -> list[str]:
     """Data files that are not what they were when the run was trained; `the data` where single ones were not kept."""
     plan, then = load_whole(run), read(run.lineage / "data.json", DataRecord)
     try:
-        now = data_manifest(plan.settings.data.target, plan.settings.data.arguments, plan.data)
+        now = data_manifest(plan.settings.data.target, plan.settings.data.node, plan.data)
     except (DataError, OSError):
         return []  # who needs it says why
     files, found = _by_place(then.files), _by_place(now.files)

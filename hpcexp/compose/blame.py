@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
 from hpcexp.compose.composer import Composer
-from hpcexp.compose.sources import describe
+from hpcexp.compose.sources import describe, packaged_conf
+from hpcexp.compose.yaml_files import read_config_text
 from hpcexp.errors import ConfigError, suggest
 from hpcexp.schema import keys
 
@@ -31,14 +32,15 @@ class ValueOrigin:
 def blame(composer: Composer, overrides: list[str], key: str) -> list[ValueOrigin]:
     """The origins of `key`, the last of which counts; ConfigError where nothing sets it."""
     defaults = composer.hydra.config_loader.compute_defaults_list(composer.config_name, overrides, RunMode.RUN)
+    dirs = composer.dirs_of(overrides)
     origins = [*_of_schema(key)]
     known: set[str] = set()
     for default in defaults.defaults:
-        file = _file(composer, default.config_path or "")
+        file = _file(dirs, default.config_path or "")
         if file is not None:
-            tree = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+            tree = yaml.compose(read_config_text(file), Loader=yaml.SafeLoader)
             source = describe(file, composer.project)
-            chosen = _choosers(overrides, default.config_path or "") + _shadowed(composer, file)
+            chosen = _choosers(overrides, default.config_path or "") + _shadowed(composer.project, dirs, file)
             origins += [
                 replace(o, source=o.source + chosen) for o in _of_node(tree, default.package or "", key, source)
             ]
@@ -50,20 +52,20 @@ def blame(composer: Composer, overrides: list[str], key: str) -> list[ValueOrigi
     return origins
 
 
-def _file(composer: Composer, config_path: str) -> Path | None:
-    for directory in composer.dirs:
+def _file(dirs: Sequence[Path], config_path: str) -> Path | None:
+    for directory in dirs:
         file = directory / (config_path if config_path.endswith(".yaml") else f"{config_path}.yaml")
         if file.is_file():
             return file
     return None
 
 
-def _shadowed(composer: Composer, file: Path) -> str:
+def _shadowed(project: Path, dirs: Sequence[Path], file: Path) -> str:
     """Which packaged file a project's file stands before."""
-    packaged = composer.dirs[-1]
-    owner = next(d for d in composer.dirs if file.is_relative_to(d))
+    packaged = packaged_conf()
+    owner = next(d for d in dirs if file.is_relative_to(d))
     hidden = packaged / file.relative_to(owner)
-    return f" (shadows {describe(hidden, composer.project)})" if owner != packaged and hidden.exists() else ""
+    return f" (shadows {describe(hidden, project)})" if owner != packaged and hidden.exists() else ""
 
 
 def _of_schema(key: str) -> Iterator[ValueOrigin]:

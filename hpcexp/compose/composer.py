@@ -18,12 +18,24 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hpcexp.compose.config_files import read_files_by_our_rules
 from hpcexp.compose.failures import FAILURES
 from hpcexp.compose.fast_hydra import loader
-from hpcexp.compose.sources import conf_dirs
+from hpcexp.compose.hydra_settings import (
+    REFUSED,
+    asks_multirun,
+    callback_problems,
+    check_mode,
+    outside_multirun,
+    refused,
+    swept,
+)
+from hpcexp.compose.sources import conf_dirs, source_dirs
+from hpcexp.compose.texts import with_texts, without_quotes
 from hpcexp.errors import ConfigError
 from hpcexp.schema.keys import OPEN_SECTIONS, Config
 from hpcexp.schema.settings import Settings
+from hpcexp.targets.source_code import methods
 
 OPEN = tuple(f"{section}." for section in (*OPEN_SECTIONS, "callbacks", "tracking.tags", "trainer.extra"))
 """Where keys may be given that stand in no file: arguments of targets, and lists of the user's own."""
@@ -40,6 +52,8 @@ class Composed:
     """Config group → chosen option."""
     problems: tuple[str, ...] = ()
     """Overrides that did not compose and are left out here."""
+    experiment_file: str | None = None
+    """The file of the chosen experiment."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -62,14 +76,19 @@ class Composer:
         self.project = project
         self.config_name = config_name
         self.dirs = conf_dirs(project, config_dir)
+        self._loaded: tuple[list[str], DictConfig] | None = None
         ConfigStore.instance().store(name="schema", node=Config, provider="hpcexp")
         GlobalHydra.instance().clear()
+        read_files_by_our_rules()
         self.loader = loader(_search_path(self.dirs))
         self.hydra = Hydra(task_name="hpcexp", config_loader=self.loader)
         GlobalHydra.instance().initialize(self.hydra)
 
     def load(self, overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """Hydra's own result, its `hydra` node included. CompositionError names all that does not compose."""
+        loaded, self._loaded = self._loaded, None
+        if loaded and mode is RunMode.RUN and loaded[0] == overrides:
+            return loaded[1]
         try:
             return self._load(overrides, mode)
         except (AttributeError, AssertionError) as e:  # what Hydra ends in where no file has made the mapping
@@ -77,10 +96,20 @@ class Composer:
                 fix = "Fix: give the axes themselves, as in: seed=1,2,3; or hydra.sweeper.params in a config file."
                 raise ConfigError(f"{given[0]}: Hydra takes axes there from config files only.\n{fix}") from e
             raise
+        except KeyError as e:  # Hydra looks for the variable
+            raise ConfigError(f"hydra.job.env_copy: {REFUSED['job.env_copy']}") from e
 
     def repaired(self, overrides: list[str]) -> list[str]:
         """`++model.x=1` for `model.x=1`: an argument of a target need not stand in its file to be given."""
-        return [_as_addition(o) for o in overrides]
+        return [_as_addition(o) for o in self.with_texts(overrides)]
+
+    def with_texts(self, overrides: list[str]) -> list[str]:
+        """The overrides, with quotes where a text or an option's name looks like a number."""
+        return [with_texts(o, self.is_group) for o in overrides]
+
+    def is_group(self, name: str) -> bool:
+        """Whether there is a config group of that name."""
+        return bool(self.loader.repository.group_exists(name))
 
     def diagnosis(self, overrides: list[str], mode: RunMode, error: Exception) -> CompositionError:
         """What is wrong with overrides on which Hydra raised `error`."""
@@ -89,19 +118,60 @@ class Composer:
         found = diagnose(self.loader, self.config_name, self.repaired(overrides), mode, error)
         return CompositionError(found.problems, found.good)
 
-    def compose(self, overrides: list[str], *, in_sweep: bool = False) -> Composed:
+    def is_multirun(self, overrides: list[str]) -> bool:
+        """Whether `hydra.mode`, in a file or an override, asks for what -m does."""
+        typed = self.with_texts(overrides)
+        try:
+            self._loaded = overrides, self.loader.load_configuration(self.config_name, typed, RunMode.RUN)
+            return asks_multirun(self._loaded[1])
+        except (*FAILURES, KeyError):
+            pass
+        try:  # axes are none of one run, whatever hydra.mode says
+            return asks_multirun(self.loader.load_configuration(self.config_name, typed, RunMode.MULTIRUN))
+        except (*FAILURES, KeyError):
+            return False
+
+    def compose(
+        self, overrides: list[str], *, in_sweep: bool = False, of_command: DictConfig | None = None
+    ) -> Composed:
         """The experiment these overrides ask for. What does not compose is left out and named in `problems`.
 
-        Axes of `hydra.sweeper.params` are a problem of one run, and none of a sweep's job.
+        What only a multirun obeys is a problem of one run. `in_sweep`: a sweep's job; `of_command`: the command line
+        composed for a multirun, unless the sweep is in a file.
         """
         try:
             cfg = self.load(overrides)
-            return replace(composed(cfg), problems=() if in_sweep else _axes_outside_multirun(cfg))
+            problems = self.job_problems(cfg, of_command) if in_sweep else self.run_problems(cfg)
+            return replace(composed(cfg), problems=tuple(problems))
         except CompositionError as e:
             if e.good is None:
                 raise
             rest = composed(self.loader.load_configuration(self.config_name, e.good, RunMode.RUN))
             return replace(rest, problems=tuple(e.problems))
+
+    def dirs_of(self, overrides: list[str]) -> list[Path]:
+        """The directories of config files, those of `hydra.searchpath` among them; earlier ones shadow later ones."""
+        _, repository = self.loader._parse_overrides_and_create_caching_repo(self.config_name, overrides)
+        return list(source_dirs((source.scheme(), source.path) for source in repository.get_sources()))
+
+    def run_problems(self, cfg: DictConfig) -> list[str]:
+        """Settings of Hydra's in `cfg` that one run does not obey."""
+        return [*refused(cfg, self._hydra_defaults), *outside_multirun(cfg)]
+
+    def job_problems(self, cfg: DictConfig, of_command: DictConfig | None) -> list[str]:
+        """Settings of Hydra's in `cfg`, a sweep's job, that differ from those of the sweep, and others not obeyed."""
+        return swept(cfg, of_command, self._hydra_defaults)
+
+    def check_multirun(self, cfg: DictConfig) -> None:
+        """ConfigError with the settings of Hydra's in `cfg` that a multirun does not obey."""
+        check_mode(cfg)
+        if problems := [*refused(cfg, self._hydra_defaults), *callback_problems(cfg, methods)]:
+            raise ConfigError(problems)
+
+    def _hydra_defaults(self) -> DictConfig:
+        """Hydra's node as Hydra itself makes it, without any config file of hpcexp's or the user's."""
+        node: DictConfig = self.loader.load_configuration(None, [], RunMode.RUN).hydra
+        return node
 
     def shown(self, overrides: list[str], kind: str, package: str | None, *, resolve: bool) -> str:
         """`--cfg`: the `job`'s part of the configuration, `hydra`'s, or `all`, as YAML."""
@@ -117,7 +187,7 @@ class Composer:
 
     def _load(self, overrides: list[str], mode: RunMode) -> DictConfig:
         try:
-            return self.loader.load_configuration(self.config_name, overrides, mode)
+            return self.loader.load_configuration(self.config_name, self.with_texts(overrides), mode)
         except FAILURES as first:
             try:
                 return self.loader.load_configuration(self.config_name, self.repaired(overrides), mode)
@@ -137,7 +207,17 @@ def composed(cfg: DictConfig) -> Composed:
 
         raise ConfigError(node_problem(e)) from e
     assert isinstance(config, dict)
-    return Composed({str(k): v for k, v in config.items()}, overrides, choices(cfg))
+    file = experiment_file(cfg)
+    return Composed({str(k): v for k, v in config.items()}, overrides, choices(cfg), experiment_file=file)
+
+
+def experiment_file(cfg: DictConfig) -> str | None:
+    """The file of the chosen experiment: the first on the search path, as for Hydra."""
+    option = cfg.hydra.runtime.choices.get("experiment")
+    for directory in source_dirs((s.schema, s.path) for s in cfg.hydra.runtime.config_sources) if option else ():
+        if (file := directory / "experiment" / f"{option}.yaml").is_file():
+            return str(file)
+    return None
 
 
 @contextmanager
@@ -157,16 +237,9 @@ def choices(cfg: DictConfig) -> dict[str, str]:
 
 
 def as_given(override: str) -> str:
-    """The override without what `Composer.repaired` put before it."""
+    """The override without what `Composer.repaired` added to it."""
     plain = override.removeprefix("++")
-    return plain if _as_addition(plain) == override else override
-
-
-def _axes_outside_multirun(cfg: DictConfig) -> tuple[str, ...]:
-    axes = cfg.hydra.sweeper.get("params") or {}
-    if not axes:
-        return ()
-    return (f"hydra.sweeper.params has axes ({', '.join(axes)}), but this is one run.\nFix: add -m to run them all.",)
+    return without_quotes(plain if _as_addition(plain) == override else override)
 
 
 def _search_path(dirs: tuple[Path, ...]) -> ConfigSearchPathImpl:

@@ -31,6 +31,7 @@ from yaml import YAMLError
 
 from hpcexp.checks.values import GLOBAL_GROUPS, unknown_key
 from hpcexp.compose.failures import FAILURES
+from hpcexp.compose.hydra_settings import REFUSED, refused_key
 from hpcexp.errors import did_you_mean, listed, suggest
 
 
@@ -186,6 +187,8 @@ def _sweep_problem(override: Override, problem_of: Callable[[Override], str | No
 
 def _override_problem(override: Override, error: Exception, base: DictConfig, groups: list[str]) -> str:
     key, line = override.key_or_group, _line(override)
+    if refused := refused_key(line):
+        return f"{line}: {REFUSED[refused]}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(cause, ValidationError) and not override.is_delete():
         return f"{line}: {_plain_reason(override, _type_reason(str(cause).splitlines()[0]))}"

@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, Node, OmegaConf, ValueNode
 
-from hpcexp.compose.composer import Composed, Composer, as_given, choices
+from hpcexp.compose.composer import Composed, Composer, as_given, choices, experiment_file
 from hpcexp.compose.failures import FAILURES
 
 TREES = 256
@@ -36,9 +36,12 @@ class Many:
     Files are read when a job is the first to choose them, and not again.
     """
 
-    def __init__(self, composer: Composer, shared: Sequence[str] = ()) -> None:
-        """`shared`: overrides that all jobs begin with, as those of Hydra's own node in a sweep."""
-        self._composer = composer
+    def __init__(self, composer: Composer, shared: Sequence[str] = (), of_command: DictConfig | None = None) -> None:
+        """`shared`: overrides that all jobs begin with, as those of Hydra's own node in a sweep.
+
+        `of_command`: the command line composed for a multirun; None for a sweep in a file.
+        """
+        self._composer, self._of_command = composer, of_command
         self._shared = list(shared)
         self._parsed = cache(OverridesParser.create().parse_override)
         self._repository = cache(self._new_repository)
@@ -51,14 +54,15 @@ class Many:
         try:
             return self._from_tree(self._composer.repaired(given))
         except (_OnlyHydraKnows, *FAILURES):
-            return self._composer.compose(given, in_sweep=True)
+            return self._composer.compose(given, in_sweep=True, of_command=self._of_command)
 
     def _from_tree(self, overrides: list[str]) -> Composed:
         parsed = [self._parsed(override) for override in overrides]
         files, values = self._split(parsed)
         tree = self._tree(files)
         task = tuple(as_given(str(o.input_line)) for o in parsed if not o.is_hydra_override())
-        return Composed(tree.config(values), task, dict(tree.choices))
+        config = tree.config(values)
+        return Composed(config, task, dict(tree.choices), tree.problems, tree.experiment_file)
 
     def _split(self, overrides: Sequence[Override]) -> tuple[tuple[str, ...], list[Override]]:
         """What chooses files or is about Hydra's own node, and values in the order in which they were given."""
@@ -82,7 +86,8 @@ class Many:
 
     def _new_tree(self, files: tuple[str, ...]) -> _Tree:
         loader = self._composer.loader
-        return _Tree(loader.load_configuration(self._composer.config_name, list(files), RunMode.RUN))
+        cfg = loader.load_configuration(self._composer.config_name, list(files), RunMode.RUN)
+        return _Tree(cfg, self._composer.job_problems(cfg, self._of_command))
 
 
 class _OnlyHydraKnows(Exception):  # noqa: N818 - the name says what happened
@@ -92,8 +97,8 @@ class _OnlyHydraKnows(Exception):  # noqa: N818 - the name says what happened
 class _Tree:
     """The configuration that the chosen files give, and the one with a job's values in it."""
 
-    def __init__(self, cfg: DictConfig) -> None:
-        self.choices = choices(cfg)
+    def __init__(self, cfg: DictConfig, problems: Sequence[str]) -> None:
+        self.choices, self.experiment_file, self.problems = choices(cfg), experiment_file(cfg), tuple(problems)
         self._root = cfg
         # A job's configuration cannot refer to Hydra's node, as in `composed`.
         del _content(cfg)["hydra"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import hpcexp
@@ -27,6 +29,15 @@ def conf_dirs(project: Path, config_dir: Path | None) -> tuple[Path, ...]:
     if own.is_dir() and own != packaged:
         found.append(own)
     return (*found, packaged)
+
+
+def source_dirs(sources: Iterable[tuple[str, str]]) -> Iterator[Path]:
+    """The directories among Hydra's sources of config files, each given by scheme and path."""
+    for scheme, path in sources:
+        if scheme == "file":
+            yield Path(path).resolve()
+        elif scheme == "pkg" and path != "hydra.conf" and (spec := find_spec(path.replace("/", "."))):
+            yield from map(Path, spec.submodule_search_locations or ())
 
 
 def describe(path: Path, project: Path) -> str:

@@ -9,19 +9,25 @@ from typing import Any, cast
 from hpcexp.data.content import How, with_content
 from hpcexp.data.source import Source
 from hpcexp.data_spec import DataSpec, DataSpecError
-from hpcexp.errors import DataError
-from hpcexp.targets.light import light_object
+from hpcexp.errors import ConfigError, DataError
+from hpcexp.schema.keys import HYDRA_KEYS, TARGET
+from hpcexp.schema.settings import without
+from hpcexp.targets.instantiate import instantiate
+from hpcexp.targets.light import is_heavy, light_object
+from hpcexp.targets.nodes import referenced, target_nodes
 from hpcexp.targets.source_code import is_packaged
 
 
-def data_facts(target: str, arguments: Mapping[str, Any], how: str = "auto") -> tuple[DataSpec | None, list[str]]:
+def data_facts(target: str, node: Mapping[str, Any], how: str = "auto") -> tuple[DataSpec | None, list[str]]:
     """What the data set `target` tells of itself, and what is wrong with its arguments; nothing where it is heavy.
+
+    `node`: its arguments, and words of Hydra's such as `_args_`.
 
     `how`: what is read for its fingerprint, as `data.fingerprint` says. Its module is imported once in a process; what
     it tells of its data is as new as the call.
     """
     try:
-        source = source_of(target, arguments)
+        source = source_of(target, node)
         if source is None:
             return None, []
         source.fingerprint_by(cast(How, how))
@@ -34,8 +40,8 @@ def data_facts(target: str, arguments: Mapping[str, Any], how: str = "auto") -> 
         return facts if is_packaged(target) else with_content(facts, source, cast(How, how)), []
     except DataSpecError as e:
         return None, [f"data: {target}.facts(): {e}"]
-    except DataError as e:
-        return None, [str(e)]
+    except (DataError, ConfigError) as e:
+        return None, e.problems if isinstance(e, ConfigError) else [str(e)]
     except OSError as e:
         named = f"{e.filename}: " if e.filename else ""
         return None, [f"data: {named}{e.strerror or e}.\nFix: let it be read, or choose other files."]
@@ -45,6 +51,12 @@ def data_facts(target: str, arguments: Mapping[str, Any], how: str = "auto") -> 
         return None, [f"data: {target} cannot be made of these arguments, or cannot tell its facts.\n{raised}"]
 
 
-def source_of(target: str, arguments: Mapping[str, Any]) -> Source | None:
+def source_of(target: str, node: Mapping[str, Any]) -> Source | None:
     """The data set `target`, made without heavy imports; None where it is none that this can be done with."""
-    return light_object(target, arguments, Source)  # type: ignore[type-abstract]
+    inner = [name for _, found in target_nodes(without(node, {TARGET})) for name in referenced(found)]
+    if not inner and not (HYDRA_KEYS - {TARGET}) & node.keys():
+        return light_object(target, without(node, {TARGET}), Source)  # type: ignore[type-abstract]
+    if any(map(is_heavy, [target, *inner])):
+        return None
+    made = instantiate({**node, TARGET: target}, path="data")
+    return made if isinstance(made, Source) else None

@@ -32,7 +32,7 @@ def found(run: RunDir, project: Path) -> dict[str, Any]:
     """`code`: source file → SHA-256; `packages`; `data`: file → digest; `facts` of the data, or its `problems`."""
     then, plan = facts_of_run(run), load_whole(run)
     data = plan.settings.data
-    facts, problems = data_facts(data.target, data.arguments, data.fingerprint)
+    facts, problems = data_facts(data.target, data.node, data.fingerprint)
     facts = facts and with_fold(facts, data)
     files = {str(file): sha256(file) for file in _files(then.code or {}, [project, *map(Path, sys.path)])}
     here = replace(plan, sources=files, data=facts, lineage={**plan.lineage, "project": str(project)})

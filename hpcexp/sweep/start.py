@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from hpcexp.compose.composer import Composer
 from hpcexp.compose.many import Many
 from hpcexp.errors import ConfigError, HpcexpError, RunError, did_you_mean, listed
@@ -18,10 +20,11 @@ from hpcexp.sweep.engine.job_entries import PlannedJob, Setting
 from hpcexp.sweep.engine.planning import check_in_worker, planned_all
 from hpcexp.sweep.engine.policy import Policy
 from hpcexp.sweep.engine.session import Session
+from hpcexp.sweep.spec.axes import hydra_overrides
 from hpcexp.sweep.spec.search_problems import unfit
 from hpcexp.sweep.spec.spec import Axis, Choices, Objective, Spec, combinations, repeats
 from hpcexp.sweep.spec.stages import resolved, without_best
-from hpcexp.sweep.spec.sweep_file import quoted
+from hpcexp.sweep.spec.typed import quoted
 from hpcexp.sweep.spec.values import typed_value
 from hpcexp.sweep.store.directory import best_run, sweep_dir
 
@@ -34,14 +37,15 @@ def run_sweep(
     spec: Spec,
     command: Sequence[str],
     policy: Policy,
-    shared: Sequence[str] = (),
+    of_command: DictConfig | None = None,
     in_words: Callable[[str], str] = str,
 ) -> int:
     """Exit status: 0 when every job finished, 1 when one failed, 128 + n when signal n stopped the sweep.
 
-    `shared`: overrides of Hydra's own node. `in_words`: rewords a problem for the caller.
+    `of_command`: the command line composed for a multirun; None for a sweep in a file. `in_words`: rewords a problem
+    for the caller.
     """
-    plans = planned_jobs(composer, spec, command, shared, in_words)
+    plans = planned_jobs(composer, spec, command, of_command, in_words)
     spec = directed(spec, plans[0])
     overrides = job_overrides(spec)
     check_in_worker(plans, overrides)
@@ -51,7 +55,7 @@ def run_sweep(
         if spec.search is None:
             session.run_all([PlannedJob(job, plan) for job, plan in zip(overrides, plans, strict=True)])
         else:
-            _search(Many(composer, shared), session, plans[0], command)
+            _search(_many(composer, of_command), session, plans[0], command)
     print(f"\n{session.answer()}", flush=True)
     return session.exit_status
 
@@ -109,12 +113,12 @@ def planned_jobs(
     composer: Composer,
     spec: Spec,
     command: Sequence[str],
-    shared: Sequence[str] = (),
+    of_command: DictConfig | None = None,
     in_words: Callable[[str], str] = str,
 ) -> list[Plan]:
     """The plans of all jobs, or of those at the ends of a search's space. ConfigError with every problem."""
     plans = planned_all(
-        Many(composer, shared), [[*spec.base, *job] for job in job_overrides(spec)], composer.project, command
+        _many(composer, of_command), [[*spec.base, *job] for job in job_overrides(spec)], composer.project, command
     )
     first = plans[0].settings.trainer
     spec = directed(spec, plans[0])
@@ -139,6 +143,10 @@ def directed(spec: Spec, plan: Plan) -> Spec:
             ]
         )
     return replace(spec, objectives=directed)
+
+
+def _many(composer: Composer, of_command: DictConfig | None) -> Many:
+    return Many(composer, hydra_overrides(of_command) if of_command is not None else (), of_command)
 
 
 def job_overrides(spec: Spec) -> list[tuple[str, ...]]:

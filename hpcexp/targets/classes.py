@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from hpcexp.targets.source_code import Missing, Module, Unknown, absolute_name, dotted_name, locate, lookup
+from hpcexp.targets.annotations import dotted_name
+from hpcexp.targets.source_code import Missing, Module, Unknown, absolute_name, locate, lookup
 
 _MAX_DEPTH = 16
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -91,7 +92,10 @@ def _class_of(target: str) -> SourceClass | None:
     if isinstance(node, ast.ClassDef):
         return SourceClass(module, node)
     returned = {cls.name: cls for cls in filter(None, (_named(module, e) for e in _returned(node)))}
-    return next(iter(returned.values())) if len(returned) == 1 else None
+    if len(returned) == 1:
+        return next(iter(returned.values()))
+    owner = target.rpartition(".")[0]
+    return _as_class(locate(owner)) if owner and not returned else None
 
 
 def _returned(function: ast.FunctionDef) -> Iterator[ast.expr]:

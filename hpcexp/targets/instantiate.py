@@ -11,6 +11,7 @@ from typing import Any
 
 from hpcexp.errors import ConfigError
 from hpcexp.schema.keys import HYDRA_KEYS, TARGET
+from hpcexp.targets.literals import literal
 from hpcexp.targets.nodes import (
     missing_argument,
     no_module,
@@ -28,10 +29,12 @@ def instantiate(node: Mapping[str, Any], *args: Any, path: str, **kwargs: Any) -
     """
     import hydra.utils
 
+    if args:  # the call is completed here, which a partial asks for
+        node = {key: value for key, value in node.items() if key != "_partial_"}
     if problems := call_problems(node, path, given=(*kwargs,), positional=len(args)):
         raise ConfigError(problems)
     try:
-        return hydra.utils.instantiate({"_convert_": "all", **node}, *args, **kwargs)
+        return hydra.utils.instantiate({"_convert_": "all", **literal(node)}, *args, **kwargs)
     except ConfigError:
         raise
     except Exception as e:
@@ -83,8 +86,10 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
         return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
 
 
-def call_problems(node: Mapping[str, Any], path: str, given: Iterable[str] = (), positional: int = 0) -> list[str]:
-    """Arguments under `node` that its target does not take, and required ones that nobody gives."""
+def call_problems(
+    node: Mapping[str, Any], path: str, given: Iterable[str] = (), positional: int = 0, *, is_complete: bool = True
+) -> list[str]:
+    """Arguments under `node` that its target does not take, and required ones that nobody gives if it `is_complete`."""
     try:
         taken = parameters(resolve(node[TARGET], path))
     except ConfigError as e:
@@ -93,7 +98,7 @@ def call_problems(node: Mapping[str, Any], path: str, given: Iterable[str] = (),
     problems = []
     if not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
         problems = [unknown_argument(path, name, node[TARGET], taken) for name in names if name not in taken]
-    if not node.get("_partial_"):
+    if is_complete and not node.get("_partial_"):
         present = {*names, *given, *list(taken)[: positional + len(node.get("_args_", ()))]}
         problems += [
             missing_argument(path, name, node[TARGET]) for name, p in taken.items() if _required(p, name, present)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from hpcexp.targets.instantiate import resolve
 from hpcexp.targets.source_code import defining_file, imported_roots
 
 T = TypeVar("T")
@@ -16,9 +16,13 @@ HEAVY = frozenset({"torch", "pytorch_lightning", "lightning", "numpy", "pandas",
 
 def light_object(target: str, arguments: Mapping[str, Any], kind: type[T]) -> T | None:
     """The object that `target` makes; None where its code is heavy or it makes no `kind`."""
-    file = defining_file(target)
-    if file is None or imported_roots(file) & HEAVY:
+    if is_heavy(target):
         return None
-    module, _, name = target.rpartition(".")
-    cls = getattr(importlib.import_module(module), name)
+    cls = resolve(target, "")
     return cls(**arguments) if isinstance(cls, type) and issubclass(cls, kind) else None
+
+
+def is_heavy(target: str) -> bool:
+    """Whether the file that defines `target` imports what planning does not, or is unknown."""
+    file = defining_file(target)
+    return file is None or bool(imported_roots(file) & HEAVY)

@@ -6,12 +6,14 @@ walk them and word their findings here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from hpcexp.checks.values import typed
 from hpcexp.errors import did_you_mean, listed, suggest
-from hpcexp.schema.keys import FILLED_IN, OWN_KEYS, TARGET
+from hpcexp.schema.keys import FILLED_IN, HYDRA_KEYS, OWN_KEYS, TARGET
 
 
 def target_nodes(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -24,6 +26,91 @@ def target_nodes(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, 
         items = enumerate(node) if isinstance(node, list | tuple) else ()
     for key, value in items:
         yield from target_nodes(value, f"{path}.{key}" if path else str(key))
+
+
+@dataclass(frozen=True)
+class TargetNode:
+    """A mapping with a `_target_`, and what will be done with it."""
+
+    path: str
+    node: Mapping[str, Any]
+    is_built: bool
+    """False below `_recursive_: false`: its target gets the mapping itself, and may add arguments."""
+
+
+def built_nodes(config: Mapping[str, Any]) -> Iterator[TargetNode]:
+    """Every mapping with a `_target_` in a configuration, outer ones first."""
+    return _built(config, "", is_built=True, recursive=True)
+
+
+def _built(node: Any, path: str, *, is_built: bool, recursive: bool) -> Iterator[TargetNode]:
+    own, inside = own_keys(path), is_built
+    if isinstance(node, Mapping):
+        recursive = node.get("_recursive_", recursive) is not False
+        if node.get(TARGET) is not None:
+            yield TargetNode(path, node, is_built)
+            inside = is_built and recursive
+        items: Iterable[tuple[Any, Any]] = node.items()
+    else:
+        items = enumerate(node) if isinstance(node, list | tuple) else ()
+    for key, value in items:
+        # hpcexp builds what is under its own keys by itself.
+        is_own = key in own
+        name = f"{path}.{key}" if path else str(key)
+        yield from _built(value, name, is_built=is_own or inside, recursive=is_own or recursive)
+
+
+def referenced(node: Mapping[str, Any]) -> Iterator[str]:
+    """Dotted names of the code that a node uses: its target, and what `hydra.utils.get_method` and the like get."""
+    target, path = node[TARGET], node.get("path")
+    if isinstance(target, str):
+        yield target
+        if target in GETTERS and isinstance(path, str):
+            yield path
+
+
+def word_problems(path: str, node: Mapping[str, Any], taken: Iterable[str] = ()) -> Iterator[str]:
+    """What is wrong with the words that Hydra reads in a node with a `_target_`."""
+    for key, value in node.items():
+        if key in _WORDS and not _WORDS[key](value):
+            yield f"{path}.{key}={typed(value)}: not {_WORD_VALUES[key]}."
+        elif _is_like_word(key) and key not in taken and (near := did_you_mean(key, HYDRA_KEYS)):
+            yield f"{path}.{key}: Hydra has no such word.\nFix: {near}Its words: {listed(HYDRA_KEYS)}."
+    if node.get("_partial_") is True and (path in _OBJECTS or re.fullmatch(r"callbacks\.[^.]+", path)):
+        yield (
+            f"{path}._partial_=true: hpcexp needs the object itself here, and completes no other call than those of "
+            "the optimizer and the scheduler.\nFix: leave _partial_ out."
+        )
+    if "_args_" in node and path in _COMPLETED:
+        yield (
+            f"{path}._args_: hpcexp passes the positional arguments of the {path} itself.\n"
+            "Fix: give these arguments by their names."
+        )
+    if path == "launch" and (words := sorted((HYDRA_KEYS - {TARGET, "_partial_"}) & node.keys())):
+        yield f"launch.{words[0]}: a launcher is made from its arguments by name alone.\nFix: leave {words[0]} out."
+
+
+def _is_like_word(key: Any) -> bool:
+    return isinstance(key, str) and key not in HYDRA_KEYS and re.fullmatch(r"_\w+_?", key) is not None
+
+
+GETTERS = frozenset(f"hydra.utils.get_{kind}" for kind in ("class", "method", "static_method", "object"))
+"""Targets that give the class or function in their `path`."""
+_OBJECTS = frozenset({"model", "data", "strategy", "launch"})
+_COMPLETED = frozenset({"optimizer", "scheduler"})
+_CONVERSIONS = ("none", "partial", "object", "all")
+_WORDS: dict[Any, Callable[[Any], bool]] = {
+    "_partial_": lambda value: isinstance(value, bool),
+    "_recursive_": lambda value: isinstance(value, bool),
+    "_convert_": lambda value: value in _CONVERSIONS,
+    "_args_": lambda value: isinstance(value, list | tuple),
+}
+_WORD_VALUES = {
+    "_partial_": "true or false",
+    "_recursive_": "true or false",
+    "_convert_": f"one of {listed(_CONVERSIONS)}",
+    "_args_": "a list",
+}
 
 
 def has_target(value: Any) -> bool:

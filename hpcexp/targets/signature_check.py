@@ -11,7 +11,7 @@ from hpcexp.errors import ConfigError
 from hpcexp.schema.keys import HYDRA_KEYS, TARGET
 from hpcexp.schema.settings import without
 from hpcexp.targets.instantiate import call_problems, parameters, resolve
-from hpcexp.targets.nodes import filled_in, has_target, own_keys, target_nodes, wrong_type
+from hpcexp.targets.nodes import built_nodes, filled_in, has_target, own_keys, wrong_type
 
 
 def check_targets(config: Mapping[str, Any]) -> list[str]:
@@ -20,10 +20,12 @@ def check_targets(config: Mapping[str, Any]) -> list[str]:
     Without the launcher: planning has made it, and where ranks run it need not be installed.
     """
     problems: list[str] = []
-    for path, node in target_nodes(without(config, {"launch"})):
+    for found_node in built_nodes(without(config, {"launch"})):
+        path, node = found_node.path, found_node.node
         kept = own_keys(path)
         given = without(node, kept)
-        found = call_problems(given, path, given=filled_in(path) | (kept & node.keys()))
+        known = filled_in(path) | (kept & node.keys())
+        found = call_problems(given, path, given=known, is_complete=found_node.is_built)
         problems += found or type_problems(given, path)
     return problems
 

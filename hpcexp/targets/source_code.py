@@ -7,23 +7,24 @@ the check that runs when the job has imported everything.
 from __future__ import annotations
 
 import ast
+import copy
 import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+from hpcexp.targets.annotations import dotted_name, plain_type
 from hpcexp.targets.lightning_names import canonical
 from hpcexp.targets.nodes import no_module, no_name, not_callable
 
 PACKAGE = __name__.partition(".")[0]
-_SCALARS: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
 _DEFINITION = re.compile(r"^(?P<kind>class|def) (?P<name>\w+).*\n(?:[ \t#)\]}].*\n|\s*\n)*", re.MULTILINE)
 """A definition at the margin, up to the next line that begins there."""
-_SEQUENCES = {"Sequence", "list", "List", "tuple", "Tuple", "Iterable"}
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,17 @@ def parameters(target: str) -> Found:
         return _of_class(module, node, 0) if isinstance(node, ast.ClassDef) else _of_function(node, skip_first=False)
     except SyntaxError as e:
         return Missing(f"{e.filename}, line {e.lineno}: {e.msg}")
+
+
+def methods(target: str) -> set[str]:
+    """The methods in the body of a class; empty where only importing it could tell."""
+    try:
+        definition = locate(target)
+    except SyntaxError:
+        return set()
+    if isinstance(definition, Missing | Unknown):
+        return set()
+    return {node.name for node in definition[1].body if isinstance(node, ast.FunctionDef)}
 
 
 def defining_file(target: str) -> Path | None:
@@ -131,9 +143,41 @@ def locate(target: str) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | Missi
         return UNKNOWN
     module = _module(spec)
     definition = lookup(module, names[0])
-    if isinstance(definition, tuple) and len(names) > 1:
-        return UNKNOWN
+    for owner, name in pairwise(names):
+        if isinstance(definition, tuple):
+            definition = _member(definition[0], definition[1], owner, name)
     return definition
+
+
+def _member(
+    module: Module, cls: ast.ClassDef | ast.FunctionDef, owner: str, name: str
+) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | Missing | Unknown:
+    """A class or a method in a class."""
+    if not isinstance(cls, ast.ClassDef):
+        return UNKNOWN
+    names: set[str] = set()
+    for node in _module_level(cls.body):
+        names |= _bound(node)
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            kinds = [dotted_name(decorator) for decorator in node.decorator_list]
+            if kinds not in (["classmethod"], ["staticmethod"]):
+                return UNKNOWN
+            return module, node if kinds == ["staticmethod"] else _without_first(node)
+    is_all = not cls.bases and not cls.keywords and not cls.decorator_list and name not in names
+    return Missing(no_name(name, owner, names)) if is_all else UNKNOWN
+
+
+def _without_first(method: ast.FunctionDef) -> ast.FunctionDef:
+    """A class method as it is called: Python passes the class."""
+    called = copy.copy(method)
+    called.args = copy.copy(method.args)
+    if called.args.posonlyargs:
+        called.args.posonlyargs = called.args.posonlyargs[1:]
+    else:
+        called.args.args = called.args.args[1:]
+    return called
 
 
 def _split(target: str) -> tuple[ModuleSpec, list[str]] | Missing | Unknown:
@@ -333,7 +377,7 @@ def absolute_name(module: Module, name: str) -> str | None:
 
 def _of_dataclass(node: ast.ClassDef) -> Parameters:
     fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
-    types = {n.target.id: _type(n.annotation) for n in fields if isinstance(n.target, ast.Name)}
+    types = {n.target.id: plain_type(n.annotation) for n in fields if isinstance(n.target, ast.Name)}
     required = {n.target.id for n in fields if n.value is None and isinstance(n.target, ast.Name)}
     return Parameters(types, frozenset(required), takes_any=False)
 
@@ -343,42 +387,5 @@ def _of_function(node: ast.FunctionDef, *, skip_first: bool) -> Parameters:
     positional = [*a.posonlyargs, *a.args][1 if skip_first else 0 :]
     needed = positional[: len(positional) - len(a.defaults)] if a.defaults else positional
     needed_by_name = [k for k, d in zip(a.kwonlyargs, a.kw_defaults, strict=True) if d is None]
-    types = {p.arg: _type(p.annotation) for p in [*positional, *a.kwonlyargs]}
+    types = {p.arg: plain_type(p.annotation) for p in [*positional, *a.kwonlyargs]}
     return Parameters(types, frozenset(p.arg for p in [*needed, *needed_by_name]), a.kwarg is not None)
-
-
-def _type(node: ast.expr | None) -> Any:
-    """The annotation as far as it is about plain values; Any otherwise."""
-    if isinstance(node, ast.Constant):
-        if node.value is None:
-            return type(None)
-        return _type(ast.parse(node.value, mode="eval").body) if isinstance(node.value, str) else Any
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _union([_type(node.left), _type(node.right)])
-    if isinstance(node, ast.Subscript):
-        outer = dotted_name(node.value).rpartition(".")[2]
-        if outer == "Optional":
-            return _union([_type(node.slice), type(None)])
-        if outer == "Union" and isinstance(node.slice, ast.Tuple):
-            return _union([_type(e) for e in node.slice.elts])
-        return list if outer in _SEQUENCES else Any
-    name = dotted_name(node).rpartition(".")[2]
-    return list if name in _SEQUENCES else _SCALARS.get(name, Any)
-
-
-def _union(types: list[Any]) -> Any:
-    if Any in types:
-        return Any
-    union = types[0]
-    for kind in types[1:]:
-        union = union | kind
-    return union
-
-
-def dotted_name(node: ast.expr | None) -> str:
-    """`a.b.c` of an expression; empty where it is no dotted name."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        return f"{dotted_name(node.value)}.{node.attr}"
-    return ""

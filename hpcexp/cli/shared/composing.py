@@ -17,7 +17,10 @@ def opened(verb: str, summary: str, argv: Sequence[str]) -> tuple[argparse.Names
     project = Path.cwd()
     on_path(project)
     composer = Composer(project, arguments.config_dir, arguments.config_name)
-    return arguments, None if _shown(arguments, composer) else composer
+    if _shown(arguments, composer):
+        return arguments, None
+    arguments.multirun = arguments.multirun or composer.is_multirun(list(arguments.overrides))
+    return arguments, composer
 
 
 def _shown(a: argparse.Namespace, composer: Composer) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hpcexp.compose.sources import conf_dirs, describe
+from hpcexp.compose.sources import describe
 from hpcexp.files.atomic import sha256
 from hpcexp.files.documents import parse_yaml, plain
 from hpcexp.launch.resume.checkpoint_transfer import TransferOrigin
@@ -70,12 +70,11 @@ def override_origins(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _experiment(plan: Plan) -> dict[str, Any] | None:
-    """The experiment's file and what it sets; None if no file of that name is found."""
-    option, project = plan.choices.get("experiment"), Path(plan.lineage["project"])
-    for directory in conf_dirs(project, None) if option else ():
-        file = directory / "experiment" / f"{option}.yaml"
-        if file.is_file():
-            facts = parse_yaml(file.read_text(encoding="utf-8")) or {}
-            sets = {key: value for key, value in facts.items() if key != "defaults"}
-            return {"file": describe(file, project), "sha256": sha256(file), "sets": flatten(masked_config(sets)[0])}
-    return None
+    """The experiment's file and what it sets; None if there is none."""
+    named = plan.lineage.get("experiment.file")
+    if named is None or not (file := Path(named)).is_file():
+        return None
+    facts = parse_yaml(file.read_text(encoding="utf-8-sig")) or {}
+    sets = {key: value for key, value in facts.items() if key != "defaults"}
+    where = describe(file, Path(plan.lineage["project"]))
+    return {"file": where, "sha256": sha256(file), "sets": flatten(masked_config(sets)[0])}

@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -22,6 +23,7 @@ from omegaconf import DictConfig
 from hpcexp.compose.composer import Composer, CompositionError, as_given
 from hpcexp.compose.failures import FAILURES
 from hpcexp.compose.many import Many
+from hpcexp.errors import ConfigError
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.plan import Plan
 from hpcexp.redaction import masked_command
@@ -35,7 +37,15 @@ from hpcexp.sweep.hydra.launcher import CollectingLauncher, PlanLauncher
 from hpcexp.sweep.hydra.optuna_sweeper import as_typed, is_searched, spec_of, sweeper_of
 from hpcexp.sweep.hydra.plugin_launchers import StockLauncher, check_installed
 from hpcexp.sweep.hydra.task import HydraTask, MultirunStopped, best_value
-from hpcexp.sweep.spec.axes import hydra_overrides, job_overrides, runs_through_all, task_overrides
+from hpcexp.sweep.spec.axes import (
+    counting,
+    hydra_overrides,
+    job_overrides,
+    jobs_of,
+    params_of,
+    runs_through_all,
+    task_overrides,
+)
 from hpcexp.sweep.spec.spec import Choices, Spec
 from hpcexp.sweep.start import planned_jobs, run_sweep
 from hpcexp.sweep.store.directory import sweep_name, sweeps_dir
@@ -45,9 +55,10 @@ def multirun(composer: Composer, overrides: list[str], command: list[str], polic
     """Exit status: 0 when every job finished, 1 when one failed, 128 + n when signal n stopped the sweep."""
     check_installed(overrides)
     cfg = composer.load(overrides, RunMode.MULTIRUN)
+    composer.check_multirun(cfg)
     if is_searched(cfg) and _is_ours(cfg):
         with _multirun_callbacks(composer, cfg):
-            return run_sweep(composer, _searched(composer, cfg), command, policy, hydra_overrides(cfg), as_typed)
+            return run_sweep(composer, _searched(composer, cfg), command, policy, cfg, as_typed)
     if not (runs_through_all(cfg) and _is_ours(cfg)):
         return _by_hydra(composer, overrides, cfg, command, policy)
     spec, jobs = combinations(composer, cfg)
@@ -64,12 +75,13 @@ def multirun(composer: Composer, overrides: list[str], command: list[str], polic
 def planned(composer: Composer, overrides: list[str], command: list[str]) -> list[Plan]:
     """The plans of every combination of `overrides`, none of them started."""
     cfg = composer.load(overrides, RunMode.MULTIRUN)
+    composer.check_multirun(cfg)
     if runs_through_all(cfg):
         _, jobs = combinations(composer, cfg)
         return _planned(composer, overrides, cfg, jobs, command)
     if is_searched(cfg):
-        return planned_jobs(composer, _searched(composer, cfg), command, hydra_overrides(cfg), as_typed)
-    many = Many(composer, hydra_overrides(cfg))
+        return planned_jobs(composer, _searched(composer, cfg), command, cfg, as_typed)
+    many = Many(composer, hydra_overrides(cfg), cfg)
     collecting = CollectingLauncher(lambda jobs: planned_all(many, jobs, composer.project, command))
     with TemporaryDirectory() as nowhere:
         _sweep(
@@ -84,8 +96,7 @@ def _searched(composer: Composer, cfg: DictConfig) -> Spec:
 
 def combinations(composer: Composer, cfg: DictConfig) -> tuple[Spec, list[list[str]]]:
     """What the command line asks, and the overrides of every job."""
-    params = [f"{key}={values}" for key, values in (cfg.hydra.sweeper.get("params") or {}).items()]
-    given = {o.get_key_element(): o for o in _parsed(composer, [*params, *task_overrides(cfg)])}.values()
+    given = counting(_parsed(composer, composer.with_texts([*params_of(cfg), *task_overrides(cfg)])))
     axes = {o.key_or_group: Choices(tuple(o.sweep_string_iterator())) for o in given if o.is_discrete_sweep()}
     base = tuple(as_given(str(o.input_line)) for o in given if not o.is_sweep_override())
     jobs = job_overrides(composer, cfg)
@@ -102,7 +113,7 @@ def _planned(
     composer: Composer, overrides: list[str], cfg: DictConfig, jobs: list[list[str]], command: list[str]
 ) -> list[Plan]:
     try:
-        return planned_all(Many(composer, hydra_overrides(cfg)), jobs, composer.project, command)
+        return planned_all(Many(composer, hydra_overrides(cfg), cfg), jobs, composer.project, command)
     except CompositionError as e:
         raise composer.diagnosis(overrides, RunMode.MULTIRUN, e) from e
 
@@ -121,7 +132,7 @@ def _by_hydra(composer: Composer, overrides: list[str], cfg: DictConfig, command
     """A sweeper of Hydra's asks for jobs, or a launcher of Hydra's runs them."""
     task = HydraTask(composer.project, command, policy.fresh)
     launchers: list[PlanLauncher] = []
-    many = Many(composer, hydra_overrides(cfg))
+    many = Many(composer, hydra_overrides(cfg), cfg)
 
     def plans(jobs: Sequence[Sequence[str]]) -> list[Plan]:
         return planned_all(many, jobs, composer.project, command)
@@ -162,11 +173,34 @@ def _sweep(
         made = sweeper_of if is_searched(cfg) else _instantiated
         sweeper: Any = made(cfg, context, task)
         sweeper.launcher = launcher(sweeper.launcher)
+        arguments = composer.repaired(task_overrides(cfg))
+        if isinstance(sweeper, BasicSweeper):
+            setattr(sweeper, "split_arguments", _batches)  # noqa: B010 - of this sweeper only
+        elif not is_searched(cfg):
+            _check_repeated(_parsed(composer, arguments), type(sweeper).__name__)
         sweeper.launcher.setup(hydra_context=context, task_function=task, config=cfg)
         try:
-            sweeper.sweep(arguments=composer.repaired(task_overrides(cfg)))
+            sweeper.sweep(arguments=arguments)
         except (*FAILURES, CompositionError) as e:
             raise composer.diagnosis(overrides, RunMode.MULTIRUN, e) from e
+
+
+def _batches(overrides: list[Override], most: int | None) -> list[list[list[str]]]:
+    """The jobs of Hydra's own sweeper, which itself keeps only the last of several mappings for a key."""
+    jobs = jobs_of(overrides)
+    size = most or max(1, len(jobs))
+    return [jobs[i : i + size] for i in range(0, len(jobs), size)]
+
+
+def _check_repeated(overrides: list[Override], sweeper: str) -> None:
+    """ConfigError where a key is given twice, as sweepers pass on only the last."""
+    lines: dict[str, list[str]] = {}
+    for override in overrides:
+        lines.setdefault(override.get_key_element(), []).append(as_given(str(override.input_line)))
+    if twice := [given for given in lines.values() if len(given) > 1]:
+        raise ConfigError(
+            [f"{' '.join(given)}: {sweeper} passes on only the last of these.\nFix: give one." for given in twice]
+        )
 
 
 def _instantiated(cfg: DictConfig, context: HydraContext, task: HydraTask) -> Sweeper:

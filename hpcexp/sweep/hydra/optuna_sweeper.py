@@ -32,7 +32,7 @@ from hpcexp.runs.records.status import RunState
 from hpcexp.schema.settings import Settings
 from hpcexp.schema.sweep import Budget, Search
 from hpcexp.sweep.hydra.task import HydraTask
-from hpcexp.sweep.spec.axes import axis_of
+from hpcexp.sweep.spec.axes import axis_of, counting, params_of
 from hpcexp.sweep.spec.search_problems import unfit
 from hpcexp.sweep.spec.spec import Objective, Spec
 from hpcexp.sweep.store.directory import sweep_name, sweeps_dir
@@ -220,9 +220,7 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
 
 def _given(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:
     """Axes and base; what the command line says replaces `hydra.sweeper.params`."""
-    params = [f"{key}={values}" for key, values in (cfg.hydra.sweeper.params or {}).items()]
-    parsed = OverridesParser.create(loader).parse_overrides([*params, *overrides])
-    return list({_key(override): override for override in parsed}.values())
+    return counting(OverridesParser.create(loader).parse_overrides([*params_of(cfg), *overrides]))
 
 
 def _key(override: Override) -> str:

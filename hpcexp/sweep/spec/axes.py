@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import cast
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
 from hpcexp.compose.composer import Composer, as_given
 from hpcexp.errors import ConfigError
 from hpcexp.sweep.spec.spec import Axis, Choices, Interval
+from hpcexp.sweep.spec.typed import quoted
 
 
 def runs_through_all(cfg: DictConfig) -> bool:
@@ -37,13 +40,57 @@ def job_overrides(composer: Composer, cfg: DictConfig) -> list[list[str]]:
     `cfg` is the command line composed for a multirun. Its values replace those of `hydra.sweeper.params`. ConfigError
     names axes that have no end of values.
     """
-    params = [f"{key}={values}" for key, values in (cfg.hydra.sweeper.get("params") or {}).items()]
-    given = composer.repaired([*params, *task_overrides(cfg)])
+    given = composer.repaired([*params_of(cfg), *task_overrides(cfg)])
     parsed = OverridesParser.create(composer.loader).parse_overrides(given)
     if endless := [o for o in parsed if o.is_sweep_override() and not o.is_discrete_sweep()]:
         raise ConfigError(list(map(_endless, endless)))
-    [jobs] = BasicSweeper.split_arguments(parsed, None)
-    return [list(map(as_given, job)) for job in jobs]
+    return [list(map(as_given, job)) for job in jobs_of(parsed)]
+
+
+def params_of(cfg: DictConfig) -> list[str]:
+    """The axes and values of `hydra.sweeper.params`, as they are typed on the command line."""
+    params = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True).get("params") or {}  # type: ignore[union-attr]
+    return [f"{key}={value if isinstance(value, str) else quoted(value)}" for key, value in params.items()]
+
+
+def jobs_of(overrides: Sequence[Override]) -> list[list[str]]:
+    """The overrides of every combination, the last axis fastest; each in the order in which it was given."""
+    values = [
+        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+        if o.is_sweep_override()
+        else [str(o.input_line)]
+        for o in counting(overrides)
+    ]
+    return [list(job) for job in itertools.product(*values)]
+
+
+def counting(overrides: Sequence[Override]) -> list[Override]:
+    """The overrides without those that a later one replaces. A mapping replaces nothing, as it is merged."""
+    kept: list[Override] = []
+    for override in overrides:
+        if is_merged(override):
+            kept.append(override)
+            continue
+        old = [i for i, o in enumerate(kept) if not is_merged(o) and _is_replaced(o, override)]
+        # At the place of the first, which is the order of Hydra's sweeper, unless a mapping is merged in between.
+        at = old[0] if old and not any(map(is_merged, kept[old[0] :])) else len(kept)
+        kept = [*_without(kept[:at], old, 0), override, *_without(kept[at:], old, at)]
+    return kept
+
+
+def _without(overrides: list[Override], dropped: Sequence[int], first: int) -> list[Override]:
+    return [o for i, o in enumerate(overrides, first) if i not in dropped]
+
+
+def _is_replaced(earlier: Override, later: Override) -> bool:
+    one, other = earlier.get_key_element(), later.get_key_element()
+    return one == other or (earlier.is_sweep_override() and one.lstrip("+") == other.lstrip("+"))
+
+
+def is_merged(override: Override) -> bool:
+    """Whether an override gives a mapping, which is merged with what is there."""
+    value = override.value()
+    return any(isinstance(v, dict) for v in (value.list if isinstance(value, ChoiceSweep) else [value]))
 
 
 def axis_of(override: Override, *, is_searched: bool) -> Axis:

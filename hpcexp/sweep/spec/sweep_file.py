@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -15,11 +14,14 @@ from hydra.errors import HydraException
 import hpcexp
 from hpcexp.checks.values import missing_keys, schema_problems, typed
 from hpcexp.compose.composer import Composer
+from hpcexp.compose.yaml_files import load_yaml, read_config_text
 from hpcexp.errors import ConfigError, listed, suggest
 from hpcexp.schema.sweep import Budget, Search, SweepFile
-from hpcexp.sweep.spec.axes import axis_of
+from hpcexp.sweep.spec.axes import axis_of, is_merged
 from hpcexp.sweep.spec.spec import Axis, Choices, Interval, Objective, Spec
 from hpcexp.sweep.spec.stages import SEPARATOR, by_stage, stage_problems
+from hpcexp.sweep.spec.typed import quoted
+from hpcexp.text.formatting import near
 
 _INTERVAL = ("low", "high", "log", "int", "step")
 
@@ -73,12 +75,7 @@ def _checked(content: dict[str, Any], name: str, composer: Composer, rest: Seque
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{file}{line}: this is not YAML: {getattr(e, 'problem', e)}.") from e
+    content = load_yaml(read_config_text(file), near(file))
     if not isinstance(content, dict):
         raise ConfigError(f"{file} has no keys.\nFix: `hpcexp help sweep` shows those of a sweep.")
     return {str(key): value for key, value in content.items()}
@@ -135,7 +132,8 @@ def _spec(content: Mapping[str, Any], name: str, composer: Composer, rest: Seque
     base = [_override(o, where) for o in content.get("base") or []]
     for override in _parsed(rest, "the command line", composer):
         key = override.get_key_element().lstrip("+")
-        base = [o for o in base if o.lstrip("+~").partition("=")[0] != key]
+        if not is_merged(override):
+            base = [o for o in base if o.lstrip("+~").partition("=")[0] != key]
         if override.is_sweep_override():
             axes[key] = axis_of(override, is_searched=search is not None)
         else:
@@ -239,16 +237,3 @@ def _parsed(overrides: Sequence[str], where: str, composer: Composer | None = No
     if problems:
         raise ConfigError(problems)
     return found
-
-
-def quoted(value: Any) -> str:
-    """A value of YAML as it is typed in an override."""
-    if isinstance(value, str):
-        if re.fullmatch(r"[\w\-./:%@]+", value) and _parsed([f"key={value}"], "")[0].value() == value:
-            return value
-        return "'" + value.replace("\\", r"\\").replace("'", r"\'") + "'"
-    if isinstance(value, list):
-        return "[" + ",".join(map(quoted, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{quoted(v)}" for key, v in value.items()) + "}"
-    return typed(value)

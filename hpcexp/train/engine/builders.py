@@ -22,7 +22,7 @@ from hpcexp.schema.keys import OWN_KEYS, TARGET
 from hpcexp.schema.settings import ModelSettings, without
 from hpcexp.targets.instantiate import fill, instantiate, parameters, resolve
 from hpcexp.targets.lightning_module import NO_CALLBACK
-from hpcexp.targets.nodes import target_nodes, wrong_target
+from hpcexp.targets.nodes import wrong_target
 from hpcexp.train.checkpointing.best_and_last import Checkpointing, Finish
 from hpcexp.train.data.adapters.module import as_data_module
 from hpcexp.train.data.datamodule import SourceData
@@ -160,8 +160,9 @@ def make_callbacks(plan: Plan, checkpointing: Checkpointing) -> list[pl.Callback
     if trainer.patience is not None:
         stop = partial(EarlyStopping, trainer.monitor, mode=str(trainer.mode), patience=trainer.patience)
         callbacks.append(stop(min_delta=trainer.min_delta, check_finite=False, verbose=False))
-    for path, node in target_nodes(plan.settings.callbacks, "callbacks"):
-        if path.count(".") == 1:
+    for name, node in plan.settings.callbacks.items():
+        if node is not None:
+            path = f"callbacks.{name}"
             callback = instantiate(node, path=path)
             if not isinstance(callback, pl.Callback):
                 raise ConfigError(wrong_target(path, node[TARGET], NO_CALLBACK))

@@ -62,7 +62,11 @@ def asked(file: Path) -> list[str]:
     return [name(file), *COMPANIONS.get(name(file), [])] if file.parent != CONF else []
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if name(f) not in ("hardware=gpu", "data=images_folder")], ids=name)
+ELSEWHERE = ("hardware=gpu", "data=images_folder", "hydra/sweeper=optuna")
+"""Planned by a test of their own: on a machine with GPUs, with pictures, as a multirun."""
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if name(f) not in ELSEWHERE], ids=name)
 def test_every_file_is_planned(compose: Callable[..., Composed], project: Path, file: Path) -> None:
     """Without a problem, in a project of its own."""
     assert prepare(compose(*asked(file)), project, []).experiment.startswith("digits_")

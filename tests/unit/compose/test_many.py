@@ -174,7 +174,7 @@ def check_equal(composer: Composer, lines: Sequence[str]) -> None:
     many = Many(composer)
     by_hydra = cache(lambda overrides: Composer.compose(composer, list(overrides), in_sweep=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(composer, "compose", lambda overrides, in_sweep: by_hydra(tuple(overrides)))
+        patch.setattr(composer, "compose", lambda overrides, **_: by_hydra(tuple(overrides)))
         for line in random.Random(0).sample(lines, len(lines)):
             assert outcome(lambda overrides: by_hydra(tuple(overrides)), line) == outcome(many.compose, line), line
 
@@ -182,8 +182,9 @@ def check_equal(composer: Composer, lines: Sequence[str]) -> None:
 def test_jobs_come_to_what_hydras_sweepers_compose(own: Path) -> None:
     """With the overrides of Hydra's node that all jobs of a sweep share."""
     composer = Composer(own)
-    shared = ["hydra.sweep.dir='x y'", "hydra.mode=MULTIRUN", "hydra/launcher=basic"]
-    master, many = composer.load([*shared, "seed=1,2"], RunMode.MULTIRUN), Many(composer, shared)
+    shared = ["hydra.mode=MULTIRUN", "hydra/launcher=basic", "hydra/sweeper=optuna"]
+    master = composer.load([*shared, "seed=1,2"], RunMode.MULTIRUN)
+    many = Many(composer, shared, master)
     for job in (["seed=1"], ["seed=2", "model=own", "data=synthetic"], ["++optimizer.lr=3"]):
         assert composed(composer.loader.load_sweep_config(master, job)) == many.compose(job)
 

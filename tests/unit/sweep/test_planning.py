@@ -24,6 +24,7 @@ from hpcexp.plan import load_head, load_signature, save_plan
 from hpcexp.planner import prepare
 from hpcexp.rundir import RunDir
 from hpcexp.sweep.spec.axes import job_overrides
+from hpcexp.sweep.spec.axes import jobs_of as sweep_jobs
 from hpcexp.targets.instantiate import on_path
 
 NET = "class Net:\n    def __init__(self, in_shape, num_classes, width=1): pass\n"
@@ -54,7 +55,47 @@ def test_jobs_are_those_of_hydras_sweeper(project: Path, line: str) -> None:
     overrides = [override for override in line.split(" ") if not override.startswith("hydra")]
     parsed = OverridesParser.create(Composer(project).loader).parse_overrides(overrides)
     [expected] = BasicSweeper.split_arguments(parsed, None)
-    assert expected == jobs_of(project, *line.split(" "))
+    jobs = jobs_of(project, *line.split(" "))
+    assert list(map(meaning, expected)) == list(map(meaning, jobs))
+    assert {o for o in overrides if "," not in o and "(" not in o} <= {o for job in jobs for o in job}
+
+
+def meaning(job: list[str]) -> list[tuple[str, object]]:
+    """Keys and values, which can be typed in several ways."""
+    return [(o.get_key_element(), o.value()) for o in OverridesParser.create().parse_overrides(job)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["tags={a:1}", "tags={b:2}", "seed=1,2"], [["tags={a:1}", "tags={b:2}", f"seed={s}"] for s in (1, 2)]),
+        (["tags={a:1}", "tags.a=2", "tags={a:3}", "seed=1"], [["tags={a:1}", "tags.a=2", "tags={a:3}", "seed=1"]]),
+        (["x={a:1},{a:2}", "x={b:3}"], [["x={a:1}", "x={b:3}"], ["x={a:2}", "x={b:3}"]]),
+        (["+x={a:1}", "+x={b:2}"], [["+x={a:1}", "+x={b:2}"]]),
+        (["seed=1", "tags={a:1}", "seed=2"], [["tags={a:1}", "seed=2"]]),
+        (["seed=1,2", "notes=x", "seed=3"], [["seed=3", "notes=x"]]),
+        (["~tags.a", "tags={a:1}", "~tags.a"], [["tags={a:1}", "~tags.a"]]),
+    ],
+)
+def test_every_mapping_reaches_the_job(project: Path, overrides: list[str], expected: list[list[str]]) -> None:
+    """In its place among the others: Hydra merges it with what is there. Of other values the last counts."""
+    parsed = OverridesParser.create(Composer(project).loader).parse_overrides(overrides)
+    assert expected == sweep_jobs(parsed)
+
+
+@pytest.mark.parametrize(
+    "launcher", [(), ("hydra/launcher=joblib",), ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=1")]
+)
+def test_repeated_mappings_are_planned_as_in_one_run(hpcexp: Callable[..., Said], launcher: tuple[str, ...]) -> None:
+    """With every launcher and sweeper."""
+    mappings = [f"+callbacks={{{n}:{{_target_:pytorch_lightning.callbacks.{c}}}}}" for n, c in CALLBACKS]
+    alone = hpcexp("plan", *mappings)
+    swept = hpcexp("plan", "-m", *mappings, "seed=1,2", *launcher)
+    signature = next(line.split()[1] for line in alone.out.splitlines() if "signature" in line)
+    assert signature[:8] in swept.out
+
+
+CALLBACKS = (("a", "ModelSummary"), ("b", "Timer"))
 
 
 def test_values_replace_axes_of_a_file(project: Path) -> None:
@@ -135,7 +176,7 @@ def test_what_only_some_jobs_do_not_compose_with_is_named_with_the_first(hpcexp:
     """A key that one option of a group has, and another has not."""
     said = hpcexp("plan", "-m", "model=cnn,mlp", "~model.hidden", "seed=1,2")
     assert 2 == said.status
-    assert "model=cnn ~model.hidden=null seed=1\n~model.hidden=null: model.hidden cannot be left out" in said.err
+    assert "model=cnn ~model.hidden seed=1\n~model.hidden: model.hidden cannot be left out" in said.err
 
 
 def test_finished_jobs_are_known_by_the_head_of_their_plan(hpcexp: Callable[..., Said], project: Path) -> None:

@@ -17,7 +17,8 @@ from hpcexp.rundir import SweepDir
 from hpcexp.runs.records.sweep import SweepRecord
 from hpcexp.schema.sweep import Budget, Search
 from hpcexp.sweep.spec.spec import Choices, Interval, Objective, Spec, combinations
-from hpcexp.sweep.spec.sweep_file import quoted, read_sweeps, sweep_files
+from hpcexp.sweep.spec.sweep_file import read_sweeps, sweep_files
+from hpcexp.sweep.spec.typed import quoted
 from hpcexp.sweep.store.directory import ask, changes, spec_of
 
 GRID = """
