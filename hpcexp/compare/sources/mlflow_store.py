@@ -6,7 +6,7 @@ Neither imports MLflow, which takes two seconds. Runs that hpcexp did not make a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 
 from hpcexp.compare.runs import ComparedRun, Found
 from hpcexp.compare.sources.mlflow_file import MlflowFile
@@ -17,6 +17,7 @@ from hpcexp.redaction import without_password
 from hpcexp.runs.naming import SIGNATURE_LENGTH
 from hpcexp.runs.records.status import RunState
 from hpcexp.tracking.mlflow import tags
+from hpcexp.tracking.mlflow.renamed import read_renamed
 from hpcexp.tracking.mlflow.uri import sqlite_path, uri_problem
 
 _STATES: dict[str, str] = {
@@ -66,6 +67,11 @@ def open_store(uri: str) -> RunReader:
 def _run(stored: Stored, store: RunReader, *, is_of_sweep: bool) -> ComparedRun:
     sections = _tag_sections(stored.tags)
     ours = sections["ours"]
+    names = read_renamed(ours.get(tags.RENAMED, ""))
+    metric_names, param_names = names.get("metrics", {}), names.get("params", {})
+    keys = {name: key for key, name in metric_names.items()}
+    metrics = {metric_names.get(key, key): value for key, value in stored.metrics.items()}
+    params = {param_names.get(key, key): value for key, value in stored.params.items()}
     return ComparedRun(
         experiment=stored.experiment,
         name=stored.name,
@@ -73,11 +79,11 @@ def _run(stored: Stored, store: RunReader, *, is_of_sweep: bool) -> ComparedRun:
         location=stored.id,
         state=ours.get(tags.STATE) or _STATES.get(stored.status, stored.status.lower()),
         started=stored.started_ms / 1000,
-        facts={"config": stored.params, **{section: sections[section] for section in ("code", "data", "environment")}},
+        facts={"config": params, **{section: sections[section] for section in ("code", "data", "environment")}},
         choices=sections["choices"],
-        numbers=_numbers(stored.metrics, ours),
-        curve_of=partial(store.curve, stored.id),
-        curve_names=lambda: stored.metrics,
+        numbers=_numbers(metrics, ours),
+        curve_of=lambda metric: store.curve(stored.id, keys.get(metric, metric)),
+        curve_names=lambda: metrics,
         sweeps=(ours[tags.SWEEP],) if tags.SWEEP in ours else (),
         axes=sections["axes"] if is_of_sweep else {},
     )

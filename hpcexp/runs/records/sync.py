@@ -42,6 +42,10 @@ class SyncRecord(Struct, kw_only=True):
     parent: str | None = None
     """The MLflow run of its sweep."""
     model_id: str | None = None
+    keys: dict[str, str] = {}
+    """The run's metrics by name → what MLflow has them as."""
+    renamed: dict[str, dict[str, str]] = {}
+    """Kind → name → what MLflow has instead, as the user was told."""
 
 
 def read_sync_record(record: RecordDir) -> SyncRecord:

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hpcexp.files.atomic import write_atomic
 from hpcexp.sweep.search.study import Study
 from hpcexp.sweep.spec.spec import Objective
+from hpcexp.text.key_names import KeyTable, flat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,12 +49,13 @@ def _pictures(
     """Name → what draws it, of those that there are trials for."""
     from optuna.visualization import matplotlib as drawn
 
+    files = KeyTable()
     title = f"{study.name}: {len(finished)} finished trial{'s' * (len(finished) != 1)}"
     for i, objective in enumerate(study.objectives):
         target: dict[str, Any] = {"target_name": objective.metric}
         name = ""
         if len(study.objectives) > 1:
-            target, name = {**target, "target": partial(_value, i)}, f"-{_file_name(objective.metric)}"
+            target, name = {**target, "target": partial(_value, i)}, f"-{flat(files[objective.metric])}"
         if finished:
             yield f"history{name}", partial(_history, drawn, finite, target, title)
         if len({trial.values[i] for trial in finished}) > 1 and len(finished) >= _ENOUGH:
@@ -179,7 +181,3 @@ def _save(figure: Figure, path: Path) -> Path:
 def _cut(text: str, longest: int = _LONGEST) -> str:
     """Without its beginning, which dotted names have in common."""
     return text if len(text) <= longest else f"…{text[1 - longest :]}"
-
-
-def _file_name(metric: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in metric)

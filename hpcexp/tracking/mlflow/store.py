@@ -11,14 +11,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
 
 from hpcexp.errors import RunError
 from hpcexp.redaction import masked_text, without_password
 from hpcexp.runs.journal import Point
+from hpcexp.text.key_names import flat, keyed, legal_key
 from hpcexp.tracking.mlflow.credentials import Named, Withheld, check_artifacts, of_artifacts, origin, withheld
 from hpcexp.tracking.mlflow.registry import Registry
 from hpcexp.tracking.mlflow.schemas import have_store
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 _MAX_PARAM = 6000
 _MAX_TAG = 8000
-_MAX_KEY = 250
 MAX_DIGEST = 36
 """Characters of a data set's digest."""
 _ENVIRONMENT = {
@@ -139,7 +139,10 @@ class Store:
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Metrics under their own times and steps, parameters and tags; what is too long for MLflow is cut."""
+        """Metrics under their own times and steps, parameters and tags; what is too long for MLflow is cut.
+
+        The metrics by their keys; parameters and tags by their names, all those together that could be mixed up.
+        """
         from mlflow.entities import Param, RunTag
 
         values = list(_values(points))
@@ -181,7 +184,7 @@ class Store:
 
     def tag_experiment(self, experiment_id: str, tags: Mapping[str, str]) -> None:
         """Tags of the experiment itself."""
-        for key, value in tags.items():
+        for key, value in keyed(tags).items():
             self._client.set_experiment_tag(experiment_id, key, value)
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
@@ -248,13 +251,18 @@ class Store:
 
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            location = self._artifacts.as_uri() + "/" + _safe_file_name(name) if self._artifacts else None
+            location = self._artifacts.as_uri() + "/" + _folder(name) if self._artifacts else None
             try:
                 return self._new_experiment(name, location)
             except MlflowException:
                 found = self._client.get_experiment_by_name(name)  # another process was first
                 if found is None:
                     raise
+        if found.name != name:
+            raise RunError(
+                f"The MLflow experiment '{name}' cannot be made: the server takes it for '{found.name}'.\n"
+                "Fix: tracking.experiment=NAME that differs in more than case, accents or spaces at the end."
+            )
         if found.lifecycle_stage != "active":
             raise RunError(
                 f"The MLflow experiment '{name}' was deleted, so nothing can be recorded in it.\n"
@@ -352,12 +360,6 @@ def _for_good() -> Iterator[None]:
             gc.enable()
 
 
-@lru_cache(maxsize=10_000)
-def legal_key(key: str) -> str:
-    """A metric, parameter or tag name as MLflow takes it."""
-    return re.sub(r"[^\w\-. :/]", "_", key, flags=re.ASCII)[:_MAX_KEY]
-
-
 def legal_model_name(name: str) -> str:
     """A LoggedModel name: it may hold neither `/` nor `.`."""
     return re.sub(r"[/:.%\"']", "-", name) or "model"
@@ -385,7 +387,7 @@ def problem_of(error: BaseException, uri: str) -> str:
 def _values(points: Iterable[Point]) -> Iterator[Value]:
     for point in points:
         for key, value in point.metrics.items():
-            yield Value(legal_key(key), point.time_ms, point.step, value)
+            yield Value(key, point.time_ms, point.step, value)
 
 
 def _metric(
@@ -398,10 +400,11 @@ def _metric(
 
 
 def _texts(pairs: Mapping[str, Any], longest: int) -> Iterator[tuple[str, str]]:
-    for key, value in pairs.items():
+    for key, value in keyed(pairs).items():
         text = str(value)
-        yield legal_key(key), text if len(text) <= longest else text[: longest - 1] + "…"
+        yield key, text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def _safe_file_name(name: str) -> str:
-    return re.sub(r"[^\w\-.]", "_", name).strip(".") or "experiment"
+def _folder(experiment: str) -> str:
+    """An experiment's folder of artifacts, as a part of an address."""
+    return quote(flat(legal_key(experiment)))

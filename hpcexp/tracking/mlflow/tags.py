@@ -13,6 +13,8 @@ CHOICES = f"{PREFIX}choices."
 
 SIGNATURE = f"{PREFIX}signature"
 RUN = f"{PREFIX}run"
+RENAMED = f"{PREFIX}renamed"
+"""What MLflow does not take by its name, in JSON: kind → name → the key that it has."""
 TOKEN = f"{PREFIX}token"
 """By which a run is found again that was created by a process that died before it noted the run's id."""
 STATE = f"{PREFIX}state"

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpcexp.runs.records.sweep import SweepRecord
+from hpcexp.text.key_names import legal_key
 
 RESULTS_KEY = "hpcexp"
 """What a link to the view `Results` calls it."""
@@ -33,8 +34,8 @@ def results_view(now_ms: int) -> dict[str, str]:
 
 def sweep_view(asked: SweepRecord, name: str, parent: str, now_ms: int) -> dict[str, str]:
     """The tag of a sweep's view: its jobs, the best first, with their axes, and parallel coordinates of them."""
-    axes, objectives = list(asked.axes), asked.objectives
-    metrics = [objective.metric for objective in objectives]
+    axes, objectives = list(map(legal_key, asked.axes)), asked.objectives
+    metrics = [legal_key(objective.metric) for objective in objectives]
     section = _uuid(name, "section")
     parallel: dict[str, Any] = {
         "type": "PARALLEL",
@@ -59,7 +60,7 @@ def sweep_view(asked: SweepRecord, name: str, parent: str, now_ms: int) -> dict[
 
 def view_key(sweep: str) -> str:
     """What a link to the view of a sweep calls it."""
-    return f"sweep-{sweep}"
+    return legal_key(f"sweep-{sweep}")
 
 
 def _view(key: str, name: str, now_ms: int, state: Mapping[str, Any]) -> dict[str, str]:

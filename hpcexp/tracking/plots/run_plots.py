@@ -17,6 +17,7 @@ from hpcexp.rundir import RunDir
 from hpcexp.runs.records.files import read
 from hpcexp.runs.records.results import Confusion
 from hpcexp.runs.series import Series, read_series
+from hpcexp.text.key_names import KeyTable, flat
 from hpcexp.tracking.plots.axis_ticks import linear_ticks, log_ticks
 from hpcexp.tracking.plots.canvas import Canvas, Place, text_width
 
@@ -46,9 +47,9 @@ def draw_pictures(run: RunDir, title: str) -> list[Path]:
     """Draw what `run` has the numbers for into its `plots/`; the files, all of them whole."""
     if (problem := folders_problem(run.path, [run.plots.name])) is not None:
         raise RunError(problem)
-    series = read_series(run.journal)
+    series, files = read_series(run.journal), KeyTable({"": "confusion"})
     drawn = [
-        _curves(metric, splits, title).save(run.plots / f"{_file_name(metric)}.png")
+        _curves(metric, splits, title).save(run.plots / f"{flat(files[metric])}.png")
         for metric, splits in _by_metric(series).items()
         if any(len(curve.steps) > 1 for curve in splits.values())
     ]
@@ -265,7 +266,3 @@ def _blue(share: float) -> tuple[int, int, int]:
     light, dark = (bytes.fromhex(color) for color in _BLUES[lower : lower + 2])
     red, green, blue = (round(a + (b - a) * (position - lower)) for a, b in zip(light, dark, strict=True))
     return red, green, blue
-
-
-def _file_name(metric: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in metric)

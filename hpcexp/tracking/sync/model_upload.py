@@ -8,8 +8,10 @@ from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import last_values
 from hpcexp.runs.records.results import Summary
+from hpcexp.text.key_names import KeyTable
 from hpcexp.tracking.mlflow import description
 from hpcexp.tracking.mlflow.links import page
+from hpcexp.tracking.mlflow.renamed import by_key
 from hpcexp.tracking.mlflow.store import MAX_DIGEST, Model, Store
 from hpcexp.tracking.sync import artifacts
 from hpcexp.tracking.sync.run_tags import NOTE, RunTags
@@ -28,13 +30,17 @@ def send_model(
     run_id: str,
     experiment_id: str,
     is_new: bool,
+    keys: KeyTable,
 ) -> str:
-    """Make or update the run's model; its id. `is_new`: the MLflow run was just made, and has no model yet."""
+    """Make or update the run's model; its id.
+
+    `is_new`: the MLflow run was just made, and has no model yet. `keys`: those of the run's metrics.
+    """
     model = Model(
         tags.model_name,
         description.params(plan),
         {**tags.of_model(summary), NOTE: _note(run, plan, summary, page(experiment_id, run_id=run_id))},
-        tuple(last_values(run.journal, "val", "test")),
+        tuple(by_key(last_values(run.journal, "val", "test"), keys)),
         _dataset(plan),
     )
     model_id = store.model(run_id, experiment_id, model, is_new=is_new)

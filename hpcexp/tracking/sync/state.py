@@ -47,9 +47,9 @@ class SyncState:
         """Know nothing any more."""
         self.known = SyncRecord()
 
-    def forget_offsets(self) -> None:
+    def forget_sent(self) -> None:
         """Have all journals sent from their beginning."""
-        self.update(**dict.fromkeys(OFFSETS, 0))
+        self.update(**dict.fromkeys(OFFSETS, 0), keys={}, renamed={})
 
 
 def have_run(state: SyncState, store: Store, experiment: str, start_ms: int, tags: Mapping[str, str]) -> bool:
@@ -64,11 +64,11 @@ def have_run(state: SyncState, store: Store, experiment: str, start_ms: int, tag
     is_first = known is not None or token is None
     if is_first or token is None:
         token = uuid.uuid4().hex
-        state.forget_offsets()
+        state.forget_sent()
         state.save(token=token, run_id=None)
     experiment_id = store.experiment(experiment)
     found = None if is_first else store.find_run(experiment_id, names.TOKEN, token)
     run_id = found or store.create_run(experiment_id, tags["mlflow.runName"], start_ms, {names.TOKEN: token, **tags})
-    state.forget_offsets()
+    state.forget_sent()
     state.save(experiment_id=experiment_id, run_id=run_id)
     return found is None

@@ -21,10 +21,11 @@ from hpcexp.runs.records.files import lines, read_or_none
 from hpcexp.runs.records.status import Status, read_status
 from hpcexp.runs.records.sweep import MAX_LEDGER_BYTES, LedgerLine, SweepBest, SweepRecord
 from hpcexp.runs.records.sync import Membership, SyncRecord, read_sync_record
+from hpcexp.text.key_names import keyed
 from hpcexp.tracking.mlflow import description
 from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.mlflow.links import artifact_root, page
-from hpcexp.tracking.mlflow.store import Store, Stores, legal_key, problem_of
+from hpcexp.tracking.mlflow.store import Store, Stores, problem_of
 from hpcexp.tracking.mlflow.views import sweep_view
 from hpcexp.tracking.sync import artifacts
 from hpcexp.tracking.sync.state import SyncState, have_run
@@ -116,7 +117,7 @@ class SweepUpload:
         self.was_remade = is_new and before is not None
         # MLflow changes no parameter: of axes that were edited the description tells.
         known = {} if is_new else store.params(self._run_id) or {}
-        params = {key: text for key, text in description.sweep_params(overrides).items() if legal_key(key) not in known}
+        params = {key: text for key, text in keyed(description.sweep_params(overrides)).items() if key not in known}
         described = {"mlflow.note.content": self._description(overrides, None, "")}
         store.log(self._run_id, params=params, tags=described if is_new else {**tags, **described})
         self._save_view(store, overrides, started)
@@ -134,7 +135,7 @@ class SweepUpload:
         store, run_id = self.start(), self._run_id
         ended_ms = round(status.ended_at * 1000)
         best = read_or_none(self._sweep.best, SweepBest)
-        results = Point(ended_ms, 0, {**_best_metrics(best), **_job_counts(self._sweep.table_csv)})
+        results = Point(ended_ms, 0, keyed({**_best_metrics(best), **_job_counts(self._sweep.table_csv)}))
         store.log(run_id, [results], tags=self._final_tags(status, best))
         artifacts.send(store, run_id, self._sweep.path, _artifacts(self._sweep))
         store.set_ended(run_id, STATUS[state], ended_ms)

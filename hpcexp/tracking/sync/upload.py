@@ -12,8 +12,11 @@ from hpcexp.runs.journal import Point, read_points
 from hpcexp.runs.records.results import Summary, read_summary
 from hpcexp.runs.records.status import RunState, read_status
 from hpcexp.runs.records.sync import Membership, SyncRecord
+from hpcexp.text.key_names import KeyTable
 from hpcexp.tracking.mlflow import description
+from hpcexp.tracking.mlflow import tags as names
 from hpcexp.tracking.mlflow.links import artifact_root
+from hpcexp.tracking.mlflow.renamed import by_key, renamed_of, report, text_of
 from hpcexp.tracking.mlflow.store import Store, Stores
 from hpcexp.tracking.sync import artifacts
 from hpcexp.tracking.sync.destination import address
@@ -50,6 +53,7 @@ class RunUpload:
         self._store: Store | None = None
         self._is_new = False
         """Whether this upload has made the MLflow run, which then has nothing yet."""
+        self._keys = KeyTable()
         self._params: dict[str, str] = {}
         """Parameters that are yet to be sent."""
         if sweep is not None and self._known.sweep != sweep:
@@ -87,6 +91,7 @@ class RunUpload:
             if not self._state.is_final:
                 store.set_running(run_id)
         self._sync_state.update(parent=parent)
+        self._keys = KeyTable(self._known.keys)
         self._params = description.params(self._plan)
         self._log_dataset(store, run_id)
         self._store = store
@@ -107,6 +112,7 @@ class RunUpload:
         is_over = state.is_final
         summary = read_summary(self._run) if is_over else Summary()
         self._send(self._tags.of_end(state, summary) if is_over else {})
+        self._sync_state.save()
         while self.send_metrics():
             pass
         if is_over:
@@ -188,18 +194,33 @@ class RunUpload:
             news |= {name: offset} if offset != before else {}
         if not (news or tags or self._params):
             return False
-        store.log(self._run_id, points, self._params, tags)
+        sent = list(by_key(points, self._keys))
+        store.log(self._run_id, sent, self._params, {**tags, **self._renamed()})
         self._params = {}
-        self._sync_state.update(**news)
+        self._sync_state.update(**news, keys=dict(self._keys.keys))
         return bool(news)
+
+    def _renamed(self) -> dict[str, str]:
+        """The tag with all names that MLflow does not take, where there are others than before; the log says which."""
+        found, before = renamed_of(self._plan, self._keys), self._known.renamed
+        if found == before:
+            return {}
+        news = {kind: {n: k for n, k in found[kind].items() if n not in before.get(kind, {})} for kind in found}
+        report(news)
+        self._sync_state.update(renamed=found)
+        return {names.RENAMED: text_of(found)}
 
     def _end(self, state: RunState, summary: Summary) -> None:
         store, run_id = self.start(), self._run_id
         artifacts.send(store, run_id, self._run.path, _artifacts(self._run))
         store.log_text(run_id, "".join(f"{override}\n" for override in self._plan.overrides), "overrides.txt")
+        if self._known.renamed:
+            store.log_text(run_id, text_of(self._known.renamed), "renamed.json")
         if self._tags.has_model:
             ids = {"run_id": run_id, "experiment_id": self._experiment_id}
-            model_id = send_model(store, self._run, self._plan, self._tags, summary, **ids, is_new=self._is_new)
+            model_id = send_model(
+                store, self._run, self._plan, self._tags, summary, **ids, is_new=self._is_new, keys=self._keys
+            )
             self._sync_state.update(model_id=model_id)
         store.log(run_id, tags=self._tags.description(summary))
         store.set_ended(run_id, STATUS[state], round(read_status(self._run).ended_at * 1000))
