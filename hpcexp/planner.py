@@ -347,8 +347,8 @@ def _warnings(settings: Settings, uri: str | None, shape: Shape, facts: DataSpec
         )
     if facts is None:
         found.append(
-            f"data._target_={data.target} is read in the job only: its size and shape are checked there, and a change of "
-            "its content does not make another run (--fresh runs again)."
+            f"data._target_={data.target} is read in the job only: its size and shape are checked there, and a change "
+            "of its content does not make another run (--fresh runs again)."
         )
     return tuple(w for w in found if w)
 

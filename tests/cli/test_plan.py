@@ -148,7 +148,11 @@ def test_outside_a_checkout_there_is_no_commit(tmp_path: Path) -> None:
         (["seed=5", "tracking=off", "experiment=x", "run.root=/tmp"], "", "base-s5-abcdef01"),
         (["optimizer.lr=0.01", "model=cnn"], "", "lr=0.01,model=cnn-s5-abcdef01"),
         (["model.hidden=[128,64]", "+model.x=a b/c"], "", "hidden=128,64,x=a_b_c-s5-abcdef01"),
-        (["~model", "~data", "model._target_=my.net.GAN", "+data._target_=my.Set"], "", "model=GAN,data=Set-s5-abcdef01"),
+        (
+            ["~model", "~data", "model._target_=my.net.GAN", "+data._target_=my.Set"],
+            "",
+            "model=GAN,data=Set-s5-abcdef01",
+        ),
         (["~model", "model.width=3"], "", "~model,width=3-s5-abcdef01"),
         (["optimizer.lr=0.01"], "try 2", "try_2-lr=0.01-s5-abcdef01"),
     ],
