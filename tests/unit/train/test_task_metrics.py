@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -190,9 +191,26 @@ def test_positions_of_a_sequence_count_each_but_those_that_are_ignored() -> None
         assert (outputs.argmax(-1) == targets)[is_counted].float().mean().item() == pytest.approx(values["acc"])
 
 
-@pytest.mark.parametrize("as_named", [dict, lambda named: tuple(named.values()), None])
+class Rectangle(NamedTuple):
+    """A batch with names of a user's."""
+
+    height: torch.Tensor
+    width: torch.Tensor
+    area: torch.Tensor
+
+
+@dataclass
+class Box:
+    """Another one."""
+
+    height: torch.Tensor
+    width: torch.Tensor
+    area: torch.Tensor
+
+
+@pytest.mark.parametrize("as_named", [dict, lambda named: tuple(named.values()), Rectangle, Box, None])
 def test_batches_with_names_reach_the_model_as_arguments(as_named: Any) -> None:
-    """Mappings, pairs of which the inputs are a mapping or a tuple."""
+    """Mappings, named tuples, dataclasses; pairs of which the inputs are a mapping or a tuple."""
 
     class Two(nn.Module):
         def forward(self, height: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
@@ -202,7 +220,11 @@ def test_batches_with_names_reach_the_model_as_arguments(as_named: Any) -> None:
     task.modules(None)
     named = {"height": torch.ones(2, 1), "width": torch.zeros(2, 1)}
     area = torch.full((2, 1), 4.0)
-    batch: Any = {**named, "area": area, "name": ["x", "y"]} if as_named is None else (as_named(named), area)
+    batch: Any = {**named, "area": area, "name": ["x", "y"]}
+    if as_named in (Rectangle, Box):
+        batch = as_named(**named, area=area)
+    elif as_named is not None:
+        batch = (as_named(named), area)
     assert 6.0 == task.training_loss(Two(), batch).item()
     assert [[10.0], [10.0]] == [p.value for p in task.predict(Two(), task.inputs(batch))]
 
