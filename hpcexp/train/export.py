@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning.core.module import _jit_is_scripting
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import default_collate
@@ -73,7 +74,8 @@ def _dynamic(name: str | int, spec: DataSpec | None) -> Any:
 
 def _scripted(network: nn.Module, example: Inputs, path: Path) -> Any:
     first = Inputs(tree_map(_one, example.positional), tree_map(_one, dict(example.named)))
-    with torch.inference_mode():
+    # Without it, a LightningModule asks for its trainer when torch looks at what it has.
+    with torch.inference_mode(), _jit_is_scripting():
         if first.named and first.positional:
             raise RunError("TorchScript traces either positional or named inputs")
         given: Any = (
