@@ -133,8 +133,8 @@ def _predictions(trained: Trained, batch: Any) -> Sequence[Prediction]:
 
 
 def _batches(source: Source, samples: Sequence[Any]) -> Iterator[Any]:
-    """Samples in batches, each alone where nobody says how those of different shapes become one."""
-    size = PREDICT_BATCH if source.collates or len({_shapes(sample) for sample in samples}) == 1 else 1
+    """Samples in batches; each alone where their shapes differ, as padding would be predicted, too."""
+    size = PREDICT_BATCH if len({_shapes(sample) for sample in samples}) == 1 else 1
     collate = source.collate if source.collates else default_collate
     for start in range(0, len(samples), size):
         yield collate(list(samples[start : start + size]))
