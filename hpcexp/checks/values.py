@@ -1,4 +1,4 @@
-"""Keys, types, ranges and open values of a composed configuration, held against the schema."""
+"""Keys, types, ranges and open values of a composed configuration, checked against the schema."""
 
 from __future__ import annotations
 

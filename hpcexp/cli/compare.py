@@ -28,7 +28,7 @@ _MOST_PROBLEMS = 3
 
 
 def compare(argv: Sequence[str]) -> int:
-    """The runs held against each other, as a table, Markdown or CSV."""
+    """The runs compared, as a table, Markdown or CSV."""
     a = _parser().parse_args(argv)
     if a.top is not None and (a.top < 0 or a.format != "table"):
         raise ConfigError(f"--top {a.top}: a table has so many rows; markdown and csv have all.\nFix: leave it out.")

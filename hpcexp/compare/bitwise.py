@@ -59,7 +59,7 @@ class ValueDifference:
 
 
 def compared(whole: RunDir, other: RunDir) -> list[Check]:
-    """Weights, summary and journal of the `other` run, held against those of the `whole` one."""
+    """Weights, summary and journal of the `other` run, compared with those of the `whole` one."""
     expected, found = read_summary(whole), read_summary(other)
     before, after = expected.weights_sha256 or "none", found.weights_sha256 or "none"
     weights = Check("weights", before == after, before[:12] if before == after else f"{before[:12]} ≠ {after[:12]}")

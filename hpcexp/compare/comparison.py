@@ -1,4 +1,4 @@
-"""Runs held against each other: grouped over their seeds, ranked, with all that they differ in."""
+"""Runs compared: grouped over their seeds, ranked, with all that they differ in."""
 
 from __future__ import annotations
 

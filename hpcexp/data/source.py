@@ -133,7 +133,7 @@ class Source(ABC):
         return ()
 
     def fingerprint_by(self, how: How) -> None:  # noqa: B027 - most have nothing to take note of
-        """Be told `data.fingerprint`, before `facts`: for a source whose own fingerprint is of its files' content."""
+        """Receive `data.fingerprint`, before `facts`: for a source whose own fingerprint is of its files' content."""
 
     def resident_bytes(self) -> int:
         """Memory that all splits take as tensors."""

@@ -1,4 +1,4 @@
-"""`hpcexp drill devices`: the same training on other numbers of devices, its losses held against each other."""
+"""`hpcexp drill devices`: the same training on other numbers of devices, its losses compared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class DrilledTraining:
-    """A training on a number of devices, held against the first one."""
+    """A training on a number of devices, compared with the first one."""
 
     num_devices: int
     num_losses: int

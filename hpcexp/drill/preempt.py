@@ -1,4 +1,4 @@
-"""`hpcexp drill preempt`: a training that is killed again and again, held against one that is not."""
+"""`hpcexp drill preempt`: a training that is killed again and again, compared with one that is not."""
 
 from __future__ import annotations
 

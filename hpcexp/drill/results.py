@@ -17,7 +17,7 @@ from hpcexp.tracking.mlflow.uri import sqlite_path
 
 
 def recorded(uri: str, killed: RunDir, num_trainings: int) -> Check:
-    """What the drill's own MLflow store has of the `killed` run, held against its journal."""
+    """What the drill's own MLflow store has of the `killed` run, compared with its journal."""
     known = read_sync_record(killed)
     if not known.synced or known.run_id is None:
         why = known.problem or "it is still being uploaded"

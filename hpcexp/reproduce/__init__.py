@@ -1,1 +1,1 @@
-"""Reproducing: a run's code, configuration and data once more, trained again, and held against the run."""
+"""Reproducing: a run's code, configuration and data once more, trained again, and compared with the run."""

@@ -32,7 +32,7 @@ class ReproduceVerdict:
 
 
 def judged(original: Original, again: RunDir, rtol: float) -> ReproduceVerdict:
-    """The rerun held against its run, as far as both go."""
+    """The rerun compared with its run, as far as both go."""
     expected, found = journalled(original.run, original.until), journalled(again, original.until)
     if not original.is_whole:
         found = _without_the_rest(expected, found)

@@ -1,6 +1,6 @@
 """Signs of life: a file that the owner of a directory touches, for those who cannot see its process.
 
-A beat is as old as the file server says: its time is held against that of a file touched just now beside it. So the
+A beat is as old as the file server says: its time is compared with that of a file touched just now beside it. So the
 clocks of the machines that share a directory need not agree, and may be set at any time.
 """
 

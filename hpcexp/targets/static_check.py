@@ -1,4 +1,4 @@
-"""`_target_`s and their arguments, held against the source code that defines them."""
+"""`_target_`s and their arguments, checked against the source code that defines them."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class SyncRecord(Struct, kw_only=True):
     keys: dict[str, str] = {}
     """The run's metrics by name → what MLflow has them as."""
     renamed: dict[str, dict[str, str]] = {}
-    """Kind → name → what MLflow has instead, as the user was told."""
+    """Kind → name → what MLflow has instead, as the message said."""
 
 
 def read_sync_record(record: RecordDir) -> SyncRecord:

@@ -55,7 +55,7 @@ class SyncState:
 def have_run(state: SyncState, store: Store, experiment: str, start_ms: int, tags: Mapping[str, str]) -> bool:
     """Have the noted run in MLflow, the same one however often this is broken off; whether it was made just now.
 
-    It carries a token that stands in the note before: so one is found again whose id was not noted any more. One that
+    It carries a token that is noted before it is made, so it is found again if its id was not noted any more. One that
     is gone from MLflow is made anew, and nothing has been sent to it.
     """
     known, token = state.known.run_id, state.known.token

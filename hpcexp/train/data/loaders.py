@@ -86,7 +86,7 @@ class DistributedBatchSampler:
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iteration go on where `state` was taken."""
+        """Let the next iteration resume where `state` was taken."""
         self.epoch = state["epoch"]
         self.resume_at = state["position"] % max(len(self), 1)
 
@@ -174,7 +174,7 @@ class ResidentLoader:
         return self.sampler.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state` was taken."""
+        """Resume where `state` was taken."""
         self.sampler.load_state_dict(state)
 
 
@@ -210,7 +210,7 @@ class MapLoader(DataLoader[Any]):
         return {**self.order.state_dict(), "position": self._consumed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state` was taken."""
+        """Resume where `state` was taken."""
         self.order.load_state_dict(state)
 
 

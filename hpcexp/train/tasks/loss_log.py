@@ -36,7 +36,7 @@ class LossLog:
         return len(self._micro)
 
     def begin(self, step: int, world_size: int) -> None:
-        """Training starts or goes on after `step`."""
+        """Training starts or resumes after `step`."""
         self._step, self._world_size = step, world_size
 
     def add(self, loss: Tensor) -> None:

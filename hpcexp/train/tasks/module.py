@@ -118,7 +118,7 @@ class TaskModule(FastModule):
         checkpoint["supervised"] = {"since_validation": list(losses.since_validation), "diverged": losses.diverged}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with it."""
+        """Resume from it."""
         if saved := checkpoint.get("supervised"):
             self.loss_log.since_validation, self.loss_log.diverged = list(saved["since_validation"]), saved["diverged"]
 

@@ -36,7 +36,7 @@ class Token:
         """The answer to an address with the token: the cookie, and the way to the address without it; else None.
 
         A browser that comes from another site's link would not send such a cookie along with a redirect: it gets a page
-        that goes on by itself.
+        that redirects by itself.
         """
         pairs = parse_qsl(query, keep_blank_values=True)
         given = [value for key, value in pairs if key == PARAMETER]
