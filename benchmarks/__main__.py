@@ -23,6 +23,7 @@ NAMES = (
     "launching",
     "sweeps",
     "step",
+    "own_module",
     "ddp",
     "sync",
     "recording",

@@ -58,13 +58,13 @@ def rows(pairs: int, scratch: Path) -> list[Row]:
 
 
 def _short(pairs: int, scratch: Path) -> list[Row]:
-    plan = _plan(scratch, *SHORT)
+    plan = plan_of(scratch, *SHORT)
     ways: dict[str, Callable[[], float]] = {
         "bare": lambda: bare_step(plan),
         "ours": lambda: hpcexp_step(plan, scratch),
         "nothing logged": lambda: stock_step(plan, scratch),
     }
-    ways |= {name: partial(stock_step, plan, scratch, make) for name, make in _loggers(scratch).items()}
+    ways |= {name: partial(stock_step, plan, scratch, make) for name, make in loggers(scratch).items()}
     taken = interleaved(ways, pairs)
     bare, ours = taken.pop("bare"), taken.pop("ours")
     peers = [Row(f"stock Lightning, {name} / bare loop", seconds, bare) for name, seconds in taken.items()]
@@ -72,7 +72,7 @@ def _short(pairs: int, scratch: Path) -> list[Row]:
 
 
 def _long(pairs: int, scratch: Path) -> list[Row]:
-    plan = _plan(scratch, *LONG)
+    plan = plan_of(scratch, *LONG)
     ways = {"bare": lambda: bare_step(plan, own=True), "ours": lambda: hpcexp_step(plan, scratch)}
     taken = interleaved(ways, pairs)
     goal = LONG_GOAL if statistics.median(taken["bare"]) >= LONG_STEP_S else None
@@ -132,7 +132,8 @@ def stock_step(plan: Plan, scratch: Path, make_logger: Callable[[Path], Any] | N
         return metered(Path(directory), "step_s")
 
 
-def _loggers(scratch: Path) -> dict[str, Callable[[Path], Any]]:
+def loggers(scratch: Path) -> dict[str, Callable[[Path], Any]]:
+    """Lightning's own loggers."""
     import mlflow
     from pytorch_lightning.loggers import CSVLogger, MLFlowLogger
 
@@ -145,7 +146,8 @@ def _loggers(scratch: Path) -> dict[str, Callable[[Path], Any]]:
     }
 
 
-def _plan(scratch: Path, *overrides: str) -> Plan:
+def plan_of(scratch: Path, *overrides: str) -> Plan:
+    """The plan of a project, on one thread, whose job takes its CPU times."""
     from hpcexp.compose.composer import Composer
     from hpcexp.planner import prepare
 

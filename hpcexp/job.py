@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         print(e, file=sys.stderr)
         return 2
     except Exception as e:  # noqa: BLE001 - the traceback goes to the log, the cause to the launcher
-        _report(env, Failed(rank, "crash", f"{type(e).__name__}: {e}{_place(e)}"))
+        from hpcexp.train.engine.causes import cause_of
+
+        _report(env, Failed(rank, "crash", cause_of(e, _place(e))))
         traceback.print_exc()
         return 1
 

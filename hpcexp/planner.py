@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 from hpcexp.checks.batch import batch, limit_problems, steps
 from hpcexp.checks.data import split_problems
 from hpcexp.checks.devices import topology
+from hpcexp.checks.durations import duration_problems, with_lengths
 from hpcexp.checks.paths import root_problems
 from hpcexp.checks.strategies import strategy_warnings
 from hpcexp.checks.values import missing_keys, subject, value_problems
+from hpcexp.compose.asked import asked_for, is_at_or_below
 from hpcexp.compose.composer import Composed
 from hpcexp.data.facts import data_facts
 from hpcexp.data.folds import fold_problems, with_fold
@@ -36,10 +38,13 @@ from hpcexp.runs.naming import SIGNATURE_LENGTH, run_name
 from hpcexp.schema.keys import OWN_KEYS, TARGET, Tracking
 from hpcexp.schema.settings import DataSettings, ModelSettings, Settings
 from hpcexp.targets.data_module import data_module_problems
-from hpcexp.targets.lightning_module import DATA_MODULE, callback_problems, is_subclass, module_source
+from hpcexp.targets.lightning_module import DATA_MODULE, callback_problems, is_endless, is_subclass, module_source
 from hpcexp.targets.nodes import referenced, target_nodes
+from hpcexp.targets.schedules import schedule_problems
 from hpcexp.targets.source_code import Found, Parameters, defining_file, imported_roots, parameters
 from hpcexp.targets.static_check import node_problems, target_problems
+from hpcexp.targets.trainer_arguments import extra_problems
+from hpcexp.targets.unused import decisions, manual_problems, unused_problem, without_unused
 from hpcexp.tracking.mlflow.authentication import refused
 from hpcexp.tracking.mlflow.uri import resolve_uri, unreachable, uri_problem
 from hpcexp.train.tasks.planning import AskedTask, asked_task, without_metrics
@@ -74,9 +79,16 @@ def prepare(
 
     facts, fact_problems = _data_facts(settings.data, parameters_of, look)
     taken = _own_keys_taken(settings.model, parameters_of)
-    wrong = [p for p in value_problems(config) if subject(p).removeprefix("model.") not in taken]
-    refused = {subject(problem) for problem in wrong}
     asked = _asked_task(settings, facts)
+    unused, unused_problems = _unused(composed, project, look)
+    wrong = [
+        problem
+        for problem in value_problems(config)
+        if not is_at_or_below(key := subject(problem), unused) and key.removeprefix("model.") not in taken
+    ]
+    config = without_unused(config, unused)
+    settings = Settings(config)
+    refused = {subject(problem) for problem in wrong}
     targets_wrong = [
         p
         for p in target_problems(_with_filled(without_metrics(config), asked.task, facts), parameters_of)
@@ -84,8 +96,11 @@ def prepare(
     ]
     launcher, launch_problems = _launcher(settings, refused | {subject(problem) for problem in targets_wrong}, look)
     machine = machine or (look(_asked(settings), lambda: launcher.machine(settings)) if launcher else this_machine())
-    shape, shape_problems = _shape(settings, machine, facts, refused)
+    duration = duration_problems(settings.trainer, _other_lengths(composed, project))
+    shape, shape_problems = _shape(config, machine, facts, refused)
     weights, weight_problems = _initial_weights(settings.model, taken, project, root, look)
+    config = with_lengths(config, shape.batch if shape else None)
+    settings = Settings(config)
     problems = [
         *composed.problems,
         *wrong,
@@ -95,9 +110,13 @@ def prepare(
         *fact_problems,
         *launch_problems,
         *shape_problems,
+        *unused_problems,
+        *duration,
+        *_length_problems(settings, parameters_of),
         *weight_problems,
         *limit_problems(settings.trainer),
         *callback_problems(config["callbacks"]),
+        *(_guarded(lambda: extra_problems(settings.trainer.extra)) or []),
         *([] if any(subject(p).startswith("task.") for p in (*wrong, *targets_wrong)) else asked.problems),
         *_data_problems(settings, facts, shape),
         *(_guarded(lambda: _data_module_problems(settings.data, parameters_of, shape)) or []),
@@ -106,7 +125,8 @@ def prepare(
         raise ConfigError(list(dict.fromkeys(problems)))
     assert shape is not None
     trainer = {**config["trainer"], "mode": asked.mode}
-    resolved = replace(composed, config={**config, "trainer": trainer})
+    choices = {group: option for group, option in composed.choices.items() if group not in unused}
+    resolved = replace(composed, config={**config, "trainer": trainer}, choices=choices)
     return _planned(resolved, project, command, uri, facts, shape, asked=asked, weights=weights, once=look)
 
 
@@ -166,16 +186,18 @@ def _planned(
 
 
 def _shape(
-    settings: Settings, machine: Machine, facts: DataSpec | None, refused: Set[str]
+    config: dict[str, Any], machine: Machine, facts: DataSpec | None, refused: Set[str]
 ) -> tuple[Shape | None, list[str]]:
     """How the job is spread out, and what stands against that. Of keys that are `refused` enough has been said."""
     if any(key.startswith("hardware.") for key in refused):
         return None, []  # from a device count of -1 follows nothing
+    settings = Settings(config)
     ranks, problems = _guarded(lambda: topology(settings, machine)) or (None, [])
     if ranks is None:
         return None, [problem for problem in problems if subject(problem) not in refused]
     divided, more = _guarded(lambda: batch(settings, ranks)) or (None, [])
-    length, most = _guarded(lambda: steps(settings, divided, facts)) or (None, [])
+    with_length = Settings(with_lengths(config, divided))
+    length, most = _guarded(lambda: steps(with_length, divided, facts)) or (None, [])
     return Shape(ranks, divided, length), [*problems, *more, *most]
 
 
@@ -215,6 +237,35 @@ def _data_facts(
     if wrong := _guarded(lambda: fold_problems(data, facts)):
         return None, [*problems, *wrong]
     return facts and (_guarded(lambda: with_fold(facts, data)) or facts), problems
+
+
+def _unused(composed: Composed, project: Path, once: Once) -> tuple[tuple[str, ...], list[str]]:
+    """Settings that a user's LightningModule does not read, and those of them that were asked for."""
+    target = str(composed.settings.model.given.get(TARGET))
+    source = once(("module", target), lambda: module_source(target))
+    made = decisions(source, composed.config["task"])
+    problems = [
+        unused_problem(setting, place, decision, target)
+        for decision in made
+        for setting, place in asked_for(decision.paths, composed.overrides, composed.choices, project)
+    ]
+    problems += _guarded(lambda: [*manual_problems(source, composed.settings.trainer, target)]) or []
+    return tuple(path for decision in made for path in decision.unused), problems
+
+
+def _other_lengths(composed: Composed, project: Path) -> list[str]:
+    """Lengths of training beside a duration that were asked for."""
+    if composed.settings.trainer.max_duration is None:
+        return []
+    paths = ("trainer.max_epochs", "trainer.max_steps")
+    return [setting for setting, _ in asked_for(paths, composed.overrides, composed.choices, project)]
+
+
+def _length_problems(settings: Settings, parameters_of: Callable[[str], Found]) -> list[str]:
+    """A schedule over a number of steps that nobody can know; of data with a length the job knows it."""
+    trainer, data = settings.trainer, settings.data.given.get(TARGET)
+    is_known = trainer.max_steps is not None or (trainer.max_epochs is not None and not is_endless(data))
+    return schedule_problems(settings, parameters_of, is_length_known=is_known)
 
 
 def _tracking_uri(tracking: Tracking, root: Path) -> str | None:

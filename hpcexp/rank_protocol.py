@@ -91,7 +91,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", tag_field="event", o
 
     rank: int
     step: int
-    """Optimizer steps that were made."""
+    """Steps that are done."""
     steps: int | None = None
     """Those that are planned; None where the data's length is unknown."""
     phase: str | None = None
@@ -99,6 +99,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", tag_field="event", o
     epoch: int = 0
     """From 1."""
     epochs: int = 0
+    """Those that are planned; 0 where this is unknown."""
     loss: float | None = None
     metrics: Mapping[str, float | None] = {}
     """None where a value is not finite."""

@@ -50,7 +50,7 @@ def batches_of(limit: float | None, count: int) -> int | None:
 
 
 def steps(settings: Settings, batch: Batch | None, facts: DataSpec | None) -> tuple[Steps | None, list[str]]:
-    """Optimizer steps of the whole training; None where the amount of data is not known."""
+    """Steps of the whole training; None where the amount of data, or the end, is known to the job alone."""
     trainer = settings.trainer
     if batch is None or facts is None or facts.num_train is None:
         return None, []
@@ -62,7 +62,9 @@ def steps(settings: Settings, batch: Batch | None, facts: DataSpec | None) -> tu
         ]
     limits = [n for n in (batches_of(trainer.limit_train_batches, num_batches), trainer.overfit_batches) if n]
     per_epoch = min([num_batches, *limits])
-    total = per_epoch * trainer.max_epochs
-    if trainer.max_steps:
-        total = min(total, trainer.max_steps)
+    lengths = [per_epoch * trainer.max_epochs] if trainer.max_epochs else []
+    lengths += [trainer.max_steps] if trainer.max_steps else []
+    if not lengths:
+        return None, []  # a duration that the job counts
+    total = min(lengths)
     return Steps(per_epoch, total, math.ceil(total / per_epoch)), []

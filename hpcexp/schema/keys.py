@@ -170,7 +170,11 @@ class Trainer:
     max_epochs: int = number(MISSING, least=1)
     """Passes over the training data."""
     max_steps: int | None = number(None, least=1)
-    """Optimizer steps after which training ends, if `max_epochs` does not end it earlier."""
+    """Steps after which training ends, if `max_epochs` does not end it earlier. A step is a global batch, however many
+    optimizers are stepped on it."""
+    max_duration: str | None = None
+    """How long to train, instead of `max_epochs` and `max_steps`: `20ep` (epochs), `5000ba` (global batches), `1e6sp`
+    (samples), `1e9tok` (tokens), `90min`, `2h`, `1d` (time of training, over all attempts)."""
     precision: str = choice("32-true", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
     """Number format, by Lightning's name; `16-mixed` needs a GPU."""
     accumulate_grad_batches: int = number(1, least=1)

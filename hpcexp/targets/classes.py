@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from hpcexp.targets.annotations import dotted_name
@@ -130,6 +131,10 @@ def _linearised(cls: SourceClass, roots: frozenset[str], depth: int) -> tuple[li
         return [cls], False
     is_complete, orders, bases = True, [], []
     for expression in cls.node.bases:
+        if root := _torch_root(cls.module, expression, roots):
+            orders.append([root])
+            bases.append(root)
+            continue
         if _is_leaf(cls.module, expression):
             continue
         base = _named(cls.module, expression)
@@ -142,6 +147,18 @@ def _linearised(cls: SourceClass, roots: frozenset[str], depth: int) -> tuple[li
         bases.append(base)
     merged = _merged([*orders, bases])
     return [cls, *merged], is_complete
+
+
+def _torch_root(module: Module, base: ast.expr, roots: frozenset[str]) -> SourceClass | None:
+    """A base that is one of the roots and torch's, by whatever name torch exports it."""
+    name = dotted_name(base.value if isinstance(base, ast.Subscript) else base)
+    package, _, cls = (absolute_name(module, name) or "").rpartition(".")
+    for root in roots:
+        place, _, own = root.rpartition(".")
+        if cls == own and package.startswith(place) and place.startswith("torch."):
+            node = ast.ClassDef(own, bases=[], keywords=[], body=[], decorator_list=[])
+            return SourceClass(Module(place, Path(), is_package=True), node)
+    return None
 
 
 def _is_leaf(module: Module, base: ast.expr) -> bool:

@@ -13,6 +13,7 @@ from hpcexp.targets.nodes import wrong_target
 LIGHTNING_MODULE = "pytorch_lightning.core.module.LightningModule"
 DATA_MODULE = "pytorch_lightning.core.datamodule.LightningDataModule"
 CALLBACK = "pytorch_lightning.callbacks.callback.Callback"
+ITERABLE = "torch.utils.data.IterableDataset"
 NO_CALLBACK = "it makes no Lightning callback; let its class inherit from lightning.pytorch.Callback"
 
 
@@ -48,6 +49,12 @@ def is_subclass(target: Any, root: str) -> bool | None:
     if found is None:
         return None
     return True if found.root == root else False if found.is_complete else None
+
+
+def is_endless(target: Any) -> bool:
+    """Whether `target` is known to make an IterableDataset without a length."""
+    found = ancestry(target, frozenset({ITERABLE})) if isinstance(target, str) else None
+    return found is not None and found.root == ITERABLE and found.overrides("__len__") is False
 
 
 def callback_problems(callbacks: Mapping[str, Any]) -> Iterator[str]:

@@ -200,6 +200,11 @@ class Sharded(Own):
 
         if not isinstance(self.net, FSDPModule):
             fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
+
+
+class Disagrees(Sharded):
+    def validation_step(self, batch, batch_idx):
+        self.log("val/acc", float(self.global_rank if self.current_epoch % 2 else -self.global_rank))
 """
 
 
@@ -213,6 +218,15 @@ def test_a_module_of_the_users_says_itself_how_it_is_sharded(trained: Trained, t
     assert "Own does not say how it is sharded" in without.err
     assert "configure_model()" in without.err
     said = trained("with", *asked, "model._target_=sharded_own.Sharded")
+    assert 0 == said.status, said.err
+
+
+@pytest.mark.slow
+def test_ranks_that_disagree_on_the_monitor_follow_rank_0(trained: Trained, tmp_path: Path) -> None:
+    """Each would gather the best weights, which all ranks must do together, after another validation."""
+    write_module(tmp_path, "disagreeing_own", OWN)
+    asked = [*TWO, *FSDP, *PLAIN[1:], "~model.hidden", "~model.dropout", "~model.activation", "trainer.max_epochs=4"]
+    said = trained("disagreeing", *asked, "model._target_=disagreeing_own.Disagrees")
     assert 0 == said.status, said.err
 
 

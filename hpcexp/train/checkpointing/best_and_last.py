@@ -18,13 +18,14 @@ from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.train.checkpointing.best_weights import BestWeights
 from hpcexp.train.checkpointing.checkpoint_io import AtomicCheckpointIO, plain, write_checkpoint
-from hpcexp.train.checkpointing.monitor import monitored
+from hpcexp.train.checkpointing.monitor import agreed
 from hpcexp.train.checkpointing.retention import drop_unreferenced, drop_unreferenced_shards
 from hpcexp.train.checkpointing.save_errors import SaveErrors
 from hpcexp.train.checkpointing.staging import Staging
 from hpcexp.train.checkpointing.writer import Job, Writer
 from hpcexp.train.optim.ema import Ema
 from hpcexp.train.runtime.fast_hooks import FastCallback
+from hpcexp.train.runtime.steps import steps_done
 from hpcexp.train.tasks.loss_log import LossLog
 
 
@@ -72,7 +73,7 @@ class Checkpointing(FastCallback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count to the first checkpoint from here."""
         self._is_watching = any(map(_may_change_weights, [*trainer.callbacks, pl_module]))  # type: ignore[attr-defined]
-        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+        self._saved_at, self._saved_step = time.monotonic(), steps_done(trainer)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the weights that were validated, before any other hook puts others in their place."""
@@ -83,18 +84,18 @@ class Checkpointing(FastCallback):
         """Copy the weights if they are the best so far."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        self._validated_step = trainer.global_step
-        self.best.consider(trainer, float(monitored(trainer, self.best.monitor)))
+        self._validated_step = steps_done(trainer)
+        self.best.consider(trainer, agreed(trainer, self.best.monitor))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save what is wanted, and after every `checkpoint.every_epochs`, unless the run has just resumed here."""
         is_due = self.every_epochs and trainer.current_epoch % self.every_epochs == 0
-        if (is_due or self.is_wanted) and trainer.global_step > self._saved_step:
+        if (is_due or self.is_wanted) and steps_done(trainer) > self._saved_step:
             self.save(trainer)
 
     def finish(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Validate the last weights, save, and wait for the disk; RunError on all ranks where that fails."""
-        is_validated = self._validated_step == trainer.global_step
+        is_validated = self._validated_step == steps_done(trainer)
         if not is_validated or (self._is_watching and self.best.has_changed(trainer)):
             with _in_last_epoch(trainer):
                 _validate(trainer)
@@ -137,7 +138,7 @@ class Checkpointing(FastCallback):
             ]
             self._writer.begin(jobs, background=self._background)
             self._taken = []
-        self._saved_at, self._saved_step, self.is_wanted = time.monotonic(), trainer.global_step, False
+        self._saved_at, self._saved_step, self.is_wanted = time.monotonic(), steps_done(trainer), False
 
     def settle(self, trainer: pl.Trainer) -> None:
         """Wait until rank 0 has written everything, and print what it could not."""
@@ -147,7 +148,7 @@ class Checkpointing(FastCallback):
 
     def _take(self, checkpoint: Mapping[str, Any]) -> None:
         """Copy what is to be written as `last`, unless training waits for the disk anyway."""
-        note = {"step": checkpoint.get("global_step"), "best": self.best.step}
+        note = {"step": checkpoint["steps"]["steps"], "best": self.best.step}
         note |= {"beside": checkpoint["beside"]} if "beside" in checkpoint else {}
         if self._background and (lack := self._staging.lacks(checkpoint)):
             self._background, self._staging = False, Staging()

@@ -16,6 +16,7 @@ from hpcexp.rundir import RunDir
 from hpcexp.train.checkpointing.checkpoint_io import plain, write_checkpoint
 from hpcexp.train.checkpointing.staging import Staging
 from hpcexp.train.checkpointing.writer import Job, Writer
+from hpcexp.train.runtime.steps import steps_done
 from hpcexp.train.runtime.weights import whole_weights
 
 
@@ -77,7 +78,7 @@ class BestWeights:
         self._best = {
             "state_dict": weights,
             "epoch": trainer.current_epoch,
-            "global_step": trainer.global_step,
+            "global_step": steps_done(trainer),
             "monitor": self.monitor,
             "value": value,
             "signature": self._plan.signature,

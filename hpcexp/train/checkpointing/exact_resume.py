@@ -56,9 +56,9 @@ class Resume(FastCallback):
             "signature": self._signature,
             "best": self._best_step(),
             "between_epochs": between_epochs,
-            "random": _of_all_ranks(random_state(pl_module.device), trainer.world_size),
-            "strategy": _of_all_ranks(_strategy_state(trainer), trainer.world_size),
-            "loaders": _of_all_ranks(_loader_states(trainer, between_epochs=between_epochs), trainer.world_size),
+            "random": of_all_ranks(random_state(pl_module.device), trainer.world_size),
+            "strategy": of_all_ranks(_strategy_state(trainer), trainer.world_size),
+            "loaders": of_all_ranks(_loader_states(trainer, between_epochs=between_epochs), trainer.world_size),
             "trained": trained_parts(trainer, pl_module),
             "should_stop": trainer.should_stop,
             "metrics": dict(trainer.callback_metrics),
@@ -161,7 +161,7 @@ def _begin_next_epoch(loop: dict[str, Any]) -> None:
         counts["ready"] = counts["completed"] = counts["started"]
 
 
-def _of_all_ranks(state: Any, world_size: int) -> list[Any]:
+def of_all_ranks(state: Any, world_size: int) -> list[Any]:
     """On rank 0, which writes it."""
     if world_size == 1:
         return [state]

@@ -32,3 +32,9 @@ def monitored(trainer: pl.Trainer, monitor: str, *, what: str = "trainer.monitor
             f"Fix: {what}={logged[-1] if logged else 'NAME'}, or self.log('{monitor}', …) in validation_step."
         )
     return value if isinstance(value, Tensor) else torch.tensor(float("nan"))
+
+
+def agreed(trainer: pl.Trainer, monitor: str) -> float:
+    """The metric's newest value on rank 0, which all ranks follow: what they do about it may be collective."""
+    value = float(monitored(trainer, monitor)) if trainer.is_global_zero else float("nan")
+    return trainer.strategy.broadcast(value) if trainer.world_size > 1 else value

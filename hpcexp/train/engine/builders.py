@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +14,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 from hpcexp.checks.batch import steps
 from hpcexp.checks.data import split_problems
+from hpcexp.compose.asked import asked_for
 from hpcexp.data.folds import fold_problems, with_fold
 from hpcexp.data.source import Source
 from hpcexp.errors import ConfigError
@@ -21,8 +23,9 @@ from hpcexp.runs.journal import Journal
 from hpcexp.schema.keys import OWN_KEYS, TARGET
 from hpcexp.schema.settings import ModelSettings, without
 from hpcexp.targets.instantiate import fill, instantiate, parameters, resolve
-from hpcexp.targets.lightning_module import NO_CALLBACK
+from hpcexp.targets.lightning_module import NO_CALLBACK, ModuleSource
 from hpcexp.targets.nodes import wrong_target
+from hpcexp.targets.unused import decisions, unused_problem
 from hpcexp.train.checkpointing.best_and_last import Checkpointing, Finish
 from hpcexp.train.data.adapters.module import as_data_module
 from hpcexp.train.data.datamodule import SourceData
@@ -30,6 +33,7 @@ from hpcexp.train.data.loaders import Shard
 from hpcexp.train.optim.ema import Ema
 from hpcexp.train.optim.optimizers import clip_gradients, optimizers_of
 from hpcexp.train.optim.parameter_groups import freeze
+from hpcexp.train.runtime.fast_hooks import quicken
 from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.tasks.loss_log import LossLog
 from hpcexp.train.tasks.module import TaskModule
@@ -55,7 +59,10 @@ def make_module(plan: Plan, journal: Journal | None = None, losses: LossLog | No
     if settings.trainer.compile:
         model.compile()
     if isinstance(model, pl.LightningModule):
-        if type(model).configure_optimizers is pl.LightningModule.configure_optimizers:
+        quicken(model)
+        if type(model).configure_optimizers is not pl.LightningModule.configure_optimizers:
+            _check_unused(plan)
+        else:
             model.configure_optimizers = partial(optimizers, model)  # type: ignore[method-assign,assignment]
         if type(model).configure_gradient_clipping is pl.LightningModule.configure_gradient_clipping:
             model.configure_gradient_clipping = partial(clip_gradients, model)  # type: ignore[method-assign]
@@ -103,6 +110,16 @@ def _model_arguments(plan: Plan) -> dict[str, Any]:
     return make_task(task).model_arguments(plan.data) if task.has_target else model_arguments(plan.data)
 
 
+def _check_unused(plan: Plan) -> None:
+    """ConfigError where an optimizer was asked for that the module does not use, and planning could not tell."""
+    if plan.settings.optimizer.has_target:
+        decision = decisions(ModuleSource(is_lightning=True, configures_optimizers=True), {})[-1]
+        asked = asked_for(decision.paths, plan.overrides, plan.choices, Path(plan.lineage["project"]))
+        target = plan.settings.model.target
+        if problems := [unused_problem(setting, place, decision, target) for setting, place in asked]:
+            raise ConfigError(problems)
+
+
 def make_data(plan: Plan, rank: Rank) -> pl.LightningDataModule:
     """Loaders of the Source, or what the user has, adapted."""
     settings, node = plan.settings, plan.settings.data.node
@@ -140,8 +157,9 @@ def with_facts(plan: Plan, data: pl.LightningDataModule) -> Plan:
         raise ConfigError(problems)
     facts = with_fold(facts, plan.settings.data)
     planned, problems = steps(plan.settings, plan.batch, facts)
-    task = make_task(plan.settings.task)
-    problems = [*problems, *task.problems(facts), *split_problems(plan.settings, facts, plan.topology.world_size)]
+    task = plan.settings.task
+    unfit = make_task(task).problems(facts) if task.has_target else []
+    problems = [*problems, *unfit, *split_problems(plan.settings, facts, plan.topology.world_size)]
     if problems:
         raise ConfigError(problems)
     return replace(plan, data=facts, steps=planned)

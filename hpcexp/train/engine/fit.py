@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
+from hpcexp.checks.durations import duration_of
 from hpcexp.errors import ConfigError
 from hpcexp.files.atomic import sha256, write_json
 from hpcexp.plan import Plan
@@ -30,18 +31,22 @@ from hpcexp.train.data.adapters.module import check_makes_no_loaders
 from hpcexp.train.data.adapters.weights import BatchWeights
 from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.engine.builders import checkable, make_callbacks, make_data, make_module, with_facts
+from hpcexp.train.engine.ending import Ending
 from hpcexp.train.engine.initial_weights import load_initial
 from hpcexp.train.engine.interrupts import Interrupts, Pruned, Signals
 from hpcexp.train.engine.journal_logger import JournalLogger
 from hpcexp.train.engine.progress import ProgressReporter
 from hpcexp.train.engine.pruning import OBJECTIVE, Pruning, PruningQuery
+from hpcexp.train.engine.quick_log import recording_steps
 from hpcexp.train.engine.step_limit import StepLimit, StepLimitReached
+from hpcexp.train.engine.step_recorder import StepRecorder
 from hpcexp.train.engine.trainer import make_trainer
 from hpcexp.train.parallel.process_group import join, leave, world_size
 from hpcexp.train.parallel.strategies import Ddp
 from hpcexp.train.runtime.fast_hooks import FastCallback
 from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.runtime.seeds import seed_everything, seed_rank
+from hpcexp.train.runtime.steps import steps_done
 from hpcexp.train.runtime.weights import load_whole_weights, whole_weights
 from hpcexp.train.tasks.loss_log import LossLog
 from hpcexp.train.tasks.module import TaskModule, network_of
@@ -126,9 +131,11 @@ def _train(
     if isinstance(module, TaskModule):
         module.plain_batches = isinstance(data, SourceData)
     checkpointing = Checkpointing(plan, run, losses, write=rank.rank == 0)
-    interrupts = Interrupts(signals, checkpointing, rank=rank.rank)
-    reporting = _reporting(plan, rank, interrupts, losses, progress_fd, pruning)
-    callbacks = [*make_callbacks(plan, checkpointing), interrupts, clock, *reporting]
+    ending = _ending(plan, module)
+    interrupts = Interrupts(signals, checkpointing, ending, rank=rank.rank)
+    reporting = [*_reporting(plan, rank, interrupts, losses, progress_fd, pruning)]
+    recorder = StepRecorder(losses, fills=not isinstance(module, TaskModule))
+    callbacks = [recorder, ending, *make_callbacks(plan, checkpointing), interrupts, clock, *reporting]
     if rank.world_size > 1 and not isinstance(data, SourceData):
         callbacks.append(BatchWeights())
     adopted = bool(plan.settings.run.resume_from)
@@ -139,20 +146,17 @@ def _train(
     trainer = make_trainer(plan, run, callbacks=callbacks, logger=logger)
     if isinstance(trainer.strategy, Ddp):
         trainer.strategy.is_following = bool(plan.settings.callbacks) or not isinstance(module, TaskModule)
-    last = run.last if run.last.is_file() else None
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
-    except Pruned as e:
-        _end(rank, run, {**_summary(plan, run, trainer, checkpointing, losses, clock), "test": {}, "pruned": e.epoch})
-        raise
-    except StepLimitReached:
-        _end(
-            rank, run, {**_summary(plan, run, trainer, checkpointing, losses, clock), "test": {}, "ended_at": last_step}
-        )
-        raise
-    if checkpointing.best.exists:
-        load_whole_weights(trainer, read_checkpoint(run.best)["state_dict"])
-    tested = {} if plan.data and not plan.data.num_test else _test(trainer, module, data)
+    progress = [callback.after_batch for callback in reporting if isinstance(callback, ProgressReporter)]
+    with recording_steps(trainer, recorder, [*progress, ending.after_batch, interrupts.after_batch]):
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=run.last if run.last.is_file() else None, weights_only=True)
+        except (Pruned, StepLimitReached) as e:
+            ended: dict[str, Any] = {"pruned": e.epoch} if isinstance(e, Pruned) else {"ended_at": last_step}
+            _end(rank, run, {**_summary(plan, run, trainer, checkpointing, losses, clock), "test": {}, **ended})
+            raise
+        if checkpointing.best.exists:
+            load_whole_weights(trainer, read_checkpoint(run.best)["state_dict"])
+        tested = {} if plan.data and not plan.data.num_test else _test(trainer, module, data)
     digest = weights_digest(whole_weights(trainer))
     summary = {**_summary(plan, run, trainer, checkpointing, losses, clock), "weights_sha256": digest, "test": tested}
     if rank.rank == 0 and isinstance(module, TaskModule) and "confusion" in module.tables and plan.data is not None:
@@ -169,6 +173,15 @@ def _initialise(plan: Plan, run: RunDir, module: pl.LightningModule, rank: Rank)
     loaded = load_initial(network_of(module), plan.initial_weights, plan.settings.model)
     if rank.rank == 0:
         print(loaded, file=sys.stderr)
+
+
+def _ending(plan: Plan, module: pl.LightningModule) -> Ending:
+    """The limits that Lightning does not know or counts otherwise; it counts those of hpcexp's own module as we do."""
+    trainer = plan.settings.trainer
+    steps, duration = None if isinstance(module, TaskModule) else trainer.max_steps, duration_of(trainer)
+    if duration is None:
+        return Ending(steps=steps)
+    return Ending(steps=steps, tokens=duration.tokens, seconds=duration.seconds)
 
 
 def _check_metrics(plan: Plan, module: pl.LightningModule, pruning: PruningQuery | None) -> None:
@@ -192,7 +205,7 @@ def _reporting(
         yield Pruning(pruning, interrupts)
     if progress_fd is not None:
         steps, epochs = (plan.steps.total, plan.steps.epochs) if plan.steps else (None, None)
-        total = epochs or plan.settings.trainer.max_epochs
+        total = epochs or plan.settings.trainer.max_epochs or 0
         yield ProgressReporter(progress_fd, total, steps, losses, rank=rank.rank)
 
 
@@ -229,7 +242,7 @@ def _summary(
         }
     return {
         "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
+        "steps": steps_done(trainer),
         "best": best or None,
         "diverged": losses.diverged,
         "durations": {"until_first_step_s": clock.until_first_step_s, "fit_s": clock.fit_s},

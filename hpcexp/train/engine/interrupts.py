@@ -12,9 +12,11 @@ import torch
 
 from hpcexp.train.checkpointing.best_and_last import Checkpointing
 from hpcexp.train.checkpointing.exact_resume import can_save, is_resumable
+from hpcexp.train.engine.ending import Ending
 from hpcexp.train.runtime.fast_hooks import FastCallback
+from hpcexp.train.runtime.steps import steps_done
 
-NOTHING, CHECKPOINT, PRUNE, STOP, FAIL = range(5)
+NOTHING, CHECKPOINT, END, PRUNE, STOP, FAIL = range(6)
 
 
 class Interrupted(Exception):  # noqa: N818 - the name says what happened
@@ -56,7 +58,8 @@ class Signals:
 class Interrupts(FastCallback):
     """Ends training after a step when a signal came, and saves when a checkpoint is due.
 
-    Training also ends when rank 0 cannot write a checkpoint and `checkpoint.on_error` says so, and when it is pruned.
+    Training also ends when its time is over, when rank 0 cannot write a checkpoint and `checkpoint.on_error` says so,
+    and when it is pruned.
 
     Signals and checkpoints wait for a step after which training can resume exactly, or for the start of the next
     epoch. Data that cannot resume inside an epoch makes a signal end training at once; the run then resumes from the
@@ -67,7 +70,8 @@ class Interrupts(FastCallback):
     broadcast that Lightning makes at every step, which misses signals that reach other ranks than 0.
     """
 
-    def __init__(self, signals: Signals, checkpointing: Checkpointing, *, rank: int) -> None:
+    def __init__(self, signals: Signals, checkpointing: Checkpointing, ending: Ending, *, rank: int) -> None:
+        self._ending = ending
         self._signals, self._checkpointing, self._leads = signals, checkpointing, rank == 0
         self._group: Any = None
         self._pending: tuple[Any, torch.Tensor] | None = None
@@ -94,17 +98,20 @@ class Interrupts(FastCallback):
             self._group = torch.distributed.new_group(backend="gloo")
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Act on what is wished."""
-        wish = self._wish(trainer.global_step)
+    def after_batch(self, trainer: pl.Trainer) -> None:
+        """Act on what is wished, once all hooks of the batch have run."""
+        wish = self._wish(steps_done(trainer))
         if self._group is not None:
             wish = self._agreed(wish)
         self._decided = max(self._decided, wish)
         if self._decided == NOTHING:
             return
+        if self._decided == END:
+            trainer.should_stop, self._decided = True, NOTHING
+            return
         if self._decided == FAIL:
             self._checkpointing.errors.raise_first(trainer)
-        if can_save(trainer):
+        if can_save(trainer) and not trainer.should_stop:
             self._checkpointing.save(trainer)
             self._done(trainer)
         elif self._decided == STOP and not is_resumable(trainer):
@@ -132,6 +139,8 @@ class Interrupts(FastCallback):
             return STOP
         if self._checkpointing.errors.must_stop():
             return FAIL
+        if self._ending.is_time_over:
+            return END
         return CHECKPOINT if self._leads and self._checkpointing.is_due(step) else NOTHING
 
     def _agreed(self, wish: int) -> int:

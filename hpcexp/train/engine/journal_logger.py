@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ class JournalLogger(Logger):
         self._experiment = experiment
         self._name = name
         self._run_dir = run_dir
+        self.running_step: Callable[[], int] = int
+        """Gives the step of metrics that are logged without one."""
 
     @property
     def name(self) -> str:
@@ -39,9 +42,10 @@ class JournalLogger(Logger):
         return str(self._run_dir)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """One journal line; Lightning passes plain numbers."""
+        """One journal line of plain numbers."""
         if self._journal is not None and metrics:
-            self._journal.append([(step or 0, {key: float(value) for key, value in metrics.items()})])
+            at = self.running_step() if step is None else step
+            self._journal.append([(at, {key: float(value) for key, value in metrics.items()})])
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: the plan is frozen and synced without the training process."""

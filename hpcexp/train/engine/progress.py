@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 
 from hpcexp import rank_protocol
 from hpcexp.train.runtime.fast_hooks import FastCallback
+from hpcexp.train.runtime.steps import steps_done
 from hpcexp.train.tasks.loss_log import LossLog
 
 INTERVAL_S = 0.25
@@ -34,7 +35,7 @@ class ProgressReporter(FastCallback):
         """Note the epoch: Lightning counts one more when training ends."""
         self._epoch = trainer.current_epoch + 1
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def after_batch(self, trainer: pl.Trainer) -> None:
         """Report the step."""
         if time.monotonic() >= self._next:
             self._report(trainer, "train", loss=None if self._rank else self._losses.last())
@@ -65,15 +66,15 @@ class ProgressReporter(FastCallback):
     def _report(self, trainer: pl.Trainer, phase: str, loss: float | None = None) -> None:
         if self._rank:
             self._next = time.monotonic() + BEAT_S
-            rank_protocol.send(self._fd, rank_protocol.Progress(self._rank, trainer.global_step))
+            rank_protocol.send(self._fd, rank_protocol.Progress(self._rank, steps_done(trainer)))
             return
         self._next = time.monotonic() + INTERVAL_S
         event = rank_protocol.Progress(
             rank=0,
-            step=trainer.global_step,
+            step=steps_done(trainer),
             steps=self._steps,
             phase=phase,
-            epoch=min(self._epoch, self._epochs),
+            epoch=min(self._epoch, self._epochs) if self._epochs else self._epoch,
             epochs=self._epochs,
             loss=_finite(loss),
             metrics={k: _finite(float(v)) for k, v in trainer.callback_metrics.items()},

@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from hpcexp.train.runtime.fast_hooks import FastCallback
+from hpcexp.train.runtime.steps import steps_done
 from hpcexp.train.tasks.loss_log import LossLog
 
 
@@ -22,7 +23,7 @@ class StepLimit(FastCallback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Journal the losses, and raise StepLimitReached."""
-        if trainer.global_step < self._step:
+        if steps_done(trainer) < self._step:
             return
         self._losses.flush()
         raise StepLimitReached

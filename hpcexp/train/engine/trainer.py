@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -16,7 +15,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
-from hpcexp.errors import ConfigError, suggest
+from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.schema.keys import Trainer
@@ -32,12 +31,10 @@ _PROFILERS: dict[str, type[Profiler]] = {
 
 
 def make_trainer(plan: Plan, run: RunDir, *, callbacks: list[pl.Callback], logger: Any) -> pl.Trainer:
-    """The Trainer; ConfigError where `trainer.extra` has something that it does not take or that hpcexp sets itself."""
+    """The Trainer; ConfigError where it refuses what `trainer.extra` has."""
     arguments = {**_arguments(plan, run), "callbacks": callbacks, "logger": logger}
     arguments["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
     extra = plan.settings.trainer.extra
-    if problems := extra_problems(extra, arguments):
-        raise ConfigError(problems)
     try:
         _detect_no_launcher()
         use_exact_means()
@@ -49,24 +46,6 @@ def make_trainer(plan: Plan, run: RunDir, *, callbacks: list[pl.Callback], logge
         raise ConfigError(
             f"pytorch_lightning.Trainer refuses {given}: {e}\nFix: change or leave out what it names."
         ) from e
-
-
-def extra_problems(extra: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
-    """What is wrong with `trainer.extra`."""
-    known = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self"]
-    problems = []
-    for name in extra:
-        if name in arguments:
-            problems.append(
-                f"trainer.extra.{name}: hpcexp sets this argument of the Trainer itself.\n"
-                "Fix: leave it out; `hpcexp help trainer` and `hpcexp help hardware` show the settings it follows from."
-            )
-        elif name not in known:
-            near = suggest(name, known)
-            problems.append(
-                f"trainer.extra.{name} is no argument of pytorch_lightning.Trainer{f'; {near}' if near else ''}."
-            )
-    return problems
 
 
 def _detect_no_launcher() -> None:
@@ -160,7 +139,7 @@ def _arguments(plan: Plan, run: RunDir) -> dict[str, Any]:
         "num_nodes": topology.num_nodes,
         "strategy": make_strategy(plan),
         "precision": settings.precision,
-        "max_epochs": settings.max_epochs,
+        "max_epochs": settings.max_epochs or -1,
         "max_steps": settings.max_steps or -1,
         "accumulate_grad_batches": accumulate,
         "gradient_clip_val": settings.gradient_clip_val,

@@ -14,8 +14,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Steps
-from hpcexp.schema.settings import Settings
-from hpcexp.targets.instantiate import fill, instantiate
+from hpcexp.schema.keys import Trainer
+from hpcexp.schema.settings import SchedulerSettings, Settings
+from hpcexp.targets.instantiate import fill, instantiate, parameters, resolve
+from hpcexp.targets.schedules import length_unknown
 from hpcexp.train.optim.parameter_groups import without_decay
 
 
@@ -31,7 +33,7 @@ def optimizers_of(module: pl.LightningModule, settings: Settings, steps: Steps |
         return {"optimizer": optimizer}
     total, epochs = (steps.total, steps.epochs) if steps else _estimated(module.trainer)
     length = total if schedule.interval == "step" else epochs
-    node = fill(schedule.node, "scheduler", total_steps=length, mode=settings.trainer.mode)
+    node = _with_length(schedule, length, settings.trainer)
     scheduler = instantiate(node, optimizer, path="scheduler")
     entry: dict[str, Any] = {"scheduler": scheduler, "interval": schedule.interval}
     if isinstance(scheduler, ReduceLROnPlateau):
@@ -73,10 +75,20 @@ def _unfused(settings: Settings) -> Mapping[str, Any]:
     return {**node, "fused": False} if scaled and node.get("fused") else node
 
 
-def _estimated(trainer: pl.Trainer) -> tuple[int, int]:
-    """Steps and epochs that Lightning is going to make."""
-    total = int(trainer.estimated_stepping_batches)
-    batches = trainer.num_training_batches
+def _with_length(schedule: SchedulerSettings, length: int | None, trainer: Trainer) -> dict[str, Any]:
+    """The schedule's node with its length; ConfigError where that is needed and unknown."""
+    known: dict[str, Any] = {"mode": trainer.mode} | ({} if length is None else {"total_steps": length})
+    node = fill(schedule.node, "scheduler", **known)
+    taken = parameters(resolve(schedule.target, "scheduler")).get("total_steps")
+    if taken is not None and "total_steps" not in node and (taken.default is taken.empty or node.get("warmup")):
+        raise ConfigError(length_unknown(schedule.target, trainer.max_duration))
+    return node
+
+
+def _estimated(trainer: pl.Trainer) -> tuple[int | None, int | None]:
+    """Steps and epochs that Lightning is going to make; None where it cannot know."""
+    total, batches = float(trainer.estimated_stepping_batches), float(trainer.num_training_batches)
+    steps = int(total) if 0 < total < math.inf else None
     if math.isinf(batches):
-        return total, int(trainer.max_epochs or 1)
-    return total, math.ceil(total / math.ceil(batches / trainer.accumulate_grad_batches))
+        return steps, trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None
+    return steps, steps and math.ceil(steps / math.ceil(batches / trainer.accumulate_grad_batches))

@@ -17,9 +17,9 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.0, f
     return LambdaLR(optimizer, partial(_cosine, total=total_steps, rise=round(warmup * total_steps), final=final))
 
 
-def constant(optimizer: Optimizer, total_steps: int, warmup: float = 0.0) -> LambdaLR:
-    """The rate as it is, after a linear rise over the first `warmup` share of the steps."""
-    return LambdaLR(optimizer, partial(_rising, rise=round(warmup * total_steps)))
+def constant(optimizer: Optimizer, total_steps: int | None = None, warmup: float = 0.0) -> LambdaLR:
+    """The rate as it is, after a linear rise over the first `warmup` share of the steps, which alone needs a length."""
+    return LambdaLR(optimizer, partial(_rising, rise=round(warmup * (total_steps or 0))))
 
 
 def onecycle(

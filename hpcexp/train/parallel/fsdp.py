@@ -83,7 +83,7 @@ class Fsdp(ModelParallelStrategy):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """Write the shards of all ranks, then the rest with their names on rank 0. All ranks must call it."""
-        rest = write_shards(checkpoint, Path(filepath).parent, checkpoint["global_step"])
+        rest = write_shards(checkpoint, Path(filepath).parent, checkpoint["steps"]["steps"])
         Strategy.save_checkpoint(self, rest, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:

@@ -7,12 +7,22 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
-from torch import Tensor
+from torch import Tensor, nn
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Lightning passes over a hook that is not callable; one that does nothing costs two attribute writes and a context.
 _UNUSED: Any = None
+
+_STEP_HOOKS = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
+_STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 
 
 class FastCallback(pl.Callback):
@@ -21,6 +31,14 @@ class FastCallback(pl.Callback):
     on_train_batch_start = on_train_batch_end = _UNUSED
     on_before_zero_grad = on_before_backward = on_after_backward = on_before_optimizer_step = _UNUSED
     on_validation_batch_start = on_validation_batch_end = on_test_batch_start = on_test_batch_end = _UNUSED
+
+
+def set_attribute(module: nn.Module, name: str, value: Any) -> None:
+    """As in torch, but for the name of the running hook, a string, which Lightning sets some fifty times a step."""
+    if name == "_current_fx_name":
+        module.__dict__[name] = value
+    else:
+        nn.Module.__setattr__(module, name, value)
 
 
 class FastModule(pl.LightningModule):
@@ -34,12 +52,7 @@ class FastModule(pl.LightningModule):
     on_train_batch_start = on_train_batch_end = _UNUSED
     on_before_zero_grad = on_before_backward = on_after_backward = on_before_optimizer_step = _UNUSED
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """As in torch, but for the name of the running hook, a string, which Lightning sets some fifty times a step."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
+    __setattr__ = set_attribute
 
     def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
         return batch if self.plain_batches else super()._on_before_batch_transfer(batch, dataloader_idx)
@@ -63,3 +76,15 @@ def signed(function: F) -> F:
     """`function` with its signature worked out once: Lightning looks at it at every step."""
     function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return function
+
+
+def quicken(module: pl.LightningModule) -> None:
+    """Leave out for a user's module what Lightning does at every step for hooks that it has not overridden."""
+    cls = type(module)
+    for name in _STEP_HOOKS:
+        if getattr(cls, name) is getattr(pl.LightningModule, name) and name not in module.__dict__:
+            module.__dict__[name] = _UNUSED
+    for name in _STEPS:
+        function = getattr(cls, name, None)
+        if inspect.isfunction(function) and "__signature__" not in vars(function):
+            signed(function)

@@ -64,13 +64,6 @@ def test_unknown_monitor_is_named_before_the_first_step(tmp_path: Path) -> None:
     assert journal(tmp_path) == []
 
 
-def test_extra_arguments_of_the_trainer_are_checked(tmp_path: Path) -> None:
-    """Those that hpcexp sets itself, and those that there are not."""
-    with pytest.raises(ConfigError, match=r"max_tme(.|\n)*'max_time'(.|\n)*max_epochs: hpcexp sets") as caught:
-        trained(tmp_path, trainer__extra={"max_tme": "1", "max_epochs": 3})
-    assert len(caught.value.problems) == 2
-
-
 def test_divergence_is_reported(tmp_path: Path) -> None:
     """Not hidden, and no reason to fail."""
     assert trained(tmp_path, optimizer={"_target_": "torch.optim.SGD", "lr": 1e30})["diverged"]
