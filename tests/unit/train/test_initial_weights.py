@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers import write_module
 from torch import Tensor, nn
 
+from hpcexp.compose.composer import Composed
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.files.atomic import sha256
-from hpcexp.plan import InitialWeights
+from hpcexp.plan import InitialWeights, Plan
+from hpcexp.planner import prepare
 from hpcexp.schema.settings import Settings
+from hpcexp.train.engine.builders import make_module
 from hpcexp.train.engine.initial_weights import load_initial
 
 
@@ -89,3 +94,35 @@ def test_a_file_that_has_changed_since_planning_is_refused(tmp_path: Path) -> No
     saved(tmp_path / "w.pt", network().state_dict())
     with pytest.raises(RunError, match="is not the file that was planned with"):
         loaded(network(), weights)
+
+
+def test_planning_takes_the_content_for_what_it_is(compose: Callable[..., Composed], project: Path) -> None:
+    """A file under another name is the same run, another content another one; what is not there is named."""
+    for name in ("a.pt", "b.pt"):
+        (project / name).write_bytes(b"weights")
+    (project / "c.pt").write_bytes(b"others")
+
+    def planned(file: str) -> Plan:
+        return prepare(compose(f"model.init_from={file}"), project, [])
+
+    assert planned("a.pt").signature == planned("b.pt").signature
+    assert 3 == len({planned("a.pt").signature, planned("c.pt").signature, prepare(compose(), project, []).signature})
+    assert InitialWeights(str(project / "a.pt"), sha256(project / "a.pt")) == planned("a.pt").initial_weights
+    with pytest.raises(ConfigError, match=r"model.init_from=d.pt: there is no such file or run"):
+        planned("d.pt")
+
+
+def test_an_argument_of_the_models_own_stays_its_own(compose: Callable[..., Composed], project: Path) -> None:
+    """A user's model may have a `freeze` that is something else."""
+    code = """
+        import torch
+        class Net(torch.nn.Linear):
+            def __init__(self, freeze: bool, in_shape, num_classes):
+                super().__init__(64, num_classes)
+                self.is_frozen = freeze
+            def forward(self, x): return super().forward(x.flatten(1))
+    """
+    write_module(project, "freezing_net", code)
+    sys.path.insert(0, str(project))
+    plan = prepare(compose("~model", "+model._target_=freezing_net.Net", "+model.freeze=true"), project, [])
+    assert make_module(plan).model.is_frozen is True  # type: ignore[union-attr]
