@@ -124,7 +124,7 @@ def make_data(plan: Plan, rank: Rank) -> pl.LightningDataModule:
     """Loaders of the Source, or what the user has, adapted."""
     settings, node = plan.settings, plan.settings.data.node
     target = resolve(settings.data.target, "data")
-    taken = inspect.signature(target).parameters
+    taken = parameters(target)
     node |= {k: v for k, v in settings.data.given.items() if k in OWN_KEYS["data"] and k in taken}
     known: dict[str, Any] = {"batch_size": plan.batch.per_rank} if plan.batch else {}
     # A Source's own default stays: planning has read its facts with it.

@@ -25,7 +25,8 @@ class Supervised(Task):
 
     Batches are `(inputs, targets)` or have names: mappings, named tuples and dataclasses. Of those, `targets` names
     what is to be predicted, and `inputs` what the model takes, as arguments of the same names; empty: everything else.
-    A pair's inputs may be a tensor, a tuple of arguments or a mapping from their names.
+    A pair's inputs may be a tensor, a tuple of arguments or a mapping from their names. `batch` names the parts of a
+    tuple.
     """
 
     kind = ""
@@ -39,8 +40,9 @@ class Supervised(Task):
         metrics: Sequence[Any] = (),
         inputs: Sequence[str] | None = None,
         targets: str | None = None,
+        batch: Sequence[str] | None = None,
     ) -> None:
-        self.loss_node, self.input_names, self.target_name = loss, inputs, targets
+        self.loss_node, self.input_names, self.target_name, self.part_names = loss, inputs, targets, batch
         self.specs, self._metric_problems = metric_specs(metrics, self.kind, self.own)
         self._loss: Any = None
         self._data: DataSpec | None = None
@@ -130,23 +132,19 @@ class Supervised(Task):
 
     def inputs(self, batch: Any) -> Any:
         """The model's part of a batch, with or without targets."""
-        if isinstance(batch, tuple | list) and not hasattr(batch, "_fields"):
-            return batch[0]
-        named = _named(batch)
+        named = named_parts(batch, self.part_names)
         if named is None:
-            return batch
+            return batch[0] if isinstance(batch, tuple | list) else batch
         target = self.target_name or next((name for name in TARGET_NAMES if name in named), None)
         return self._inputs_of({name: value for name, value in named.items() if name != target})
 
     def split(self, batch: Any) -> tuple[Any, Any]:
         """Inputs and targets of a batch; ConfigError where it does not say which is which."""
-        if type(batch) is tuple or type(batch) is list:
-            if len(batch) == 2:
-                return batch[0], batch[1]
-            raise _unclear(f"a {type(batch).__name__} of {len(batch)} without names")
-        named = _named(batch)
+        named = named_parts(batch, self.part_names)
         if named is None:
-            raise _unclear(f"a {type(batch).__name__}")
+            if isinstance(batch, tuple | list) and len(batch) == 2:
+                return batch[0], batch[1]
+            raise _unclear(f"a {type(batch).__name__}{f' of {len(batch)} parts' if hasattr(batch, '__len__') else ''}")
         target = self.target_name
         if target is None:
             found = [name for name in TARGET_NAMES if name in named]
@@ -190,19 +188,26 @@ def called(model: nn.Module, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
 
-def _named(batch: Any) -> dict[str, Any] | None:
-    """Parts of a batch by name; None where they have none."""
+def named_parts(batch: Any, names: Sequence[str] | None) -> dict[str, Any] | None:
+    """Parts of a batch by name; None where they have none. `names`: of the parts of a plain tuple or list."""
     if isinstance(batch, Mapping):
         return dict(batch)
     if hasattr(batch, "_fields"):
         return dict(zip(batch._fields, batch, strict=True))
     if is_dataclass(batch):
         return {f.name: getattr(batch, f.name) for f in fields(batch)}
-    return None
+    if names is None or not isinstance(batch, tuple | list):
+        return None
+    if len(names) != len(batch):
+        raise ConfigError(
+            f"task.batch names {len(names)} parts, and a batch has {len(batch)}.\nFix: 'task.batch=[inputs,targets]'"
+        )
+    return dict(zip(names, batch, strict=True))
 
 
 def _unclear(what: str) -> ConfigError:
     return ConfigError(
         f"task: a batch is {what}, which does not say what is to be predicted.\n"
-        "Fix: batches of (inputs, targets); or with names, and task.targets=NAME."
+        "Fix: batches of (inputs, targets); or names for their parts, as 'task.batch=[sound,length,label]', and "
+        "task.targets=label."
     )
