@@ -13,7 +13,8 @@ from helpers import Said
 from own_project import OWN, write_own_project
 
 from hpcexp.files.documents import read_plain
-from hpcexp.rundir import find_runs
+from hpcexp.rundir import RunDir, find_runs
+from hpcexp.runs.journal import read_points
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +50,11 @@ def steps_of(run: Path, stage: str) -> dict[tuple[int, int], list[tuple[list[int
     return dict(found)
 
 
+def series_of(run: RunDir, name: str) -> dict[int, float]:
+    """Step → value, as journalled."""
+    return {point.step: point.metrics[name] for point in read_points(run.journal)[0] if name in point.metrics}
+
+
 def over_samples(batches: list[tuple[list[int], float]]) -> tuple[list[int], float]:
     """All indices, and the mean of the loss over them."""
     number = sum(len(indices) for indices, _ in batches)
@@ -76,6 +82,9 @@ def test_two_ranks_train_as_one(
         for step, batches in alone.items():
             indices, loss = over_samples(batches)
             assert (indices, pytest.approx(loss, rel=1e-5)) == over_samples(pair[step]), (stage, step)
+    losses = [series_of(runs[devices], "train/loss") for devices in (1, 2)]
+    assert 2 * (6 if kind == "combined" else 7) == len(losses[0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     alone, pair = (read_plain(runs[devices].summary) for devices in (1, 2))
     assert alone["steps"] == pair["steps"]
     assert alone["best"]["value"] == pytest.approx(pair["best"]["value"], rel=1e-5)

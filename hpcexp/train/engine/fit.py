@@ -137,7 +137,7 @@ def _train(
     recorder = StepRecorder(losses, fills=not isinstance(module, TaskModule))
     callbacks = [recorder, ending, *make_callbacks(plan, checkpointing), interrupts, clock, *reporting]
     if rank.world_size > 1 and not isinstance(data, SourceData):
-        callbacks.append(BatchWeights())
+        callbacks.append(BatchWeights(losses.weigh))
     adopted = bool(plan.settings.run.resume_from)
     if last_step is not None:
         callbacks.append(StepLimit(last_step, losses))

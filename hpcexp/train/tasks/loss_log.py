@@ -32,6 +32,7 @@ class LossLog:
         self._step = self._ended = 0
         """Steps that are in the journal, and those that have ended."""
         self._world_size, self._nothing = 1, torch.zeros(())
+        self._weight = 1.0
         self._micro: list[Tensor] = []
         self._kept: list[Tensor | None] = []
         self._rates: list[float | Mapping[str, float]] = []
@@ -51,7 +52,11 @@ class LossLog:
 
     def add(self, loss: Tensor) -> None:
         """Keep the loss of one batch, of several in a step where gradients are accumulated."""
-        self._micro.append(loss)
+        self._micro.append(loss if self._weight == 1.0 else loss * self._weight)
+
+    def weigh(self, weight: float) -> None:
+        """What the losses of the batches from here on count in the mean over ranks."""
+        self._weight = weight
 
     def end_step(self, rates: float | Mapping[str, float], values: Mapping[str, Value] = _NO_VALUES) -> None:
         """The step of the batches since the last one is done.

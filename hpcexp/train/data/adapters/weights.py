@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,6 +16,14 @@ class BatchWeights(FastCallback):
 
     DDP takes the mean over ranks. It and this suppose that a loss is a mean over samples.
     """
+
+    def __init__(self, weigh: Callable[[float], None]) -> None:
+        """`weigh` is told the weight of each batch before its loss is recorded."""
+        self._weigh = weigh
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Let the recorded loss be the same mean."""
+        self._weigh(batch_weight(trainer))
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Weight the gradient, and leave the loss as it is."""
