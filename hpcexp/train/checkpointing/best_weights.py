@@ -59,9 +59,11 @@ class BestWeights:
         self._held = self._held_staging.copy(weights) if self._write else {}
 
     def has_changed(self, trainer: pl.Trainer) -> bool:
-        """Whether the module has other weights than were held. All ranks call it."""
+        """Whether the module has other weights than were held, if any were. All ranks call it."""
+        held = self._held
+        if held is None:
+            return False
         weights = whole_weights(trainer)
-        held = self._held or {}
         is_same = not self._write or all(torch.equal(held[name], value.cpu()) for name, value in weights.items())
         return bool(trainer.strategy.broadcast(not is_same))
 
