@@ -297,11 +297,12 @@ def _with_filled(config: dict[str, Any], task: Task | None, facts: DataSpec | No
     """The configuration with what the task gives the model, where that takes it."""
     if task is None or facts is None:
         return config
-    taken = parameters(str(config["model"].get(TARGET)))
+    model = Settings(config).model
+    taken = parameters(model.target)
     known = task.model_arguments(facts)
     names = taken.types if isinstance(taken, Parameters) else ()
     filled = {k: list(v) if isinstance(v, tuple) else v for k, v in known.items() if k in names}
-    return {**config, "model": {**filled, **config["model"]}}
+    return {**config, "model": {**filled, **model.given}}
 
 
 def _data_module_problems(data: DataSettings, parameters_of: Callable[[str], Found], shape: Shape | None) -> list[str]:

@@ -350,6 +350,7 @@ def test_the_launcher_of_somebody_else_cancels_with_trust(author: Path, project:
     assert "launch._target_=os.system: system is not a launcher" in said.err
     shutil.rmtree(run.path)
     run = forged_launch(author, project, LAUNCHERS["a module of its own"])
+    run.beat.touch()
     said = tried(("cancel", "RUN"), run, project, marker, "--trust")
     assert (0, True, True) == (said.status, marker.exists(), run.cancel.exists()), said
 

@@ -90,3 +90,10 @@ def test_a_frozen_plan_may_lack_keys_of_targets(tmp_path: Path) -> None:
     save_plan(plan, tmp_path / "plan.yaml")
     found = load_plan(tmp_path / "plan.yaml").settings
     assert (None, {"fused": True}) == (found.data.global_batch_size, found.optimizer.arguments)
+
+
+def test_no_code_looks_keys_up_by_their_text() -> None:
+    """`config["trainer"]["max_epochs"]`: what no type checker reads."""
+    chain = re.compile(r"""\bconfig\[['"]\w+['"]\](\[['"]\w+['"]\](?! *\|?=[^=])|\.get\()""")
+    sources = sorted((REPOSITORY / "hpcexp").rglob("*.py"))
+    assert [] == [f"{file}: {found[0]}" for file in sources for found in chain.finditer(file.read_text())]
