@@ -17,7 +17,7 @@ from msgspec import UNSET, UnsetType, defstruct, to_builtins
 from hpcexp.data_spec import DataSpec
 from hpcexp.errors import RunError, listed
 from hpcexp.files.atomic import write_atomic
-from hpcexp.files.documents import convert, parse_yaml, read_plain
+from hpcexp.files.documents import convert, parse_yaml, read_plain, sortable
 from hpcexp.files.untrusted import UnusableFileError, lines_of, open_regular, read_bytes
 from hpcexp.redaction import filled
 from hpcexp.rundir import RunDir
@@ -150,7 +150,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
 
 def digest(plan: Plan) -> str:
     """The same for equal plans only."""
-    return hashlib.sha256(json.dumps(to_dict(plan), sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(sortable(to_dict(plan)), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def from_dict(data: Any) -> Plan:

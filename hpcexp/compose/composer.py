@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,25 +16,29 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hpcexp.checks.values import field_types
 from hpcexp.compose.config_files import read_files_by_our_rules
 from hpcexp.compose.failures import FAILURES
 from hpcexp.compose.fast_hydra import loader
+from hpcexp.compose.free_sections import content, free_sections, have_null_groups, section_problems
 from hpcexp.compose.hydra_settings import (
     REFUSED,
     asks_multirun,
     callback_problems,
     check_mode,
+    given_overrides,
     outside_multirun,
     refused,
     swept,
 )
 from hpcexp.compose.sources import conf_dirs, source_dirs
 from hpcexp.compose.texts import with_texts, without_quotes
+from hpcexp.compose.yaml_files import load_yaml
 from hpcexp.errors import ConfigError
-from hpcexp.schema.keys import OPEN_SECTIONS, Config
+from hpcexp.schema.keys import MISSING, OPEN_SECTIONS, Config
 from hpcexp.schema.settings import Settings
 from hpcexp.targets.source_code import methods
 
@@ -77,7 +82,9 @@ class Composer:
         self.config_name = config_name
         self.dirs = conf_dirs(project, config_dir)
         self._loaded: tuple[list[str], DictConfig] | None = None
-        ConfigStore.instance().store(name="schema", node=Config, provider="hpcexp")
+        # Open at the root, for the user's own sections: what else is there `section_problems` says.
+        schema = OmegaConf.structured(Config, flags={"struct": False})
+        ConfigStore.instance().store(name="schema", node=schema, provider="hpcexp")
         GlobalHydra.instance().clear()
         read_files_by_our_rules()
         self.loader = loader(_search_path(self.dirs))
@@ -104,8 +111,21 @@ class Composer:
         return [_as_addition(o) for o in self.with_texts(overrides)]
 
     def with_texts(self, overrides: list[str]) -> list[str]:
-        """The overrides, with quotes where a text or an option's name looks like a number."""
-        return [with_texts(o, self.is_group) for o in overrides]
+        """The overrides, with quotes where a text or an option's name looks like a number, and `~group` for null."""
+        return [self._without_option(with_texts(o, self.is_group)) for o in overrides]
+
+    def _without_option(self, override: str) -> str:
+        key, _, value = override.partition("=")
+        is_none = value == "null" and self.is_group(key.lstrip("+").partition("@")[0])
+        return f"~{key.lstrip('+')}" if is_none else override
+
+    def _without_plus(self, overrides: list[str]) -> list[str]:
+        """`group=x` for `+group=x`, and without `~group` of null: the group is in the defaults list, or it is not."""
+        kept = [
+            o for o, typed in zip(overrides, self.with_texts(overrides), strict=True) if o == typed or "~" not in typed
+        ]
+        names = [o.lstrip("+").partition("=")[0].partition("@")[0] for o in kept]
+        return self.repaired([o.lstrip("+") if self.is_group(n) else o for o, n in zip(kept, names, strict=True)])
 
     def is_group(self, name: str) -> bool:
         """Whether there is a config group of that name."""
@@ -142,12 +162,13 @@ class Composer:
         try:
             cfg = self.load(overrides)
             problems = self.job_problems(cfg, of_command) if in_sweep else self.run_problems(cfg)
-            return replace(composed(cfg), problems=tuple(problems))
+            made = composed(cfg)
+            return replace(made, problems=(*problems, *made.problems))
         except CompositionError as e:
             if e.good is None:
                 raise
             rest = composed(self.loader.load_configuration(self.config_name, e.good, RunMode.RUN))
-            return replace(rest, problems=tuple(e.problems))
+            return replace(rest, problems=(*e.problems, *rest.problems))
 
     def dirs_of(self, overrides: list[str]) -> list[Path]:
         """The directories of config files, those of `hydra.searchpath` among them; earlier ones shadow later ones."""
@@ -189,26 +210,52 @@ class Composer:
         try:
             return self.loader.load_configuration(self.config_name, self.with_texts(overrides), mode)
         except FAILURES as first:
-            try:
-                return self.loader.load_configuration(self.config_name, self.repaired(overrides), mode)
-            except FAILURES:
-                raise self.diagnosis(overrides, mode, first) from first
+            for repaired in (self.repaired(overrides), self._without_plus(overrides)):
+                try:
+                    return self.loader.load_configuration(self.config_name, repaired, mode)
+                except FAILURES:
+                    continue
+            raise self.diagnosis(overrides, mode, first) from first
 
 
 def composed(cfg: DictConfig) -> Composed:
     """Hydra's result as plain, resolved data."""
-    given = cast(list[str], OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False))
-    overrides = tuple(map(as_given, given))
+    overrides, problems = tuple(map(as_given, given_overrides(cfg, "task"))), tuple(section_problems(cfg))
+    have_null_groups(cfg)
+    free = free_sections(cfg)
     try:
         with without_hydra(cfg):
-            config = OmegaConf.to_container(cfg, resolve=True)
+            config = {str(key): plain_section(cfg, key) for key in content(cfg) if key not in free}
     except OmegaConfBaseException as e:
         from hpcexp.compose.diagnose import node_problem
 
         raise ConfigError(node_problem(e)) from e
-    assert isinstance(config, dict)
-    file = experiment_file(cfg)
-    return Composed({str(k): v for k, v in config.items()}, overrides, choices(cfg), experiment_file=file)
+    return Composed(config, overrides, choices(cfg), problems, experiment_file(cfg))
+
+
+def plain_section(cfg: DictConfig, key: str) -> Any:
+    """A section resolved, as plain data."""
+    try:
+        found = cast(Node, cfg._get_child(key))._dereference_node()
+        value: Any = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found._value()
+    except OmegaConfBaseException as e:
+        e.full_key = e.full_key or key
+        raise
+    if key == "callbacks" and isinstance(value, dict):  # null switches one off
+        return {name: node for name, node in value.items() if node is not None}
+    if key in OPEN_SECTIONS and isinstance(value, dict):
+        return {name: _typed(key, str(name), one) if isinstance(one, str) else one for name, one in value.items()}
+    return value
+
+
+def _typed(section: str, key: str, text: str) -> Any:
+    """The number in a text, as a variable of the environment is one, where the schema has a number."""
+    hint = field_types(OPEN_SECTIONS[section]).get(key)
+    kinds = {hint, *typing.get_args(hint)} & {int, float, bool}
+    if not kinds or text == MISSING:
+        return text
+    value = load_yaml(text, f"{section}.{key}")
+    return value if type(value) in kinds or (float in kinds and type(value) is int) else text
 
 
 def experiment_file(cfg: DictConfig) -> str | None:

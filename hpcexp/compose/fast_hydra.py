@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from functools import wraps
 from typing import Any
 
@@ -12,6 +13,8 @@ from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, Node, OmegaConf, open_dict
 
 from hpcexp.errors import ConfigError
 
@@ -48,7 +51,43 @@ def loader(search_path: ConfigSearchPathImpl) -> ConfigLoaderImpl:
     made = _Loader(config_search_path=search_path)
     made.repository = _Repository(search_path)
     _skip_unused_choices()
+    _delete_null()
     return made
+
+
+def _delete_null() -> None:
+    """Have Hydra delete a key whose value is null (`~model.norm`), which it takes for a key that does not exist."""
+    original = ConfigLoaderImpl._apply_overrides_to_config
+    if not hasattr(original, "__wrapped__"):
+        ConfigLoaderImpl._apply_overrides_to_config = staticmethod(_with_null(original))  # type: ignore[method-assign]
+
+
+def _with_null(apply: Callable[..., None]) -> Callable[..., None]:
+    @wraps(apply)
+    def applied(overrides: Sequence[Override], cfg: DictConfig) -> None:
+        for override in overrides:
+            parent, _, key = override.key_or_group.rpartition(".")
+            node: Any = OmegaConf.select(cfg, parent) if parent else cfg
+            is_null = (
+                override.is_delete()
+                and isinstance(node, DictConfig)
+                and key in node
+                and node._get_node(key) is not None
+            )
+            if is_null and override.value() is None and node.get(key) is None and not OmegaConf.is_missing(node, key):
+                if not is_dataclass(node._metadata.object_type):  # a key of the schema stays, as null
+                    with open_dict(node):
+                        del node[key]
+            else:
+                apply([override], cfg)
+
+    return applied
+
+
+def _has_null(node: Any, key: str) -> bool:
+    if not isinstance(node, DictConfig) or not isinstance(found := node._get_node(key), Node):
+        return False
+    return bool(found._is_none())
 
 
 def _skip_unused_choices() -> None:

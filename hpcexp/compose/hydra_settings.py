@@ -71,7 +71,7 @@ _HOOKS = ("on_run_start", "on_run_end", "on_job_start", "on_job_end", "on_compos
 
 def refused(cfg: DictConfig, defaults: Callable[[], DictConfig]) -> list[str]:
     """What is set in Hydra's node of `cfg` and not obeyed. `defaults`: the node as Hydra has it by itself."""
-    node, given = _plain(cfg.hydra), [str(o) for o in cfg.hydra.overrides.hydra]
+    node, given = _plain(cfg.hydra), given_overrides(cfg, "hydra")
     changed = [key for key in REFUSED if key not in _FILLED and not _is_unset(key, _at(node, key))]
     if changed:
         usual = _plain(defaults())
@@ -80,6 +80,12 @@ def refused(cfg: DictConfig, defaults: Callable[[], DictConfig]) -> list[str]:
     known = {key.partition(".")[0] for key in (*OBEYED, *REFUSED)}
     unknown = [f"hydra.{key}: Hydra has no such setting.\nFix: leave it out." for key in node if key not in known]
     return [*(f"{_shown(key, node)}: {REFUSED[key]}" for key in changed), *unknown]
+
+
+def given_overrides(cfg: DictConfig, kind: str) -> list[str]:
+    """The overrides of Hydra's node (`hydra`) or of the experiment (`task`), as they were given."""
+    given: Any = OmegaConf.to_container(cfg.hydra.overrides[kind], resolve=False)
+    return list(map(str, given))
 
 
 def refused_key(override: str) -> str | None:
@@ -104,7 +110,7 @@ def outside_multirun(cfg: DictConfig) -> list[str]:
             f"hydra.callbacks ({listed}) are called for a multirun, but this is one run.\n"
             "Fix: add -m, or callbacks.NAME for a callback of Lightning's."
         )
-    for override in map(str, cfg.hydra.overrides.hydra):
+    for override in given_overrides(cfg, "hydra"):
         kind = override.lstrip("+~").replace("/", ".").removeprefix("hydra.").partition(".")[0].partition("=")[0]
         is_usual = override in ("hydra/launcher=basic", "hydra/sweeper=basic")
         if kind in ("sweeper", "launcher") and ".params" not in override and not is_usual:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,8 +20,9 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, Node, OmegaConf, ValueNode
 
-from hpcexp.compose.composer import Composed, Composer, as_given, choices, experiment_file
+from hpcexp.compose.composer import Composed, Composer, as_given, choices, experiment_file, plain_section
 from hpcexp.compose.failures import FAILURES
+from hpcexp.compose.free_sections import free_sections, have_null_groups, section_problems
 
 TREES = 256
 """How many trees are held at a time, each of a hundred kilobytes."""
@@ -98,9 +99,12 @@ class _Tree:
     """The configuration that the chosen files give, and the one with a job's values in it."""
 
     def __init__(self, cfg: DictConfig, problems: Sequence[str]) -> None:
-        self.choices, self.experiment_file, self.problems = choices(cfg), experiment_file(cfg), tuple(problems)
+        self.choices, self.experiment_file = choices(cfg), experiment_file(cfg)
+        self.problems = (*problems, *section_problems(cfg))
         self._root = cfg
         # A job's configuration cannot refer to Hydra's node, as in `composed`.
+        have_null_groups(cfg)
+        self._free = free_sections(cfg)
         del _content(cfg)["hydra"]
         self._reads = _reads(_content(cfg))
         self._resolved: dict[str, Any] = {}
@@ -111,7 +115,8 @@ class _Tree:
         changed = {override.key_or_group.partition(".")[0] for override in values}
         with self._holding(values):
             OmegaConf.clear_cache(self._root)
-            return {str(key): self._section(key, changed) for key in _content(self._root)}
+            sections = [key for key in _content(self._root) if key not in self._free]
+            return {str(key): self._section(key, changed) for key in sections}
 
     @contextmanager
     def _holding(self, values: Sequence[Override]) -> Iterator[None]:
@@ -147,15 +152,10 @@ class _Tree:
     def _section(self, key: str, changed: set[str]) -> Any:
         reads = self._reads.get(key)
         if reads is None or reads & changed:
-            return self._plain(key)
+            return plain_section(self._root, key)
         if key not in self._resolved:
-            self._resolved[key] = self._plain(key)
+            self._resolved[key] = plain_section(self._root, key)
         return _copied(self._resolved[key])
-
-    def _plain(self, key: str) -> Any:
-        """A section resolved, as plain data."""
-        found = cast(Node, self._root._get_child(key))._dereference_node()
-        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found._value()
 
 
 def _is_hydra(override: Override) -> bool:

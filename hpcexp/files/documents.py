@@ -101,6 +101,13 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_YAML_LOADER)  # noqa: S506 - a safe loader
 
 
+def sortable(value: Any) -> Any:
+    """Plain data with keys that JSON can sort: those that are no text say their type, as `{1: a, "1": b}` has two."""
+    if isinstance(value, Mapping):
+        return {k if isinstance(k, str) else f"{type(k).__name__} {k}": sortable(v) for k, v in value.items()}
+    return [sortable(v) for v in value] if isinstance(value, list | tuple) else value
+
+
 def check_depth(value: Any) -> None:
     """ValueError where plain data is nested deeper than any document may be."""
     level, depth = [value], 0

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from hpcexp.files.documents import sortable
 from hpcexp.plan import Batch, Steps, Topology
 
 WHERE_AND_HOW = frozenset({"hardware", "tracking", "launch", "run", "checkpoint", "notes"})
@@ -42,7 +43,7 @@ def signature(
     }
     if weights:
         facts["weights"] = weights
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(sortable(facts), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def identity_config(config: dict[str, Any], topology: Topology) -> dict[str, Any]:

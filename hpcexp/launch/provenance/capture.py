@@ -20,7 +20,7 @@ from msgspec import to_builtins
 
 from hpcexp.data.manifest import data_manifest
 from hpcexp.files.atomic import second_name, write_atomic
-from hpcexp.files.documents import plain
+from hpcexp.files.documents import plain, sortable
 from hpcexp.hardware.gpus import Survey, survey
 from hpcexp.hardware.machine import num_cores, num_gpus
 from hpcexp.launch.provenance.origins import origin_facts
@@ -170,4 +170,4 @@ def _manifest(target: str, given: Mapping[str, Any], plan: Plan) -> DataRecord:
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True, default=str) + "\n").encode()
+    return (json.dumps(sortable(value), indent=2, sort_keys=True, default=str) + "\n").encode()

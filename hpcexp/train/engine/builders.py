@@ -179,10 +179,9 @@ def make_callbacks(plan: Plan, checkpointing: Checkpointing) -> list[pl.Callback
         stop = partial(EarlyStopping, trainer.monitor, mode=str(trainer.mode), patience=trainer.patience)
         callbacks.append(stop(min_delta=trainer.min_delta, check_finite=False, verbose=False))
     for name, node in plan.settings.callbacks.items():
-        if node is not None:
-            path = f"callbacks.{name}"
-            callback = instantiate(node, path=path)
-            if not isinstance(callback, pl.Callback):
-                raise ConfigError(wrong_target(path, node[TARGET], NO_CALLBACK))
-            callbacks.append(callback)
+        path = f"callbacks.{name}"
+        callback = instantiate(node, path=path)
+        if not isinstance(callback, pl.Callback):
+            raise ConfigError(wrong_target(path, node[TARGET], NO_CALLBACK))
+        callbacks.append(callback)
     return [*callbacks, Finish(checkpointing)]
