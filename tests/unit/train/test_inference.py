@@ -185,6 +185,7 @@ def test_a_users_module_predicts_by_its_predict_step(tmp_path: Path) -> None:
     assert all(len(prediction.value["tokens"]) == 6 for prediction in found)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_a_users_module_is_exported_with_the_inputs_that_it_takes(tmp_path: Path) -> None:
     """Tokens and a number, by name; as many samples as one likes."""
     trained = own(tmp_path, OwnTokens)
