@@ -36,7 +36,7 @@ from hpcexp.redaction import masked_command, masked_config, masked_override, wit
 from hpcexp.rundir import RunDir
 from hpcexp.runs.naming import SIGNATURE_LENGTH, run_name
 from hpcexp.schema.keys import OWN_KEYS, TARGET, Tracking
-from hpcexp.schema.settings import DataSettings, ModelSettings, Settings
+from hpcexp.schema.settings import DataSettings, ModelSettings, Settings, without
 from hpcexp.targets.data_module import data_module_problems
 from hpcexp.targets.lightning_module import DATA_MODULE, callback_problems, is_endless, is_subclass, module_source
 from hpcexp.targets.nodes import referenced, target_nodes
@@ -47,7 +47,7 @@ from hpcexp.targets.trainer_arguments import extra_problems
 from hpcexp.targets.unused import decisions, manual_problems, unused_problem, without_unused
 from hpcexp.tracking.mlflow.authentication import refused
 from hpcexp.tracking.mlflow.uri import resolve_uri, unreachable, uri_problem
-from hpcexp.train.tasks.planning import AskedTask, asked_task, without_metrics
+from hpcexp.train.tasks.planning import AskedTask, asked_task, light_task, without_metrics
 from hpcexp.train.tasks.task import Task
 
 _T = TypeVar("_T")
@@ -310,6 +310,15 @@ def _data_module_problems(data: DataSettings, parameters_of: Callable[[str], Fou
     if not isinstance(takes, Parameters) or takes.takes_any or not is_subclass(data.target, DATA_MODULE):
         return []
     return data_module_problems(data, takes.types, shape.batch if shape else None)
+
+
+def checkable(plan: Plan) -> dict[str, Any]:
+    """A plan's configuration with what its task gives the model; without the model where the job alone knows that."""
+    task, _ = light_task(plan.settings.task)
+    config = without_metrics(plan.config)
+    if plan.settings.task.has_target and (task is None or plan.data is None):
+        return without(config, {"model"})
+    return _with_filled(config, task, plan.data)
 
 
 def _own_keys_taken(model: ModelSettings, parameters_of: Callable[[str], Found]) -> frozenset[str]:

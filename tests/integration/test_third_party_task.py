@@ -67,7 +67,7 @@ def test_it_trains_and_is_evaluated_again(tagged: Path) -> None:
     found = values(run)
     assert set(range(1, 13)) == {step for step, name in found if name == "train/loss"}
     assert {"val/loss", "val/token_acc", "val/errors", "test/token_acc"} <= {name for _, name in found}
-    said = command("test", run.name, "--json", cwd=tagged)
+    said = command("test", run.path.name, "--json", cwd=tagged)
     assert read_plain(run.summary)["test"] == pytest.approx(json.loads(said.out), rel=1e-6)
 
 
@@ -75,7 +75,7 @@ def test_it_predicts_files_and_splits(tagged: Path) -> None:
     """Files of different lengths, read by its source; samples of a split in their order."""
     (tagged / "short.txt").write_text("1 2 3")
     (tagged / "long.txt").write_text("4 5 6 7 8")
-    name = only_run(tagged).name
+    name = only_run(tagged).path.name
     said = command("predict", name, "short.txt", "long.txt", "--json", cwd=tagged)
     lengths = [len(json.loads(line)["prediction"]) for line in said.out.splitlines()]
     assert [3, 5] == lengths, said.err
@@ -85,7 +85,7 @@ def test_it_predicts_files_and_splits(tagged: Path) -> None:
 
 def test_it_is_exported_with_its_names_and_lengths(tagged: Path) -> None:
     """Other numbers of samples and other lengths than at the export; MLflow knows dtype and open axes."""
-    name = only_run(tagged).name
+    name = only_run(tagged).path.name
     said = command("export", name, "-o", "model.pt2", cwd=tagged)
     assert 0 == said.status, said.err
     program = torch.export.load(tagged / "model.pt2").module()

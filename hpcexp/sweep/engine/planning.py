@@ -11,7 +11,7 @@ from hpcexp.errors import ConfigError
 from hpcexp.launch.base.launcher import launcher_of
 from hpcexp.memo import Once
 from hpcexp.plan import Plan, whole
-from hpcexp.planner import prepare
+from hpcexp.planner import checkable, prepare
 from hpcexp.status.state import damage, is_done
 
 NAMED = 3
@@ -53,7 +53,7 @@ def check_in_worker(plans: Sequence[Plan], overrides: Sequence[Sequence[str]]) -
         return
     from hpcexp.launch.supervisor.forkserver import target_problems
 
-    found = target_problems([whole(plans[i]).config for i in chosen], Path(plans[0].lineage["project"]))
+    found = target_problems([checkable(whole(plans[i])) for i in chosen], Path(plans[0].lineage["project"]))
     wrong: dict[str, list[Sequence[str]]] = {}
     for i, problems in zip(chosen, found, strict=True):
         for problem in problems:
