@@ -25,7 +25,7 @@ from hpcexp.data_spec import DataSpec
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.hardware.machine import Machine, this_machine
 from hpcexp.launch.base.launcher import Launcher, launcher_of
-from hpcexp.launch.resume.initial_weights import initial_weights
+from hpcexp.launch.resume.initial_weights import asked_weights
 from hpcexp.lineage.code import code_digest, code_files, git_commit
 from hpcexp.lineage.environment import environment
 from hpcexp.lineage.signature import signature
@@ -36,7 +36,7 @@ from hpcexp.redaction import masked_command, masked_config, masked_override, wit
 from hpcexp.rundir import RunDir
 from hpcexp.runs.naming import SIGNATURE_LENGTH, run_name
 from hpcexp.schema.keys import OWN_KEYS, TARGET, Tracking
-from hpcexp.schema.settings import DataSettings, ModelSettings, Settings, without
+from hpcexp.schema.settings import DataSettings, ModelSettings, Settings
 from hpcexp.targets.data_module import data_module_problems
 from hpcexp.targets.lightning_module import DATA_MODULE, callback_problems, is_endless, is_subclass, module_source
 from hpcexp.targets.nodes import referenced, target_nodes
@@ -47,7 +47,7 @@ from hpcexp.targets.trainer_arguments import extra_problems
 from hpcexp.targets.unused import decisions, manual_problems, unused_problem, without_unused
 from hpcexp.tracking.mlflow.authentication import refused
 from hpcexp.tracking.mlflow.uri import resolve_uri, unreachable, uri_problem
-from hpcexp.train.tasks.planning import AskedTask, asked_task, light_task, without_metrics
+from hpcexp.train.tasks.planning import AskedTask, asked_task, with_filled, without_metrics
 from hpcexp.train.tasks.task import Task
 
 _T = TypeVar("_T")
@@ -91,14 +91,15 @@ def prepare(
     refused = {subject(problem) for problem in wrong}
     targets_wrong = [
         p
-        for p in target_problems(_with_filled(without_metrics(config), asked.task, facts), parameters_of)
+        for p in target_problems(with_filled(without_metrics(config), asked.task, facts), parameters_of)
         if subject(p) not in refused
     ]
     launcher, launch_problems = _launcher(settings, refused | {subject(problem) for problem in targets_wrong}, look)
     machine = machine or (look(_asked(settings), lambda: launcher.machine(settings)) if launcher else this_machine())
     duration = duration_problems(settings.trainer, _other_lengths(composed, project))
     shape, shape_problems = _shape(config, machine, facts, refused)
-    weights, weight_problems = _initial_weights(settings.model, taken, project, root, look)
+    begins = None if "init_from" in taken else settings.model.init_from
+    weights, weight_problems = look(("weights", begins), lambda: asked_weights(begins, project, root))
     config = with_lengths(config, shape.batch if shape else None)
     settings = Settings(config)
     problems = [
@@ -293,16 +294,10 @@ def _asked_task(settings: Settings, facts: DataSpec | None) -> AskedTask:
     return asked_task(settings.task, settings.trainer, facts, is_used=is_used)
 
 
-def _with_filled(config: dict[str, Any], task: Task | None, facts: DataSpec | None) -> dict[str, Any]:
-    """The configuration with what the task gives the model, where that takes it."""
-    if task is None or facts is None:
-        return config
-    model = Settings(config).model
-    taken = parameters(model.target)
-    known = task.model_arguments(facts)
-    names = taken.types if isinstance(taken, Parameters) else ()
-    filled = {k: list(v) if isinstance(v, tuple) else v for k, v in known.items() if k in names}
-    return {**config, "model": {**filled, **model.given}}
+def _own_keys_taken(model: ModelSettings, parameters_of: Callable[[str], Found]) -> frozenset[str]:
+    """Keys of hpcexp's in `model` that its target takes itself: they are its own then."""
+    takes = parameters_of(str(model.given.get(TARGET)))
+    return OWN_KEYS["model"] & takes.types.keys() if isinstance(takes, Parameters) else frozenset()
 
 
 def _data_module_problems(data: DataSettings, parameters_of: Callable[[str], Found], shape: Shape | None) -> list[str]:
@@ -310,33 +305,6 @@ def _data_module_problems(data: DataSettings, parameters_of: Callable[[str], Fou
     if not isinstance(takes, Parameters) or takes.takes_any or not is_subclass(data.target, DATA_MODULE):
         return []
     return data_module_problems(data, takes.types, shape.batch if shape else None)
-
-
-def checkable(plan: Plan) -> dict[str, Any]:
-    """A plan's configuration with what its task gives the model; without the model where the job alone knows that."""
-    task, _ = light_task(plan.settings.task)
-    config = without_metrics(plan.config)
-    if plan.settings.task.has_target and (task is None or plan.data is None):
-        return without(config, {"model"})
-    return _with_filled(config, task, plan.data)
-
-
-def _own_keys_taken(model: ModelSettings, parameters_of: Callable[[str], Found]) -> frozenset[str]:
-    """Keys of hpcexp's in `model` that its target takes itself: they are its own then."""
-    takes = parameters_of(str(model.given.get(TARGET)))
-    return OWN_KEYS["model"] & takes.types.keys() if isinstance(takes, Parameters) else frozenset()
-
-
-def _initial_weights(
-    model: ModelSettings, taken: Set[str], project: Path, root: Path, once: Once
-) -> tuple[InitialWeights | None, list[str]]:
-    """What `model.init_from` names, and why it names nothing."""
-    if not isinstance(model.init_from, str) or "init_from" in taken:
-        return None, []
-    try:
-        return once(("weights", model.init_from), lambda: initial_weights(str(model.init_from), project, root)), []
-    except ConfigError as e:
-        return None, e.problems
 
 
 def _data_problems(settings: Settings, facts: DataSpec | None, shape: Shape | None) -> list[str]:

@@ -11,6 +11,16 @@ from hpcexp.plan import InitialWeights
 from hpcexp.rundir import RunDir, find_runs
 
 
+def asked_weights(given: object, project: Path, root: Path) -> tuple[InitialWeights | None, list[str]]:
+    """What `model.init_from` names, and why it names nothing; neither where it is empty or no text."""
+    if not isinstance(given, str):
+        return None, []
+    try:
+        return initial_weights(given, project, root), []
+    except ConfigError as e:
+        return None, e.problems
+
+
 def initial_weights(given: str, project: Path, root: Path, digest: Callable[[Path], str] = sha256) -> InitialWeights:
     """The file that `model.init_from` names: its own path, or that of a run's best weights. ConfigError of none."""
     path = project / Path(given).expanduser()

@@ -11,8 +11,9 @@ from hpcexp.errors import ConfigError
 from hpcexp.launch.base.launcher import launcher_of
 from hpcexp.memo import Once
 from hpcexp.plan import Plan, whole
-from hpcexp.planner import checkable, prepare
+from hpcexp.planner import prepare
 from hpcexp.status.state import damage, is_done
+from hpcexp.train.tasks.planning import checkable
 
 NAMED = 3
 """Jobs that are named where a mistake is in more than one of them."""

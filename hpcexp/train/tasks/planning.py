@@ -9,9 +9,11 @@ from typing import Any, NamedTuple, cast
 from hpcexp.checks.values import missing_keys
 from hpcexp.data_spec import DataSpec
 from hpcexp.errors import ConfigError, HpcexpError, did_you_mean, listed
+from hpcexp.plan import Plan
 from hpcexp.schema.keys import MISSING, Trainer
-from hpcexp.schema.settings import TaskSettings, without
+from hpcexp.schema.settings import Settings, TaskSettings, without
 from hpcexp.targets.light import light_object
+from hpcexp.targets.source_code import Parameters, parameters
 from hpcexp.targets.static_check import node_problems
 from hpcexp.train.tasks.task import Mode, Task
 
@@ -107,6 +109,27 @@ def _no_direction(monitor: str) -> str:
         f"trainer.mode: nobody says whether a higher or a lower {monitor} is better.\n"
         "Fix: trainer.mode=max, or trainer.mode=min"
     )
+
+
+def with_filled(config: dict[str, Any], task: Task | None, facts: DataSpec | None) -> dict[str, Any]:
+    """The configuration with what the task gives the model, where that takes it."""
+    if task is None or facts is None:
+        return config
+    model = Settings(config).model
+    taken = parameters(model.target)
+    known = task.model_arguments(facts)
+    names = taken.types if isinstance(taken, Parameters) else ()
+    filled = {k: list(v) if isinstance(v, tuple) else v for k, v in known.items() if k in names}
+    return {**config, "model": {**filled, **model.given}}
+
+
+def checkable(plan: Plan) -> dict[str, Any]:
+    """A plan's configuration with what its task gives the model; without the model where the job alone knows that."""
+    task, _ = light_task(plan.settings.task)
+    config = without_metrics(plan.config)
+    if plan.settings.task.has_target and (task is None or plan.data is None):
+        return without(config, {"model"})
+    return with_filled(config, task, plan.data)
 
 
 def make_task(section: TaskSettings) -> Task:
