@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import compileall
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -12,31 +14,30 @@ from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 import pytest
-from helpers import LEAN, Said, TrainedRun, command, only_run
+from forked import end_server
+from helpers import LEAN, REPOSITORY, Said, TrainedRun, command, only_run
 from postgres import Server, server_programs, serving_postgres
 
 from hpcexp.cli.main import run
 from hpcexp.compose.composer import Composed, Composer
 
+KEPT = re.compile(
+    "PATH|PYTHONPATH|LD_LIBRARY_PATH|VIRTUAL_ENV|USER|LOGNAME|SHELL|TERM|HPCEXP_(FUZZ|SOAK|IMAGES).*"
+    "|PYTEST_.*|CUDA_.*|NVIDIA_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|PIP_.*|UV_.*"
+)
+"""Variables of the environment that the tests' processes get. No other does: neither what a user has set for hpcexp,
+MLflow, git or Python, nor an allocation, a launcher or a proxy that the tests happen to run in."""
 DIRECTORIES = (
     *("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"),
     *("HPCEXP_DEVICE_LOCKS", "HPCEXP_CACHE", "MPLCONFIGDIR"),
 )
 
 
-def pytest_configure() -> None:
-    """Have threads of this process sleep while they wait, as those of ranks do.
-
-    On cores that others use, too, busy ones cost thirty times the work.
-    """
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when a test module imports torch
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Leases, temporary files, home and caches of this session's own, which every process that it starts inherits.
+    """Leases, temporary files, home, caches and environment of this session's own, for every process that it starts.
 
-    So no test depends on the user's files, and jobs that run on this machine leave the tests their cores.
+    So no test depends on the user's files and settings, and jobs that run on this machine leave the tests their cores.
     """
     place = tmp_path_factory.mktemp("own")
     directories = {name: place / name.lower() for name in DIRECTORIES}
@@ -46,11 +47,30 @@ def _own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with tempfile.TemporaryDirectory(prefix="hpcexp-", ignore_cleanup_errors=True) as temporary:
         Path(temporary).chmod(0o1777)
         with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if not KEPT.fullmatch(name)]:
+                patch.delenv(name)
             for name, directory in {**directories, "TMPDIR": temporary}.items():
                 patch.setenv(name, str(directory))
+            patch.setenv("LC_ALL", "C.UTF-8")
+            # Python takes a module for unchanged that is edited twice in a second and keeps its length, as tests do.
+            patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
             patch.setattr(tempfile, "tempdir", None)
-            patch.delenv("OMP_WAIT_POLICY")
             yield
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile hpcexp once, for all processes of the tests, which write no bytecode themselves."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(REPOSITORY / "hpcexp", quiet=2)
+    # Threads of this process sleep while they wait, as those of ranks do: busy ones cost thirty times the work on cores
+    # that others use, too.
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when a test module imports torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that in the end no worker is left alone with one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -105,6 +125,13 @@ def train(hpcexp: Callable[..., Said]) -> Callable[..., Said]:
     For what is not about a process of its own: it costs a tenth of one that imports torch.
     """
     return lambda *overrides: hpcexp("train", "launch.isolation=warm", *LEAN, *overrides)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fork_server() -> Iterator[None]:
+    """What commands are forked from ends with the tests."""
+    yield
+    end_server()
 
 
 @pytest.fixture

@@ -11,10 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from typing import TYPE_CHECKING
 
 import pytest
 
 from hpcexp.rundir import RunDir, find_runs
+
+if TYPE_CHECKING:
+    from forked import ForkedProcess
 
 REPOSITORY = Path(__file__).parent.parent
 HEAVY = ("torch", "pytorch_lightning", "mlflow", "numpy", "pandas", "sklearn", "matplotlib")
@@ -22,6 +26,8 @@ HEAVY = ("torch", "pytorch_lightning", "mlflow", "numpy", "pandas", "sklearn", "
 
 LEAN = ("launch.progress=none", "run.pictures=false")
 """Nothing beside the training that a test does not look at."""
+WARM = "launch.isolation=warm"
+"""Ranks that are forked from a server of the command's, which is forked itself where the command is."""
 FAST = ("debug=fast", *LEAN)
 """A run of five steps that MLflow hears nothing of."""
 
@@ -63,7 +69,7 @@ def start(*argv: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
     )
 
 
-def ended(process: subprocess.Popen[str], timeout_s: float = 120) -> Said:
+def ended(process: subprocess.Popen[str] | ForkedProcess, timeout_s: float = 240) -> Said:
     """What a started command said, once it has ended."""
     try:
         out, err = process.communicate(timeout=timeout_s)
@@ -91,7 +97,7 @@ def python(code: str, cwd: Path) -> Said:
     return Said(done.returncode, done.stdout, done.stderr)
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 90, poll_s: float = 0.02) -> None:
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 240, poll_s: float = 0.02) -> None:
     """Return when `condition` holds; the test fails where it does not come to that."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -134,7 +134,7 @@ def uploader(run: RunDir) -> Iterator[subprocess.Popen[bytes]]:
             sync_process.kill()
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 240.0) -> Any:
     """The first true value of `condition`."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):

@@ -14,7 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from helpers import HEAVY, LEAN, Said, command, environment, python
+from forked import command
+from helpers import HEAVY, LEAN, Said, environment, python
 from record_support import free_port, make_run, serving, wait_until
 
 from hpcexp.compare.sources import mlflow_store
@@ -29,7 +30,7 @@ ASKED = ("optimizer.lr=0.003,0.01", "seed=1,2", "trainer.max_epochs=2")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a sweep of two rates and two seeds, in MLflow too. For looking at only."""
     project = tmp_path_factory.mktemp("swept")
-    said = command("train", "-m", *ASKED, *LEAN, cwd=project)
+    said = command("train", "-m", *ASKED, *LEAN, "tracking.wait_s=240", cwd=project)
     assert (0, "") == (said.status, said.err)
     return project
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import Said, ended, start, write_module
+from forked import start
+from helpers import Said, ended, write_module
 
 from hpcexp.compare.bitwise import Check, compared
 from hpcexp.drill.kills import aims, kill_modes

@@ -11,7 +11,9 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from helpers import LEAN, Said, command, environment, only_run, python, write_module
+from forked import command
+from helpers import LEAN, WARM, Said, environment, only_run, python, write_module
+from helpers import command as fresh_command
 from record_support import mlflow_server, query
 from served import ADA, serving
 
@@ -46,7 +48,7 @@ class Signed(MLP):
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a run that MLflow has."""
     project = tmp_path_factory.mktemp("promoted")
-    assert 0 == command("train", *SHORT, cwd=project).status
+    assert 0 == fresh_command("train", *SHORT, cwd=project).status
     return project
 
 
@@ -68,12 +70,12 @@ def test_a_promoted_model_is_loaded_by_its_name(trained: Path) -> None:
     """Twice promoted is once promoted; another run takes the alias over."""
     uri = f"sqlite:///{trained}/runs/mlflow.db"
     for _ in range(2):
-        said = command("promote", "last", "--to", "digits@champion", cwd=trained)
+        said = fresh_command("promote", "last", "--to", "digits@champion", cwd=trained)
         assert 0 == said.status, said
         assert "models:/digits@champion" == said.out.splitlines()[0]
         assert "version  1" in said.out
     assert loaded(uri, "models:/digits@champion", trained) in map(str, range(10))
-    other = command("train", *SHORT, "seed=2", cwd=trained)
+    other = command("train", *SHORT, WARM, "seed=2", cwd=trained)
     assert 0 == other.status
     again = command("promote", "last", "--to", "digits@champion", cwd=trained)
     assert "champion, which was version 1" in again.out
@@ -88,7 +90,7 @@ def test_edited_code_is_not_taken_for_that_of_the_training(project: Path) -> Non
     """Weights that fit make another model of it: `test` says so, `promote` refuses, and mends what it was told."""
     own = ("~model", "+model._target_=signed.Signed")
     write_module(project, "signed", SIGNED)
-    assert 0 == command("train", *SHORT, *own, cwd=project).status
+    assert 0 == command("train", *SHORT, WARM, *own, cwd=project).status
     write_module(project, "signed", SIGNED.replace("+1", "-1"))
     told = command("test", "last", cwd=project)
     assert (0, True) == (told.status, "warning: signed.py is not what the run was trained with" in told.err)
@@ -108,7 +110,7 @@ def test_edited_data_is_said(project: Path) -> None:
     for split, cls, i in product(("train", "val", "test"), ("cat", "dog"), range(8)):
         picture(project / "pictures" / split / cls / f"{i}.png", "red")
     data = ("data=images_folder", "data.root=pictures", "data.global_batch_size=8")
-    assert 0 == command("train", *SHORT, *data, "tracking=off", cwd=project).status
+    assert 0 == command("train", *SHORT, WARM, *data, "tracking=off", cwd=project).status
     assert "" == command("test", "last", cwd=project).err
     for i in range(5):
         picture(project / "pictures" / "test" / "cat" / f"{i}.png", "blue")
@@ -147,7 +149,7 @@ def test_a_server_keeps_promoted_models(project: Path) -> None:
     with mlflow_server(project) as (port, start):
         start()
         uri = f"http://127.0.0.1:{port}"
-        assert 0 == command("train", *SHORT, f"tracking.uri={uri}", cwd=project).status
+        assert 0 == command("train", *SHORT, WARM, f"tracking.uri={uri}", cwd=project).status
         said = command("promote", "last", "--to", "served@best", cwd=project)
         assert 0 == said.status, said
         assert loaded(uri, "models:/served@best", project) in map(str, range(10))
@@ -158,7 +160,7 @@ def test_a_groups_server_has_all_that_users_do(project: Path) -> None:
     with serving(project / "data") as server:
         server.add_user(ADA)
         there = {"MLFLOW_TRACKING_USERNAME": ADA[0], "MLFLOW_TRACKING_PASSWORD": ADA[1]}
-        assert 0 == command("train", *SHORT, f"tracking.uri={server.address}", cwd=project, **there).status
+        assert 0 == command("train", *SHORT, WARM, f"tracking.uri={server.address}", cwd=project, **there).status
         said = command("promote", "last", "--to", "served@best", cwd=project, **there)
         assert (0, "models:/served@best") == (said.status, said.out.splitlines()[0]), said
         uri = server.address.replace("//", f"//{ADA[0]}:{ADA[1]}@")

@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import Said, only_run
+from forked import command
+from helpers import LEAN, WARM, Said, only_run
 from postgres import server_programs, serving_postgres
 from record_support import finish, free_port, make_run
 from served import ADA, ADMIN, BOB, Served, serving
@@ -104,13 +105,16 @@ def test_a_user_trains_against_it(
 
 
 def test_a_wrong_password_is_told_before_and_after_and_sync_syncs_later(
-    server: Served, project: Path, hpcexp: Callable[..., Said], train: Callable[..., Said], monkeypatch: Any
+    server: Served, project: Path, hpcexp: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The training itself is not hindered, and does not wait for what cannot come."""
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "not-her-password")
-    said = train(*SMALL, "tracking.experiment=adas", f"tracking.uri={server.address}", "tracking.wait_s=600")
+    wrong = {"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": "not-her-password"}
+    where = ("tracking.experiment=adas", f"tracking.uri={server.address}", "tracking.wait_s=600")
+    # Its sync process may outlive the command, which is why the command is a process of its own.
+    said = command("train", *SMALL, *where, WARM, *LEAN, cwd=project, **wrong)
     assert 0 == said.status
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
     assert "does not know the user 'ada' with this password" in said.err
     assert "not uploaded yet: " in said.out
     assert "wrong user or password" in said.out
@@ -122,13 +126,14 @@ def test_a_wrong_password_is_told_before_and_after_and_sync_syncs_later(
 
 
 def test_a_run_that_was_refused_goes_elsewhere_without_being_trained_again(
-    server: Served, project: Path, hpcexp: Callable[..., Said], train: Callable[..., Said]
+    server: Served, project: Path, hpcexp: Callable[..., Said]
 ) -> None:
     """A wrong password in the address, and an experiment that is another's, though it has ended."""
     uris = [server.address.replace("//", f"//{user}:{password}@") for user, password in (("bob", "wrong-one"), BOB)]
     make = ("tracking.experiment=owned", f"tracking.uri={server.address.replace('//', '//ada:' + ADA[1] + '@')}")
-    assert 0 == train(*SMALL, "seed=1", *make).status
-    said = train(*SMALL, "seed=2", "tracking.experiment=owned", f"tracking.uri={uris[0]}")
+    assert 0 == command("train", *SMALL, "seed=1", *make, WARM, *LEAN, cwd=project).status
+    other = ("seed=2", "tracking.experiment=owned", f"tracking.uri={uris[0]}")
+    said = command("train", *SMALL, *other, WARM, *LEAN, cwd=project)
     assert "hpcexp sync RUN --uri URI" in said.out
     [run] = [run for run in find_runs(project / "runs") if "-s2-" in run.path.name]
     name = str(run.path)

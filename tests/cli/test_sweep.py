@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import Said, command, ended, start, wait_until, write_conf, write_module
+from forked import command, start
+from helpers import Said, ended, wait_until, write_conf, write_module
 from record_support import query
 
 from hpcexp.files.documents import read_plain
@@ -95,7 +96,15 @@ def test_a_killed_driver_costs_nothing(paced: Path) -> None:
 
     MLflow has one parent and eight children of it.
     """
-    asked = ("train", "-m", "model=paced", "model.gate=1,2,3,4,5,6,7,8", *SHORT, "tracking=mlflow")
+    asked = (
+        "train",
+        "-m",
+        "model=paced",
+        "model.gate=1,2,3,4,5,6,7,8",
+        *SHORT,
+        "tracking=mlflow",
+        "tracking.wait_s=300",
+    )
     opened(paced, 1, 2, 3)
     with driving(paced, *asked) as driver:
         wait_until(lambda: states(paced).count("finished") == 3 or driver.poll() is not None, "three jobs")
@@ -353,16 +362,35 @@ def test_a_directory_of_something_else_is_left_alone(hpcexp: Callable[..., Said]
     assert ["thesis.tex"] == [file.name for file in other.iterdir()]
 
 
-def test_a_sweep_that_cannot_be_ranked_stops_after_its_first_job(paced: Path) -> None:
-    """Planning does not know what a model of the user's records; the first job's journal does."""
-    (paced / "sweeps").mkdir()
-    file = "question: Which?\nbase: [model=paced, {}]\naxes: {{seed: [1, 2, 3]}}\nmetric: val/f2\nmode: max\n"
-    (paced / "sweeps" / "mine.yaml").write_text(file.format(", ".join((*SHORT, "launch.max_jobs=1"))))
-    said = command("sweep", "mine", cwd=paced)
+OWN = """
+import pytorch_lightning as pl
+from torch import nn
+
+class Own(pl.LightningModule):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/acc", (self.net(batch[0]).argmax(-1) == batch[1]).float().mean())
+"""
+
+
+def test_a_sweep_that_cannot_be_ranked_stops_after_its_first_job(project: Path) -> None:
+    """Planning does not know what a LightningModule of the user's logs; the first job's journal does."""
+    write_module(project, "own_ranked", OWN)
+    write_conf(project, {"model/own.yaml": "_target_: own_ranked.Own\n"})
+    (project / "sweeps").mkdir()
+    file = "question: Which?\nbase: [model=own, {}]\naxes: {{seed: [1, 2, 3]}}\nmetric: val/f2\nmode: max\n"
+    (project / "sweeps" / "mine.yaml").write_text(file.format(", ".join((*SHORT, "launch.max_jobs=1"))))
+    said = command("sweep", "mine", cwd=project)
     assert 2 == said.status, said
     assert "stopped: val/f2 is not recorded, only " in said.out
     assert "val/acc" in said.out
-    assert ["finished"] == states(paced)
+    assert ["finished"] == states(project)
 
 
 def test_what_is_damaged_in_a_sweep_is_named_and_mended(hpcexp: Callable[..., Said], project: Path) -> None:

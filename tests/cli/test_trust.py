@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import torch.distributed.checkpoint as dcp
 import yaml
-from helpers import FAST, Said, command, environment, only_run, wait_until, write_module
+from forked import command
+from helpers import FAST, WARM, Said, environment, only_run, wait_until, write_module
 from torch import Tensor, ones, zeros
 
 from hpcexp.cli.shared.trust import RUNS_CODE
@@ -52,7 +53,7 @@ def author(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a model of its own, and a run of it."""
     project = tmp_path_factory.mktemp("author")
     write_module(project, "model_t", MODEL)
-    said = command("train", *FAST, "~model", "+model._target_=model_t.Model", cwd=project)
+    said = command("train", *FAST, WARM, "~model", "+model._target_=model_t.Model", cwd=project)
     assert (0, "") == (said.status, said.err), said
     return project
 
@@ -188,7 +189,7 @@ def test_a_key_that_others_can_read_marks_nothing(project: Path, marker: Path) -
     """Nor one of another length; without a home, runs are as those of others."""
     state = project / "state"
     write_module(project, "model_t", MODEL)
-    asked = ("train", *FAST, "~model", "+model._target_=model_t.Model")
+    asked = ("train", *FAST, WARM, "~model", "+model._target_=model_t.Model")
     assert 0 == command(*asked, cwd=project, XDG_STATE_HOME=str(state)).status
     key = state / "hpcexp" / "key"
     assert (32, 0o600) == (key.stat().st_size, key.stat().st_mode & 0o777)
@@ -276,7 +277,7 @@ def test_git_runs_no_program_that_a_checkout_names(project: Path, marker: Path) 
     (project / "hooks").mkdir()
     shutil.copy(program, project / "hooks" / "post-index-change")
     (project / "new.txt").write_text("new")
-    said = command("train", *FAST, "launch=dry", cwd=project)
+    said = command("train", *FAST, WARM, "launch=dry", cwd=project)
     assert 0 == said.status, said
     assert (only_run(project).lineage / "changes.patch").exists()
     assert not marker.exists()

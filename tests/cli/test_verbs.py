@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import forked
 import pytest
 import torch
 import yaml
@@ -226,7 +227,7 @@ def test_a_trained_model_is_handed_over(on_trained: Callable[..., Said], trained
     """As files that load without hpcexp: torch's take any number of samples, MLflow's gives what they mean."""
     for kind, file in EXPORTED.items():
         asked = ("export", "last", "--format", kind, "-o", str(tmp_path / file))
-        said = command(*asked, cwd=trained.project) if kind == "mlflow" else on_trained(*asked)
+        said = forked.command(*asked, cwd=trained.project) if kind == "mlflow" else on_trained(*asked)
         assert (0, f"{tmp_path / file}\n", "") == (said.status, said.out, said.err)
     code = f"""
     import sys, warnings

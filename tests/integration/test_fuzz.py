@@ -15,7 +15,8 @@ from typing import TypeVar
 
 import pytest
 from damage import DAMAGES, other
-from helpers import LEAN, Said, command
+from forked import command
+from helpers import LEAN, WARM, Said
 
 from hpcexp.rundir import RunDir, SweepDir, find_runs
 
@@ -24,7 +25,7 @@ LIMIT_S = 30
 SAMPLE = 300
 """Cases of the usual suite; each file and each damage is in it several times."""
 JOBS = ["train", "-m", "seed=1,2", "trainer.max_epochs=1", "run.pictures=true", "launch.progress=none"]
-TRIED = ("optimizer.lr=0.02", "trainer.max_epochs=1", "seed=5", *LEAN)
+TRIED = ("optimizer.lr=0.02", "trainer.max_epochs=1", "seed=5", WARM, *LEAN)
 """A run that no sweep has; `train` and `plan` find it done."""
 RUN_FILES = (
     *("plan.yaml", "status.json", "summary.json", "mlflow.json", "confusion.json", "metrics.jsonl", "system.jsonl"),

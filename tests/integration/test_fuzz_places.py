@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from damage import DAMAGES
-from helpers import LEAN, Said, command, python
+from forked import command
+from helpers import LEAN, Said, python
 from record_support import free_port
 from test_fuzz import ran, some
 

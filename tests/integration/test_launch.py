@@ -16,19 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from helpers import (
-    FAST,
-    LEAN,
-    Said,
-    command,
-    ended,
-    environment,
-    only_run,
-    start,
-    wait_until,
-    write_conf,
-    write_module,
-)
+from forked import ForkedProcess, start
+from helpers import FAST, LEAN, WARM, Said, command, ended, environment, only_run, wait_until, write_conf, write_module
 
 from hpcexp.files.documents import read_plain
 from hpcexp.files.locks import held
@@ -63,11 +52,9 @@ class Broken(MLP):
 
 
 @contextmanager
-def running(
-    project: Path, *overrides: str, **env: str
-) -> Iterator[tuple[subprocess.Popen[str], RunDir, list[psutil.Process]]]:
+def running(project: Path, *overrides: str, **env: str) -> Iterator[tuple[ForkedProcess, RunDir, list[psutil.Process]]]:
     """A job that has made steps: its supervisor, its directory and the processes below the supervisor."""
-    supervisor = start("train", *ENDLESS, *overrides, cwd=project, **env)
+    supervisor = start("train", *ENDLESS, WARM, *overrides, cwd=project, **env)
     below: list[psutil.Process] = []
     try:
         wait_until(lambda: supervisor.poll() is not None or any(map(has_steps, find_runs(project / "runs"))), "a step")
@@ -111,7 +98,7 @@ class Endless:
 
     project: Path
     locks: Path
-    supervisor: subprocess.Popen[str]
+    supervisor: ForkedProcess
     run: RunDir
 
 
@@ -218,7 +205,7 @@ def test_a_stopped_run_leaves_its_state(project: Path, number: signal.Signals, i
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_stopped_before_its_ranks_began_leaves_its_state(project: Path, number: signal.Signals) -> None:
     """From the first moment in which its directory says that it runs."""
-    supervisor = start("train", *ENDLESS, cwd=project)
+    supervisor = start("train", *ENDLESS, WARM, cwd=project)
     wait_until(lambda: any(read_plain(r.status) for r in find_runs(project / "runs")), "the run's state", poll_s=0)
     supervisor.send_signal(number)
     said = ended(supervisor)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import LEAN, Said, command, ended, only_run, start, wait_until, write_conf, write_module
+from forked import ForkedProcess, command, start
+from helpers import LEAN, WARM, Said, ended, only_run, wait_until, write_conf, write_module
 
 from hpcexp.files.documents import read_plain
 from hpcexp.launch.base.launcher import Launcher, launcher_of
@@ -26,7 +27,7 @@ from hpcexp.status.state import current_state
 
 pytestmark = pytest.mark.slow
 
-LOCAL, FAR = (), ("launch=far",)
+LOCAL, FAR = (WARM,), ("launch=far",)
 SHORT = ("trainer.max_epochs=2", "data.global_batch_size=256", "tracking=off", "launch.grace_s=20", *LEAN)
 ENDLESS = ("trainer.max_epochs=1000000", "tracking=off", "trainer.log_every_n_steps=1", *LEAN)
 TWO = ("hardware=cpu", "hardware.devices=2", "hardware.threads_per_rank=1")
@@ -51,7 +52,7 @@ class Hosted(MLP):
 def launcher(request: pytest.FixtureRequest, project: Path) -> tuple[str, ...]:
     """Overrides that choose the launcher, in a project that has it."""
     chosen: tuple[str, ...] = request.param
-    if chosen and subprocess.run(["unshare", "--uts", "true"], capture_output=True, check=False).returncode:
+    if chosen == FAR and subprocess.run(["unshare", "--uts", "true"], capture_output=True, check=False).returncode:
         pytest.skip("unshare(1) makes no UTS namespace here: that takes root")
     shutil.copy(Path(__file__).parents[1] / "third_party" / "far_machine.py", project)
     write_conf(project, {"launch/far.yaml": "_target_: far_machine.FarMachine\nhost: far\n"})
@@ -62,7 +63,7 @@ def values(run: RunDir) -> list[tuple[str, int, float]]:
     return sorted((key, p.step, value) for p in read_points(run.journal)[0] for key, value in p.metrics.items())
 
 
-def begun(project: Path, *overrides: str) -> tuple[subprocess.Popen[str], RunDir, list[psutil.Process]]:
+def begun(project: Path, *overrides: str) -> tuple[ForkedProcess, RunDir, list[psutil.Process]]:
     """A job that has made steps, its directory, and all processes below its supervisor."""
     supervisor = start("train", *ENDLESS, *overrides, cwd=project)
 
@@ -90,7 +91,7 @@ def test_it_trains_where_it_says(project: Path, launcher: tuple[str, ...]) -> No
     asked = ("train", "model=hosted", *SHORT, *launcher)
     said = command(*asked, cwd=project)
     assert (0, "") == (said.status, said.err)
-    assert ("far" if launcher else os.uname().nodename) == (project / "host").read_text()
+    assert ("far" if launcher == FAR else os.uname().nodename) == (project / "host").read_text()
     assert "" == only_run(project).rank_log(0).read_text()
     again = command(*asked, cwd=project)
     assert 0 == again.status
@@ -174,7 +175,7 @@ def test_a_sweep_runs_all_its_jobs(project: Path, launcher: tuple[str, ...]) -> 
     runs = [read_status(run) for run in find_runs(project / "runs")]
     assert [RunState.FINISHED] * 3 == [status.state for status in runs]
     spans = sorted((status.started or 0.0, status.ended or 0.0) for status in runs)
-    if launcher:
+    if launcher == FAR:
         assert all(end <= begin for (_, end), (begin, _) in pairwise(spans)), spans
 
 
@@ -182,7 +183,7 @@ def test_planning_asks_the_launcher_for_the_machine(project: Path, launcher: tup
     """A job for a machine with GPUs is planned on one without, as on a login node."""
     write_conf(project, {"launch/far.yaml": "_target_: far_machine.FarMachine\nhost: far\nnum_gpus: 2\n"})
     said: Said = command("plan", *launcher, "hardware=gpu", "hardware.devices=2", "tracking=off", cwd=project)
-    if launcher:
+    if launcher == FAR:
         assert 0 == said.status, said
         assert "world size 2" in said.out
     else:

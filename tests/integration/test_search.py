@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import LEAN, Said, command, ended, start, wait_until, write_module
+from forked import command, start
+from helpers import LEAN, Said, ended, wait_until, write_module
 from postgres import server_programs, serving_postgres
 from record_support import query
 
@@ -132,6 +133,7 @@ def test_thirty_trials_at_once_lose_nothing(project: Path, storage: str) -> None
     named = ("hydra.sweeper.study_name=thirty", "optimizer.lr=tag(log,interval(1e-4,1e-1))")
     short = ("~model", "+model._target_=gated.Gated", "trainer.max_epochs=1", "trainer.limit_train_batches=2", *LEAN)
     shared = ("hardware=cpu", "hardware.share=30", "hardware.threads_per_rank=1", "launch.max_jobs=10")
+    shared += ("tracking.wait_s=240",)
     drivers = [start("train", "-m", *search, *named, *short, *shared, cwd=project) for _ in range(3)]
     try:
         wait_until(lambda: states(project).count("running") == 30 or any(d.poll() for d in drivers), "thirty jobs")

@@ -15,7 +15,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from helpers import LEAN, Said, command, environment
+from forked import command
+from helpers import LEAN, Said, environment
 from record_support import journalled, make_run, query, stored, wait_until, write_steps
 
 from hpcexp.backup.snapshots import SnapshotDirectory, snapshots, write_snapshot
