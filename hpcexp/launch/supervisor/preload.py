@@ -26,7 +26,8 @@ _FIRST_NEEDED_LATE = ("hydra.utils", "torch.utils.serialization", "hpcexp.train.
 
 def _import_all() -> None:
     importlib.import_module("hpcexp.train.runtime.log_filters").import_lightning()
-    for name in ("hpcexp.job", "hpcexp.train.engine.fit", *_FIRST_NEEDED_LATE, *_modules("data"), *_modules("models")):
+    named = (module for package in ("data", "models", "train.tasks") for module in _modules(package))
+    for name in ("hpcexp.job", "hpcexp.train.engine.fit", *_FIRST_NEEDED_LATE, *named):
         importlib.import_module(name)
     importlib.import_module("pydantic").TypeAdapter(int)  # it imports its parts when it makes the first
     importlib.import_module("hpcexp.plan").build_types()

@@ -7,12 +7,17 @@ from pathlib import Path
 from helpers import python
 
 CODE = """
+import pkgutil
+import sys
 import hpcexp.launch.supervisor.preload
-from hpcexp import plan
-print(plan._config_type.cache_info().currsize)
+from hpcexp import data, models, plan
+from hpcexp.train import tasks
+rooms = (data, models, tasks)
+named = [f"{room.__name__}.{module.name}" for room in rooms for module in pkgutil.iter_modules(room.__path__)]
+print(plan._config_type.cache_info().currsize, [name for name in named if name not in sys.modules])
 """
 
 
-def test_the_types_of_a_plan_are_built(tmp_path: Path) -> None:
-    """Otherwise each worker would build them again."""
-    assert "1\n" == python(CODE, tmp_path).out
+def test_what_every_job_needs_is_there(tmp_path: Path) -> None:
+    """The types of a plan, and the modules that a configuration names: otherwise each worker would make them again."""
+    assert "1 []\n" == python(CODE, tmp_path).out
