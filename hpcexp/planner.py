@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from hpcexp.checks.durations import duration_problems, with_lengths
 from hpcexp.checks.paths import root_problems
 from hpcexp.checks.strategies import strategy_warnings
 from hpcexp.checks.values import missing_keys, subject, value_problems
-from hpcexp.compose.asked import asked_for, is_at_or_below
+from hpcexp.compose.asked import COMMAND_LINE, asked_for, is_at_or_below
 from hpcexp.compose.composer import Composed
 from hpcexp.data.facts import data_facts
 from hpcexp.data.folds import fold_problems, with_fold
@@ -25,7 +25,7 @@ from hpcexp.data_spec import DataSpec
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.hardware.machine import Machine, this_machine
 from hpcexp.launch.base.launcher import Launcher, launcher_of
-from hpcexp.launch.resume.initial_weights import asked_weights
+from hpcexp.launch.resume.initial_weights import initial_weights
 from hpcexp.lineage.code import code_digest, code_files, git_commit
 from hpcexp.lineage.environment import environment
 from hpcexp.lineage.signature import signature
@@ -47,7 +47,7 @@ from hpcexp.targets.trainer_arguments import extra_problems
 from hpcexp.targets.unused import decisions, manual_problems, unused_problem, without_unused
 from hpcexp.tracking.mlflow.authentication import refused
 from hpcexp.tracking.mlflow.uri import resolve_uri, unreachable, uri_problem
-from hpcexp.train.tasks.planning import AskedTask, asked_task, with_filled, without_metrics
+from hpcexp.train.tasks.planning import AskedTask, asked_task, without_metrics
 from hpcexp.train.tasks.task import Task
 
 _T = TypeVar("_T")
@@ -91,15 +91,14 @@ def prepare(
     refused = {subject(problem) for problem in wrong}
     targets_wrong = [
         p
-        for p in target_problems(with_filled(without_metrics(config), asked.task, facts), parameters_of)
+        for p in target_problems(_with_filled(without_metrics(config), asked.task, facts), parameters_of)
         if subject(p) not in refused
     ]
     launcher, launch_problems = _launcher(settings, refused | {subject(problem) for problem in targets_wrong}, look)
     machine = machine or (look(_asked(settings), lambda: launcher.machine(settings)) if launcher else this_machine())
     duration = duration_problems(settings.trainer, _other_lengths(composed, project))
     shape, shape_problems = _shape(config, machine, facts, refused)
-    begins = None if "init_from" in taken else settings.model.init_from
-    weights, weight_problems = look(("weights", begins), lambda: asked_weights(begins, project, root))
+    weights, weight_problems = _initial_weights(settings.model, taken, project, root, look)
     config = with_lengths(config, shape.batch if shape else None)
     settings = Settings(config)
     problems = [
@@ -248,18 +247,25 @@ def _unused(composed: Composed, project: Path, once: Once) -> tuple[tuple[str, .
     problems = [
         unused_problem(setting, place, decision, target)
         for decision in made
-        for setting, place in asked_for(decision.paths, composed.overrides, composed.choices, project)
+        for setting, place in _asked_for(decision.paths, composed, project)
     ]
     problems += _guarded(lambda: [*manual_problems(source, composed.settings.trainer, target)]) or []
     return tuple(path for decision in made for path in decision.unused), problems
 
 
 def _other_lengths(composed: Composed, project: Path) -> list[str]:
-    """Lengths of training beside a duration that were asked for."""
+    """Lengths that were asked for where a duration is: a duration of the command line replaces those of files."""
     if composed.settings.trainer.max_duration is None:
         return []
-    paths = ("trainer.max_epochs", "trainer.max_steps")
-    return [setting for setting, _ in asked_for(paths, composed.overrides, composed.choices, project)]
+    lengths = [*_asked_for(("trainer.max_epochs", "trainer.max_steps"), composed, project)]
+    durations = {place for _, place in _asked_for(("trainer.max_duration",), composed, project)}
+    is_typed = COMMAND_LINE in durations
+    return [setting for setting, place in lengths if place == COMMAND_LINE or not is_typed]
+
+
+def _asked_for(paths: tuple[str, ...], composed: Composed, project: Path) -> Iterator[tuple[str, str]]:
+    """Settings at or below `paths` that somebody asked for, and where."""
+    return asked_for(paths, composed.overrides, composed.choices, project, composed.experiment_file)
 
 
 def _length_problems(settings: Settings, parameters_of: Callable[[str], Found]) -> list[str]:
@@ -294,10 +300,16 @@ def _asked_task(settings: Settings, facts: DataSpec | None) -> AskedTask:
     return asked_task(settings.task, settings.trainer, facts, is_used=is_used)
 
 
-def _own_keys_taken(model: ModelSettings, parameters_of: Callable[[str], Found]) -> frozenset[str]:
-    """Keys of hpcexp's in `model` that its target takes itself: they are its own then."""
-    takes = parameters_of(str(model.given.get(TARGET)))
-    return OWN_KEYS["model"] & takes.types.keys() if isinstance(takes, Parameters) else frozenset()
+def _with_filled(config: dict[str, Any], task: Task | None, facts: DataSpec | None) -> dict[str, Any]:
+    """The configuration with what the task gives the model, where that takes it."""
+    if task is None or facts is None:
+        return config
+    model = Settings(config).model
+    taken = parameters(model.target)
+    known = task.model_arguments(facts)
+    names = taken.types if isinstance(taken, Parameters) else ()
+    filled = {k: list(v) if isinstance(v, tuple) else v for k, v in known.items() if k in names}
+    return {**config, "model": {**filled, **model.given}}
 
 
 def _data_module_problems(data: DataSettings, parameters_of: Callable[[str], Found], shape: Shape | None) -> list[str]:
@@ -305,6 +317,24 @@ def _data_module_problems(data: DataSettings, parameters_of: Callable[[str], Fou
     if not isinstance(takes, Parameters) or takes.takes_any or not is_subclass(data.target, DATA_MODULE):
         return []
     return data_module_problems(data, takes.types, shape.batch if shape else None)
+
+
+def _own_keys_taken(model: ModelSettings, parameters_of: Callable[[str], Found]) -> frozenset[str]:
+    """Keys of hpcexp's in `model` that its target takes itself: they are its own then."""
+    takes = parameters_of(str(model.given.get(TARGET)))
+    return OWN_KEYS["model"] & takes.types.keys() if isinstance(takes, Parameters) else frozenset()
+
+
+def _initial_weights(
+    model: ModelSettings, taken: Set[str], project: Path, root: Path, once: Once
+) -> tuple[InitialWeights | None, list[str]]:
+    """What `model.init_from` names, and why it names nothing."""
+    if not isinstance(model.init_from, str) or "init_from" in taken:
+        return None, []
+    try:
+        return once(("weights", model.init_from), lambda: initial_weights(str(model.init_from), project, root)), []
+    except ConfigError as e:
+        return None, e.problems
 
 
 def _data_problems(settings: Settings, facts: DataSpec | None, shape: Shape | None) -> list[str]:

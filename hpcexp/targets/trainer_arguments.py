@@ -23,7 +23,7 @@ SET_BY_HPCEXP: Mapping[str, str] = {
     "max_steps": "trainer.max_steps",
     "accumulate_grad_batches": "trainer.accumulate_grad_batches",
     "gradient_clip_val": "trainer.gradient_clip_val",
-    "check_val_every_n_epoch": "trainer.val_every_epochs",
+    "check_val_every_n_epoch": "trainer.val_every_epochs or trainer.val_every_steps",
     "log_every_n_steps": "trainer.log_every_n_steps, with which every step is recorded",
     "deterministic": "trainer.deterministic",
     "profiler": "trainer.profiler",
@@ -80,7 +80,7 @@ def in_hpcexps_words(message: str) -> str:
     """What to write in hpcexp where a message of Lightning's or torch's advises to change the Trainer; else empty."""
     ways = {name: way for name, way in _OPTIONS.items() if re.search(rf"\b{name}\b", message)}
     if not ways:
-        mentioned = {**SET_BY_HPCEXP, **_ELSEWHERE}
+        mentioned = {**SET_BY_HPCEXP, **_ELSEWHERE, "val_check_interval": "trainer.val_every_steps"}
         named = r"`{0}`|\b{0}\s*(?:=|!=|>)|Trainer\([^)]*\b{0}\b"
         ways = {name: way for name, way in mentioned.items() if re.search(named.format(name), message)}
     if not ways:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import write_module
+from helpers import write_conf, write_module
 
 from hpcexp.checks.durations import Duration, parse_duration
 from hpcexp.compose.composer import Composed
@@ -69,6 +69,17 @@ def test_one_length_is_enough(planned: Planned, other: str) -> None:
     """The other one is not silently ignored."""
     with pytest.raises(ConfigError, match=f"{other}: trainer.max_duration=20ep says already"):
         planned("trainer.max_duration=20ep", other)
+
+
+def test_a_duration_of_the_command_line_replaces_a_length_of_a_file(planned: Planned, project: Path) -> None:
+    """In one file, or with a length on the command line, both are too many."""
+    text = "# @package _global_\nname: lasts\ntrainer:\n  max_epochs: 3\n"
+    write_conf(project, {"experiment/lasts.yaml": text, "experiment/both.yaml": f"{text}  max_duration: 20ep\n"})
+    assert 380 == planned("experiment=lasts", "trainer.max_duration=20ep").steps.total  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"trainer\.max_epochs=3: trainer.max_duration=20ep says already"):
+        planned("experiment=both")
+    with pytest.raises(ConfigError, match=r"trainer\.max_epochs=4: trainer.max_duration=5ep says already"):
+        planned("experiment=both", "trainer.max_duration=5ep", "trainer.max_epochs=4")
 
 
 @pytest.mark.parametrize("duration", ["2", "fast", "2.5ep"])

@@ -10,6 +10,7 @@ import pytest
 from helpers import write_conf, write_module
 
 from hpcexp.compose.composer import Composed
+from hpcexp.compose.sources import packaged_conf
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
 from hpcexp.planner import prepare
@@ -106,6 +107,17 @@ def test_files_of_the_project_that_ask_for_what_is_not_used_are_named(planned: P
     assert 0.25 == planned("Leaves", "experiment=asks").config["optimizer"]["lr"]
     write_conf(project, {"optimizer/adamw.yaml": option})
     assert {} == planned("Decides").config["optimizer"]
+
+
+def test_the_primary_config_of_the_project_asks_for_what_it_sets(planned: Planned, project: Path) -> None:
+    """Which options of groups it chooses is a default."""
+    primary = (packaged_conf() / "config.yaml").read_text()
+    write_conf(project, {"config.yaml": primary})
+    assert {} == planned("Decides").config["optimizer"]
+    write_conf(project, {"config.yaml": f"{primary}\noptimizer:\n  lr: 0.2\n"})
+    with pytest.raises(ConfigError, match=r"optimizer\.lr=0\.2 \(conf/config\.yaml\): unused_modules.Decides"):
+        planned("Decides")
+    assert 0.2 == planned("Leaves").config["optimizer"]["lr"]
 
 
 @pytest.mark.parametrize(

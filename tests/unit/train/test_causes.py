@@ -88,7 +88,8 @@ def test_lightnings_own_messages_are_understood(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="check_val_every_n_epoch") as caught:
         trainer.fit(Base(), batches, batches)
     last = cause_of(caught.value).splitlines()[-1]
-    assert last.startswith("In hpcexp: check_val_every_n_epoch by trainer.val_every_epochs; limit_val_batches by ")
+    assert last.startswith("In hpcexp: check_val_every_n_epoch by trainer.val_every_epochs or trainer.val_every_steps;")
+    assert last.endswith("; val_check_interval by trainer.val_every_steps.")
 
 
 @pytest.mark.filterwarnings("ignore:Got pickle error")
