@@ -48,3 +48,13 @@ def test_a_lightning_module_with_a_data_module(trained: Callable[..., RunDir]) -
     """Batches are dictionaries; the module's own optimizer and schedule train it."""
     run = trained("time_series", "wave")
     assert read_series(run.journal)["val_loss"].values[-1] < 0.1
+
+
+def test_a_gan_with_two_optimizers_and_no_validation(
+    trained: Callable[..., RunDir], hpcexp: Callable[..., Said]
+) -> None:
+    """Both losses of every step; the last weights are the best, and that is said."""
+    run = trained("gan", "circle")
+    series = read_series(run.journal)
+    assert 48 == len(series["g_loss"].values) == len(series["d_loss"].values)
+    assert "the last weights, of epoch 3: no validation gave a number for" in hpcexp("show", "last").out

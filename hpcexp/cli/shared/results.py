@@ -22,7 +22,9 @@ def summary_text(plan: Plan, run: RunDir) -> str:
     summary, status = read_summary(run), read_status(run)
     rows: list[tuple[str, object]] = [(k, metric(v)) for k, v in summary.test.items()]
     if best := summary.best:
-        rows.append(("best", f"{best.monitor} {metric(best.value)} in epoch {best.epoch + 1}"))
+        none = f"the last weights, of epoch {best.epoch + 1}: no validation gave a number for {best.monitor}"
+        value = best.value
+        rows.append(("best", none if value is None else f"{best.monitor} {metric(value)} in epoch {best.epoch + 1}"))
         rows += [("checkpoint", near(run.path / best.path))] if best.path else []
     if summary.diverged:
         rows.append(("diverged", "the training loss was not a finite number: see plots/ and metrics.jsonl"))
