@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 from checkouts import MODEL, git
-from forked import start
-from helpers import FAST, Said, ended, only_run, wait_until, write_module
+from helpers import FAST, Said, ended, only_run, start, wait_until, write_module
 
 from hpcexp.errors import RunError
 from hpcexp.files.atomic import sha256, write_json
