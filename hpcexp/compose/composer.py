@@ -34,6 +34,7 @@ from hpcexp.compose.hydra_settings import (
     refused,
     swept,
 )
+from hpcexp.compose.resolvers import knowing, register
 from hpcexp.compose.sources import conf_dirs, source_dirs
 from hpcexp.compose.texts import with_texts, without_quotes
 from hpcexp.compose.yaml_files import load_yaml
@@ -90,6 +91,7 @@ class Composer:
         self.loader = loader(_search_path(self.dirs))
         self.hydra = Hydra(task_name="hpcexp", config_loader=self.loader)
         GlobalHydra.instance().initialize(self.hydra)
+        register(project)
 
     def load(self, overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """Hydra's own result, its `hydra` node included. CompositionError names all that does not compose."""
@@ -224,7 +226,7 @@ def composed(cfg: DictConfig) -> Composed:
     have_null_groups(cfg)
     free = free_sections(cfg)
     try:
-        with without_hydra(cfg):
+        with knowing(cfg.hydra.runtime), without_hydra(cfg):
             config = {str(key): plain_section(cfg, key) for key in content(cfg) if key not in free}
     except OmegaConfBaseException as e:
         from hpcexp.compose.diagnose import node_problem

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, Node, OmegaConf, ValueNode
 from hpcexp.compose.composer import Composed, Composer, as_given, choices, experiment_file, plain_section
 from hpcexp.compose.failures import FAILURES
 from hpcexp.compose.free_sections import free_sections, have_null_groups, section_problems
+from hpcexp.compose.resolvers import knowing
 
 TREES = 256
 """How many trees are held at a time, each of a hundred kilobytes."""
@@ -105,6 +106,7 @@ class _Tree:
         # A job's configuration cannot refer to Hydra's node, as in `composed`.
         have_null_groups(cfg)
         self._free = free_sections(cfg)
+        self._runtime = cfg.hydra.runtime
         del _content(cfg)["hydra"]
         self._reads = _reads(_content(cfg))
         self._resolved: dict[str, Any] = {}
@@ -113,7 +115,7 @@ class _Tree:
     def config(self, values: Sequence[Override]) -> dict[str, Any]:
         """Everything resolved, with `values` in it."""
         changed = {override.key_or_group.partition(".")[0] for override in values}
-        with self._holding(values):
+        with knowing(self._runtime), self._holding(values):
             OmegaConf.clear_cache(self._root)
             sections = [key for key in _content(self._root) if key not in self._free]
             return {str(key): self._section(key, changed) for key in sections}

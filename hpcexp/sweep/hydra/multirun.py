@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -57,8 +58,10 @@ def multirun(composer: Composer, overrides: list[str], command: list[str], polic
     cfg = composer.load(overrides, RunMode.MULTIRUN)
     composer.check_multirun(cfg)
     if is_searched(cfg) and _is_ours(cfg):
+        spec = _searched(composer, cfg)
+        policy = replace(policy, is_fail_fast=policy.is_fail_fast or spec.is_fail_fast)
         with _multirun_callbacks(composer, cfg):
-            return run_sweep(composer, _searched(composer, cfg), command, policy, cfg, as_typed)
+            return run_sweep(composer, spec, command, policy, cfg, as_typed)
     if not (runs_through_all(cfg) and _is_ours(cfg)):
         return _by_hydra(composer, overrides, cfg, command, policy)
     spec, jobs = combinations(composer, cfg)

@@ -31,6 +31,7 @@ from hpcexp.rundir import RunDir
 from hpcexp.runs.records.status import RunState
 from hpcexp.schema.settings import Settings
 from hpcexp.schema.sweep import Budget, Search
+from hpcexp.sweep.hydra.optuna_settings import PLUGIN, translated
 from hpcexp.sweep.hydra.task import HydraTask
 from hpcexp.sweep.spec.axes import axis_of, counting, params_of
 from hpcexp.sweep.spec.search_problems import unfit
@@ -49,12 +50,14 @@ _NAMES = {
 }
 """What a search has in a sweep's file → what it is typed as here."""
 _LOOK_EVERY_S = 1.0
+_JOBS = 2
+"""Trials at a time for a launcher of Hydra's."""
 SETTLE_S = 10.0
 
 
 def is_searched(cfg: DictConfig) -> bool:
     """Whether the command line asks for this sweeper."""
-    return bool(cfg.hydra.sweeper._target_ == f"{OptunaSweeper.__module__}.{OptunaSweeper.__name__}")
+    return cfg.hydra.sweeper._target_ in (f"{OptunaSweeper.__module__}.{OptunaSweeper.__name__}", PLUGIN)
 
 
 def sweeper_of(cfg: DictConfig, context: HydraContext, task: TaskFunction) -> OptunaSweeper:
@@ -69,24 +72,35 @@ def spec_of(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> 
 
     ConfigError names all that is wrong with the sweeper's settings.
     """
-    settings, given = _settings(cfg), _given(cfg, overrides, loader)
+    (settings, is_fail_fast, refused), given = _settings(cfg), _given(cfg, overrides, loader)
     axes = {_key(o): axis_of(o, is_searched=True) for o in given if o.is_sweep_override()}
     base = tuple(as_given(str(o.input_line)) for o in given if not o.is_sweep_override())
     search = {"study": settings["study_name"], **{k: settings[k] for k in ("sampler", "pruner", "storage", "seed")}}
     objectives, problems = _objectives(settings["metric"], settings["direction"], cfg)
+    problems += refused
     problems += map(as_typed, schema_problems(Search, search, "search."))
     problems += map(as_typed, schema_problems(Budget, {"trials": settings["n_trials"]}, "budget."))
-    if not (isinstance(settings["n_jobs"], int) and settings["n_jobs"] >= 1):
-        problems.append(
-            f"hydra.sweeper.n_jobs={settings['n_jobs']}: not a number of jobs.\nFix: hydra.sweeper.n_jobs=2"
-        )
+    jobs = settings["n_jobs"]
+    if jobs is not None and not (isinstance(jobs, int) and jobs >= 1):
+        problems.append(f"hydra.sweeper.n_jobs={jobs}: not a number of jobs.\nFix: hydra.sweeper.n_jobs=2")
+    elif jobs is not None and not any(_key(o) == "launch.max_jobs" for o in given):
+        base = (*base, f"launch.max_jobs={jobs}")
     if problems:
         raise ConfigError(problems)
     overrides = [*(str(o.input_line) for o in given), *map(str, objectives)]
     name = settings["study_name"] or sweep_name(str(cfg.name), ["search"], overrides)
     budget = Budget(trials=settings["n_trials"])
     question = str(cfg.get("notes") or "")
-    return Spec(name, question, base, axes, objectives=objectives, search=Search(**search), budget=budget)
+    return Spec(
+        name,
+        question,
+        base,
+        axes,
+        objectives=objectives,
+        search=Search(**search),
+        budget=budget,
+        is_fail_fast=is_fail_fast,
+    )
 
 
 def as_typed(problem: str) -> str:
@@ -167,9 +181,10 @@ class OptunaSweeper(Sweeper):
     def _next(self, study: Study, waiting: list[Trial]) -> list[Trial]:
         """Trials to run now; empty where there will be no more."""
         while True:
-            batch = waiting[: self.config.hydra.sweeper.n_jobs]
+            num_jobs = self.config.hydra.sweeper.get("n_jobs") or _JOBS
+            batch = waiting[:num_jobs]
             del waiting[: len(batch)]
-            while len(batch) < self.config.hydra.sweeper.n_jobs and (trial := study.ask()) is not None:
+            while len(batch) < num_jobs and (trial := study.ask()) is not None:
                 batch.append(trial)
             if batch or study.problem is None:
                 return batch
@@ -212,10 +227,9 @@ def _best_text(study: Study) -> str:
     return "\n".join(lines if len(lines) > 1 else [*lines, "  no trial has finished"])
 
 
-def _settings(cfg: DictConfig) -> dict[str, Any]:
-    settings = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
-    assert isinstance(settings, dict)
-    return {str(key): value for key, value in settings.items()}
+def _settings(cfg: DictConfig) -> tuple[dict[str, Any], bool, list[str]]:
+    settings: Any = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
+    return translated(settings)
 
 
 def _given(cfg: DictConfig, overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:

@@ -23,6 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
 from hpcexp.compose.composer import composed
+from hpcexp.compose.resolvers import register
 from hpcexp.errors import ConfigError, HpcexpError, JobFailed
 from hpcexp.launch.base.outcome import Outcome
 from hpcexp.launch.base.restarts import Restarts
@@ -90,6 +91,7 @@ class RemoteTask:
         """How the job ended; raises nothing for expected failures."""
         guard()
         on_path(self.project)
+        register(self.project)
         hydra = HydraConfig.get()
         self._see_devices(hydra)
         parent = None if self.parent == os.getpid() else self.parent  # joblib runs one job at a time in the command

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from helpers import Said, command
+from helpers import Said, command, write_conf
 from hydra.types import RunMode
 
 from hpcexp.compose.composer import Composer
@@ -149,3 +149,65 @@ def test_launchers_of_hydras_cannot_prune(project: Path) -> None:
     assert "hydra.sweeper.pruner=asha: JoblibLauncher cannot end a job" in said.err
     assert "hydra.sweeper.sampler=grid cannot count the values of optimizer.lr" in said.err
     assert [] == studies(project)
+
+
+TEMPLATE = """
+# @package _global_
+defaults:
+  - override /hydra/sweeper: optuna
+name: x
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    _target_: hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper
+    storage: null
+    study_name: null
+    n_jobs: 1
+    direction: minimize
+    metric: val/loss
+    n_trials: 4
+    max_failure_rate: 0.0
+    sampler:
+      _target_: optuna.samplers.TPESampler
+      seed: 1234
+      n_startup_trials: 10
+    params:
+      optimizer.lr: interval(0.0001, 0.1)
+      data.global_batch_size: choice(32, 64)
+"""
+
+
+def test_a_file_for_hydras_plugin_is_taken(project: Path, hpcexp: Callable[..., Said]) -> None:
+    """As the common templates have it, without -m."""
+    write_conf(project, {"experiment/x.yaml": TEMPLATE.lstrip()})
+    composer = Composer(project)
+    cfg = composer.load(["experiment=x"], RunMode.MULTIRUN)
+    spec = spec_of(cfg, composer.repaired(["experiment=x"]), composer.loader)
+    assert spec.search is not None
+    assert ("tpe", 1234, 4, True) == (spec.search.sampler, spec.search.seed, spec.budget.trials, spec.is_fail_fast)
+    assert {"optimizer.lr", "data.global_batch_size"} == {*spec.axes}
+    assert "launch.max_jobs=1" in spec.base
+    said = hpcexp("plan", "experiment=x")
+    assert (0, True) == (said.status, "2 jobs" in said.out), said.err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("n_startup_trials: 10", "n_startup_trials: 3"),
+        ("optuna.samplers.TPESampler", "optuna.samplers.QMCSampler"),
+        ("max_failure_rate: 0.0", "max_failure_rate: 0.3"),
+        ("n_jobs: 1", "search_space: {optimizer.lr: {type: float, low: 0.1, high: 1}}"),
+        ("n_jobs: 1", "custom_search_space: own.configure"),
+        ("n_jobs: 1", "n_trails: 3"),
+    ],
+)
+def test_what_hydras_plugin_takes_and_hpcexp_does_not_is_refused(
+    project: Path, hpcexp: Callable[..., Said], line: str, words: str
+) -> None:
+    """With hpcexp's word for it."""
+    write_conf(project, {"experiment/x.yaml": TEMPLATE.lstrip().replace(line, words)})
+    said = hpcexp("plan", "experiment=x")
+    assert 2 == said.status
+    assert "hydra.sweeper." in said.err
+    assert words.partition(":")[0].rpartition(" ")[2] in said.err or "QMCSampler" in said.err
