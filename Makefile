@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint bench ui docs site hooks clean lock audit
+.PHONY: help setup train test crowded lint bench ui docs site hooks clean lock audit
 
 help: ## list these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -31,8 +31,11 @@ train: $(READY) ## train the default experiment; creates .venv first
 	@echo "Look at it:  make ui      Change it:  $(BIN)/hpcexp train optimizer.lr=0.001 seed=2"
 
 # By files: the tests of a module share what it sets up.
-test: lint ## everything CI runs: lint and all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: lint ## lint and all tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+crowded: $(READY) ## a part of the tests on a machine that others use: no free core, Slurm's client, settings of a user
+	.ci/crowded $(BIN)/python
 
 lint: $(READY) ## ruff, mypy, import-linter: code, types, import rules
 	$(BIN)/ruff check .
