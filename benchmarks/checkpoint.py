@@ -42,7 +42,8 @@ def rows(pairs: int, scratch: Path) -> list[Row]:
 def _waits(checkpoint: Mapping[str, Any], pairs: int, scratch: Path) -> list[Row]:
     from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
-    from hpcexp.train.checkpointing.checkpoint_io import plain, write_checkpoint
+    from hpcexp.train.checkpointing.checkpoint_io import write_checkpoint
+    from hpcexp.train.checkpointing.plain_data import plain
 
     content = os.urandom(1_000_000) * MEGABYTES
     stock = TorchCheckpointIO()

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hpcexp.checks.batch import batch, limit_problems, steps
+from hpcexp.checks.callbacks import refused_callbacks
 from hpcexp.checks.data import split_problems
 from hpcexp.checks.devices import topology
 from hpcexp.checks.durations import duration_problems, with_lengths
 from hpcexp.checks.paths import root_problems
 from hpcexp.checks.strategies import strategy_warnings
+from hpcexp.checks.tracking import tracking_problems
 from hpcexp.checks.values import missing_keys, subject, value_problems
 from hpcexp.compose.asked import COMMAND_LINE, asked_for, is_at_or_below
 from hpcexp.compose.composer import Composed
@@ -120,6 +122,8 @@ def prepare(
         *([] if any(subject(p).startswith("task.") for p in (*wrong, *targets_wrong)) else asked.problems),
         *_data_problems(settings, facts, shape),
         *(_guarded(lambda: _data_module_problems(settings.data, parameters_of, shape)) or []),
+        *refused_callbacks(settings.callbacks or {}, is_subclass),
+        *(_guarded(lambda: tracking_problems(settings.tracking.experiment, dict(settings.tracking.tags))) or []),
     ]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))

@@ -66,6 +66,11 @@ class RunDir(RecordDir):
         return self.path / "confusion.json"
 
     @property
+    def media(self) -> Path:
+        """What user code has logged beside metrics: files, and for each rank an index of them."""
+        return self.path / "media"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

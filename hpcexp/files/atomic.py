@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+def write_atomic(path: Path, content: str | bytes, mode: int = 0o666, *, is_durable: bool = True) -> None:
     """Replace `path` by `content`, durably: readers and crashes see the old file or the new one.
 
-    `mode` is what the file may be read and written by, less the umask.
+    `mode` is what the file may be read and written by, less the umask. Without `is_durable` a crash of the machine may
+    lose it; who wants it to last calls `fsync` later.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
@@ -25,8 +26,9 @@ def write_atomic(path: Path, content: str | bytes, mode: int = 0o666) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if is_durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

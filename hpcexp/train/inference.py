@@ -17,12 +17,16 @@ from torch.utils.data import default_collate
 
 from hpcexp.data.source import Source, Split
 from hpcexp.errors import DataError, RunError
+from hpcexp.media.active import recording
+from hpcexp.media.recorder import Recorder
 from hpcexp.plan import Plan, Topology, load_whole
 from hpcexp.rundir import RunDir
 from hpcexp.train.checkpointing.checkpoint_io import read_checkpoint
 from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.engine.builders import make_data, make_module, with_facts
+from hpcexp.train.engine.journal_logger import JournalLogger
 from hpcexp.train.engine.trainer import make_trainer
+from hpcexp.train.runtime.hyperparameters import accept_any_hyperparameters
 from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.tasks.inputs import inputs_of
 from hpcexp.train.tasks.module import TaskModule, network_of
@@ -64,6 +68,7 @@ def load_trained(run: RunDir) -> Trained:
     trainer = {**vars(plan.settings.trainer), "compile": False, "profiler": None}
     plan = replace(plan, topology=alone, config={**plan.config, "trainer": trainer})
     weights = read_checkpoint(run.best)["state_dict"]
+    accept_any_hyperparameters()
     data = make_data(plan, Rank(0, 1, torch.device("cpu")))
     plan = with_facts(plan, data)
     module = make_module(plan, None)
@@ -75,9 +80,12 @@ def load_trained(run: RunDir) -> Trained:
 
 def evaluate(trained: Trained, split: str) -> dict[str, float]:
     """Metrics of the best weights on a split (`val` or `test`)."""
-    trainer = make_trainer(trained.plan, trained.run, callbacks=[], logger=False)
+    plan, unrecorded = trained.plan, Recorder(None, 0, lambda: 0)
+    logger = JournalLogger(None, unrecorded, plan.experiment, plan.name, trained.run.path)
+    trainer = make_trainer(plan, trained.run, callbacks=[], logger=logger)
     pass_over = trainer.test if split == "test" else trainer.validate
-    pass_over(trained.module, datamodule=trained.data, verbose=False)
+    with recording(unrecorded):
+        pass_over(trained.module, datamodule=trained.data, verbose=False)
     return {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(split)}
 
 

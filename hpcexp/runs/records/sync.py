@@ -44,6 +44,8 @@ class SyncRecord(Struct, kw_only=True):
     model_id: str | None = None
     keys: dict[str, str] = {}
     """The run's metrics by name → what MLflow has them as."""
+    media: dict[str, Count] = {}
+    """Index of what user code has logged → bytes of it that MLflow has."""
     renamed: dict[str, dict[str, str]] = {}
     """Kind → name → what MLflow has instead, as the message said."""
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from hpcexp.files.untrusted import UnusableFileError, open_below, regular_files
@@ -37,23 +37,30 @@ def send(store: Store, run_id: str, root: Path, files: Iterable[Path]) -> None:
                 store.log_artifact(run_id, path, None if folder == Path() else str(folder))
 
 
+def send_as(store: Store, run_id: str, root: Path, file: Path, place: PurePosixPath) -> None:
+    """Keep a file below `root` with the MLflow run as `place`; what cannot be sent is named on stderr and left out."""
+    with handed(root, file, MAX_BYTES, place.name) as path:
+        if path is not None:
+            store.log_artifact(run_id, path, None if place.parent == PurePosixPath() else str(place.parent))
+
+
 def files_in(folder: Path, suffix: str = "") -> list[Path]:
     """The regular files below a folder, sorted; links and the like are named on stderr."""
     return [file for file in regular_files(folder, leave_out) if file.name.endswith(suffix)]
 
 
 @contextmanager
-def handed(root: Path, file: Path, limit: int) -> Iterator[Path | None]:
+def handed(root: Path, file: Path, limit: int, name: str = "") -> Iterator[Path | None]:
     """A path that is this file below `root` for this process, whatever becomes of its own; None where it is not sent.
 
-    It ends in the file's name, by which MLflow keeps it.
+    It ends in `name`, or else in the file's, by which MLflow keeps it.
     """
     opened = _opened(root, file, limit)
     if opened is None:
         yield None
         return
     with opened, TemporaryDirectory(prefix="hpcexp-") as place:
-        path = Path(place, file.name)
+        path = Path(place, name or file.name)
         path.symlink_to(f"/proc/self/fd/{opened.fileno()}")
         yield path
 

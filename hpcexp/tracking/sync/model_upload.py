@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
@@ -45,14 +46,15 @@ def send_model(
     )
     model_id = store.model(run_id, experiment_id, model, is_new=is_new)
     with ExitStack() as stack:
-        files = (run.best, run.plan) if _is_uploaded(run, plan) else ()
+        files = (run.best, run.plan) if is_uploaded(run.best, plan) else ()
         paths = [stack.enter_context(artifacts.handed(run.path, file, artifacts.NO_LIMIT)) for file in files]
         store.fill_model(run_id, model_id, model, filter(None, paths))
     return model_id
 
 
-def _is_uploaded(run: RunDir, plan: Plan) -> bool:
-    return plan.settings.tracking.model == "always" or run.best.stat().st_size <= _LIMIT_BYTES
+def is_uploaded(checkpoint: Path, plan: Plan) -> bool:
+    """Whether `tracking.model` has a checkpoint of that size uploaded."""
+    return plan.settings.tracking.model == "always" or checkpoint.stat().st_size <= _LIMIT_BYTES
 
 
 def _note(run: RunDir, plan: Plan, summary: Summary, address: str) -> str:

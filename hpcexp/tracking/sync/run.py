@@ -44,7 +44,9 @@ class RunSync:
 
     def __init__(self, run: RunDir, stores: Stores, sweep: Membership | None = None, *, is_own: bool = True) -> None:
         self.run = run
-        if (problem := folders_problem(run.path, [run.logs.name, run.plots.name, run.lineage.name])) is not None:
+        if (
+            problem := folders_problem(run.path, [run.logs.name, run.plots.name, run.lineage.name, run.media.name])
+        ) is not None:
             raise RunError(problem)
         self.plan = destined(run)
         if is_own:

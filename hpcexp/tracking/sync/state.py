@@ -49,7 +49,7 @@ class SyncState:
 
     def forget_sent(self) -> None:
         """Have all journals sent from their beginning."""
-        self.update(**dict.fromkeys(OFFSETS, 0), keys={}, renamed={})
+        self.update(**dict.fromkeys(OFFSETS, 0), keys={}, renamed={}, media={})
 
 
 def have_run(state: SyncState, store: Store, experiment: str, start_ms: int, tags: Mapping[str, str]) -> bool:

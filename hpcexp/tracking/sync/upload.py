@@ -20,7 +20,8 @@ from hpcexp.tracking.mlflow.renamed import by_key, renamed_of, report, text_of
 from hpcexp.tracking.mlflow.store import Store, Stores
 from hpcexp.tracking.sync import artifacts
 from hpcexp.tracking.sync.destination import address
-from hpcexp.tracking.sync.model_upload import send_model
+from hpcexp.tracking.sync.media_upload import MediaUpload
+from hpcexp.tracking.sync.model_upload import is_uploaded, send_model
 from hpcexp.tracking.sync.run_tags import RunTags
 from hpcexp.tracking.sync.state import OFFSETS, SyncState, have_run
 
@@ -50,6 +51,7 @@ class RunUpload:
         self.uri = address(run, plan)
         self._sync_state = SyncState(run.mlflow)
         self._tags = RunTags(run, plan, self._sync_state)
+        self._media = MediaUpload(run, plan, self._sync_state)
         self._store: Store | None = None
         self._is_new = False
         """Whether this upload has made the MLflow run, which then has nothing yet."""
@@ -99,10 +101,11 @@ class RunUpload:
 
     def send_metrics(self) -> bool:
         """Send the next metrics of the journals; whether there were any."""
-        if not self._send({}):
-            return False
-        self._sync_state.save()
-        return True
+        had_metrics = self._send({})
+        had_media = self._media.send(self.start(), self._run_id)
+        if had_metrics or had_media:
+            self._sync_state.save()
+        return had_metrics or had_media
 
     def finish(self) -> None:
         """Send all the rest and, where the run has ended, its artifacts, model, description and status."""
@@ -123,7 +126,8 @@ class RunUpload:
         if self._known.pictured:
             return
         store = self._connected()
-        artifacts.send(store, self._run_id, self._run.path, artifacts.files_in(self._run.plots, ".png"))
+        for picture in artifacts.files_in(self._run.plots, ".png"):
+            artifacts.send_as(store, self._run_id, self._run.path, picture, self._media.place_of_ours(picture))
         self._sync_state.save(pictured=True, problem=None)
 
     def failed(self, problem: str) -> None:
@@ -161,6 +165,8 @@ class RunUpload:
     def _is_synced(self) -> bool:
         """Whether MLflow has everything but the pictures."""
         is_noted = self._known.synced and self._known.state == self._state
+        if not self._media.is_complete:
+            return False
         return is_noted and self._sizes == [getattr(self._known, offset) for offset in OFFSETS]
 
     def _connected(self) -> Store:
@@ -216,6 +222,9 @@ class RunUpload:
         store.log_text(run_id, "".join(f"{override}\n" for override in self._plan.overrides), "overrides.txt")
         if self._known.renamed:
             store.log_text(run_id, text_of(self._known.renamed), "renamed.json")
+        if self._plan.settings.tracking.model != "never":
+            small = [file for file in _checkpoints(self._run) if is_uploaded(file, self._plan)]
+            artifacts.send(store, run_id, self._run.path, small)
         if self._tags.has_model:
             ids = {"run_id": run_id, "experiment_id": self._experiment_id}
             model_id = send_model(
@@ -225,6 +234,13 @@ class RunUpload:
         store.log(run_id, tags=self._tags.description(summary))
         store.set_ended(run_id, STATUS[state], round(read_status(self._run).ended_at * 1000))
         self._sync_state.save(synced=True, problem=None, state=state)
+
+
+def _checkpoints(run: RunDir) -> Iterator[Path]:
+    """Those that users' callbacks have written below the run directory."""
+    for file in artifacts.files_in(run.path, ".ckpt"):
+        if file.parent != run.checkpoints:
+            yield file
 
 
 def _artifacts(run: RunDir) -> Iterator[Path]:

@@ -14,11 +14,13 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 from hpcexp.errors import HpcexpError, RunError
 from hpcexp.files.atomic import fsync
+from hpcexp.media import active
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.train.checkpointing.best_weights import BestWeights
-from hpcexp.train.checkpointing.checkpoint_io import AtomicCheckpointIO, plain, write_checkpoint
+from hpcexp.train.checkpointing.checkpoint_io import AtomicCheckpointIO, write_checkpoint
 from hpcexp.train.checkpointing.monitor import agreed
+from hpcexp.train.checkpointing.plain_data import plain
 from hpcexp.train.checkpointing.retention import drop_unreferenced, drop_unreferenced_shards
 from hpcexp.train.checkpointing.save_errors import SaveErrors
 from hpcexp.train.checkpointing.staging import Staging
@@ -53,6 +55,7 @@ class Checkpointing(FastCallback):
         self._writer, self._taken, self._staging = Writer(), list[Job](), Staging()
         self.best = BestWeights(plan, run, self._writer, write=write)
         self.errors = SaveErrors(self._writer, on_error=checkpoint.on_error)
+        self._continues = checkpoint.on_error == "continue"
         self._saved_at, self._saved_step = time.monotonic(), 0
         self._validated_step: int | None = None
         self._is_watching = False
@@ -69,6 +72,7 @@ class Checkpointing(FastCallback):
         """Have Lightning hand `last` over instead of writing it."""
         if isinstance(io := trainer.strategy.checkpoint_io, AtomicCheckpointIO):
             io.take = self._take
+            io.warn = self.errors.warn if self._continues else None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count to the first checkpoint from here."""
@@ -164,7 +168,8 @@ class Checkpointing(FastCallback):
             self._taken = [partial(write_checkpoint, copied, self._run.last, note, self._run.previous)]
 
     def _sync_journal(self) -> None:
-        """A checkpoint must not be newer than the journal."""
+        """A checkpoint must not be newer than the journal, and what else user code has logged."""
+        active.sync()
         if self._run.journal.exists():
             fsync(self._run.journal)
 

@@ -13,7 +13,8 @@ import torch
 from hpcexp.files.atomic import second_name
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
-from hpcexp.train.checkpointing.checkpoint_io import plain, write_checkpoint
+from hpcexp.train.checkpointing.checkpoint_io import write_checkpoint
+from hpcexp.train.checkpointing.plain_data import plain
 from hpcexp.train.checkpointing.staging import Staging
 from hpcexp.train.checkpointing.writer import Job, Writer
 from hpcexp.train.runtime.steps import steps_done

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import errno
 import hashlib
 import os
@@ -16,12 +15,12 @@ import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 from torch import Tensor
 
-from hpcexp.errors import HpcexpError, RunError
+from hpcexp.errors import RunError
 from hpcexp.files.atomic import fsync
 from hpcexp.rundir import RunDir
 from hpcexp.runs.checkpoint_checksum import SealedFile, is_intact, is_sealed
-
-_ATOMS = (str, int, float, bool, bytes, complex, type(None), torch.dtype, torch.device, torch.Size)
+from hpcexp.train.checkpointing.hyperparameters import as_data
+from hpcexp.train.checkpointing.plain_data import plain
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -29,6 +28,8 @@ class AtomicCheckpointIO(CheckpointIO):
 
     take: Callable[[Mapping[str, Any]], None] | None = None
     """Who sees to the writing of the run's `last.ckpt`, where anybody does."""
+    warn: Callable[[str], None] | None = None
+    """Who says that a checkpoint of a user's callback could not be written; None where training ends then."""
     check: Callable[[Mapping[str, Any], Path], None] | None = None
     """Raises where a checkpoint that was read does not fit."""
 
@@ -37,10 +38,16 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write what `torch.load(weights_only=True)` loads."""
+        checkpoint = as_data(checkpoint)
         if self.take is not None and self._run is not None and Path(path) == self._run.last:
             self.take(checkpoint)
-        else:
+            return
+        try:
             write_checkpoint(plain(checkpoint), Path(path))
+        except RunError as e:
+            if self.warn is None:
+                raise
+            self.warn(f"{e}\nTraining continues (checkpoint.on_error=continue).")
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Plain data only, whatever was asked."""
@@ -63,7 +70,7 @@ def write_checkpoint(
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with SealedFile(temporary) as file:
             # The checksum in the archive costs a third of the time, and nobody reads it: the seal has one of the whole.
             with _without_crc32():
@@ -110,43 +117,6 @@ def read_checkpoint(path: Path, map_location: Any = "cpu", *, whole: bool = True
 
         return gathered(loaded, path.parent)
     return loaded
-
-
-def seen(tensor: Tensor) -> Tensor:
-    """The tensor without its history, and without what it does not show of a larger storage, which would be saved."""
-    tensor = tensor.detach()
-    if type(tensor) is Tensor and tensor.layout is torch.strided and tensor.nbytes < tensor.untyped_storage().nbytes():
-        return tensor.clone()
-    return tensor
-
-
-def plain(value: Any, path: str = "", *, tensor: Callable[[Tensor], Tensor] = seen) -> Any:
-    """A copy of `value` with paths, enums and sets as plain data and `tensor(t)` for every tensor t.
-
-    HpcexpError for an object that `weights_only` refuses.
-    """
-    if isinstance(value, Tensor):
-        return tensor(value)
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, _ATOMS):
-        return value
-    if isinstance(value, Mapping):
-        return {plain(k, path): plain(v, f"{path}.{k}" if path else str(k), tensor=tensor) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        items = [plain(v, f"{path}[{i}]", tensor=tensor) for i, v in enumerate(value)]
-        return tuple(items) if isinstance(value, tuple) else items
-    if isinstance(value, set | frozenset):
-        return sorted(plain(v, path) for v in value)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        return value.item()
-    raise HpcexpError(
-        f"The checkpoint's entry {path} is a {type(value).__module__}.{type(value).__qualname__}, "
-        "which is no plain data.\n"
-        "Fix: let the state_dict() that gives it return numbers, strings, tensors, lists and dicts."
-    )
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from hpcexp.train.checkpointing.checkpoint_io import plain
+from hpcexp.train.checkpointing.plain_data import plain
 from hpcexp.train.data.datamodule import free_memory
 
 ROOM_SHARE = 0.8

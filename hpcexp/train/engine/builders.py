@@ -13,12 +13,14 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping
 
 from hpcexp.checks.batch import steps
+from hpcexp.checks.callbacks import REFUSED, refusal
 from hpcexp.checks.data import split_problems
 from hpcexp.compose.asked import asked_for
 from hpcexp.data.folds import fold_problems, with_fold
 from hpcexp.data.source import Source
 from hpcexp.errors import ConfigError
 from hpcexp.plan import Plan
+from hpcexp.rundir import RunDir
 from hpcexp.runs.journal import Journal
 from hpcexp.schema.keys import OWN_KEYS, TARGET
 from hpcexp.schema.settings import ModelSettings, without
@@ -27,6 +29,7 @@ from hpcexp.targets.lightning_module import NO_CALLBACK, ModuleSource
 from hpcexp.targets.nodes import wrong_target
 from hpcexp.targets.unused import decisions, unused_problem
 from hpcexp.train.checkpointing.best_and_last import Checkpointing, Finish
+from hpcexp.train.checkpointing.user_checkpoints import UserCheckpoints
 from hpcexp.train.data.adapters.module import as_data_module
 from hpcexp.train.data.datamodule import SourceData
 from hpcexp.train.data.loaders import Shard
@@ -169,7 +172,7 @@ def _is_source(target: Any) -> bool:
     return isinstance(target, type) and issubclass(target, Source)
 
 
-def make_callbacks(plan: Plan, checkpointing: Checkpointing) -> list[pl.Callback]:
+def make_callbacks(plan: Plan, run: RunDir, checkpointing: Checkpointing) -> list[pl.Callback]:
     """Checkpointing first: it must see the averaged weights that Ema takes out of the model after it."""
     trainer = plan.settings.trainer
     callbacks: list[pl.Callback] = [checkpointing]
@@ -178,10 +181,15 @@ def make_callbacks(plan: Plan, checkpointing: Checkpointing) -> list[pl.Callback
     if trainer.patience is not None:
         stop = partial(EarlyStopping, trainer.monitor, mode=str(trainer.mode), patience=trainer.patience)
         callbacks.append(stop(min_delta=trainer.min_delta, check_finite=False, verbose=False))
-    for name, node in plan.settings.callbacks.items():
-        path = f"callbacks.{name}"
+    nodes = {f"callbacks.{name}": node for name, node in plan.settings.callbacks.items() if node is not None}
+    dirpaths = [str(node["dirpath"]) for node in nodes.values() if Path(str(node.get("dirpath") or "")).is_absolute()]
+    callbacks.append(UserCheckpoints(run, dirpaths))
+    for path, node in nodes.items():
         callback = instantiate(node, path=path)
         if not isinstance(callback, pl.Callback):
             raise ConfigError(wrong_target(path, node[TARGET], NO_CALLBACK))
+        for kind in type(callback).__mro__:
+            if f"{kind.__module__}.{kind.__name__}" in REFUSED:
+                raise ConfigError(refusal(path, f"{kind.__module__}.{kind.__name__}"))
         callbacks.append(callback)
     return [*callbacks, Finish(checkpointing)]

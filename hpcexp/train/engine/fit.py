@@ -17,6 +17,8 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from hpcexp.checks.durations import duration_of
 from hpcexp.errors import ConfigError
 from hpcexp.files.atomic import sha256, write_json
+from hpcexp.media.active import recording
+from hpcexp.media.recorder import Recorder
 from hpcexp.plan import Plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.checkpoint_checksum import read_note
@@ -27,6 +29,7 @@ from hpcexp.train.checkpointing.best_and_last import Checkpointing
 from hpcexp.train.checkpointing.checkpoint_io import read_checkpoint, weights_digest
 from hpcexp.train.checkpointing.exact_resume import Resume
 from hpcexp.train.checkpointing.monitor import check_monitor
+from hpcexp.train.checkpointing.trial_save import TrialSave
 from hpcexp.train.data.adapters.module import check_makes_no_loaders
 from hpcexp.train.data.adapters.weights import BatchWeights
 from hpcexp.train.data.datamodule import SourceData
@@ -34,16 +37,18 @@ from hpcexp.train.engine.builders import checkable, make_callbacks, make_data, m
 from hpcexp.train.engine.ending import Ending
 from hpcexp.train.engine.initial_weights import load_initial
 from hpcexp.train.engine.interrupts import Interrupts, Pruned, Signals
-from hpcexp.train.engine.journal_logger import JournalLogger
+from hpcexp.train.engine.journal_logger import JournalLogger, run_id_of
 from hpcexp.train.engine.progress import ProgressReporter
 from hpcexp.train.engine.pruning import OBJECTIVE, Pruning, PruningQuery
 from hpcexp.train.engine.quick_log import recording_steps
 from hpcexp.train.engine.step_limit import StepLimit, StepLimitReached
 from hpcexp.train.engine.step_recorder import StepRecorder
 from hpcexp.train.engine.trainer import make_trainer
+from hpcexp.train.engine.user_mlflow import logging_to_own_run
 from hpcexp.train.parallel.process_group import join, leave, world_size
 from hpcexp.train.parallel.strategies import Ddp
 from hpcexp.train.runtime.fast_hooks import FastCallback
+from hpcexp.train.runtime.hyperparameters import accept_any_hyperparameters
 from hpcexp.train.runtime.rank import Rank
 from hpcexp.train.runtime.seeds import seed_everything, seed_rank
 from hpcexp.train.runtime.steps import steps_done
@@ -97,8 +102,12 @@ def train(
         raise ConfigError(problems)
     note = read_note(run.last)
     journal = Journal(run.journal, redone_from=(note and note.step) or 0) if rank.rank == 0 else None
+    media = Recorder(run, rank.rank, lambda: 0, journal)
     try:
-        return _train(plan, run, rank, signals, journal, Clock(started), progress_fd, pruning, last_step=last_step)
+        run_id = run_id_of(run.path)
+        with recording(media), logging_to_own_run(media, plan, run_id):
+            clock = Clock(started)
+            return _train(plan, run, rank, signals, media, clock, progress_fd, pruning, last_step=last_step)
     finally:
         if journal is not None:
             journal.close()
@@ -109,17 +118,18 @@ def _train(
     run: RunDir,
     rank: Rank,
     signals: Signals,
-    journal: Journal | None,
+    media: Recorder,
     clock: Clock,
     progress_fd: int | None,
     pruning: PruningQuery | None,
     *,
     last_step: int | None,
 ) -> dict[str, Any]:
-    seed = plan.settings.seed
+    seed, journal = plan.settings.seed, media.journal
     if rank.world_size > 1:
         join(plan, rank)
     seed_everything(seed)
+    accept_any_hyperparameters()
     data = make_data(plan, rank)
     plan = with_facts(plan, data)
     losses = LossLog(journal, plan.settings.trainer.log_every_n_steps)
@@ -135,17 +145,19 @@ def _train(
     interrupts = Interrupts(signals, checkpointing, ending, rank=rank.rank)
     reporting = [*_reporting(plan, rank, interrupts, losses, progress_fd, pruning)]
     recorder = StepRecorder(losses, fills=not isinstance(module, TaskModule))
-    callbacks = [recorder, ending, *make_callbacks(plan, checkpointing), interrupts, clock, *reporting]
+    callbacks = [recorder, ending, *make_callbacks(plan, run, checkpointing), interrupts, clock, *reporting]
     if rank.world_size > 1 and not isinstance(data, SourceData):
         callbacks.append(BatchWeights(losses.weigh))
     adopted = bool(plan.settings.run.resume_from)
     if last_step is not None:
         callbacks.append(StepLimit(last_step, losses))
+    callbacks.append(TrialSave())
     callbacks.append(Resume(lambda: checkpointing.best.step, plan.signature, seed, adopted=adopted))
-    logger = JournalLogger(journal, plan.experiment, plan.name, run.path)
+    logger = JournalLogger(journal, media, plan.experiment, plan.name, run.path)
     trainer = make_trainer(plan, run, callbacks=callbacks, logger=logger)
     if isinstance(trainer.strategy, Ddp):
         trainer.strategy.is_following = bool(plan.settings.callbacks) or not isinstance(module, TaskModule)
+    media.step = lambda: steps_done(trainer) or trainer.global_step
     progress = [callback.after_batch for callback in reporting if isinstance(callback, ProgressReporter)]
     with recording_steps(trainer, recorder, [*progress, ending.after_batch, interrupts.after_batch]):
         try:

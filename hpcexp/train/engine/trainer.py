@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
 from hpcexp.errors import ConfigError
@@ -34,6 +34,7 @@ def make_trainer(plan: Plan, run: RunDir, *, callbacks: list[pl.Callback], logge
     """The Trainer; ConfigError where it refuses what `trainer.extra` has."""
     arguments = {**_arguments(plan, run), "callbacks": callbacks, "logger": logger}
     arguments["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
+    arguments["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in callbacks)
     extra = plan.settings.trainer.extra
     try:
         _detect_no_launcher()

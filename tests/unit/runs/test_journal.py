@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcexp.media.recorder import Recorder
 from hpcexp.runs.journal import Journal, last_values, read_points
 from hpcexp.runs.series import read_series
 
@@ -195,11 +196,13 @@ def test_the_lightning_logger_writes_the_journal(path: Path) -> None:
     from hpcexp.train.engine.journal_logger import JournalLogger
 
     journal = Journal(path)
-    logger = JournalLogger(journal, "digits", "lr=0.1", path.parent)
+    logger = JournalLogger(journal, Recorder(None, 0, lambda: 0), "digits", "lr=0.1", path.parent)
     logger.log_hyperparams({"lr": 0.1})
     logger.log_metrics({"mine": 2.0}, step=5)
     logger.finalize("success")
-    JournalLogger(None, "digits", "lr=0.1", path.parent).log_metrics({"mine": 3.0}, step=5)
+    JournalLogger(None, Recorder(None, 1, lambda: 0), "digits", "lr=0.1", path.parent).log_metrics(
+        {"mine": 3.0}, step=5
+    )
     journal.close()
     assert [(point.step, point.metrics) for point in read_points(path)[0]] == [(5, {"mine": 2.0})]
     assert (logger.name, logger.version) == ("digits", "lr=0.1")

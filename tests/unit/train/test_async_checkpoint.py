@@ -20,7 +20,8 @@ from hpcexp.launch.resume.interrupted import Continuation, go_back
 from hpcexp.rundir import RunDir
 from hpcexp.runs.checkpoint_checksum import is_intact, read_note
 from hpcexp.train.checkpointing import staging
-from hpcexp.train.checkpointing.checkpoint_io import AtomicCheckpointIO, plain, read_checkpoint, write_checkpoint
+from hpcexp.train.checkpointing.checkpoint_io import AtomicCheckpointIO, read_checkpoint, write_checkpoint
+from hpcexp.train.checkpointing.plain_data import plain
 from hpcexp.train.checkpointing.staging import Staging
 from hpcexp.train.checkpointing.writer import Writer
 

@@ -11,11 +11,11 @@ import torch
 from hpcexp.errors import HpcexpError, RunError
 from hpcexp.train.checkpointing.checkpoint_io import (
     AtomicCheckpointIO,
-    plain,
     read_checkpoint,
     weights_digest,
     write_checkpoint,
 )
+from hpcexp.train.checkpointing.plain_data import plain
 
 
 class Kind(enum.Enum):

@@ -1,0 +1,1 @@
+"""What user code logs beside metrics: pictures, sounds, texts, tables, files, parameters, tags."""
