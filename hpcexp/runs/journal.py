@@ -78,6 +78,10 @@ class Journal:
         self._complained = False
         self._has_differed = False
 
+    def __deepcopy__(self, memo: Any) -> Journal:
+        """Itself: there is one writer, also where what holds it is copied."""
+        return self
+
     def append(self, points: Iterable[tuple[int, Mapping[str, float]]], times_ms: Sequence[int] | None = None) -> None:
         """Write a line for each `(step, metrics)`, all with one `write(2)`; `times_ms`: when each was logged."""
         now = time.time_ns() // 1_000_000

@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from hpcexp.train.checkpointing.exact_resume import of_all_ranks
-from hpcexp.train.data.adapters.weights import batch_weight
 from hpcexp.train.engine.epoch_values import epoch_values, restore_metrics
 from hpcexp.train.runtime.fast_hooks import FastCallback
 from hpcexp.train.runtime.steps import set_steps_done, steps_done
@@ -71,11 +70,9 @@ class StepRecorder(FastCallback):
         """Note the loss, which Lightning has divided by the batches that are accumulated."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
         if isinstance(loss, Tensor) and loss.numel() == 1:
-            factor = batch_weight(trainer) * (
-                trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
-            )
+            share = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
             self._has_loss, loss = True, loss.detach().reshape(())
-            self._losses.add(loss * factor if factor != 1 else loss.clone())
+            self._losses.add(loss * share if share > 1 else loss.clone())
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show callbacks the mean training loss since the last validation."""

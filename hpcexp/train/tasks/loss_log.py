@@ -40,6 +40,10 @@ class LossLog:
         self._on_their_way: tuple[Any, list[Tensor], _Window] | None = None
         """The exchange between ranks, what it brings, and what is known of its steps here."""
 
+    def __deepcopy__(self, memo: Any) -> LossLog:
+        """Itself: a copy of a module, as callbacks that average weights make, has no steps of its own."""
+        return self
+
     @property
     def num_micro(self) -> int:
         """Batches of the running step so far."""

@@ -41,6 +41,10 @@ class MetricSpec(NamedTuple):
     arguments: Mapping[str, Any] = MappingProxyType({})
     """Those that the configuration gives."""
 
+    def __deepcopy__(self, memo: Any) -> MetricSpec:
+        """Itself, a value: callbacks that average weights copy the module with its task."""
+        return self
+
 
 def metric_specs(entries: Any, kind: str, own: Mapping[str, Mode]) -> tuple[list[MetricSpec], list[str]]:
     """The metrics of a task and what is wrong with them.
