@@ -34,7 +34,7 @@ from hpcexp.compose.hydra_settings import (
     refused,
     swept,
 )
-from hpcexp.compose.resolvers import knowing, register
+from hpcexp.compose.resolvers import know, knowing, plain_runtime, register
 from hpcexp.compose.sources import conf_dirs, source_dirs
 from hpcexp.compose.texts import with_texts, without_quotes
 from hpcexp.compose.yaml_files import load_yaml
@@ -97,9 +97,12 @@ class Composer:
         """Hydra's own result, its `hydra` node included. CompositionError names all that does not compose."""
         loaded, self._loaded = self._loaded, None
         if loaded and mode is RunMode.RUN and loaded[0] == overrides:
+            know(plain_runtime(loaded[1]))
             return loaded[1]
         try:
-            return self._load(overrides, mode)
+            cfg = self._load(overrides, mode)
+            know(plain_runtime(cfg))
+            return cfg
         except (AttributeError, AssertionError) as e:  # what Hydra ends in where no file has made the mapping
             if given := [o for o in overrides if o.lstrip("+").startswith("hydra.sweeper.params")]:
                 fix = "Fix: give the axes themselves, as in: seed=1,2,3; or hydra.sweeper.params in a config file."
@@ -226,7 +229,7 @@ def composed(cfg: DictConfig) -> Composed:
     have_null_groups(cfg)
     free = free_sections(cfg)
     try:
-        with knowing(cfg.hydra.runtime), without_hydra(cfg):
+        with knowing(plain_runtime(cfg)), without_hydra(cfg):
             config = {str(key): plain_section(cfg, key) for key in content(cfg) if key not in free}
     except OmegaConfBaseException as e:
         from hpcexp.compose.diagnose import node_problem
@@ -262,8 +265,9 @@ def _typed(section: str, key: str, text: str) -> Any:
 
 def experiment_file(cfg: DictConfig) -> str | None:
     """The file of the chosen experiment: the first on the search path, as for Hydra."""
-    option = cfg.hydra.runtime.choices.get("experiment")
-    for directory in source_dirs((s.schema, s.path) for s in cfg.hydra.runtime.config_sources) if option else ():
+    runtime = plain_runtime(cfg)
+    option = runtime["choices"].get("experiment")
+    for directory in source_dirs((s["schema"], s["path"]) for s in runtime["config_sources"]) if option else ():
         if (file := directory / "experiment" / f"{option}.yaml").is_file():
             return str(file)
     return None

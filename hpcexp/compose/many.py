@@ -23,7 +23,7 @@ from omegaconf import DictConfig, Node, OmegaConf, ValueNode
 from hpcexp.compose.composer import Composed, Composer, as_given, choices, experiment_file, plain_section
 from hpcexp.compose.failures import FAILURES
 from hpcexp.compose.free_sections import free_sections, have_null_groups, section_problems
-from hpcexp.compose.resolvers import knowing
+from hpcexp.compose.resolvers import knowing, plain_runtime
 
 TREES = 256
 """How many trees are held at a time, each of a hundred kilobytes."""
@@ -106,7 +106,7 @@ class _Tree:
         # A job's configuration cannot refer to Hydra's node, as in `composed`.
         have_null_groups(cfg)
         self._free = free_sections(cfg)
-        self._runtime = cfg.hydra.runtime
+        self._runtime = plain_runtime(cfg)
         del _content(cfg)["hydra"]
         self._reads = _reads(_content(cfg))
         self._resolved: dict[str, Any] = {}

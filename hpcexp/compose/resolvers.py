@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hpcexp.errors import ConfigError
 
-_RUNTIME: ContextVar[DictConfig | None] = ContextVar("runtime", default=None)
+_RUNTIME: ContextVar[Mapping[str, Any] | None] = ContextVar("runtime", default=None)
 _CHOICES = "runtime.choices."
 _TABLE = "[tool.hpcexp]"
 
@@ -46,9 +46,14 @@ def register(project: Path) -> None:
         ) from e
 
 
+def know(runtime: Mapping[str, Any]) -> None:
+    """Let `${hydra:runtime.…}` resolve from Hydra's node `hydra.runtime` from now on."""
+    _RUNTIME.set(runtime)
+
+
 @contextmanager
-def knowing(runtime: DictConfig) -> Iterator[None]:
-    """Let `${hydra:runtime.…}` resolve from Hydra's node `hydra.runtime`."""
+def knowing(runtime: Mapping[str, Any]) -> Iterator[None]:
+    """Let it resolve from another node meanwhile."""
     token = _RUNTIME.set(runtime)
     try:
         yield
@@ -56,10 +61,16 @@ def knowing(runtime: DictConfig) -> Iterator[None]:
         _RUNTIME.reset(token)
 
 
+def plain_runtime(cfg: DictConfig) -> dict[str, Any]:
+    """Hydra's node `hydra.runtime` as it is: a path in it may have `${` in its name."""
+    runtime: Any = OmegaConf.to_container(cfg.hydra.runtime, resolve=False)
+    return {str(key): value for key, value in runtime.items()}
+
+
 def _of_hydra(path: str) -> Any:
     runtime = _RUNTIME.get()
     if runtime is not None and path == "runtime.cwd":
-        return runtime.cwd
-    if runtime is not None and path.startswith(_CHOICES) and path.removeprefix(_CHOICES) in runtime.choices:
-        return runtime.choices[path.removeprefix(_CHOICES)]
+        return runtime["cwd"]
+    if runtime is not None and path.startswith(_CHOICES) and path.removeprefix(_CHOICES) in runtime["choices"]:
+        return runtime["choices"][path.removeprefix(_CHOICES)]
     raise ValueError(f"hydra:{path} is not known when a run is planned; {_CHOICES}GROUP and runtime.cwd are")

@@ -20,7 +20,7 @@ def literal(node: Mapping[str, Any]) -> dict[str, Any]:
 def _literal(value: Any, convert: str, *, recursive: bool, in_container: bool = False) -> Any:
     if isinstance(value, str):
         # OmegaConf's containers, which `_convert_: none` keeps, resolve once more when they are read.
-        return _escaped(value, _RESOLVED + (in_container and recursive and convert == "none"))
+        return escaped(value, _RESOLVED + (in_container and recursive and convert == "none"))
     if isinstance(value, Mapping):
         convert, recursive = value.get("_convert_", convert), value.get("_recursive_", recursive)
         inside = "_target_" not in value
@@ -30,7 +30,8 @@ def _literal(value: Any, convert: str, *, recursive: bool, in_container: bool = 
     return value
 
 
-def _escaped(text: str, times: int) -> str:
+def escaped(text: str, times: int = 1) -> str:
+    """A text that OmegaConf resolves, so many times, to `text`."""
     for _ in range(times):
         text = _OPENING.sub(lambda found: f"{found[1] * 2}\\${{", text)
     return text

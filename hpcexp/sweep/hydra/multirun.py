@@ -14,7 +14,7 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -50,6 +50,7 @@ from hpcexp.sweep.spec.axes import (
 from hpcexp.sweep.spec.spec import Choices, Spec
 from hpcexp.sweep.start import planned_jobs, run_sweep
 from hpcexp.sweep.store.directory import sweep_name, sweeps_dir
+from hpcexp.targets.literals import escaped
 
 
 def multirun(composer: Composer, overrides: list[str], command: list[str], policy: Policy) -> int:
@@ -169,7 +170,8 @@ def _sweep(
     """Hydra's `multirun`, with hpcexp's launcher instead of its basic one and around others."""
     cfg = composer.load(overrides, RunMode.MULTIRUN)
     place = sweep_dir or sweeps_dir(composer.project / cfg.run.root) / ".hydra" / time.strftime("%Y%m%d-%H%M%S")
-    hydras = [f"hydra.sweep.dir='{place}'", "hydra.sweep.subdir=${hydra.job.num}", "hydra.mode=MULTIRUN"]
+    directory = QuotedString(escaped(str(place)), Quote.single).with_quotes()
+    hydras = [f"hydra.sweep.dir={directory}", "hydra.sweep.subdir=${hydra.job.num}", "hydra.mode=MULTIRUN"]
     cfg = composer.load([*hydras, *overrides], RunMode.MULTIRUN)
     with _multirun_callbacks(composer, cfg) as callbacks:
         context = HydraContext(config_loader=composer.loader, callbacks=callbacks)

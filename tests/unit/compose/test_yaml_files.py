@@ -169,3 +169,20 @@ def test_a_key_that_no_override_can_give_is_refused(project: Path) -> None:
     (project / "sweeps" / "mine.yaml").write_text("question: x\npoints: [{model.map: {'1': a}}]\n")
     with pytest.raises(ConfigError, match="an override cannot give this key"):
         read_sweeps("mine", Composer(project), [])[""]
+
+
+@pytest.mark.parametrize("name", ["it's", "${x} y", "ünï", "a=b,c", "-lead", "[1]", "{a: b}", "back\\slash"])
+def test_a_project_may_be_in_any_directory(
+    hpcexp: Callable[..., Said], project: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """With files of its own, as one run and as a multirun of each kind."""
+    directory = project / name
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    content = "# @package _global_\nname: x\nseed: 3\nnotes: ${hydra:runtime.cwd}\n"
+    write_conf(directory, {"experiment/x.yaml": content})
+    assert str(directory) == Composer(directory).compose(["experiment=x"]).config["notes"]
+    for more in ((), ("-m",), ("-m", "hydra/launcher=joblib")):
+        said = hpcexp("plan", "experiment=x", *more)
+        assert (0, "") == (said.status, said.err)
+        assert "x/base-s3-" in said.out
