@@ -37,6 +37,14 @@ class Logging(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
+class Silent(Logging):
+    """The same with nothing logged."""
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        """Compute the loss of one batch."""
+        self.loss(self.model(batch[0]), batch[1])
+
+
 class Data(pl.LightningDataModule):
     """The digits through plain DataLoaders."""
 

@@ -1,9 +1,9 @@
 """CPU time of a step of a user's LightningModule: one whole `fit` on one thread, divided by its steps; interleaved.
 
 `hpcexp` trains the module as a job does: every step's loss and rate and what the module logs with `self.log` in the
-journal, a validation every epoch, best weights held, both checkpoints written, signals heard, progress down a pipe.
-Lightning trains the same module over the same DataLoader with nothing logged, validated or saved; in the other lines it
-logs one value every step to its own loggers.
+journal, best weights held, both checkpoints written, signals heard, progress down a pipe. Lightning trains the same
+module over the same DataLoaders, with a validation every epoch as well, and with nothing logged and saved; in the other
+lines it logs one value every step to its own loggers.
 """
 
 from __future__ import annotations
@@ -64,13 +64,14 @@ def _plan(scratch: Path, logs: int) -> Plan:
 
 def _lightning_step(scratch: Path, make_logger: Callable[[Path], Any] | None = None) -> float:
     """Seconds of CPU a step of Lightning; with a logger every step's loss is logged."""
-    from benchmarks.own_classes import BATCH_SIZE
-    from benchmarks.stock import Classifier, loader, trainer
+    from benchmarks.own_classes import Data, Logging, Silent
+    from benchmarks.stock import trainer
     from hpcexp.targets.instantiate import instantiate
 
+    kind, logs = (Silent, 0) if make_logger is None else (Logging, 1)
     loss = instantiate({"_target_": "torch.nn.CrossEntropyLoss"}, path="loss")
-    module = Classifier(instantiate(NETWORK, path="model"), loss, lr=0.003, logs=make_logger is not None)
+    module = kind(instantiate(NETWORK, path="model"), loss, lr=0.003, logs=logs)
     with tempfile.TemporaryDirectory(dir=scratch) as directory:
         logger = make_logger(Path(directory)) if make_logger else False
-        trainer(directory, EPOCHS, logger=logger).fit(module, loader(BATCH_SIZE))
+        trainer(directory, EPOCHS, logger=logger).fit(module, datamodule=Data())
         return metered(Path(directory), "step_s")

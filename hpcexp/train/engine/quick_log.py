@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.trainer.connectors.data_connector import _DataHookSelector
 from pytorch_lightning.trainer.connectors.logger_connector.fx_validator import _FxValidator
 from pytorch_lightning.trainer.connectors.logger_connector.result import _ResultMetric
 from torch import Tensor
@@ -20,6 +21,7 @@ from hpcexp.train.runtime.fast_hooks import set_attribute
 
 _lightnings = pl.LightningModule.log
 _move = _ResultMetric.to
+_find_owner = _DataHookSelector.get_instance
 
 
 @contextmanager
@@ -37,12 +39,14 @@ def recording_steps(trainer: pl.Trainer, steps: StepRecorder, after_batch: list[
 def _quick_modules() -> Iterator[None]:
     pl.LightningModule.log = _log  # type: ignore[method-assign]
     pl.LightningModule.__setattr__ = set_attribute  # type: ignore[method-assign,assignment]
+    _DataHookSelector.get_instance = _hook_owner  # type: ignore[method-assign,assignment]
     _ResultMetric.to = _to  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
         pl.LightningModule.log = _lightnings  # type: ignore[method-assign]
         del pl.LightningModule.__setattr__
+        _DataHookSelector.get_instance = _find_owner  # type: ignore[method-assign]
         _ResultMetric.to = _move  # type: ignore[method-assign]
 
 
@@ -85,6 +89,14 @@ def _is_of_step(module: pl.LightningModule, name: str, value: Any, options: dict
 def _levels(hook: str, on_step: bool | None, on_epoch: bool | None) -> tuple[bool, bool]:
     """Whether what is logged in a hook is logged for the step and for the epoch."""
     return _FxValidator.check_logging_and_get_default_levels(hook, on_step=on_step, on_epoch=on_epoch)
+
+
+def _hook_owner(selector: _DataHookSelector, hook: str) -> Any:
+    """Whose hook changes batches, looked up once and not three times a step."""
+    found: dict[str, Any] = selector.__dict__.setdefault("found", {})
+    if hook not in found:
+        found[hook] = _find_owner(selector, hook)
+    return found[hook]
 
 
 def _to(metric: _ResultMetric, *args: Any, **options: Any) -> _ResultMetric:
