@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,6 +27,8 @@ def register(project: Path) -> None:
     file = project / "pyproject.toml"
     if not file.is_file() or "tool.hpcexp" not in (text := file.read_text(encoding="utf-8")):
         return
+    import tomllib
+
     try:
         settings = tomllib.loads(text).get("tool", {}).get("hpcexp", {})
     except tomllib.TOMLDecodeError as e:
