@@ -60,7 +60,7 @@ class Logging(pl.Callback):
         hpcexp.log_text("note", f"step {trainer.global_step}")
         hpcexp.log_table("worst", {"id": [1, 2], "loss": [0.5, float("nan")]})
         hpcexp.log_histogram("weights", next(pl_module.parameters()), bins=10)
-        hpcexp.log_file("readme", b"bytes", step=0)
+        hpcexp.log_file("readme", b"bytes")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         hpcexp.log_figure("val/curve", figure())
@@ -207,7 +207,7 @@ def test_own_functions_store_and_sync(tmp_path: Path) -> None:
     assert any(path.startswith("images/weights+step+19") for path in files)
     tables = [entry["path"] for entry in json.loads(made.data.tags["mlflow.loggedArtifacts"])]
     assert tables == [f"media/{of(run, 'table', 'worst')[-1].f}"]
-    assert {*tables, f"media/{tone.f}", "media/files/readme/00000000"} <= files.keys()
+    assert {*tables, f"media/{tone.f}", "media/files/readme/00000019"} <= files.keys()
 
 
 def test_words_of_other_loggers(tmp_path: Path) -> None:
@@ -266,7 +266,9 @@ def test_stray_calls_go_to_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_autologging_goes_to_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its metrics and parameters."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv(
+        "PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}"
+    )
     status, output = run_job(plan_of(tmp_path / "runs" / "digits_mlp" / "run", AutoLog))[0]
     run = RunDir(tmp_path / "runs" / "digits_mlp" / "run")
     assert status == 0, output
@@ -319,7 +321,9 @@ def test_a_resumed_training_replaces_what_it_logs_again(tmp_path: Path) -> None:
 
 def test_every_rank_may_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`hpcexp.log_*` of each rank is kept apart; a logger's words are rank 0's."""
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv(
+        "PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}"
+    )
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     plan = plan_of(
         tmp_path / "runs" / "digits_mlp" / "run", Logging, Stray, uri=uri, trainer__max_epochs=1, world_size=2

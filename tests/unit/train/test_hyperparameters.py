@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 from training_plans import digits_plan
 
 from hpcexp.errors import ConfigError
+from hpcexp.plan import save_plan
 from hpcexp.rundir import RunDir
 from hpcexp.train.checkpointing.checkpoint_io import read_checkpoint
 from hpcexp.train.inference import load_trained
@@ -26,7 +28,7 @@ class Anything(OwnModule):
 
     def __init__(self, num_classes: int, width: int, kind: str, log: str) -> None:
         net, loss, optimizer = nn.Linear(4, 4), nn.CrossEntropyLoss(), partial(torch.optim.SGD, lr=0.1)
-        file, lock, function = Path(log).open("w"), threading.Lock(), lambda x: x  # noqa: SIM115
+        file, lock, function = sys.__stderr__, threading.Lock(), lambda x: x
         data, nested = OwnData(1, 2, 0), {"lr": 0.5, "deep": {"function": function, "steps": [1, 2]}}
         config = OmegaConf.create({"a": 1, "list": [1, {"b": 2}]})
         super().__init__(num_classes)
@@ -82,6 +84,7 @@ def test_what_is_no_plain_data_is_left_out(tmp_path: Path, capfd: pytest.Capture
     """One line names it; checkpoints hold the rest, and the run ends and loads."""
     run = RunDir(tmp_path / "run")
     plan = digits_plan(run.path, model=model_of(run.path, "all"), trainer__monitor="val/own")
+    save_plan(plan, run.plan)
     train_plan(plan)
     kept = read_checkpoint(run.last)["hyper_parameters"]
     expected = {"num_classes": 10, "width": 7, "nested": {"lr": 0.5, "deep": {"steps": [1, 2]}}}
