@@ -111,7 +111,7 @@ def test_only_finished_runs_count_and_of_one_seed_the_latest() -> None:
     """Others are told of by number."""
     runs = [run(0, 0.5), run(1, 0.7), run(2, 0.9, {"seed": "2"}, state="failed")]
     whole = compared(runs)
-    assert {"1": 0.7} == whole.numbers(whole.rows[0], "test/acc")
+    assert {("1", ""): 0.7} == whole.numbers(whole.rows[0], "test/acc")
     assert "id0 +2, 1 failed" in answer(whole, top=20)
 
 
