@@ -28,6 +28,7 @@ from hpcexp.train.data.loaders import Shard
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),  # Lightning's CombinedLoader
+    pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning"),  # torchdata's use of torch
     pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes"),  # on two cores
 ]
 
