@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import LEAN, REPOSITORY, command, only_run
+from helpers import LEAN, REPOSITORY, command, only_run, python
 
 from hpcexp.files.documents import read_plain
 from hpcexp.plan import load_plan
@@ -91,13 +91,16 @@ def test_it_is_exported_with_its_names_and_lengths(tagged: Path) -> None:
     program = torch.export.load(tagged / "model.pt2").module()
     assert (3, 11, 3) == tuple(program(numbers=torch.zeros(3, 11, dtype=torch.int64)).shape)
     assert 0 == command("export", name, "--format", "mlflow", "-o", "model", cwd=tagged).status
-    import mlflow.pyfunc
-
-    loaded = mlflow.pyfunc.load_model(str(tagged / "model"))
-    [spec] = loaded.metadata.signature.inputs.inputs
-    assert ("int64", (-1, -1)) == (str(spec.type), spec.shape)
-    outputs = loaded.predict(torch.zeros(2, 6, dtype=torch.int64).numpy())
-    assert (2, 6, 3) == outputs["outputs"].shape
+    said = python(
+        """
+        import mlflow.pyfunc, numpy
+        loaded = mlflow.pyfunc.load_model("model")
+        [spec] = loaded.metadata.signature.inputs.inputs
+        print(spec.type, spec.shape, loaded.predict(numpy.zeros((2, 6), "int64"))["outputs"].shape)
+        """,
+        tagged,
+    )
+    assert "int64 (-1, -1) (2, 6, 3)" == said.out.strip(), said.err
 
 
 def test_it_resumes_to_the_bit(tmp_path: Path) -> None:
