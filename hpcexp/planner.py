@@ -306,9 +306,9 @@ def _asked_task(settings: Settings, facts: DataSpec | None) -> AskedTask:
 
 def _with_filled(config: dict[str, Any], task: Task | None, facts: DataSpec | None) -> dict[str, Any]:
     """The configuration with what the task gives the model, where that takes it."""
-    if task is None or facts is None:
-        return config
     model = Settings(config).model
+    if task is None or facts is None or not model.has_target:
+        return config
     taken = parameters(model.target)
     known = task.model_arguments(facts)
     names = taken.types if isinstance(taken, Parameters) else ()
@@ -317,7 +317,7 @@ def _with_filled(config: dict[str, Any], task: Task | None, facts: DataSpec | No
 
 
 def _data_module_problems(data: DataSettings, parameters_of: Callable[[str], Found], shape: Shape | None) -> list[str]:
-    takes = parameters_of(data.target)
+    takes = parameters_of(data.target) if data.has_target else None
     if not isinstance(takes, Parameters) or takes.takes_any or not is_subclass(data.target, DATA_MODULE):
         return []
     return data_module_problems(data, takes.types, shape.batch if shape else None)

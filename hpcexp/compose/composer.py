@@ -23,7 +23,7 @@ from hpcexp.checks.values import field_types
 from hpcexp.compose.config_files import read_files_by_our_rules
 from hpcexp.compose.failures import FAILURES
 from hpcexp.compose.fast_hydra import loader
-from hpcexp.compose.free_sections import content, free_sections, have_null_groups, section_problems
+from hpcexp.compose.free_sections import VARS, content, free_sections, have_null_groups, section_problems
 from hpcexp.compose.hydra_settings import (
     REFUSED,
     asks_multirun,
@@ -43,7 +43,7 @@ from hpcexp.schema.keys import MISSING, OPEN_SECTIONS, Config
 from hpcexp.schema.settings import Settings
 from hpcexp.targets.source_code import methods
 
-OPEN = tuple(f"{section}." for section in (*OPEN_SECTIONS, "callbacks", "tracking.tags", "trainer.extra"))
+OPEN = tuple(f"{section}." for section in (*OPEN_SECTIONS, "callbacks", "tracking.tags", "trainer.extra", VARS))
 """Where keys may be given that stand in no file: arguments of targets, and lists of the user's own."""
 
 

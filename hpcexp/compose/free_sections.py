@@ -11,10 +11,11 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from omegaconf import AnyNode, DictConfig, Node
+from omegaconf import AnyNode, DictConfig, Node, OmegaConf
 
 from hpcexp.checks.values import GLOBAL_GROUPS, unknown_key
 from hpcexp.compose.hydra_settings import given_overrides
+from hpcexp.errors import did_you_mean
 from hpcexp.schema.keys import Config
 
 VARS = "vars"
@@ -33,17 +34,22 @@ def section_problems(cfg: DictConfig) -> list[str]:
     """Keys at the root that are neither hpcexp's nor the user's own, and overrides that nothing refers to."""
     groups = {str(group).partition("/")[0].partition("@")[0] for group in cfg.hydra.runtime.choices}
     free = free_sections(cfg)
-    problems = []
+    problems, unknown = [], set[str]()
     for name in sorted(free - {VARS}):
         near = difflib.get_close_matches(name, _KEYS | {VARS}, n=1, cutoff=_NEAR)
         if name not in groups or near:
+            unknown.add(name)
             own = "" if near else f" A value of your own: vars.{name}."
             problems.append(unknown_key(name, {*_KEYS, VARS, *(groups - {*GLOBAL_GROUPS, "hydra"})}) + own)
     given = given_overrides(cfg, "task")
-    keys = [key for o in given if "." in (key := o.lstrip("+").partition("=")[0]) and key.partition(".")[0] in free]
+    keys = [
+        key
+        for o in given
+        if "." in (key := o.lstrip("+").partition("=")[0]) and key.partition(".")[0] in free - unknown
+    ]
     if keys:
         texts = list(_interpolations(cfg))
-        problems += [_unused(key) for key in keys if not _is_used(key, texts)]
+        problems += [_unused(key, cfg) for key in keys if not _is_used(key, texts)]
     return problems
 
 
@@ -63,8 +69,12 @@ def content(cfg: Node) -> dict[Any, Node]:
     return nodes
 
 
-def _unused(key: str) -> str:
-    return f"{key}: nothing refers to it.\nFix: ${{{key}}} where it is used, or leave it out."
+def _unused(key: str, cfg: DictConfig) -> str:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent)
+    siblings = [str(other) for other in content(node) if other != name] if isinstance(node, DictConfig) else []
+    near = did_you_mean(name, siblings)
+    return f"{key}: nothing refers to it.\nFix: {near}${{{key}}} where it is used, or leave it out."
 
 
 def _is_used(key: str, texts: Iterable[str]) -> bool:

@@ -74,4 +74,5 @@ def _of_hydra(path: str) -> Any:
         return runtime["cwd"]
     if runtime is not None and path.startswith(_CHOICES) and path.removeprefix(_CHOICES) in runtime["choices"]:
         return runtime["choices"][path.removeprefix(_CHOICES)]
-    raise ValueError(f"hydra:{path} is not known when a run is planned; {_CHOICES}GROUP and runtime.cwd are")
+    directory = "; a callback's relative path is in the run directory" if path == "runtime.output_dir" else ""
+    raise ValueError(f"hydra:{path} is not known when a run is planned; {_CHOICES}GROUP and runtime.cwd are{directory}")

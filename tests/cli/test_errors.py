@@ -26,7 +26,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "a misspelt group": (["optimizr=sgd"], ["optimizr=sgd", "'optimizer'"]),
     "a misspelt group with +": (["+optimizr=sgd"], ["optimizr", "'optimizer'"]),
     "a missing option": (["optimizer=sdg"], ["optimizer=sdg", "no option 'sdg'", "'sgd'", "adam, adamw, sgd"]),
-    "a group that is null": (["model=null"], ["model=null", "Options: ", "cnn"]),
+    "a group that is null": (["model=null"], ["model._target_: it is needed.", "model=OPTION"]),
     "a word where a number belongs": (["trainer.max_epochs=many"], ["trainer.max_epochs=many", "a whole number"]),
     "a fraction where a whole number belongs": (["seed=1.5"], ["seed=1.5", "a whole number"]),
     "a word where yes or no belongs": (["trainer.compile=maybe"], ["trainer.compile=maybe", "true or false"]),

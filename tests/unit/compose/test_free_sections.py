@@ -47,6 +47,7 @@ def test_values_of_the_users_own_are_used_where_they_are_named(own: Path, compos
     node = {"_target_": "torch.nn.LayerNorm", "_partial_": True, "eps": 1e-3}
     assert (8, node, None) == tuple(made.config["model"][key] for key in ("width", "norm", "table"))
     assert 9 == compose("vars.width=9").config["model"]["width"]
+    assert 4 == compose("vars.new=4", "model.width=${vars.new}").config["model"]["width"]
     assert {"norm": "layer", "paths": "default"}.items() <= made.choices.items()
 
 
