@@ -58,3 +58,11 @@ def test_a_gan_with_two_optimizers_and_no_validation(
     series = read_series(run.journal)
     assert 48 == len(series["g_loss"].values) == len(series["d_loss"].values)
     assert "the last weights, of epoch 3: no validation gave a number for" in hpcexp("show", "last").out
+
+
+def test_a_project_by_the_common_template(trained: Callable[..., RunDir]) -> None:
+    """Its own configs, a partial optimizer and schedule, torchmetrics, and its callbacks with their checkpoints."""
+    run = trained("template_project", "spots", "hydra.searchpath=[file://configs]")
+    series = read_series(run.journal)
+    assert max(series["val/acc"].values) == series["val/acc_best"].values[-1] > 0.9
+    assert {"last.ckpt"} < {path.name for path in (run.path / "own" / "checkpoints").iterdir()}
