@@ -9,9 +9,11 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import to_builtins
 
 from hpcexp.compare.provenance_diff import facts_now, facts_of_run
 from hpcexp.data.facts import data_facts
@@ -38,7 +40,7 @@ def found(run: RunDir, project: Path) -> dict[str, Any]:
     here = replace(plan, sources=files, data=facts, lineage={**plan.lineage, "project": str(project)})
     now = facts_now(here, then)
     findings = {"code": now.code, "packages": now.packages, "data": now.data, "notes": now.notes}
-    return {**findings, "facts": facts and asdict(facts), "problems": problems}
+    return {**findings, "facts": to_builtins(facts), "problems": problems}
 
 
 def _files(names: Iterable[str], places: list[Path]) -> Iterable[Path]:

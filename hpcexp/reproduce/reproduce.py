@@ -17,6 +17,7 @@ from hpcexp.compare.bitwise import RTOL
 from hpcexp.compare.provenance_diff import NOTHING, Facts, Part, compared, facts_of_run, part_of
 from hpcexp.data_spec import DataSpec
 from hpcexp.errors import RunError, listed
+from hpcexp.files.documents import convert
 from hpcexp.launch.provenance.capture import hardware
 from hpcexp.lineage.code import is_of_hpcexp
 from hpcexp.reproduce.environment import built, from_source
@@ -99,7 +100,7 @@ def _looked(original: Original, code: Code, directory: Path, python: str) -> lis
     if found["problems"]:
         _data_gone(original, "\n".join(found["problems"]))
     then = facts_of_run(original.run)
-    facts = found["facts"] and DataSpec(**found["facts"])
+    facts = found["facts"] and convert(found["facts"], DataSpec)
     plan = replace(original.plan, data=facts or original.plan.data)
     here = {name: v for name, v in then.packages.items() if name in from_source(code.project)}
     data = found["data"] or ({} if then.data else None)
