@@ -159,7 +159,8 @@ def test_a_run_keeps_environment_machine_and_data(trained: TrainedRun) -> None:
     assert lineage(trained.run, "hardware")["cores"] >= 1
     digest = hashlib.sha256(FILE.read_bytes()).hexdigest()
     assert [{"path": str(FILE), "bytes": FILE.stat().st_size, "rows": NUM_SAMPLES, "sha256": digest}] == data["files"]
-    assert {"type": "float", "shape": [1, 8, 8]} == data["schema"]["inputs"]
+    image = {"shape": [1, 8, 8], "dtype": "float32", "axes": ["channel", "row", "column"]}
+    assert {"image": image} == data["schema"]["inputs"]
     assert Digits().facts().fingerprint == data["fingerprint"]
     assert load_plan(trained.run.plan).lineage["version.torch"] == lineage(trained.run, "job")["torch"]["version"]
 

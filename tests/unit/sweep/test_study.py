@@ -212,7 +212,7 @@ def test_other_objectives_are_refused(tmp_path: Path) -> None:
     [
         (0, ACC, []),
         (1, ACC, ["history", "epochs"]),
-        (2, BOTH, ["history-val_acc", "history-val_loss", "pareto"]),
+        (2, BOTH, ["history-val~acc", "history-val~loss", "pareto"]),
         (8, ACC, ["history", "importances", "parallel", "epochs"]),
     ],
 )
