@@ -42,6 +42,8 @@ class AtomicCheckpointIO(CheckpointIO):
         if self.take is not None and self._run is not None and Path(path) == self._run.last:
             self.take(checkpoint)
             return
+        with contextlib.suppress(OSError):  # a user's `filename` may name directories; what is wrong is reported below
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         try:
             write_checkpoint(plain(checkpoint), Path(path))
         except RunError as e:
@@ -70,7 +72,7 @@ def write_checkpoint(
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         with SealedFile(temporary) as file:
             # The checksum in the archive costs a third of the time, and nobody reads it: the seal has one of the whole.
             with _without_crc32():

@@ -17,13 +17,13 @@ class SaveErrors:
     def __init__(self, writer: Writer, *, on_error: str) -> None:
         """`on_error`: `checkpoint.on_error`."""
         self._writer, self._on_error = writer, on_error
-        self._unprinted: list[str] = []
+        self._unflushed = False
 
     def must_stop(self) -> bool:
         """Whether training ends because a save failed. Prints each error once where it continues."""
         if (errors := self._writer.errors) and self._on_error == "continue" and all(map(_is_of_the_disk, errors)):
             self.print_all("Training continues (checkpoint.on_error=continue), and the previous checkpoint stays.")
-        elif self._unprinted:
+        elif self._unflushed:
             self._flush()
         return bool(self._writer.errors)
 
@@ -44,15 +44,17 @@ class SaveErrors:
 
     def warn(self, text: str) -> None:
         """Print a warning, now or as soon as the log takes it."""
-        self._unprinted.append(f"WARNING: {text}")
+        self._unflushed = True
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"WARNING: {text}\n")
         self._flush()
 
     def _flush(self) -> None:
-        # stderr is the run's log, on the same full disk as the checkpoint may be.
+        # stderr is the run's log, on the same full disk as the checkpoint may be. What it cannot write stays in its
+        # buffer: printed again, it would be there twice.
         with contextlib.suppress(OSError):
-            while self._unprinted:
-                print(self._unprinted[0], file=sys.stderr, flush=True)
-                del self._unprinted[0]
+            sys.stderr.flush()
+            self._unflushed = False
 
 
 def _text(error: Exception) -> str:
