@@ -33,6 +33,7 @@ from hpcexp.files.atomic import write_json
 from hpcexp.files.documents import read_plain
 from hpcexp.files.locks import holder_of, process_name
 from hpcexp.plan import load_plan, save_plan
+from hpcexp.text.key_names import legal_key
 from hpcexp.tracking.sync.destination import check_redirect, destined, direct, redirect
 from hpcexp.tracking.sync.run_process import sync
 
@@ -156,16 +157,16 @@ def test_a_run_goes_on_where_sync_has_sent_it(root: Path, uri: str) -> None:
 
 
 def test_what_mlflow_would_not_take_is_made_legal(root: Path, uri: str, database: Path) -> None:
-    """Odd names and long values are cut; numbers that are none are kept as such."""
+    """Odd names have the start of a digest, long values are cut; numbers that are none are kept as such."""
     tags = {"long": "x" * 9000, "odd (name)": 1}
     run = make_run(root, uri, name="odd", tags=tags, experiment="digits/v1.0")
     run.journal.write_text('{"t":1,"s":1,"m":{"loss [nats]":"nan","top":"inf"}}\n')
     finish(run)
     assert sync(run.path) is None
     made = in_mlflow(uri, run)
-    assert (len(made.data.tags["long"]), made.data.tags["odd _name_"]) == (8000, "1")
+    assert (len(made.data.tags["long"]), made.data.tags[legal_key("odd (name)")]) == (8000, "1")
     found = query(database, "SELECT key, is_nan FROM metrics WHERE run_uuid = ? AND step = 1", made.info.run_id)
-    assert sorted(found) == [("loss _nats_", 1), ("top", 0)]
+    assert sorted(found) == [(legal_key("loss [nats]"), 1), ("top", 0)]
     assert mlflow_client(uri).get_logged_model(noted(run, "model_id")).name == "digits-v1-0"
 
 
