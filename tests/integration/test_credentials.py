@@ -62,7 +62,10 @@ class Listener:
         run = {"info": info | {"run_uuid": "r", "lifecycle_stage": "active"}, "data": {}}
         call = urlsplit(path).path.partition("/mlflow/")[2]
         if call.startswith("experiments/"):
-            return {"experiment_id": "1", "experiment": {"experiment_id": "1", "lifecycle_stage": "active"}}
+            return {
+                "experiment_id": "1",
+                "experiment": {"experiment_id": "1", "name": "digits_mlp", "lifecycle_stage": "active"},
+            }
         return {"run": run, "runs": []} if call.startswith("runs/") else {}
 
 
