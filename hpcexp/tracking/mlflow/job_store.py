@@ -121,10 +121,10 @@ class JobStore(_Base):  # type: ignore[misc]
         say_once("mlflow.log_input: the run has the data of its configuration, and no other")
 
     def get_experiment(self, experiment_id: str) -> Experiment:
-        return self.get_experiment_by_name(str(self._plan.config["tracking"]["experiment"]))
+        return self.get_experiment_by_name(self._plan.settings.tracking.experiment)
 
     def get_experiment_by_name(self, experiment_name: str) -> Experiment:
-        ours = str(self._plan.config["tracking"]["experiment"])
+        ours = self._plan.settings.tracking.experiment
         if experiment_name != ours:
             say_once(
                 f"mlflow.set_experiment({experiment_name!r}): what follows is logged to this run, of {ours} "

@@ -57,14 +57,14 @@ def test_count_without_torch_is_the_real_count(
 ) -> None:
     """What planning says of a model's size is what the job builds."""
     model = build(target, in_shape=in_shape, num_classes=7, **arguments)
-    assert count(model) == num_params(target, in_shape, 7, **arguments)
+    assert count(model) == num_params(target, in_shape=in_shape, num_classes=7, **arguments)
 
 
 @pytest.mark.parametrize(("target", "arguments"), packaged())
 def test_packaged_model_trains_on_tiny_images_and_is_counted(target: str, arguments: dict[str, Any]) -> None:
     """Each file in conf/model gives all that the count needs, and every weight of its model gets a gradient."""
     model = build(target, in_shape=(1, 8, 8), num_classes=10, **arguments)
-    assert count(model) == num_params(target, (1, 8, 8), 10, **arguments)
+    assert count(model) == num_params(target, in_shape=(1, 8, 8), num_classes=10, **arguments)
     for _ in range(2):  # the second step moves what zero-initialised layers held back in the first
         loss = torch.nn.functional.cross_entropy(model(torch.randn(4, 1, 8, 8)), torch.arange(4))
         grads = torch.autograd.grad(loss, list(model.parameters()))
@@ -98,7 +98,9 @@ def test_cnn_takes_images_of_one_pixel() -> None:
 def test_resnet_with_the_arguments_of_the_header_is_resnet_18() -> None:
     """11,689,512 parameters, as torchvision's documentation gives for ImageNet."""
     arguments = {"depths": [2, 2, 2, 2], "width": 64, "stem": "imagenet"}
-    assert 11_689_512 == num_params("hpcexp.models.resnet.ResNet", (3, 224, 224), 1000, **arguments)
+    assert 11_689_512 == num_params(
+        "hpcexp.models.resnet.ResNet", in_shape=(3, 224, 224), num_classes=1000, **arguments
+    )
 
 
 def test_imagenet_stem_quarters_the_image() -> None:
@@ -148,7 +150,7 @@ def test_sizes_that_do_not_fit_are_named(
 )
 def test_count_is_none_where_it_cannot_be_known(target: str, arguments: dict[str, Any]) -> None:
     """Others' models, missing arguments and impossible values do not stop planning."""
-    assert num_params(target, (1, 8, 8), 10, **arguments) is None
+    assert num_params(target, in_shape=(1, 8, 8), num_classes=10, **arguments) is None
 
 
 def test_counting_does_not_import_torch() -> None:
