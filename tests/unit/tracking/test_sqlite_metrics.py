@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:D
 """Of SQLAlchemy about MLflow."""
 
 POINTS = [
-    Point(10, 1, {"train/loss": 0.1 + 0.2, "odd [name]": 1.0}),
+    Point(10, 1, {"train/loss": 0.1 + 0.2, "odd name: 1": 1.0}),
     Point(20, 2, {"train/loss": math.nan, "val/loss": math.inf, "low": -math.inf}),
     Point(20, 3, {"train/loss": 0.25}),
     Point(30, 3, {"train/loss": 0.125}),

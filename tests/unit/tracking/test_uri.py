@@ -102,11 +102,12 @@ def test_a_server_needs_no_second_one() -> None:
 def test_the_light_modules_import_nothing_heavy() -> None:
     """They are on the planning side and in rank 0."""
     packages = {
-        "runs": "state, journal, listing, series",
+        "runs": "journal, series",
+        "status": "state, listing",
         "tracking.mlflow": "credentials, description, links, store, uri",
         "tracking.plots": "run_plots",
         "tracking.server": "interface",
-        "tracking.sync": "run, run_process, sweep, upload",
+        "tracking.sync": "run, run_process, sweep_upload, upload",
     }
     imports = "\n".join(f"from hpcexp.{package} import {modules}" for package, modules in packages.items())
     code = (
