@@ -156,7 +156,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(
         return train(*OWN, "trainer.max_epochs=3", *KINDS[kind], *every, f"run.root={tmp_path / root}")
 
     assert 0 == call("", "whole").status
-    kills = ["4 SIGTERM 0", "9 SIGKILL 0", "12 SIGTERM 0", "17 SIGKILL 0"]
+    kills = ["4 SIGTERM 0", "9 SIGKILL 0"]
     for number in range(len(kills)):
         said = call(",".join(kills), "runs")
         assert (143 if "SIGTERM" in kills[number] else 1) == said.status, said
