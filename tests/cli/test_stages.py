@@ -114,6 +114,9 @@ def test_the_mistakes_of_all_stages_are_reported_before_the_first_starts(
     [
         (("best:pretrain", "best:pretrian"), "", "no earlier stage has this name.\nFix: Did you mean 'pretrain'?"),
         (("  finetune:", "  fine tune:"), "", "stages.fine tune: a name has letters"),
+        (("    base: [trainer.max_epochs=2]", "    base: seed=1"), "", "stages.pretrain.base: a list of overrides."),
+        (("base: [model=started", "base: x\nignored: [model=started"), "", "base: a list of overrides."),
+        (("    seeds: [5]", "    1: 2"), "", "'1'"),
         (("    seeds: [5]", "    stages: {a: {}}"), "", "stages.finetune.stages: a stage has no stages."),
         (("", ""), "seeds=2", "seeds: stage finetune of study.yaml sets it itself.\nFix: stages.finetune.seeds=…"),
         (

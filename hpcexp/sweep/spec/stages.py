@@ -35,12 +35,16 @@ def by_stage(content: Mapping[str, Any], overridden: Iterable[str], where: str) 
             )
     if nested := [name for name, keys in stages.items() if "stages" in keys]:
         raise ConfigError(f"In {where}: stages.{nested[0]}.stages: a stage has no stages.")
+    for path, keys in {"base": content, **{f"stages.{name}.base": keys for name, keys in stages.items()}}.items():
+        if not isinstance(keys.get("base") or [], list):
+            raise ConfigError(f"In {where}: {path}: a list of overrides.\nFix: base: [optimizer.lr=0.01]")
     common = {key: value for key, value in content.items() if key != "stages"}
     return {str(name): _content(common, keys) for name, keys in stages.items()}
 
 
 def _content(common: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    content = {**common, **keys, "base": [*(common.get("base") or []), *(keys.get("base") or [])]}
+    content = {**common, **{str(key): value for key, value in keys.items()}}
+    content["base"] = [*(common.get("base") or []), *(keys.get("base") or [])]
     is_one_run = not any(content.get(key) for key in ("axes", "points", "search")) and content.get("seeds") is None
     return content | ({"points": [{}]} if is_one_run else {})
 
