@@ -27,6 +27,18 @@ class SyncState:
         self._saved = copy(self.known)
 
     @property
+    def run_id(self) -> str:
+        """The MLflow run of a sync that has started."""
+        assert self.known.run_id is not None
+        return self.known.run_id
+
+    @property
+    def experiment_id(self) -> str:
+        """The MLflow experiment of a sync that has started."""
+        assert self.known.experiment_id is not None
+        return self.known.experiment_id
+
+    @property
     def is_saved(self) -> bool:
         """Whether the file has the same content."""
         return self.known == self._saved

@@ -47,17 +47,6 @@ class SweepUpload:
     def _known(self) -> SyncRecord:
         return self._sync_state.known
 
-    @property
-    def _run_id(self) -> str:
-        """The MLflow run of a sync that has started."""
-        assert self._known.run_id is not None
-        return self._known.run_id
-
-    @property
-    def _experiment_id(self) -> str:
-        assert self._known.experiment_id is not None
-        return self._known.experiment_id
-
     def _asked(self) -> SweepRecord:
         return read_json(self._sweep.definition, SweepRecord)
 
@@ -116,13 +105,13 @@ class SweepUpload:
         is_new = have_run(self._sync_state, store, str(self._known.experiment), started, tags)
         self.was_remade = is_new and before is not None
         # MLflow changes no parameter: of axes that were edited the description tells.
-        known = {} if is_new else store.params(self._run_id) or {}
+        known = {} if is_new else store.params(self._sync_state.run_id) or {}
         params = {key: text for key, text in keyed(description.sweep_params(overrides)).items() if key not in known}
         described = {"mlflow.note.content": self._description(overrides, None, "")}
-        store.log(self._run_id, params=params, tags=described if is_new else {**tags, **described})
+        store.log(self._sync_state.run_id, params=params, tags=described if is_new else {**tags, **described})
         self._save_view(store, overrides, started)
         if not is_new and not status.state.is_final:
-            store.set_running(self._run_id)
+            store.set_running(self._sync_state.run_id)
         self._store = store
         return store
 
@@ -132,7 +121,7 @@ class SweepUpload:
         state = status.state
         if not state.is_final or self.is_complete:
             return
-        store, run_id = self.start(), self._run_id
+        store, run_id = self.start(), self._sync_state.run_id
         ended_ms = round(status.ended_at * 1000)
         best = read_or_none(self._sweep.best, SweepBest)
         results = Point(ended_ms, 0, keyed({**_best_metrics(best), **_job_counts(self._sweep.table_csv)}))
@@ -153,8 +142,8 @@ class SweepUpload:
 
     def _save_view(self, store: Store, overrides: SweepRecord, now_ms: int) -> None:
         """Have the sweep in the experiment's menu of views."""
-        view = sweep_view(overrides, self._sweep.path.name, self._run_id, now_ms)
-        store.tag_experiment(self._experiment_id, view)
+        view = sweep_view(overrides, self._sweep.path.name, self._sync_state.run_id, now_ms)
+        store.tag_experiment(self._sync_state.experiment_id, view)
 
     def _tags(self) -> dict[str, str]:
         name, overrides = self._sweep.path.name, self._asked()
@@ -178,7 +167,7 @@ class SweepUpload:
         return {"mlflow.note.content": note, names.STATE: str(status.state), **cause}
 
     def _description(self, overrides: SweepRecord, best: SweepBest | None, table: str) -> str:
-        look = description.sweep_links(self._experiment_id, self._sweep.path.name)
+        look = description.sweep_links(self._sync_state.experiment_id, self._sweep.path.name)
         return description.sweep_note(overrides, _best_text(best), table, str(self._sweep.path), look)
 
 

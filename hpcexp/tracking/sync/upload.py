@@ -87,7 +87,7 @@ class RunUpload:
         started = read_status(self._run).started or time.time()
         experiment = str(self._plan.settings.tracking.experiment)
         self._is_new = have_run(self._sync_state, store, experiment, round(started * 1000), tags)
-        run_id = self._run_id
+        run_id = self._sync_state.run_id
         if not self._is_new:
             store.log(run_id, tags=tags)
             if not self._state.is_final:
@@ -102,7 +102,7 @@ class RunUpload:
     def send_metrics(self) -> bool:
         """Send the next metrics of the journals; whether there were any."""
         had_metrics = self._send({})
-        had_media = self._media.send(self.start(), self._run_id)
+        had_media = self._media.send(self.start(), self._sync_state.run_id)
         if had_metrics or had_media:
             self._sync_state.save()
         return had_metrics or had_media
@@ -127,7 +127,8 @@ class RunUpload:
             return
         store = self._connected()
         for picture in artifacts.files_in(self._run.plots, ".png"):
-            artifacts.send_as(store, self._run_id, self._run.path, picture, self._media.place_of_ours(picture))
+            key = self._media.place_of_ours(picture)
+            artifacts.send_as(store, self._sync_state.run_id, self._run.path, picture, key)
         self._sync_state.save(pictured=True, problem=None)
 
     def failed(self, problem: str) -> None:
@@ -135,17 +136,6 @@ class RunUpload:
         self._store = None
         self._stores.forget(self.uri)
         self._sync_state.save(problem=problem)
-
-    @property
-    def _run_id(self) -> str:
-        """The MLflow run of an upload that has started."""
-        assert self._known.run_id is not None
-        return self._known.run_id
-
-    @property
-    def _experiment_id(self) -> str:
-        assert self._known.experiment_id is not None
-        return self._known.experiment_id
 
     @property
     def _state(self) -> RunState:
@@ -176,7 +166,7 @@ class RunUpload:
         """Put a synced run below its sweep; whether MLflow still has the run."""
         parent = self._tags.parent()
         if parent not in (None, self._known.parent):
-            store, run_id = self._connected(), self._run_id
+            store, run_id = self._connected(), self._sync_state.run_id
             if not store.has_run(run_id):
                 return False
             store.log(run_id, tags={**self._tags.of_sweep(parent), **self._tags.description(read_summary(self._run))})
@@ -201,7 +191,7 @@ class RunUpload:
         if not (news or tags or self._params):
             return False
         sent = list(by_key(points, self._keys))
-        store.log(self._run_id, sent, self._params, {**tags, **self._renamed()})
+        store.log(self._sync_state.run_id, sent, self._params, {**tags, **self._renamed()})
         self._params = {}
         self._sync_state.update(**news, keys=dict(self._keys.keys))
         return bool(news)
@@ -217,7 +207,7 @@ class RunUpload:
         return {names.RENAMED: text_of(found)}
 
     def _end(self, state: RunState, summary: Summary) -> None:
-        store, run_id = self.start(), self._run_id
+        store, run_id = self.start(), self._sync_state.run_id
         artifacts.send(store, run_id, self._run.path, _artifacts(self._run))
         store.log_text(run_id, "".join(f"{override}\n" for override in self._plan.overrides), "overrides.txt")
         if self._known.renamed:
@@ -226,7 +216,7 @@ class RunUpload:
             small = [file for file in _checkpoints(self._run) if is_uploaded(file, self._plan)]
             artifacts.send(store, run_id, self._run.path, small)
         if self._tags.has_model:
-            ids = {"run_id": run_id, "experiment_id": self._experiment_id}
+            ids = {"run_id": run_id, "experiment_id": self._sync_state.experiment_id}
             model_id = send_model(
                 store, self._run, self._plan, self._tags, summary, **ids, is_new=self._is_new, keys=self._keys
             )
