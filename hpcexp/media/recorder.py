@@ -42,8 +42,8 @@ class Content(NamedTuple):
 class Recorder:
     """What a rank has logged, in `media/` of its run directory.
 
-    What a resumed training logs again replaces what it logged before, with the time of then. Several values of one name
-    and step are all kept. A disk that refuses is said once on stderr and never raised.
+    What a resumed training logs again replaces what it logged before, and keeps its time. Several values of one name
+    and step are all kept. A disk that refuses is reported once on stderr and never raised.
     """
 
     def __init__(self, run: RunDir | None, rank: int, step: Callable[[], int], journal: Journal | None = None) -> None:

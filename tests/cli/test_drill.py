@@ -215,7 +215,7 @@ def test_a_number_of_devices_that_is_not_there_is_a_mistake(
 
 
 def test_what_is_wrong_on_any_number_of_devices_is_told_once(hpcexp: Callable[..., Said]) -> None:
-    """What is wrong on one of them is told of that one."""
+    """A problem of one of them is reported for that one."""
     said = hpcexp("drill", "devices", "hardware=cpu", "optimizer.lr=-1", "data.global_batch_size=65")
     assert 2 == said.status
     assert "2 problems:\n\noptimizer.lr=-1 is out of range" in said.err

@@ -1,4 +1,4 @@
-"""Sweeps at work: jobs side by side, counted once, gone on with after anything that can happen to their driver."""
+"""Running sweeps: jobs side by side, counted once, resumed after anything that can happen to their driver."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_a_plan_that_cannot_be_read_is_damaged(tmp_path: Path, read: Callable[[P
 
 @pytest.mark.parametrize("damaged", [b"\xff", b'"attempt": 1, "f'])
 def test_a_run_goes_on_beneath_a_damaged_seal(tmp_path: Path, damaged: bytes) -> None:
-    """Its next attempt is sealed, and where the chain is broken is told."""
+    """Its next attempt is sealed, and the break in the chain is reported."""
     run = finished(tmp_path)
     seal(run, Status(state=RunState.FAILED, attempt=1))
     file = run.lineage / MANIFEST
@@ -111,7 +111,7 @@ def test_a_damaged_plan_is_left_out_too(hpcexp: Callable[..., Said], project: Pa
 
 
 def test_the_last_run_is_one_that_says_when_it_started(hpcexp: Callable[..., Said], project: Path) -> None:
-    """The damaged one is told of; where there is no other, it is a mistake."""
+    """The damaged one is reported; where there is no other, it is a mistake."""
     kept, lost = (finished(project / "runs", name) for name in ("kept", "lost"))
     seal(kept, read_status(kept))
     lost.status.write_text("{")

@@ -295,7 +295,7 @@ def test_what_a_job_cannot_be_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_resumed_training_replaces_what_it_logs_again(tmp_path: Path) -> None:
-    """With the times of then; the files and the sync are those of a training that was not interrupted."""
+    """Entries keep their first times; files and sync equal those of an uninterrupted training."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     whole = train_plan(plan_of(tmp_path / "whole" / "digits_mlp" / "run", Logging, Stray))
     resumed_dir = tmp_path / "resumed" / "digits_mlp" / "run"

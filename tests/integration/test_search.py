@@ -74,7 +74,7 @@ def test_every_rank_of_every_trial_trains_what_was_asked(hpcexp: Callable[..., S
 
 
 def test_a_killed_search_goes_on_to_its_total(project: Path) -> None:
-    """The interrupted trial is gone on with under its number, and draws are not repeated."""
+    """The interrupted trial resumes under its number, and draws are not repeated."""
     endless = ("trainer.max_epochs=100000", "trainer.log_every_n_steps=1", *QUICK, "launch.max_jobs=1")
     written(project, 3, *endless)
     driver = start("sweep", "mine", cwd=project)

@@ -78,7 +78,7 @@ def test_odd_names_have_keys_that_mlflow_takes_one_to_one() -> None:
 
 @pytest.mark.parametrize("order", [ODD, ODD[::-1]])
 def test_a_key_stays_that_of_its_name(order: Sequence[str]) -> None:
-    """In a table that goes on with another's keys, and for a name that is asked for again."""
+    """In a table made from another's keys, and when a name is looked up again."""
     first = KeyTable()
     keys = {name: first[name] for name in order[:20]}
     second = KeyTable(first.keys)

@@ -27,7 +27,7 @@ _INTERVAL = ("low", "high", "log", "int", "step")
 
 
 def sweep_files(project: Path) -> dict[str, Path]:
-    """Name → file of the sweeps that there are: the project's, and those that came with hpcexp."""
+    """Name → file of the project's sweeps and of those that came with hpcexp."""
     places = [packaged_sweeps(), project / "sweeps"]
     return {file.stem: file for place in places for file in sorted(place.glob("*.yaml"))}
 

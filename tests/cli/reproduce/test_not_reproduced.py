@@ -156,7 +156,7 @@ def test_a_place_of_another_machine_or_a_kept_one_is_left_alone(
 
 
 def test_the_environment_is_built_of_what_was_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for hpcexp and the project; what pip has to say is told."""
+    """Except for hpcexp and the project; pip's message is shown."""
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "My_Project"\n')
     versions = {"hpcexp": "0.1", "my-project": "1.0", "no-such-package": "1.0+cpu"}
     assert ["no-such-package==1.0+cpu"] == requirements(versions, tmp_path)

@@ -167,7 +167,7 @@ def test_a_killed_run_is_reproduced_as_far_as_it_came_and_once_it_has_gone_on(
 def test_a_run_that_began_with_another_is_reproduced_from_there(
     checkout: Path, train: Callable[..., Said], hpcexp: Callable[..., Said]
 ) -> None:
-    """With the checkpoint of then, or not at all."""
+    """With the checkpoint that it resumed from, or not at all."""
     kill = ("callbacks.kill._target_=kill.Kill", f"callbacks.kill.mark={checkout}/mark")
     asked = (*FAST, "hardware=cpu", "checkpoint.every_steps=1", *kill, *MODEL)
     assert 1 == train(*asked).status

@@ -94,7 +94,7 @@ def test_a_server_that_hangs_does_not_hold_anybody_long(tmp_path: Path, monkeypa
 
 
 def test_a_killed_server_and_a_killed_supervisor_lose_nothing(tmp_path: Path) -> None:
-    """A real training, gone on with after both: `sync`, twice, finds every value there once."""
+    """A real training, resumed after both: after `sync`, twice, MLflow has every value once."""
     asked = ("train", "trainer.max_epochs=40", "trainer.log_every_n_steps=1", "checkpoint.every_steps=5", *LEAN)
     with mlflow_server(tmp_path) as (port, start):
         server = start()

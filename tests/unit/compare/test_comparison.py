@@ -1,4 +1,4 @@
-"""Runs held against each other: what is told of their differences, over seeds, and from damaged directories."""
+"""Runs compared: their differences, means over seeds, and damaged directories."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_runs_without_a_value_stand_last() -> None:
 
 
 def test_a_chosen_option_stands_for_the_keys_that_come_with_it() -> None:
-    """What differs beside it is told."""
+    """What else differs is shown."""
     mlp, cnn = {"model.hidden": "[64]", "lr": "1"}, {"model.channels": "8", "lr": "2"}
     runs = [run(0, 0.1, mlp, choices={"model": "mlp"}), run(1, 0.2, cnn, choices={"model": "cnn"})]
     assert {"model": ("mlp", "cnn"), "lr": ("1", "2")} == {d.key: d.values for d in differences(runs).found}

@@ -167,7 +167,7 @@ def test_steps_done_again_are_not_written_twice(path: Path, capsys: pytest.Captu
 
 
 def test_a_step_that_comes_out_otherwise_is_said_once(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run that goes on with other code is no longer one run."""
+    """A run that resumes with other code is no longer one run."""
     journal = Journal(path)
     journal.append((step, {"a": 1.0}) for step in (1, 2, 3))
     journal.close()

@@ -79,7 +79,7 @@ def test_the_settings_of_the_sweeper_are_those_of_the_search(overrides: Callable
 
 
 def test_a_search_is_named_by_what_it_asks(overrides: Callable[..., Spec]) -> None:
-    """So that the same command again goes on with it, whatever its budget and order.
+    """The same command resumes it, whatever its budget and order.
 
     The monitor is optimised, and what the task measures in the direction that is better.
     """

@@ -61,7 +61,7 @@ def test_searches_of_neighbouring_seeds_have_no_point_in_common(tmp_path: Path) 
 
 
 def test_the_budget_is_of_all_continuations(tmp_path: Path) -> None:
-    """Failed and pruned trials count; one that runs does too, and can be gone on with."""
+    """Failed and pruned trials count; a running one does too, and can resume."""
     study = opened(tmp_path, spec_of(trials=4))
     run(study, 1)
     for state in (RunState.FAILED, RunState.PRUNED):
@@ -97,7 +97,7 @@ def test_a_trial_whose_driver_died_while_asking_does_not_count(tmp_path: Path, m
 
 
 def test_a_grid_gives_every_point_once(tmp_path: Path) -> None:
-    """Also when it is gone on with under another seed, and then ends."""
+    """Also when it resumes under another seed, and then ends."""
     axes: dict[str, Axis] = {"a": Choices(("x", "y", "z")), "b": Interval(0.0, 1.0, step=0.25)}
     first = run(opened(tmp_path, spec_of("grid", axes, 7)), 7)
     rest = run(opened(tmp_path, spec_of("grid", axes, None, seed=9)), 8)

@@ -94,7 +94,7 @@ def test_drivers_of_one_study_lose_nothing(tmp_path: Path, storage: str | None) 
 
 
 def test_results_wait_for_a_database_that_is_away(tmp_path: Path, postgres: Server) -> None:
-    """No call waits for it; once it is back it is told everything."""
+    """No call waits for it; once it is back it gets every result."""
     study = opened(tmp_path, spec_of("tpe", storage=postgres.uri, study="away", pruner="median"))
     trial = study.ask()
     assert trial is not None

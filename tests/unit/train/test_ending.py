@@ -28,7 +28,7 @@ def test_max_steps_counts_batches_whatever_is_stepped_on_them(tmp_path: Path) ->
 
 
 class Lengths(Base):
-    """Notes what a user's own schedule is told of the length."""
+    """Records the length that a user's own schedule gets."""
 
     def configure_optimizers(self) -> Any:
         self.told = self.trainer.estimated_stepping_batches

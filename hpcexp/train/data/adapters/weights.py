@@ -18,7 +18,7 @@ class BatchWeights(FastCallback):
     """
 
     def __init__(self, weigh: Callable[[float], None]) -> None:
-        """`weigh` is told the weight of each batch before its loss is recorded."""
+        """`weigh` gets the weight of each batch before its loss is recorded."""
         self._weigh = weigh
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
