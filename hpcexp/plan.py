@@ -24,7 +24,7 @@ from hpcexp.rundir import RunDir
 from hpcexp.schema.keys import OPEN_SECTIONS, Config
 from hpcexp.schema.settings import Settings
 
-VERSION = 1
+VERSION = 2
 """Of the format of `plan.yaml`."""
 _FACTS = ("code.digest", "command", "host", "project")
 """Of `lineage`, what every plan has and its readers use."""

@@ -20,7 +20,7 @@ from hpcexp.checks.batch import steps
 from hpcexp.data.digits import Digits
 from hpcexp.launch.supervisor.forkserver import start_warm
 from hpcexp.launch.supervisor.ranks import Ranks
-from hpcexp.plan import Batch, Plan, Topology, save_plan
+from hpcexp.plan import VERSION, Batch, Plan, Topology, save_plan
 from hpcexp.rundir import RunDir
 from hpcexp.runs.checkpoint_checksum import read_note
 from hpcexp.schema import keys
@@ -67,7 +67,7 @@ def digits_plan(run_dir: Path, world_size: int = 1, **overrides: Any) -> Plan:
     batch = Batch(size, size // world_size // accumulate, accumulate)
     several = world_size > 1
     return Plan(
-        version=1,
+        version=VERSION,
         name="run",
         experiment="digits_mlp",
         run_dir=str(run_dir),

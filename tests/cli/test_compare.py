@@ -21,6 +21,7 @@ from record_support import free_port, make_run, serving, wait_until
 from hpcexp.compare.sources import mlflow_store
 from hpcexp.errors import ConfigError, RunError
 from hpcexp.files.documents import read_plain
+from hpcexp.plan import VERSION
 from hpcexp.rundir import RunDir, find_runs
 
 ASKED = ("optimizer.lr=0.003,0.01", "seed=1,2", "trainer.max_epochs=2")
@@ -197,7 +198,7 @@ def test_a_damaged_run_is_left_out_unless_it_is_asked_for(hpcexp: Callable[..., 
     """Then it is a mistake."""
     make_run(project / "runs", None)
     damaged = make_run(project / "runs", None, name="lr=0.1-s1-abcdef01")
-    damaged.plan.write_text("version: 1\n")
+    damaged.plan.write_text(f"version: {VERSION}\n")
     said = hpcexp("compare")
     assert (0, "1 run of digits_mlp") == (said.status, said.out.splitlines()[0])
     assert said.err.startswith("left out: ")

@@ -16,6 +16,7 @@ from hpcexp.files.atomic import write_json
 from hpcexp.files.documents import read_plain
 from hpcexp.lineage import manifest
 from hpcexp.lineage.manifest import differences, last_record, seal
+from hpcexp.plan import VERSION
 from hpcexp.rundir import RunDir
 from hpcexp.runs.checkpoint_checksum import SealedFile
 from hpcexp.runs.records.files import write
@@ -28,7 +29,7 @@ def run(tmp_path: Path) -> RunDir:
     run = RunDir(tmp_path / "runs" / "digits" / "base-1")
     run.lineage.mkdir(parents=True)
     run.checkpoints.mkdir()
-    run.plan.write_text("version: 1\n")
+    run.plan.write_text(f"version: {VERSION}\n")
     run.journal.write_text('{"t": 1, "s": 1, "m": {"train/loss": 1.0}}\n')
     (run.lineage / "code.json").write_text("{}\n")
     sealed(run.last, b"weights")
