@@ -108,7 +108,7 @@ class Source(ABC):
 
         The task collates where a source does not.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__qualname__} leaves collating to the task: see Source.collates.")
 
     def example(self) -> Iterable[Any]:
         """Samples that show what the model gets, for its export: the first of the test data, or of what there are."""

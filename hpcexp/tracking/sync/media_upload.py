@@ -37,7 +37,7 @@ _THUMBNAIL = 256
 """Pixels of the longer side of what image charts show first."""
 _LONGEST_TAG = 7500
 _IMAGES_TAG, _TABLES_TAG = "mlflow.loggedImages", "mlflow.loggedArtifacts"
-"""The tag by which MLflow's page finds them."""
+"""The tags by which MLflow's page finds pictures and tables."""
 
 
 class Table(Struct, frozen=True):
