@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -88,7 +89,7 @@ class Supervised(Task):
     def training_loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Loss of one batch."""
         inputs, targets = self.split(batch)
-        loss: Tensor = self._loss(*self.aligned(called(model, inputs), targets))
+        loss: Tensor = self._loss(*self.aligned(_tensor(called(model, inputs), model), targets))
         return loss
 
     def evaluate(self, model: nn.Module, batch: Any) -> Evaluated:
@@ -98,7 +99,7 @@ class Supervised(Task):
     def outputs_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         """Outputs and targets of a batch, as loss and metrics take them."""
         inputs, targets = self.split(batch)
-        return self.aligned(called(model, inputs), targets)
+        return self.aligned(_tensor(called(model, inputs), model), targets)
 
     def measured(self, outputs: Tensor, targets: Tensor) -> dict[str, Any]:
         """What a batch adds to each metric."""
@@ -182,10 +183,47 @@ class Plain(Supervised):
 
 
 def called(model: nn.Module, inputs: Any) -> Any:
-    """What the model says of inputs: a tensor, a tuple of arguments or a mapping from their names."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+    """What the model says of inputs: a tensor, a tuple of arguments or a mapping from their names.
+
+    ConfigError where its forward does not take these arguments.
+    """
+    try:
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+    except TypeError as e:
+        if problem := _call_problem(model, inputs):
+            raise ConfigError(problem) from e
+        raise
+
+
+def _call_problem(model: nn.Module, inputs: Any) -> str:
+    """Why forward cannot be called with inputs; empty where it can, and has raised something itself."""
+    network = getattr(model, "module", model)
+    named = inputs if isinstance(inputs, Mapping) else {}
+    given = () if named else inputs if isinstance(inputs, tuple | list) else (inputs,)
+    try:
+        inspect.signature(network.forward).bind(*given, **named)
+    except TypeError as e:
+        what = listed(named) if named else f"{len(given)} inputs"
+        return (
+            f"task: {type(network).__name__}.forward does not take {what} of a batch: {e}.\n"
+            "Fix: 'task.batch=[…]' or 'task.inputs=[…]' with the names of its arguments."
+        )
+    return ""
+
+
+def _tensor(outputs: Any, model: nn.Module) -> Tensor:
+    """The outputs of a model; ConfigError where they are not one tensor, which losses and metrics compare."""
+    from torch import Tensor
+
+    if not isinstance(outputs, Tensor):
+        raise ConfigError(
+            f"task: {type(getattr(model, 'module', model)).__name__} gives a {type(outputs).__name__}, and this task "
+            "compares one tensor with the targets.\n"
+            "Fix: task=model_loss if the model computes its loss; or a task of your own."
+        )
+    return outputs
 
 
 def named_parts(batch: Any, names: Sequence[str] | None) -> dict[str, Any] | None:

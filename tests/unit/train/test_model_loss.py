@@ -80,3 +80,15 @@ def test_parts_of_a_tuple_have_the_names_that_the_task_gives_them() -> None:
         task.split((sounds, labels))
     with pytest.raises(ConfigError, match=r"a tuple of 3 parts, which does not say what is to be predicted"):
         Classification(LOSS).split((sounds, lengths, labels))
+
+
+def test_a_model_that_does_not_fit_its_task_is_named() -> None:
+    """Its outputs, or the arguments that it is to take; an error of its own stays what it is."""
+    with pytest.raises(ConfigError, match=r"Gpt gives a tuple, and this task(.|\n)*Fix: task=model_loss"):
+        Classification(LOSS).training_loss(Gpt(), (ids(2, 3), ids(2, 3)))
+    with pytest.raises(ConfigError, match=r"Gpt.forward does not take a, b of a batch: .*'ids'"):
+        ModelLoss(batch=["a", "b"]).training_loss(Gpt(), (ids(2, 3), ids(2, 3)))
+    with pytest.raises(ConfigError, match=r"Gpt.forward does not take 3 inputs of a batch"):
+        ModelLoss().training_loss(Gpt(), (ids(2), ids(2), ids(2)))
+    with pytest.raises(TypeError, match="one_hot"):
+        ModelLoss().training_loss(Gpt(), {"ids": "text"})
