@@ -16,15 +16,15 @@ from hpcexp.checks.data import split_problems
 from hpcexp.checks.devices import topology
 from hpcexp.checks.durations import duration_problems, with_lengths
 from hpcexp.checks.paths import root_problems
-from hpcexp.checks.strategies import strategy_warnings
 from hpcexp.checks.tracking import tracking_problems
 from hpcexp.checks.values import missing_keys, subject, value_problems
+from hpcexp.checks.warnings import warnings_of
 from hpcexp.compose.asked import COMMAND_LINE, asked_for, is_at_or_below
 from hpcexp.compose.composer import Composed
 from hpcexp.data.facts import data_facts
 from hpcexp.data.folds import fold_problems, with_fold
 from hpcexp.data_spec import DataSpec
-from hpcexp.errors import ConfigError, RunError
+from hpcexp.errors import ConfigError
 from hpcexp.hardware.machine import Machine, this_machine
 from hpcexp.launch.base.launcher import Launcher, launcher_of
 from hpcexp.launch.resume.initial_weights import initial_weights
@@ -33,12 +33,12 @@ from hpcexp.lineage.environment import environment
 from hpcexp.lineage.signature import signature
 from hpcexp.memo import Once
 from hpcexp.models.sizes import num_params
-from hpcexp.plan import VERSION, Batch, InitialWeights, Plan, Steps, Topology, load_signature
+from hpcexp.plan import VERSION, Batch, InitialWeights, Plan, Steps, Topology
 from hpcexp.redaction import masked_command, masked_config, masked_override, without_password
-from hpcexp.rundir import RunDir
-from hpcexp.runs.naming import SIGNATURE_LENGTH, run_name
+from hpcexp.runs.naming import run_name
 from hpcexp.schema.keys import OWN_KEYS, TARGET, Tracking
 from hpcexp.schema.settings import DataSettings, ModelSettings, Settings
+from hpcexp.status.run_directory import run_directory
 from hpcexp.targets.data_module import data_module_problems
 from hpcexp.targets.lightning_module import DATA_MODULE, callback_problems, is_endless, is_subclass, module_source
 from hpcexp.targets.nodes import referenced, target_nodes
@@ -157,7 +157,9 @@ def _planned(
     digests = {"code": code["code.digest"], "data": fingerprint, "weights": weights.sha256 if weights else ""}
     identity = signature(config, shape.topology, shape.batch, shape.steps, **digests)
     name = run_name(overrides, settings.seed, identity, settings.run.label)
-    directory = _directory(project / settings.run.root / settings.name, name, identity, once)
+    silent = _silent(uri) if uri else None
+    warnings = [*([silent] if silent else []), *warnings_of(settings, shape.topology, shape.steps, facts)]
+    directory = run_directory(project / settings.run.root / settings.name, name, identity, once)
     lineage = {
         **code,
         **once("environment", environment),
@@ -181,7 +183,7 @@ def _planned(
         num_params=_num_params(composed.settings.model, asked.task, facts),
         tracking_uri=uri,
         lineage=lineage,
-        warnings=_warnings(settings, uri, shape, facts),
+        warnings=tuple(warnings),
         metrics=asked.metrics,
         initial_weights=weights,
         secrets=secrets,
@@ -365,55 +367,6 @@ def _code(project: Path, config: dict[str, Any], once: Once) -> tuple[dict[str, 
     git = {"git.commit": commit.commit, "git.dirty": commit.dirty, "git.remote": commit.remote} if commit else {}
     sources = once(("sources", project, files), lambda: code_files(files, project, imported_roots))
     return sources, {**git, "code.digest": once(("code", project, files), lambda: code_digest(sources))}
-
-
-def _directory(parent: Path, name: str, identity: str, once: Once) -> Path:
-    """The run's directory: where this identity has run before, under whatever name, or a new one."""
-    ending = identity[:SIGNATURE_LENGTH]
-    for found in once(("runs", parent), lambda: _by_ending(parent)).get(ending, []):
-        if (found / "plan.yaml").exists() and _is_of(RunDir(found), identity):
-            return found
-    return parent / name
-
-
-def _is_of(run: RunDir, identity: str) -> bool:
-    try:
-        return load_signature(run.plan) == identity
-    except RunError:
-        return True  # damaged: by its name it is, and whoever goes to run it tells
-
-
-def _by_ending(parent: Path) -> dict[str, list[Path]]:
-    """Directories in `parent`, in order, by what follows the last hyphen in their names."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(parent.glob("*-*")):
-        found.setdefault(path.name.rpartition("-")[2], []).append(path)
-    return found
-
-
-def _warnings(settings: Settings, uri: str | None, shape: Shape, facts: DataSpec | None) -> tuple[str, ...]:
-    """What is legal and yet may not be what was meant."""
-    data, topology = settings.data, shape.topology
-    found = [_silent(uri)] if uri else []
-    found += strategy_warnings(settings.strategy, topology, shape.steps)
-    if topology.accelerator == "cpu" and topology.ranks_per_node > 1 and settings.strategy.name == "auto":
-        found.append(
-            f"{topology.ranks_per_node} processes share one CPU: one process with all cores is often faster "
-            "(hardware.devices=1)."
-        )
-    if facts is not None and data.num_workers and data.loader != "map":
-        found.append(f"data.num_workers={data.num_workers} only applies to data.loader=map.")
-    if data.folds is not None:
-        found.append(
-            f"data.folds={data.folds} cuts the training split: a validation split that the data has of its own is not "
-            "used."
-        )
-    if facts is None:
-        found.append(
-            f"data._target_={data.target} is read in the job only: its size and shape are checked there, and a change "
-            "of its content does not make another run (--fresh runs again)."
-        )
-    return tuple(w for w in found if w)
 
 
 @cache
